@@ -1,0 +1,15 @@
+#include <napi.h>
+
+#include "binding/call.h"
+#include "binding/families.h"
+
+static Napi::Object init(Napi::Env env, Napi::Object exports) {
+  if (!whittle::init_async(env)) {
+    Napi::Error::New(env, "whittle: cannot set up asynchronous calls").ThrowAsJavaScriptException();
+    return exports;
+  }
+  whittle::init_system(env, exports);
+  return exports;
+}
+
+NODE_API_MODULE(whittle, init)

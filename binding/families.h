@@ -1,0 +1,9 @@
+// One initialiser a kernel family; each adds its functions to the exports.
+#pragma once
+#include <node_api.h>
+
+namespace whittle {
+
+void init_system(napi_env env, napi_value exports);
+
+}  // namespace whittle

@@ -1,0 +1,1 @@
+export { devices, setThreads, type Devices } from './devices'

@@ -1,0 +1,52 @@
+'use strict'
+// npm run check -- [family ...] [--bench] [--seed N] [--variant TIER] [--config release|asan|tsan|arm64]
+// Builds the native check for one configuration (incrementally, in build/check-<config>) and runs it.
+const path = require('node:path')
+const { spawnSync } = require('node:child_process')
+const fs = require('node:fs')
+const os = require('node:os')
+
+const root = path.join(__dirname, '..')
+
+const configs = {
+  release: [],
+  asan: ['-DWHITTLE_SANITIZE=address,undefined', '-DCMAKE_BUILD_TYPE=RelWithDebInfo'],
+  tsan: ['-DWHITTLE_SANITIZE=thread', '-DCMAKE_BUILD_TYPE=RelWithDebInfo'],
+  arm64: ['-DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake'],
+}
+
+// Answers the path of the executable; throws with the compiler's words if the build fails.
+function build(config) {
+  const dir = path.join(root, 'build', `check-${config}`)
+  const step = (args) => {
+    const r = spawnSync('cmake', args, { cwd: root, encoding: 'utf8' })
+    if (r.error) throw r.error
+    if (r.status !== 0) throw new Error(`cmake ${args.join(' ')}\n${r.stdout}${r.stderr}`)
+  }
+  if (!fs.existsSync(path.join(dir, 'CMakeCache.txt')))
+    step(['-S', root, '-B', dir, '-DWHITTLE_NODE=OFF', '-DWHITTLE_CHECK=ON', ...configs[config]])
+  step(['--build', dir, '--parallel', process.env.CMAKE_BUILD_PARALLEL_LEVEL || String(os.availableParallelism())])
+  return path.join(dir, 'check')
+}
+
+module.exports = { build, configs: Object.keys(configs) }
+
+if (require.main === module) {
+  const args = process.argv.slice(2)
+  const at = args.indexOf('--config')
+  const config = at < 0 ? 'release' : args.splice(at, 2)[1]
+  if (!configs[config]) {
+    console.error(`check: --config must be one of ${Object.keys(configs).join(', ')}`)
+    process.exit(2)
+  }
+  let exe
+  try {
+    exe = build(config)
+  } catch (e) {
+    console.error(e.message)
+    process.exit(1)
+  }
+  const command = config === 'arm64' ? ['qemu-aarch64-static', '-L', '/usr/aarch64-linux-gnu', '-cpu', 'max', exe] : [exe]
+  const r = spawnSync(command[0], [...command.slice(1), ...args], { cwd: root, stdio: 'inherit' })
+  process.exit(r.status ?? 1)
+}
