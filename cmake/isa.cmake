@@ -1,4 +1,4 @@
-# cpu/<family>/<stem>.cpp: the stem names the feature bundle and so the compiler flags. Adding a file needs no edit here.
+# cpu/<family>/<stem>.cpp, or <dtype>_<stem>.cpp where a family has several tables: the stem names the feature bundle and so the compiler flags. Adding a file needs no edit here.
 string(TOLOWER "${CMAKE_SYSTEM_PROCESSOR}" whittle_processor)
 include(CheckCXXCompilerFlag)
 
@@ -24,7 +24,8 @@ endif()
 
 # WHITTLE_X86 / WHITTLE_ARM64 and WHITTLE_HAVE_<STEM> guard the lines of variants.inc.
 function(whittle_add_isa_sources target)
-  file(GLOB scalar CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/cpu/*/scalar.cpp)
+  file(GLOB scalar CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/cpu/*/scalar.cpp
+    ${CMAKE_SOURCE_DIR}/cpu/*/*_scalar.cpp)
   target_sources(${target} PRIVATE ${scalar})
   if(whittle_processor MATCHES "x86_64|amd64")
     set(stems ${whittle_x86_stems})
@@ -46,7 +47,8 @@ function(whittle_add_isa_sources target)
     set(stems)
   endif()
   foreach(stem ${stems})
-    file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/cpu/*/${stem}.cpp)
+    file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/cpu/*/${stem}.cpp
+      ${CMAKE_SOURCE_DIR}/cpu/*/*_${stem}.cpp)
     if(sources)
       target_sources(${target} PRIVATE ${sources})
       if(whittle_flags_${stem})
