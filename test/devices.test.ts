@@ -50,3 +50,10 @@ test('importing the package loads no native code', () => {
   const script = `require(${dist}); console.log(Object.keys(require.cache).some((k) => k.endsWith('.node')))`
   expect(child(script, {}).trim()).toBe('false')
 })
+
+test('says why there is no CUDA, and refuses a WHITTLE_CUDA that means nothing', () => {
+  const cuda = `try { console.log(JSON.stringify(require(${dist}).devices().cuda)) } catch (e) { console.log(e.code, e.parameter) }`
+  expect(child(cuda, { WHITTLE_CUDA: '0' })).toContain('hidden by WHITTLE_CUDA=0')
+  expect(child(cuda, { WHITTLE_CUDA: '' })).toMatch(/"available":false.*no CUDA backend/)
+  expect(child(cuda, { WHITTLE_CUDA: 'yes' }).trim()).toBe('ERR_RANGE WHITTLE_CUDA')
+})

@@ -1,3 +1,5 @@
+import * as fs from 'node:fs'
+import { WhittleError } from '../errors'
 import { check, native } from '../native'
 import { integer } from '../validate'
 
@@ -31,7 +33,7 @@ export interface Devices {
  * Describes the CPU variant in use, threads and GPUs.
  *
  * @throws {WhittleError} `ERR_DEVICE` if the addon cannot be loaded or `WHITTLE_CPU` names a tier that cannot run here;
- * `ERR_RANGE` if `WHITTLE_THREADS` is not an integer from 1 to 256.
+ * `ERR_RANGE` if `WHITTLE_THREADS` is not an integer from 1 to 256, or `WHITTLE_CUDA` is neither 0 nor 1.
  * @example
  * console.log(devices().cpu.variant) // 'avx2'
  */
@@ -48,8 +50,26 @@ export function devices(): Devices {
       availableThreads: info.availableThreads,
       caches: info.caches,
     },
-    cuda: { available: false, reason: 'this version has no CUDA backend yet' },
+    cuda: { available: false, reason: cudaReason() },
   }
+}
+
+function cudaReason(): string {
+  const hide = process.env['WHITTLE_CUDA']
+  if (hide !== undefined && hide !== '' && hide !== '0' && hide !== '1')
+    throw new WhittleError('ERR_RANGE', 'WHITTLE_CUDA', `WHITTLE_CUDA: expected 0 or 1, got ${JSON.stringify(hide)}`)
+  if (hide === '0') return 'hidden by WHITTLE_CUDA=0'
+  const backend = 'this version of whittle-ml has no CUDA backend'
+  if (process.platform !== 'linux') return backend
+  // The kernel module announces itself here, with its version.
+  let driver = 'no NVIDIA driver is loaded'
+  try {
+    const version = /Kernel Module\s+(?:for \S+\s+)?([\d.]+)/.exec(fs.readFileSync('/proc/driver/nvidia/version', 'utf8'))
+    driver = `NVIDIA driver ${version?.[1] ?? ''} is loaded`
+  } catch {
+    // no such file: no driver
+  }
+  return `${backend}; ${driver}`
 }
 
 /**
