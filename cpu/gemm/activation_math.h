@@ -1,0 +1,84 @@
+// Activations on one vector, written once over the operations that activation_{avx2,avx512,neon}.h define (vf, v_set,
+// v_fma, v_fnma, v_max, v_min, v_round, v_ldexp, v_abs, v_copysign, v_negative, v_select, ...). v_max(a, x) and
+// v_min(a, x) answer x where x is NaN. No include guard games: each ISA file includes exactly one of those headers.
+// Polynomials: Chebyshev interpolation of (e^r-1-r)/r^2, (tanh/x-1)/x^2, and of Phi(-x) e^(x^2/2) / t in t = 1/(1+x/4).
+
+static inline vf act_exp(vf x) {
+  x = v_min(v_set(89.0f), v_max(v_set(-105.0f), x));
+  const vf n = v_round(v_mul(x, v_set(1.44269504f)));
+  vf r = v_fnma(n, v_set(0.693145752f), x);
+  r = v_fnma(n, v_set(1.42860677e-6f), r);
+  vf p = v_fma(r, v_set(0.001392617612f), v_set(0.008363173075f));
+  p = v_fma(p, r, v_set(0.04166655466f));
+  p = v_fma(p, r, v_set(0.1666657703f));
+  p = v_fma(p, r, v_set(0.5f));
+  return v_ldexp(v_add(v_set(1.0f), v_fma(v_mul(r, r), p, r)), n);
+}
+
+static inline vf act_sigmoid(vf x) {
+  const vf e = act_exp(v_sub(v_set(0.0f), v_abs(x)));
+  const vf s = v_div(v_set(1.0f), v_add(v_set(1.0f), e));
+  return v_select(v_negative(x), v_mul(e, s), s);
+}
+
+static inline vf act_tanh(vf x) {
+  const vf a = v_abs(x), u = v_mul(x, x);
+  vf p = v_fma(u, v_set(-0.006269119714f), v_set(0.02111095904f));
+  p = v_fma(p, u, v_set(-0.05387394885f));
+  p = v_fma(p, u, v_set(0.1333291537f));
+  p = v_fma(p, u, v_set(-0.3333333033f));
+  const vf small = v_fma(v_mul(a, u), p, a);
+  const vf e = act_exp(v_add(a, a));
+  const vf large = v_sub(v_set(1.0f), v_div(v_set(2.0f), v_add(v_set(1.0f), e)));
+  return v_copysign(v_select(v_less(a, v_set(0.6f)), small, large), x);
+}
+
+static inline vf act_gelu(vf x) {
+  const vf low = v_max(v_set(-20.0f), x);
+  const vf a = v_min(v_set(20.0f), v_abs(x));
+  const vf t = v_div(v_set(1.0f), v_fma(a, v_set(0.25f), v_set(1.0f)));
+  vf q = v_fma(t, v_set(0.01607147336f), v_set(-0.06022585286f));
+  q = v_fma(q, t, v_set(0.04611993723f));
+  q = v_fma(q, t, v_set(0.0350751543f));
+  q = v_fma(q, t, v_set(0.007866203337f));
+  q = v_fma(q, t, v_set(0.08885935964f));
+  q = v_fma(q, t, v_set(0.07138857119f));
+  q = v_fma(q, t, v_set(0.09561157545f));
+  q = v_fma(q, t, v_set(0.09948556838f));
+  q = v_fma(q, t, v_set(0.09974801271f));
+  // a*a loses half an ulp, which the exponential would blow up by a*a/2: the lost part goes back in as a factor.
+  const vf square = v_mul(a, a), lost = v_fma(a, a, v_sub(v_set(0.0f), square));
+  vf e = act_exp(v_mul(square, v_set(-0.5f)));
+  e = v_fnma(v_mul(lost, v_set(0.5f)), e, e);
+  const vf tail = v_mul(e, v_mul(q, t));
+  return v_select(v_negative(x), v_mul(low, tail), v_mul(x, v_sub(v_set(1.0f), tail)));
+}
+
+static inline vf act_gelu_tanh(vf x) {
+  const vf low = v_max(v_set(-20.0f), x);
+  const vf cube = v_mul(v_mul(low, low), v_mul(low, v_set(0.044715f)));
+  return v_mul(low, act_sigmoid(v_mul(v_add(low, cube), v_set(1.59576912f))));
+}
+
+static inline vf act_apply(vf x, int32_t kind, vf lo, vf hi) {
+  switch (kind) {
+    case whittle::kActivationClip:
+      return v_min(hi, v_max(lo, x));
+    case whittle::kActivationHardswish: {
+      const vf t = v_min(v_set(6.0f), v_max(v_set(0.0f), v_add(x, v_set(3.0f))));
+      return v_mul(v_max(v_set(-3.0f), x), v_mul(t, v_set(0.166666672f)));
+    }
+    case whittle::kActivationSigmoid:
+      return act_sigmoid(x);
+    case whittle::kActivationTanh:
+      return act_tanh(x);
+    case whittle::kActivationSilu:
+      return v_mul(v_max(v_set(-120.0f), x), act_sigmoid(x));
+    case whittle::kActivationGelu:
+      return act_gelu(x);
+    case whittle::kActivationGeluTanh:
+      return act_gelu_tanh(x);
+    default:
+      return x;
+  }
+}
