@@ -13,7 +13,6 @@ export type { Dim, ElementType, ValueType } from './types'
 
 interface Index {
   readonly edits: number
-  readonly producers: Map<string, Node>
   readonly users: Map<string, Node[]>
 }
 
@@ -43,6 +42,7 @@ export class Graph {
   #outputs: readonly ValueInfo[] = []
   #nodes: Node[] = []
   #index: Index | undefined
+  readonly #producers = new Map<string, Node>()
   /** every name that was ever used; kept at the outermost graph */
   #names = new Set<string>()
 
@@ -53,6 +53,10 @@ export class Graph {
       if (key !== value.name)
         throw new WhittleError('ERR_RANGE', key, `initializer ${value.name} cannot be stored under ${key}`)
       this.noteNames([key])
+    }
+    // An initializer of a subgraph may hide a value of an outer graph; others change nobody's readers or makers.
+    initializers.onChange = () => {
+      if (this.parent) noteEdit()
     }
     this.initializers = initializers
     const valueInfo = new WatchedMap<ValueInfo>()
@@ -96,7 +100,7 @@ export class Graph {
 
   /** The node of this graph (not of an outer one) that makes `value`; `undefined` for inputs and initializers. */
   producer(value: string): Node | undefined {
-    return this.#indexed().producers.get(value)
+    return this.#producers.get(value)
   }
 
   /**
@@ -170,7 +174,7 @@ export class Graph {
     const at = this.#nodes.indexOf(node)
     if (at < 0) throw new WhittleError('ERR_RANGE', 'node', `node ${node.label} is not in graph ${this.name}`)
     this.#nodes.splice(at, 1)
-    node.graph = undefined
+    this.#release(node)
     noteEdit()
   }
 
@@ -179,7 +183,7 @@ export class Graph {
     for (const n of nodes)
       if (n.graph && n.graph !== this)
         throw new WhittleError('ERR_RANGE', n.label, `node ${n.label} is in another graph`)
-    for (const n of this.#nodes) n.graph = undefined
+    for (const n of this.#nodes) this.#release(n)
     this.#nodes = [...nodes]
     for (const n of nodes) this.#take(n)
     noteEdit()
@@ -294,7 +298,7 @@ export class Graph {
    */
   topologicalOrder(): Node[] {
     const position = new Map(this.#nodes.map((n, i) => [n, i]))
-    const { producers } = this.#indexed()
+    const producers = this.#producers
     const state = new Map<Node, 1 | 2>()
     const order: Node[] = []
     // Depth first with a stack of our own: graphs are deep.
@@ -361,6 +365,13 @@ export class Graph {
     noteEdit()
   }
 
+  /** @internal A node's outputs were renamed. */
+  noteOutputs(node: Node, before: readonly string[]): void {
+    for (const o of before) if (this.#producers.get(o) === node) this.#producers.delete(o)
+    for (const o of node.outputs) if (o) this.#producers.set(o, node)
+    this.noteNames(node.outputs)
+  }
+
   /** @internal */
   noteNames(names: Iterable<string>): void {
     const scope = this.#scope()
@@ -374,8 +385,14 @@ export class Graph {
   #take(node: Node): void {
     node.graph = this
     for (const g of node.subgraphs()) this.adopt(g)
+    for (const o of node.outputs) if (o) this.#producers.set(o, node)
     this.noteNames([node.name, ...node.inputs, ...node.outputs])
     noteEdit()
+  }
+
+  #release(node: Node): void {
+    node.graph = undefined
+    for (const o of node.outputs) if (this.#producers.get(o) === node) this.#producers.delete(o)
   }
 
   #dependencies(node: Node, producers: Map<string, Node>, position: Map<Node, number>): Node[] {
@@ -390,17 +407,14 @@ export class Graph {
   #indexed(): Index {
     const edits = editCount()
     if (this.#index?.edits === edits) return this.#index
-    const producers = new Map<string, Node>()
     const users = new Map<string, Node[]>()
-    for (const node of this.#nodes) {
-      for (const o of node.outputs) if (o) producers.set(o, node)
+    for (const node of this.#nodes)
       for (const value of reads(node)) {
         const list = users.get(value)
         if (list) list.push(node)
         else users.set(value, [node])
       }
-    }
-    this.#index = { edits, producers, users }
+    this.#index = { edits, users }
     return this.#index
   }
 }

@@ -1,4 +1,6 @@
-export { attribute, Graph, Initializer, MemorySource, Node, ValueInfo } from './graph'
+export { checkGraph } from './check'
+export { contentHash, foldConstantNodes, raiseIrVersion } from './fold'
+export { attribute, Graph, graphsOf, Initializer, MemorySource, Node, ValueInfo } from './graph'
 export type { Attribute, DataSource, Dim, ElementType, Int, NodeFields, ValueType } from './graph'
 export { Model } from './model'
 export type {
@@ -11,4 +13,8 @@ export type {
   SaveResult,
   ValueSummary,
 } from './model'
+export { inferShapes, Shapes } from './ops/infer'
+export type { InferOptions } from './ops/infer'
+export { kMaxOpset, raiseOpset } from './opset'
+export type { RaiseResult } from './opset'
 export { elementBitsOf } from './types'

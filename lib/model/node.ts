@@ -58,21 +58,24 @@ export function noteEdit(): void {
 
 /** @internal A map that reports its changes. */
 export class WatchedMap<V> extends Map<string, V> {
+  /** called before an entry is set */
   onSet: ((key: string, value: V) => void) | undefined
+  /** called before an entry goes, and for each that is set */
+  onChange: (() => void) | undefined
 
   override set(key: string, value: V): this {
-    noteEdit()
+    this.onChange?.()
     this.onSet?.(key, value)
     return super.set(key, value)
   }
 
   override delete(key: string): boolean {
-    noteEdit()
+    this.onChange?.()
     return super.delete(key)
   }
 
   override clear(): void {
-    noteEdit()
+    this.onChange?.()
     super.clear()
   }
 }
@@ -119,6 +122,7 @@ export class Node {
     const given = fields.attributes ?? {}
     const entries = Symbol.iterator in given ? (given as Iterable<readonly [string, Attribute]>) : Object.entries(given)
     for (const [key, value] of entries) attributes.set(key, value)
+    attributes.onChange = noteEdit
     attributes.onSet = (_key, value) => {
       if (this.graph) for (const g of graphsOf(value)) this.graph.adopt(g)
     }
@@ -141,8 +145,9 @@ export class Node {
 
   set outputs(names: readonly string[]) {
     noteEdit()
+    const before = this.#outputs
     this.#outputs = Object.freeze([...names])
-    this.graph?.noteNames(names)
+    this.graph?.noteOutputs(this, before)
   }
 
   /** Replaces one input; gaps before it become `''`. */

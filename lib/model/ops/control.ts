@@ -1,0 +1,30 @@
+import { op, readSmallInts, type Ops } from './op'
+
+export const control: Ops = {
+  Constant: op((c) => {
+    const a = [...c.node.attributes].find(([key]) => key.startsWith('value') || key === 'sparse_value')?.[1]
+    if (!a) return
+    if (a.type === 'tensor') c.set(0, a.value.type, a.value.dims, readSmallInts(a.value))
+    else if (a.type === 'float') c.set(0, 'float32', [])
+    else if (a.type === 'floats') c.set(0, 'float32', [a.value.length])
+    else if (a.type === 'int') c.set(0, 'int64', [], typeof a.value === 'number' ? [a.value] : undefined)
+    else if (a.type === 'ints') c.set(0, 'int64', [a.value.length], c.node.ints('value_ints'))
+    else if (a.type === 'string') c.set(0, 'string', [])
+    else if (a.type === 'strings') c.set(0, 'string', [a.value.length])
+  }),
+  If: op((c) => {
+    const branches = c.node.subgraphs()
+    c.node.outputs.forEach((_, i) => {
+      const results = branches.map((g) => {
+        const name = g.outputs[i]?.name
+        return name === undefined ? undefined : c.inner(g, name)
+      })
+      const [first] = results
+      if (!first || results.some((r) => !r || r.type !== first.type)) return
+      const same = results.every((r) => r?.dims?.length === first.dims?.length)
+      const dims =
+        same && first.dims ? first.dims.map((d, j) => (results.every((r) => r?.dims?.[j] === d) ? d : null)) : null
+      c.set(i, first.type, dims)
+    })
+  }),
+}

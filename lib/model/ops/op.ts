@@ -1,0 +1,115 @@
+import { WhittleError } from '../../errors'
+import type { TypedArray } from '../../tensor'
+import type { Graph } from '../graph'
+import type { Initializer } from '../initializer'
+import type { Node } from '../node'
+import type { Dim, ElementType, ValueType } from '../types'
+
+/** What is known of a value: type, shape, and for small integer tensors of rank 0 and 1 (shapes in the making) the content. */
+export interface Inferred extends ValueType {
+  readonly data?: readonly Dim[] | undefined
+}
+
+/** What shape inference of one op sees, and where it puts its result. */
+export interface InferContext {
+  readonly node: Node
+  readonly graph: Graph
+  /** version of the op's domain */
+  readonly opset: number
+  /** True if the optional input `i` is given. */
+  has(i: number): boolean
+  type(i: number): ElementType
+  /** `null`: not even the rank is known */
+  dims(i: number): readonly Dim[] | null
+  /** Content of a small integer input, as far as known. */
+  data(i: number): readonly Dim[] | undefined
+  /** As {@link data}, if all of it is known. */
+  numbers(i: number): readonly number[] | undefined
+  /** The constant that input `i` is. */
+  constant(i: number): Initializer | undefined
+  /** What is known of `name` as seen from a subgraph's outputs. */
+  inner(graph: Graph, name: string): Inferred | undefined
+  set(output: number, type: ElementType, dims: readonly Dim[] | null, data?: readonly Dim[]): void
+}
+
+/**
+ * An op: what this package knows about one ONNX operator. `infer` sets types and shapes of the outputs as far as the
+ * inputs tell them; it throws `ERR_MODEL_FORMAT` on inputs that the op does not accept.
+ */
+export interface Op {
+  infer(c: InferContext): void
+}
+
+/** Ops by name; domains other than ONNX's own as `domain:name`. */
+export type Ops = Readonly<Record<string, Op>>
+
+/** @internal */
+export function op(infer: (c: InferContext) => void): Op {
+  return { infer }
+}
+
+/** @internal */
+export function bad(c: InferContext, message: string): never {
+  throw new WhittleError('ERR_MODEL_FORMAT', c.node.label, `${c.node.opType} ${c.node.label}: ${message}`)
+}
+
+/** @internal An axis counted from the end becomes one counted from the front. */
+export function axisOf(c: InferContext, axis: number, rank: number): number {
+  if (axis < -rank || axis >= rank) bad(c, `axis ${axis} of a tensor of rank ${rank}`)
+  return axis < 0 ? axis + rank : axis
+}
+
+/** @internal Product of dims; `null` unless all are numbers. */
+export function product(dims: readonly Dim[]): number | null {
+  let n = 1
+  for (const d of dims) {
+    if (typeof d !== 'number') return null
+    n *= d
+  }
+  return n
+}
+
+/** @internal Shape of operands that are broadcast against each other, numpy's rule. */
+export function broadcast(c: InferContext, shapes: readonly (readonly Dim[] | null)[]): Dim[] | null {
+  let out: Dim[] = []
+  for (const dims of shapes) {
+    if (dims === null) return null
+    const rank = Math.max(out.length, dims.length)
+    const next: Dim[] = []
+    for (let i = 0; i < rank; i++) {
+      const a = i < rank - out.length ? 1 : (out[i - rank + out.length] as Dim)
+      const b = i < rank - dims.length ? 1 : (dims[i - rank + dims.length] as Dim)
+      if (a === 1 || a === b) next.push(b)
+      else if (b === 1) next.push(a)
+      else if (typeof a === 'number' && typeof b === 'number')
+        bad(c, `[${out.join(', ')}] and [${dims.join(', ')}] do not broadcast`)
+      // A known size other than 1 is right whatever the symbol stands for.
+      else next.push(typeof a === 'number' ? a : typeof b === 'number' ? b : null)
+    }
+    out = next
+  }
+  return out
+}
+
+/** @internal `n` unknown dims. */
+export function unknown(n: number): Dim[] {
+  return new Array<Dim>(n).fill(null)
+}
+
+/** @internal Shapes in the making are short. */
+export const kMaxData = 64
+
+/** @internal Content of a small integer tensor of rank 0 or 1; values beyond 2⁵³ are clamped to it. */
+export function readSmallInts(t: Initializer): readonly number[] | undefined {
+  if ((t.type !== 'int64' && t.type !== 'int32') || t.dims.length > 1 || t.elementCount > kMaxData) return undefined
+  return clampInts(t.readSync().data)
+}
+
+/** @internal Integers as numbers; values beyond 2⁵³ are clamped to it. */
+export function clampInts(data: TypedArray): number[] {
+  const limit = BigInt(Number.MAX_SAFE_INTEGER)
+  const out: number[] = []
+  for (const v of data as Iterable<number | bigint>)
+    out.push(Number(typeof v === 'number' ? v : v > limit ? limit : v < -limit ? -limit : v))
+  return out
+}

@@ -1,0 +1,33 @@
+import type { Dim } from '../types'
+import { bad, op, type InferContext, type Ops } from './op'
+import { slide, windowOf } from './conv'
+
+function pool(c: InferContext): void {
+  const x = c.dims(0)
+  const kernel = c.node.ints('kernel_shape')
+  if (!kernel) bad(c, 'no kernel_shape')
+  if (!x) return c.set(0, c.type(0), null)
+  const n = x.length - 2
+  if (kernel.length !== n) bad(c, `kernel_shape has ${kernel.length} entries for an input of rank ${x.length}`)
+  const dims = [
+    x[0] as Dim,
+    x[1] as Dim,
+    ...slide(c, x.slice(2), kernel, windowOf(c, n), c.node.int('ceil_mode', 0) === 1),
+  ]
+  c.set(0, c.type(0), dims)
+  if (c.node.opType === 'MaxPool') c.set(1, 'int64', dims)
+}
+
+function global(c: InferContext): void {
+  const x = c.dims(0)
+  c.set(0, c.type(0), x && x.map((d, i) => (i < 2 ? d : 1)))
+}
+
+export const pooling: Ops = {
+  MaxPool: op(pool),
+  AveragePool: op(pool),
+  LpPool: op(pool),
+  GlobalAveragePool: op(global),
+  GlobalMaxPool: op(global),
+  GlobalLpPool: op(global),
+}

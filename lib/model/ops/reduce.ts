@@ -1,0 +1,35 @@
+import { axisOf, op, unknown, type InferContext, type Ops } from './op'
+
+/** The opset in which an op's `axes` became an input. */
+export function axesInputSince(opType: string): number {
+  return opType === 'ReduceSum' ? 13 : 18
+}
+
+function reduce(c: InferContext): void {
+  const x = c.dims(0)
+  const keep = c.node.int('keepdims', 1) !== 0
+  const asInput = c.opset >= axesInputSince(c.node.opType)
+  const axes = asInput ? (c.has(1) ? c.numbers(1) : []) : c.node.ints('axes', [])
+  if (!x || !axes) return c.set(0, c.type(0), x && keep ? unknown(x.length) : null)
+  if (axes.length === 0 && c.node.int('noop_with_empty_axes', 0) !== 0) return c.set(0, c.type(0), x)
+  const gone = new Set(axes.length === 0 ? x.map((_, i) => i) : axes.map((a) => axisOf(c, a, x.length)))
+  c.set(0, c.type(0), keep ? x.map((d, i) => (gone.has(i) ? 1 : d)) : x.filter((_, i) => !gone.has(i)))
+}
+
+function arg(c: InferContext): void {
+  const x = c.dims(0)
+  const keep = c.node.int('keepdims', 1) !== 0
+  const axis = x ? axisOf(c, c.node.int('axis', 0), x.length) : 0
+  c.set(0, 'int64', x && (keep ? x.map((d, i) => (i === axis ? 1 : d)) : x.filter((_, i) => i !== axis)))
+}
+
+export const reductions: Ops = {
+  ...Object.fromEntries(
+    ['Sum', 'Mean', 'Max', 'Min', 'Prod', 'L1', 'L2', 'LogSum', 'LogSumExp', 'SumSquare'].map((n) => [
+      `Reduce${n}`,
+      op(reduce),
+    ]),
+  ),
+  ArgMax: op(arg),
+  ArgMin: op(arg),
+}

@@ -1,0 +1,55 @@
+import type { Dim } from '../types'
+import { bad, op, unknown, type InferContext, type Ops } from './op'
+
+function scaled(c: InferContext, x: readonly Dim[], scales: readonly number[], axes: readonly number[]): void {
+  if (scales.length !== axes.length) bad(c, `${scales.length} scales for ${axes.length} axes`)
+  const dims = [...x]
+  axes.forEach((axis, i) => {
+    const d = x[axis] as Dim
+    const s = scales[i] as number
+    dims[axis] = s === 1 ? d : typeof d === 'number' ? Math.floor(d * s) : null
+  })
+  c.set(0, c.type(0), dims)
+}
+
+/** Scales are floats and few: read from the constant at once. */
+function floats(c: InferContext, input: number): readonly number[] | undefined {
+  const t = c.constant(input)
+  if (!t || t.type !== 'float32' || t.elementCount > 64) return undefined
+  return [...(t.readSync().data as Float32Array)]
+}
+
+function resize(c: InferContext): void {
+  const x = c.dims(0)
+  if (!x) return c.set(0, c.type(0), null)
+  const axes = c.node.ints('axes')?.map((a) => (a < 0 ? a + x.length : a)) ?? x.map((_, i) => i)
+  const [scalesAt, sizesAt] = c.opset >= 11 ? [2, 3] : [1, -1]
+  if (sizesAt > 0 && c.has(sizesAt)) {
+    const sizes = c.data(sizesAt)
+    if (!sizes || c.node.string('keep_aspect_ratio_policy', 'stretch') !== 'stretch')
+      return c.set(0, c.type(0), unknown(x.length))
+    if (sizes.length !== axes.length) bad(c, `${sizes.length} sizes for ${axes.length} axes`)
+    const dims = [...x]
+    axes.forEach((axis, i) => (dims[axis] = sizes[i] as Dim))
+    return c.set(0, c.type(0), dims)
+  }
+  const scales = floats(c, scalesAt)
+  if (!scales) return c.set(0, c.type(0), unknown(x.length))
+  scaled(c, x, scales, axes)
+}
+
+export const resizing: Ops = {
+  Resize: op(resize),
+  Upsample: op((c) => {
+    const x = c.dims(0)
+    const given = c.node.attributes.get('scales')
+    const scales = given?.type === 'floats' ? given.value : floats(c, 1)
+    if (!x || !scales) return c.set(0, c.type(0), x && unknown(x.length))
+    scaled(
+      c,
+      x,
+      scales,
+      x.map((_, i) => i),
+    )
+  }),
+}
