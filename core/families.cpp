@@ -1,14 +1,15 @@
 // The list of kernel families; a new family adds its line here.
+#include "core/gemm.h"
 #include "core/variants.h"
 
 namespace whittle {
 
 int families(const FamilyInfo** out) {
   static const FamilyInfo rows[] = {
-      {"", Tier::scalar},
+      {"gemm", gemm_tier()},
   };
   *out = rows;
-  return 0;
+  return static_cast<int>(sizeof rows / sizeof *rows);
 }
 
 }  // namespace whittle

@@ -1,1 +1,3 @@
 export { devices, setThreads, type Devices } from './devices'
+export { gemm, gemmAsync, type GemmOptions } from './gemm'
+export { type Activation } from './activation'

@@ -1,0 +1,57 @@
+#include "core/gemm.h"
+
+#include "binding/call.h"
+#include "binding/families.h"
+
+namespace whittle {
+namespace {
+
+// Indices into the numbers that lib/kernels/gemm.ts fills; the two lists must agree.
+enum Param {
+  kM, kN, kK, kTransposeA, kTransposeB, kAlpha, kBeta, kKind, kLo, kHi, kBatch, kABatch, kBBatch,
+  kSourceRow, kSourceCol, kSourceBatch, kALength, kBLength, kSourceLength, kParams,
+};
+
+struct Gemm {
+  GemmProblem g;
+
+  bool parse(Args& args) {
+    const double* p = args.array<double>(kParams);
+    if (!p) return false;
+    const auto integer = [&](Param i) { return static_cast<int64_t>(p[i]); };
+    g.m = integer(kM);
+    g.n = integer(kN);
+    g.k = integer(kK);
+    const bool ta = p[kTransposeA] != 0, tb = p[kTransposeB] != 0;
+    g.a_row = ta ? 1 : g.k;
+    g.a_col = ta ? g.m : 1;
+    g.b_row = tb ? 1 : g.n;
+    g.b_col = tb ? g.k : 1;
+    g.alpha = static_cast<float>(p[kAlpha]);
+    g.beta = static_cast<float>(p[kBeta]);
+    g.activation = {static_cast<int32_t>(p[kKind]), static_cast<float>(p[kLo]), static_cast<float>(p[kHi])};
+    g.batch = integer(kBatch);
+    g.a_batch = integer(kABatch);
+    g.b_batch = integer(kBBatch);
+    g.source_row = integer(kSourceRow);
+    g.source_col = integer(kSourceCol);
+    g.source_batch = integer(kSourceBatch);
+    g.c_batch = g.m * g.n;
+    g.ldc = g.n;
+    g.a = args.array<float>(integer(kALength));
+    g.b = args.array<float>(integer(kBLength));
+    g.source = args.optional<float>(integer(kSourceLength));
+    g.bias = args.optional<float>(g.n);
+    g.c = args.array<float>(g.batch * g.m * g.n);
+    g.map = args.optional<int32_t>(3 * g.batch);
+    return args.ok();
+  }
+
+  WhittleStatus run() { return gemm_f32(g, 0); }
+};
+
+}  // namespace
+
+void init_gemm(napi_env env, napi_value exports) { expose<Gemm>(env, exports, "gemm", "gemmAsync"); }
+
+}  // namespace whittle

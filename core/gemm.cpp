@@ -1,0 +1,436 @@
+#include "core/gemm.h"
+
+#include <math.h>
+#include <string.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "core/scratch.h"
+#include "core/threads.h"
+
+#define WHITTLE_VARIANT(tier) extern "C" void gemm_install_##tier(whittle::GemmKernels*);
+#include "cpu/gemm/f32_variants.inc"
+#undef WHITTLE_VARIANT
+
+namespace whittle {
+
+VariantList<GemmKernels> gemm_variants() {
+  static const Variant<GemmKernels> list[] = {
+#define WHITTLE_VARIANT(tier) {Tier::tier, gemm_install_##tier},
+#include "cpu/gemm/f32_variants.inc"
+#undef WHITTLE_VARIANT
+  };
+  return {list, static_cast<int>(sizeof list / sizeof *list)};
+}
+
+namespace {
+
+struct Resolved {
+  GemmEngine engine;
+  Tier tier = Tier::scalar;
+};
+
+const Resolved& resolved() {
+  static const Resolved r = [] {
+    Resolved v;
+    v.engine = gemm_engine(overlay(gemm_variants(), tier_choice().tier, &v.tier));
+    return v;
+  }();
+  return r;
+}
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Rect {
+  int64_t row, rows, col, cols;
+};
+
+struct Offsets {
+  int64_t a, b, source, c;
+};
+
+Offsets offsets(const GemmProblem& g, int64_t index) {
+  const int64_t a = g.map ? g.map[3 * index] : index, b = g.map ? g.map[3 * index + 1] : index;
+  const int64_t s = g.map ? g.map[3 * index + 2] : index;
+  return {a * g.a_batch, b * g.b_batch, s * g.source_batch, index * g.c_batch};
+}
+
+// Brings the source of beta into C, so that kernels read and write one place.
+void load_source(const GemmProblem& g, const float* source, float* c, const Rect& r) {
+  if (!source || g.beta == 0) return;
+  for (int64_t i = r.row; i < r.row + r.rows; i++) {
+    float* to = c + i * g.ldc + r.col;
+    const float* from = source + i * g.source_row + r.col * g.source_col;
+    if (g.source_col == 1) memcpy(to, from, static_cast<size_t>(r.cols) * 4);
+    else std::fill(to, to + r.cols, *from);
+  }
+}
+
+bool is_clip(const Activation& a) { return a.kind == kActivationClip || a.kind == kActivationNone; }
+
+// The bounds that `tile` applies after the last block of k.
+void set_clip(const Activation& a, GemmTile* t) {
+  t->lo = a.kind == kActivationClip ? a.lo : -INFINITY;
+  t->hi = a.kind == kActivationClip ? a.hi : INFINITY;
+}
+
+// One matrix of the batch, ready to be computed.
+struct Matrix {
+  const GemmProblem* g;
+  const GemmEngine* e;
+  const float *a, *b, *source;
+  float* c;
+};
+
+Matrix matrix_of(const GemmProblem& g, const GemmEngine& e, int64_t index) {
+  if (g.batch == 1) return {&g, &e, g.a, g.b, g.source, g.c};
+  const Offsets o = offsets(g, index);
+  return {&g, &e, g.a + o.a, g.b + o.b, g.source ? g.source + o.source : nullptr, g.c + o.c};
+}
+
+float* scratch_floats(int64_t count) {
+  static thread_local Scratch scratch;
+  return static_cast<float*>(scratch.take(count * 4));
+}
+
+void fill_rows(const Matrix& m, int64_t row, int64_t rows, int64_t k, int64_t length, float* out) {
+  const GemmProblem& g = *m.g;
+  if (g.fill) g.fill(g.fill_context, row, rows, k, length, out);
+  else m.e->kernels.pack_a(rows, length, m.a + row * g.a_row + k * g.a_col, g.a_row, g.a_col, out);
+}
+
+// General product of one rectangle, whose columns begin at a panel.
+bool run_packed(const Matrix& m, const Rect& r) {
+  const GemmProblem& g = *m.g;
+  const GemmKernels& kernels = m.e->kernels;
+  const int64_t nr = kernels.nr, step = gemm_k_block(g.k, *m.e), panels = ceil_div(r.cols, nr);
+  const int64_t a_floats = kernels.mr * kGemmRowStride;
+  float* a = scratch_floats(a_floats + (g.packed ? 0 : panels * nr * step));
+  if (!a) return false;
+  load_source(g, m.source, m.c, r);
+  const int64_t tiles = ceil_div(r.rows, kernels.mr);
+  GemmTile t = {};
+  t.cols = r.cols;
+  t.a = a;
+  t.b_row = nr;
+  t.b_padded = true;
+  t.ldc = g.ldc;
+  t.alpha = g.alpha;
+  t.lo = -INFINITY;
+  t.hi = INFINITY;
+  for (int64_t k = 0; k < g.k; k += step) {
+    t.k = std::min(step, g.k - k);
+    t.b_panel = t.k * nr;
+    if (g.packed) {
+      t.b = g.packed + k * ceil_div(g.n, nr) * nr + r.col / nr * t.b_panel;
+    } else {
+      float* b = a + a_floats;
+      kernels.pack_b(t.k, r.cols, m.b + k * g.b_row + r.col * g.b_col, g.b_row, g.b_col, b);
+      t.b = b;
+    }
+    t.beta = k == 0 ? g.beta : 1;
+    const bool last = k + t.k == g.k;
+    if (last) {
+      t.bias = g.bias ? g.bias + r.col : nullptr;
+      set_clip(g.activation, &t);
+    }
+    for (int64_t i = 0; i < tiles; i++) {
+      const int64_t row = r.row + r.rows * i / tiles;
+      t.rows = r.row + r.rows * (i + 1) / tiles - row;
+      t.c = m.c + row * g.ldc + r.col;
+      fill_rows(m, row, t.rows, k, t.k, a);
+      kernels.tile(&t);
+      if (last && !is_clip(g.activation)) kernels.finish(t.rows, r.cols, t.c, g.ldc, nullptr, &g.activation);
+    }
+  }
+  return true;
+}
+
+// Few rows of A, B row-major and used where it lies: a band of B rows goes by while the C strip stays in L2.
+constexpr int64_t kBand = 32;
+
+bool run_direct(const Matrix& m, const Rect& r) {
+  const GemmProblem& g = *m.g;
+  const GemmKernels& kernels = m.e->kernels;
+  const int64_t step = gemm_k_block(g.k, *m.e);
+  float* a = scratch_floats(r.rows * kGemmRowStride);
+  if (!a) return false;
+  load_source(g, m.source, m.c, r);
+  GemmTile t = {};
+  t.rows = r.rows;
+  t.cols = r.cols;
+  t.b_row = g.b_row;
+  t.b_panel = kernels.nr;
+  t.c = m.c + r.row * g.ldc + r.col;
+  t.ldc = g.ldc;
+  t.alpha = g.alpha;
+  t.beta = g.beta;
+  t.lo = -INFINITY;
+  t.hi = INFINITY;
+  for (int64_t k = 0; k < g.k; k += step) {
+    const int64_t block = std::min(step, g.k - k);
+    fill_rows(m, r.row, r.rows, k, block, a);
+    for (int64_t p = 0; p < block; p += kBand) {
+      t.a = a + p;
+      t.k = std::min(kBand, block - p);
+      t.b = m.b + (k + p) * g.b_row + r.col;
+      if (k + p + t.k == g.k) {
+        t.bias = g.bias ? g.bias + r.col : nullptr;
+        set_clip(g.activation, &t);
+      }
+      kernels.tile(&t);
+      t.beta = 1;
+    }
+  }
+  if (!is_clip(g.activation)) kernels.finish(r.rows, r.cols, t.c, g.ldc, nullptr, &g.activation);
+  return true;
+}
+
+// The rows of a small matrix made contiguous: itself where it is already.
+const float* contiguous_rows(const float* x, int64_t rows, int64_t k, int64_t row, int64_t col, float* scratch) {
+  if (col == 1) return x;
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t p = 0; p < k; p++) scratch[i * k + p] = x[i * row + p * col];
+  return scratch;
+}
+
+// At most four rows of A against rows of transposed B, or rows of A against at most four columns of B.
+bool run_dot(const Matrix& m, const Rect& r, bool few_rows) {
+  const GemmProblem& g = *m.g;
+  const GemmKernels& kernels = m.e->kernels;
+  float* scratch = scratch_floats(kGemmMaxFew * g.k);
+  if (!scratch) return false;
+  load_source(g, m.source, m.c, r);
+  GemmDot d = {};
+  d.k = g.k;
+  d.alpha = g.alpha;
+  d.beta = g.beta;
+  d.c = m.c + r.row * g.ldc + r.col;
+  if (few_rows) {
+    d.few = r.rows;
+    d.many = r.cols;
+    d.x = contiguous_rows(m.a + r.row * g.a_row, r.rows, g.k, g.a_row, g.a_col, scratch);
+    d.x_row = g.a_col == 1 ? g.a_row : g.k;
+    d.y = m.b + r.col * g.b_col;
+    d.y_row = g.b_col;
+    d.c_i = g.ldc;
+    d.c_j = 1;
+  } else {
+    d.few = r.cols;
+    d.many = r.rows;
+    d.x = contiguous_rows(m.b + r.col * g.b_col, r.cols, g.k, g.b_col, g.b_row, scratch);
+    d.x_row = g.b_row == 1 ? g.b_col : g.k;
+    d.y = m.a + r.row * g.a_row;
+    d.y_row = g.a_row;
+    d.c_i = 1;
+    d.c_j = g.ldc;
+  }
+  kernels.dot(&d);
+  if (g.bias || g.activation.kind != kActivationNone) {
+    // One column is one long row to `finish` where C allows it.
+    if (r.cols == 1 && g.ldc == 1) {
+      if (g.bias)
+        for (int64_t i = 0; i < r.rows; i++) d.c[i] += g.bias[r.col];
+      kernels.finish(1, r.rows, d.c, r.rows, nullptr, &g.activation);
+    } else {
+      kernels.finish(r.rows, r.cols, d.c, g.ldc, g.bias ? g.bias + r.col : nullptr, &g.activation);
+    }
+  }
+  return true;
+}
+
+// A vector times a row-major matrix, or a transposed matrix times a vector.
+bool run_axpy(const Matrix& m, const Rect& r, bool one_row) {
+  const GemmProblem& g = *m.g;
+  const GemmKernels& kernels = m.e->kernels;
+  const int64_t count = one_row ? r.cols : r.rows;
+  float* y = scratch_floats(count + g.k);
+  if (!y) return false;
+  load_source(g, m.source, m.c, r);
+  GemmAxpy p = {};
+  p.k = g.k;
+  p.cols = count;
+  p.y = y;
+  if (one_row) {
+    p.x = contiguous_rows(m.a, 1, g.k, 0, g.a_col, y + count);
+    p.b = m.b + r.col;
+    p.b_row = g.b_row;
+  } else {
+    p.x = contiguous_rows(m.b, 1, g.k, 0, g.b_row, y + count);
+    p.b = m.a + r.row;
+    p.b_row = g.a_col;
+  }
+  kernels.axpy(&p);
+  const int64_t stride = one_row ? 1 : g.ldc;
+  float* c = m.c + r.row * g.ldc + r.col;
+  for (int64_t j = 0; j < count; j++) {
+    float v = g.alpha * y[j];
+    if (g.beta != 0) v += g.beta * c[j * stride];
+    if (g.bias) v += one_row ? g.bias[r.col + j] : g.bias[0];
+    y[j] = v;
+  }
+  if (g.activation.kind != kActivationNone) kernels.finish(1, count, y, count, nullptr, &g.activation);
+  for (int64_t j = 0; j < count; j++) c[j * stride] = y[j];
+  return true;
+}
+
+// An empty sum: only beta * C, bias and activation are left.
+bool run_empty(const Matrix& m, const Rect& r) {
+  const GemmProblem& g = *m.g;
+  load_source(g, m.source, m.c, r);
+  for (int64_t i = r.row; i < r.row + r.rows; i++) {
+    float* c = m.c + i * g.ldc;
+    for (int64_t j = r.col; j < r.col + r.cols; j++) c[j] = g.beta != 0 ? g.beta * c[j] : 0;
+  }
+  m.e->kernels.finish(r.rows, r.cols, m.c + r.row * g.ldc + r.col, g.ldc, g.bias ? g.bias + r.col : nullptr,
+                            &g.activation);
+  return true;
+}
+
+enum class Path { empty, packed, direct, dot_rows, dot_cols, axpy_row, axpy_col };
+
+Path choose(const GemmProblem& g, const GemmKernels& kernels) {
+  if (g.k == 0) return Path::empty;
+  if (g.packed || g.fill) return Path::packed;
+  const bool long_k = g.k >= 16;
+  if (g.m == 1 && g.b_col == 1 && g.n > 1) return Path::axpy_row;
+  if (g.n == 1 && g.a_row == 1 && g.a_col != 1) return Path::axpy_col;
+  if (g.n <= kGemmMaxFew && g.a_col == 1 && (long_k || g.n == 1)) return Path::dot_cols;
+  if (g.m <= kGemmMaxFew && g.b_row == 1 && (long_k || g.m == 1)) return Path::dot_rows;
+  if (g.m <= std::min<int64_t>(2 * kernels.mr, kGemmMaxRows) && g.b_col == 1) return Path::direct;
+  return Path::packed;
+}
+
+bool run_path(Path path, const Matrix& m, const Rect& r) {
+  switch (path) {
+    case Path::empty: return run_empty(m, r);
+    case Path::direct: return run_direct(m, r);
+    case Path::dot_rows: return run_dot(m, r, true);
+    case Path::dot_cols: return run_dot(m, r, false);
+    case Path::axpy_row: return run_axpy(m, r, true);
+    case Path::axpy_col: return run_axpy(m, r, false);
+    default: return run_packed(m, r);
+  }
+}
+
+// How C is cut: `rows` and `cols` pieces, columns at multiples of `unit`.
+struct Grid {
+  int64_t rows = 1, cols = 1, unit = 1;
+};
+
+Grid cut(const GemmProblem& g, const GemmEngine& r, Path path, int64_t threads) {
+  Grid grid;
+  // Bytes that a piece of a bandwidth-bound product should stream at least.
+  const int64_t piece_floats = 64 << 10;
+  switch (path) {
+    case Path::packed: {
+      const int64_t nr = r.kernels.nr, mr = r.kernels.mr, panels = ceil_div(g.n, nr);
+      grid.unit = nr;
+      grid.cols = ceil_div(g.n, r.block_cols);
+      if (threads > 1 && grid.cols > 1) grid.cols = std::min(panels, ceil_div(grid.cols, threads) * threads);
+      // Columns first (they share nothing), rows where they are the longer side; a piece keeps 4 tiles a side.
+      const int64_t want = g.batch >= threads ? 1 : threads;
+      while (grid.rows * grid.cols < want) {
+        const int64_t rows = g.m / grid.rows / mr, cols = panels / grid.cols;
+        if (cols >= 8 && cols * nr >= rows * mr / 2) grid.cols++;
+        else if (rows >= 2) grid.rows++;
+        else if (cols >= 2) grid.cols++;
+        else break;
+      }
+      break;
+    }
+    case Path::direct:
+      grid.unit = r.kernels.nr;
+      grid.cols = std::max(ceil_div(g.n, 1024), std::min(ceil_div(g.n, 4 * grid.unit), threads));
+      break;
+    case Path::axpy_row:
+    case Path::dot_rows:
+      grid.unit = path == Path::axpy_row ? 64 : 8;
+      grid.cols = std::max<int64_t>(1, std::min(ceil_div(g.n, grid.unit), g.n * g.k / piece_floats));
+      if (path == Path::axpy_row) grid.cols = std::min(grid.cols, std::max(threads, ceil_div(g.n, 4096)));
+      break;
+    case Path::axpy_col:
+      grid.rows = std::max<int64_t>(1, std::min(ceil_div(g.m, 64), g.m * g.k / piece_floats));
+      grid.rows = std::min(grid.rows, std::max(threads, ceil_div(g.m, 4096)));
+      break;
+    case Path::dot_cols:
+      grid.rows = std::max<int64_t>(1, std::min(ceil_div(g.m, 8), g.m * g.k / piece_floats));
+      break;
+    default:
+      grid.rows = std::max<int64_t>(1, std::min(g.m, g.m * g.n / piece_floats));
+  }
+  return grid;
+}
+
+// Piece `index` of `pieces` equal ones of [0, count), cut at multiples of unit.
+void piece(int64_t count, int64_t unit, int64_t pieces, int64_t index, int64_t* begin, int64_t* length) {
+  const int64_t units = ceil_div(count, unit);
+  *begin = std::min(count, units * index / pieces * unit);
+  *length = std::min(count, units * (index + 1) / pieces * unit) - *begin;
+}
+
+}  // namespace
+
+const GemmEngine& gemm_default() { return resolved().engine; }
+Tier gemm_tier() { return resolved().tier; }
+
+GemmEngine gemm_engine(const GemmKernels& kernels) {
+  GemmEngine e;
+  e.kernels = kernels;
+  const CacheSizes& cache = cache_sizes();
+  e.max_k = std::min(kGemmMaxK, std::max<int64_t>(64, cache.l1d * 2 / 3 / (kernels.mr * 4) / 16 * 16));
+  e.block_cols = std::max<int64_t>(4 * kernels.nr, cache.l2 * 3 / 5 / (e.max_k * 4) / kernels.nr * kernels.nr);
+  return e;
+}
+
+int64_t gemm_k_block(int64_t k, const GemmEngine& e) {
+  if (k <= 0) return 1;
+  return ceil_div(k, ceil_div(k, e.max_k));
+}
+
+WhittleStatus gemm_f32(const GemmProblem& g, int threads, const GemmEngine& engine) {
+  if (g.m <= 0 || g.n <= 0 || g.batch <= 0) return WHITTLE_OK;
+  if (g.m < 0 || g.k < 0 || g.ldc < (g.m > 1 ? g.n : 0)) return WHITTLE_SHAPE;
+  const Path path = choose(g, engine.kernels);
+  // Work below this does not pay for waking a thread.
+  const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k) * static_cast<double>(g.batch);
+  const int64_t team = work < 400e3 ? 1 : threads > 0 ? threads : thread_limit();
+  const Grid grid = cut(g, engine, path, team);
+  const int64_t pieces = grid.rows * grid.cols;
+  std::atomic<bool> failed{false};
+  const auto body = [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; t++) {
+      Rect r;
+      piece(g.m, 1, grid.rows, t % grid.rows, &r.row, &r.rows);
+      piece(g.n, grid.unit, grid.cols, t / grid.rows % grid.cols, &r.col, &r.cols);
+      if (r.rows > 0 && r.cols > 0 && !run_path(path, matrix_of(g, engine, t / pieces), r)) failed = true;
+    }
+  };
+  // Many small products: a chunk of them costs as much as a piece of a large one.
+  const int64_t total = pieces * g.batch, grain = std::max<int64_t>(1, std::min(total / (4 * team), static_cast<int64_t>(4e5 * static_cast<double>(total) / (work + 1))));
+  if (team == 1) body(0, total);
+  else parallel_for(total, grain, static_cast<int>(team), body);
+  return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
+}
+
+int64_t gemm_packed_size(int64_t k, int64_t n, const GemmEngine& e) {
+  const int64_t nr = e.kernels.nr;
+  return k * ceil_div(n, nr) * nr;
+}
+
+WhittleStatus gemm_pack_b(int64_t k, int64_t n, const float* b, int64_t row, int64_t col, float* out, int threads,
+                          const GemmEngine& e) {
+  const GemmKernels& kernels = e.kernels;
+  const int64_t nr = kernels.nr, panels = ceil_div(n, nr), step = gemm_k_block(k, e);
+  parallel_for(panels, std::max<int64_t>(1, 16384 / (k * nr + 1)), threads, [&](int64_t begin, int64_t end) {
+    for (int64_t p = 0; p < k; p += step) {
+      const int64_t length = std::min(step, k - p), first = begin * nr;
+      kernels.pack_b(length, std::min(n, end * nr) - first, b + p * row + first * col, row, col,
+                     out + p * panels * nr + begin * length * nr);
+    }
+  });
+  return WHITTLE_OK;
+}
+
+}  // namespace whittle

@@ -1,0 +1,261 @@
+import { pin, pinOutput } from '../async'
+import { WhittleError } from '../errors'
+import { check, native } from '../native'
+import { allocate, sizeOf, type Tensor, type TensorLike } from '../tensor'
+import { boolean, fail, finite, options, output, tensor } from '../validate'
+import { activationOf, type Activation } from './activation'
+
+declare module '../native' {
+  interface NativeBinding {
+    gemm(...args: GemmCall): number
+    gemmAsync(...args: GemmCall): Promise<number>
+  }
+}
+
+type GemmCall = [
+  params: Float64Array,
+  a: Float32Array,
+  b: Float32Array,
+  source: Float32Array | null,
+  bias: Float32Array | null,
+  out: Float32Array,
+  map: Int32Array | null,
+]
+
+export interface GemmOptions {
+  /** Reads the last two dimensions of `a` as [K, M]. Default false. */
+  readonly transposeA?: boolean
+  /** Reads the last two dimensions of `b` as [N, K], as linear layers store weights. Default false. */
+  readonly transposeB?: boolean
+  /** Factor of the product. Default 1; an ordinary factor, so 0 lets NaN of the operands through. */
+  readonly alpha?: number
+  /** Factor of `c`, or of what `out` holds where `c` is absent. Default 1 with `c`, else 0; 0 never reads either. */
+  readonly beta?: number
+  /** Added to the product; float32, broadcast to [...batch, M, N]. */
+  readonly c?: TensorLike | Float32Array
+  /** One float32 number for each column: N. */
+  readonly bias?: TensorLike | Float32Array
+  /** Applied last. Default `'none'`. */
+  readonly activation?: Activation
+  /** Where to write: as many elements as the result has, no overlap with an input. */
+  readonly out?: Float32Array
+  /** Dims of `a`, `b`, `c` where they are given as bare typed arrays. */
+  readonly aDims?: readonly number[]
+  readonly bDims?: readonly number[]
+  readonly cDims?: readonly number[]
+}
+
+const kOptions = [
+  'transposeA', 'transposeB', 'alpha', 'beta', 'c', 'bias', 'activation', 'out', 'aDims', 'bDims', 'cDims',
+] as const // prettier-ignore
+
+const kFloat = ['float32'] as const
+const kNone: readonly number[] = []
+
+interface Prepared {
+  readonly call: GemmCall
+  readonly dims: number[]
+  /** the result's memory was allocated here */
+  readonly fresh: boolean
+}
+
+/** Broadcast of leading dimensions; names `parameter` where it does not fit. */
+function broadcast(into: readonly number[], dims: readonly number[], parameter: string): readonly number[] {
+  if (dims.length === 0) return into
+  if (into.length === 0) return dims
+  const rank = Math.max(into.length, dims.length)
+  const result: number[] = []
+  for (let i = 0; i < rank; i++) {
+    const x = into[into.length - rank + i] ?? 1
+    const y = dims[dims.length - rank + i] ?? 1
+    if (x !== y && x !== 1 && y !== 1)
+      fail('ERR_SHAPE', parameter, `leading dimensions that broadcast with [${into.join(', ')}]`, `[${dims.join(', ')}]`)
+    result.push(x === 1 ? y : x)
+  }
+  return result
+}
+
+/** For each index of `batch`, which matrix of a tensor with leading dims `dims` it uses. */
+function fillMap(map: Int32Array, at: number, batch: readonly number[], dims: readonly number[]): void {
+  const count = map.length / 3
+  const strides: number[] = batch.map(() => 0)
+  for (let i = dims.length - 1, s = 1; i >= 0; i--) {
+    strides[batch.length - dims.length + i] = dims[i] === 1 ? 0 : s
+    s *= dims[i] as number
+  }
+  const index: number[] = batch.map(() => 0)
+  for (let t = 0, offset = 0; t < count; t++) {
+    map[3 * t + at] = offset
+    for (let d = batch.length - 1; d >= 0; d--) {
+      offset += strides[d] as number
+      if (++(index[d] as number) < (batch[d] as number)) break
+      offset -= (strides[d] as number) * (batch[d] as number)
+      index[d] = 0
+    }
+  }
+}
+
+function lead(dims: readonly number[]): readonly number[] {
+  return dims.length <= 2 ? kNone : dims.slice(0, -2)
+}
+
+function matrix(value: unknown, parameter: string, shape: unknown): Tensor<Float32Array> {
+  const t = tensor(value, parameter, kFloat, shape) as Tensor<Float32Array>
+  if (t.dims.length < 2) fail('ERR_SHAPE', parameter, 'at least 2 dimensions', `[${t.dims.join(', ')}]`)
+  return t
+}
+
+/** A finite number that float32 can hold without overflow. */
+function float32(value: unknown, parameter: string): number {
+  const x = finite(value, parameter)
+  if (!Number.isFinite(Math.fround(x))) fail('ERR_RANGE', parameter, 'a number within the range of float32', x)
+  return x
+}
+
+function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown): Prepared {
+  const o = options(optionsValue, 'options', kOptions)
+  const a = matrix(aValue, 'a', o.aDims)
+  const b = matrix(bValue, 'b', o.bDims)
+  const ta = o.transposeA === undefined ? false : boolean(o.transposeA, 'transposeA')
+  const tb = o.transposeB === undefined ? false : boolean(o.transposeB, 'transposeB')
+  const aRank = a.dims.length
+  const bRank = b.dims.length
+  const aRows = a.dims[aRank - 2] as number
+  const aCols = a.dims[aRank - 1] as number
+  const bRows = b.dims[bRank - 2] as number
+  const bCols = b.dims[bRank - 1] as number
+  let m = ta ? aCols : aRows
+  const k = ta ? aRows : aCols
+  const n = tb ? bRows : bCols
+  const inner = tb ? bCols : bRows
+  if (inner !== k)
+    fail('ERR_SHAPE', 'b', `an inner dimension of ${k}, as a has${tb ? ' (transposeB: the last of b)' : ''}`, `[${b.dims.join(', ')}]`)
+  const aLead = lead(a.dims)
+  const bLead = lead(b.dims)
+  const batchDims = broadcast(aLead, bLead, 'b')
+  const alpha = o.alpha === undefined ? 1 : float32(o.alpha, 'alpha')
+  const activation = activationOf(o.activation, 'activation')
+
+  let bias: Float32Array | null = null
+  if (o.bias !== undefined) {
+    const t = tensor(o.bias, 'bias', kFloat) as Tensor<Float32Array>
+    if (t.data.length !== n || t.dims.some((d) => d !== 1 && d !== n)) fail('ERR_SHAPE', 'bias', `${n} elements, one for each column`, `[${t.dims.join(', ')}]`)
+    bias = t.data
+  }
+
+  let source: Tensor<Float32Array> | null = null
+  let sourceRow = 0
+  let sourceCol = 0
+  let sourceLead = kNone
+  if (o.c !== undefined) {
+    source = tensor(o.c, 'c', kFloat, o.cDims) as Tensor<Float32Array>
+    const [rows, cols] = [source.dims[source.dims.length - 2] ?? 1, source.dims[source.dims.length - 1] ?? 1]
+    if ((rows !== m && rows !== 1) || (cols !== n && cols !== 1))
+      fail('ERR_SHAPE', 'c', `dims that broadcast to [${[...batchDims, m, n].join(', ')}]`, `[${source.dims.join(', ')}]`)
+    sourceCol = cols === 1 ? 0 : 1
+    sourceRow = rows === 1 ? 0 : cols
+    sourceLead = lead(source.dims)
+    const wide = broadcast(batchDims, sourceLead, 'c')
+    if (wide.length !== batchDims.length || wide.some((d, i) => d !== batchDims[i]))
+      fail('ERR_SHAPE', 'c', `dims that broadcast to [${[...batchDims, m, n].join(', ')}]`, `[${source.dims.join(', ')}]`)
+  }
+  const beta = o.beta === undefined ? (source ? 1 : 0) : float32(o.beta, 'beta')
+  if (beta !== 0 && !source && o.out === undefined)
+    throw new WhittleError('ERR_RANGE', 'beta', 'beta: expected 0 where neither c nor out is given, for there is nothing to multiply')
+  if (beta === 0) source = null
+
+  let batch = sizeOf(batchDims)
+  const dims = [...batchDims, m, n]
+  const count = batch * m * n
+  if (count > 2 ** 31 - 1) fail('ERR_SHAPE', 'b', 'a result of at most 2147483647 elements', `[${dims.join(', ')}]`)
+  const inputs = source ? [a.data, b.data, source.data] : [a.data, b.data]
+  if (bias) inputs.push(bias)
+  const fresh = o.out === undefined
+  const out = (fresh ? allocate('float32', count, 'out') : output(o.out, 'out', 'float32', count, inputs)) as Float32Array
+
+  let map: Int32Array | null = null
+  const aOnly = aLead.length === 0 || sizeOf(aLead) === 1
+  const bOnly = bLead.length === 0 || sizeOf(bLead) === 1
+  const sourceOnly = sizeOf(sourceLead) === 1
+  if (batch > 1) {
+    if (bOnly && !ta && (!source || (sourceOnly && sourceRow === 0))) {
+      // One right-hand side for all: a single tall product.
+      m *= batch
+      batch = 1
+    } else {
+      const plain = (only: boolean, leading: readonly number[]): boolean => only || sizeOf(leading) === batch
+      if (!plain(aOnly, aLead) || !plain(bOnly, bLead) || (source && !plain(sourceOnly, sourceLead))) {
+        map = new Int32Array(3 * batch)
+        fillMap(map, 0, batchDims, aLead)
+        fillMap(map, 1, batchDims, bLead)
+        if (source) fillMap(map, 2, batchDims, sourceLead)
+      }
+    }
+  }
+
+  const p = kParams
+  p[0] = m
+  p[1] = n
+  p[2] = k
+  p[3] = ta ? 1 : 0
+  p[4] = tb ? 1 : 0
+  p[5] = alpha
+  p[6] = beta
+  p[7] = activation.kind
+  p[8] = activation.lo
+  p[9] = activation.hi
+  p[10] = batch
+  p[11] = aOnly && batch > 1 ? 0 : aRows * aCols
+  p[12] = bOnly ? 0 : bRows * bCols
+  p[13] = sourceRow
+  p[14] = sourceCol
+  p[15] = source && !sourceOnly ? source.data.length / sizeOf(sourceLead) : 0
+  p[16] = a.data.length
+  p[17] = b.data.length
+  p[18] = source ? source.data.length : 0
+  return { call: [p, a.data, b.data, source ? source.data : null, bias, out, map], dims, fresh }
+}
+
+// Reused by every call: the native side reads it before a call returns.
+const kParams = new Float64Array(19)
+
+/**
+ * Matrix product: `activation(alpha · op(a) · op(b) + beta · c + bias)` in float32.
+ *
+ * `a` is […, M, K] and `b` […, K, N] (the last two swapped by `transposeA`, `transposeB`); leading dimensions broadcast
+ * as in numpy. The result is […, M, N]. Empty dimensions are allowed; K = 0 gives beta·c + bias.
+ *
+ * The error of an element is at most γ(K+4)·(|alpha|·Σ|a||b| + |beta·c| + |bias|) with γ(n) = n·2⁻²⁴/(1 − n·2⁻²⁴), then
+ * the activation's few units in the last place. Results depend on the CPU variant and the shape, not on the number of
+ * threads. NaN and infinities follow IEEE arithmetic: 0·∞ is NaN, and beta = 0 ignores what `c` or `out` hold.
+ *
+ * @param a float32 tensor of rank ≥ 2, or a Float32Array with `aDims`
+ * @param b float32 tensor of rank ≥ 2, or a Float32Array with `bDims`
+ * @throws {WhittleError} `ERR_SHAPE` (`a`, `b`, `c`, `bias`, `out`), `ERR_DTYPE`, `ERR_RANGE` (also an `out` that overlaps
+ * an input), `ERR_HANDLE` for a detached buffer, `ERR_DEVICE` for tensors elsewhere
+ * @example
+ * const a = { type: 'float32', dims: [2, 3], data: new Float32Array([1, 2, 3, 4, 5, 6]) }
+ * const w = { type: 'float32', dims: [4, 3], data: new Float32Array(12).fill(0.5) }
+ * gemm(a, w, { transposeB: true, activation: 'relu' }).data // Float32Array(8) [ 3, 3, 3, 3, 7.5, 7.5, 7.5, 7.5 ]
+ */
+export function gemm(a: TensorLike | Float32Array, b: TensorLike | Float32Array, options?: GemmOptions): Tensor<Float32Array> {
+  const { call, dims } = prepare(a, b, options)
+  check(native().gemm(...call), 'a')
+  return { type: 'float32', dims, data: call[5] }
+}
+
+/** {@link gemm} off the JavaScript thread; inputs must not be written until the promise settles. */
+export async function gemmAsync(
+  a: TensorLike | Float32Array,
+  b: TensorLike | Float32Array,
+  options?: GemmOptions,
+): Promise<Tensor<Float32Array>> {
+  const { call, dims, fresh } = prepare(a, b, options)
+  const [params, x, y, source, bias, out, map] = call
+  const pinned = pinOutput(out, 'out', fresh)
+  check(
+    await native().gemmAsync(params, pin(x), pin(y), source && pin(source), bias && pin(bias), pinned.view, map),
+    'a',
+  )
+  return { type: 'float32', dims, data: pinned.commit() }
+}
