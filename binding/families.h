@@ -6,5 +6,6 @@ namespace whittle {
 
 void init_system(napi_env env, napi_value exports);
 void init_gemm(napi_env env, napi_value exports);
+void init_select(napi_env env, napi_value exports);
 
 }  // namespace whittle

@@ -1,5 +1,6 @@
 // The list of kernel families; a new family adds its line here.
 #include "core/gemm.h"
+#include "core/select.h"
 #include "core/variants.h"
 
 namespace whittle {
@@ -7,6 +8,7 @@ namespace whittle {
 int families(const FamilyInfo** out) {
   static const FamilyInfo rows[] = {
       {"gemm", gemm_tier()},
+      {"select", select_tier()},
   };
   *out = rows;
   return static_cast<int>(sizeof rows / sizeof *rows);

@@ -1,0 +1,435 @@
+// Selection of the k largest, exact, without sorting, and the masks.
+//
+// A sample tells between which two values the threshold lies (nearly always). One pass then marks what is above them,
+// and lists what is between: the answer is chosen from that short list. Where the sample misled, or the list does not
+// fit because many scores are equal, histograms over the bits of the keys narrow the range until it does, or until
+// the threshold itself is left.
+#include <math.h>
+#include <string.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#include "core/select.h"
+#include "core/threads.h"
+
+namespace whittle {
+namespace {
+
+constexpr int64_t kChunk = 65536;         // elements a task
+constexpr int64_t kRoom = kChunk / 16;    // candidates a chunk may list
+constexpr int64_t kSmall = 32768;         // up to here the keys are copied and nothing is sampled
+constexpr int64_t kSample = 32768;
+constexpr double kDeviations = 4;         // half-width of the sampled range, in standard deviations of a rank
+
+struct Chunk {
+  const float* scores;
+  uint8_t* mask;
+  int64_t n;
+};
+
+template <class T>
+std::unique_ptr<T[]> room(int64_t n) {
+  return std::unique_ptr<T[]>(new (std::nothrow) T[static_cast<size_t>(n > 0 ? n : 1)]);
+}
+
+// The k-th largest of n keys (1 <= k <= n) and how many are larger. Reorders and overwrites keys.
+uint32_t kth_key(uint32_t* keys, int64_t n, int64_t k, int64_t* larger) {
+  uint32_t counts[kSelectBins];
+  int64_t above = 0;
+  for (;;) {
+    if (n <= 24) {
+      for (int64_t i = 1; i < n; i++) {
+        const uint32_t v = keys[i];
+        int64_t j = i;
+        for (; j > 0 && keys[j - 1] < v; j--) keys[j] = keys[j - 1];
+        keys[j] = v;
+      }
+      int64_t first = k - 1;
+      while (first > 0 && keys[first - 1] == keys[k - 1]) first--;
+      *larger = above + first;
+      return keys[k - 1];
+    }
+    uint32_t lo = keys[0], hi = keys[0];
+    for (int64_t i = 1; i < n; i++) {
+      lo = keys[i] < lo ? keys[i] : lo;
+      hi = keys[i] > hi ? keys[i] : hi;
+    }
+    if (lo == hi) {
+      *larger = above;
+      return lo;
+    }
+    int shift = 0, bins = 16;
+    while (bins < kSelectBins && bins < n) bins *= 2;
+    while ((hi - lo) >> shift >= static_cast<uint32_t>(bins)) shift++;
+    memset(counts, 0, static_cast<size_t>(bins) * sizeof *counts);
+    for (int64_t i = 0; i < n; i++) counts[(keys[i] - lo) >> shift]++;
+    int64_t passed = 0;
+    uint32_t bin = (hi - lo) >> shift;
+    while (passed + counts[bin] < k) passed += counts[bin--];
+    int64_t left = 0;
+    for (int64_t i = 0; i < n; i++) {
+      const uint32_t v = keys[i];
+      if ((v - lo) >> shift == bin) keys[left++] = v;
+    }
+    above += passed;
+    k -= passed;
+    n = left;
+  }
+}
+
+// Clears the mask at all elements equal to t but the first `equal`.
+void drop_ties(const float* x, int64_t n, float t, int64_t equal, uint8_t* mask) {
+  for (int64_t i = 0; i < n; i++)
+    if (x[i] == t && equal-- <= 0) mask[i] = 0;
+}
+
+int to_keys(const float* x, int64_t n, uint32_t* keys) {
+  int nan = 0;
+  for (int64_t i = 0; i < n; i++) {
+    nan |= x[i] != x[i];
+    keys[i] = select_key(x[i]);
+  }
+  return nan;
+}
+
+// mask = x > t and the first `equal` of those that equal t, over all chunks in order.
+WhittleStatus write_masks(const Chunk* chunks, int64_t count, float t, int64_t equal) {
+  const SelectKernels& k = select_kernels();
+  std::unique_ptr<int64_t[]> ties = room<int64_t>(count);
+  if (!ties) return WHITTLE_OUT_OF_MEMORY;
+  std::atomic<int> nan{0};
+  parallel_for(count, 1, 0, [&](int64_t b, int64_t e) {
+    for (int64_t c = b; c < e; c++)
+      if (k.above(chunks[c].scores, chunks[c].n, t, equal == 0, chunks[c].mask, &ties[c])) nan = 1;
+  });
+  if (nan) return WHITTLE_NONFINITE;
+  if (equal == 0) return WHITTLE_OK;
+  // From here ties[c] says how many of its ties chunk c keeps, or -1 for all.
+  for (int64_t c = 0; c < count; c++) {
+    const int64_t has = ties[c];
+    ties[c] = has <= equal ? -1 : equal;
+    equal -= has <= equal ? has : equal;
+  }
+  parallel_for(count, 1, 0, [&](int64_t b, int64_t e) {
+    for (int64_t c = b; c < e; c++) {
+      int64_t ignored;
+      if (ties[c] == 0) k.above(chunks[c].scores, chunks[c].n, t, true, chunks[c].mask, &ignored);
+      else if (ties[c] > 0) drop_ties(chunks[c].scores, chunks[c].n, t, ties[c], chunks[c].mask);
+    }
+  });
+  return WHITTLE_OK;
+}
+
+class Selection {
+ public:
+  Selection(const SelectPart* parts, int64_t count, int64_t keep) : keep_(keep) {
+    for (int64_t p = 0; p < count; p++) {
+      total_ += parts[p].n;
+      for (int64_t at = 0; at < parts[p].n; at += kChunk)
+        chunks_.push_back({parts[p].scores + at, parts[p].mask ? parts[p].mask + at : nullptr,
+                           parts[p].n - at < kChunk ? parts[p].n - at : kChunk});
+    }
+    masks_ = count > 0 && parts[0].mask;
+  }
+
+  WhittleStatus run(float* threshold) {
+    const WhittleStatus status = keep_ == 0 ? nothing() : total_ <= kSmall ? small() : large();
+    *threshold = threshold_;
+    return status;
+  }
+
+ private:
+  int64_t count() const { return static_cast<int64_t>(chunks_.size()); }
+
+  WhittleStatus exact(float t, int64_t equal) {
+    threshold_ = t;
+    return masks_ ? write_masks(chunks_.data(), count(), t, equal) : WHITTLE_OK;
+  }
+
+  WhittleStatus nothing() { return exact(INFINITY, 0); }
+
+  WhittleStatus small() {
+    std::unique_ptr<uint32_t[]> keys = room<uint32_t>(total_);
+    if (!keys) return WHITTLE_OUT_OF_MEMORY;
+    int64_t at = 0;
+    int nan = 0;
+    for (const Chunk& c : chunks_) {
+      nan |= to_keys(c.scores, c.n, keys.get() + at);
+      at += c.n;
+    }
+    if (nan) return WHITTLE_NONFINITE;
+    int64_t larger = 0;
+    const uint32_t key = kth_key(keys.get(), total_, keep_, &larger);
+    return exact(select_value(key), keep_ - larger);
+  }
+
+  WhittleStatus large() {
+    values_ = room<float>(count() * (kRoom + kSelectSlack));
+    index_ = room<uint32_t>(count() * (kRoom + kSelectSlack));
+    scans_ = room<SelectScan>(count());
+    if (!values_ || !index_ || !scans_) return WHITTLE_OUT_OF_MEMORY;
+    float lo = 0, hi = 0;
+    if (!sample(&lo, &hi)) return WHITTLE_OUT_OF_MEMORY;
+    bool done = false;
+    WhittleStatus status = between(lo, hi, &done);
+    if (done || status != WHITTLE_OK) return status;
+
+    // Bits 31..21, 20..10 and 9..0 of the keys.
+    uint32_t base = 0;
+    int64_t rank = keep_;
+    for (int shift = 21;; shift = shift == 21 ? 10 : 0) {
+      int64_t counts[kSelectBins] = {};
+      const int64_t bins = shift == 0 ? 1024 : kSelectBins;
+      status = histogram(base, shift, counts);
+      if (status != WHITTLE_OK) return status;
+      int64_t bin = bins - 1;
+      while (bin > 0 && counts[bin] < rank) rank -= counts[bin--];
+      base += static_cast<uint32_t>(bin) << shift;
+      if (shift == 0) return exact(select_value(base), rank);
+      if (counts[bin] <= total_ / 32) {
+        float lowest = select_value(base), highest = select_value(base + (1u << shift) - 1);
+        // The outermost bins reach into the bit patterns of NaN.
+        if (lowest != lowest) lowest = -INFINITY;
+        if (highest != highest) highest = INFINITY;
+        status = between(lowest, highest, &done);
+        if (done || status != WHITTLE_OK) return status;
+      }
+    }
+  }
+
+  // Values that enclose the threshold unless the sample is unlucky. Places are spread by a hash within equal steps, so
+  // that a period in the data cannot fool it; they are the same at every run.
+  bool sample(float* lo, float* hi) {
+    std::unique_ptr<uint32_t[]> keys = room<uint32_t>(2 * kSample);
+    if (!keys) return false;
+    const double step = static_cast<double>(total_) / kSample;
+    parallel_for(kSample, kSample / 8, 0, [&](int64_t b, int64_t e) {
+      size_t c = 0;
+      int64_t start = 0;  // of chunk c
+      for (int64_t i = b; i < e; i++) {
+        const uint32_t noise = static_cast<uint32_t>(i) * 2654435761u;
+        int64_t at = static_cast<int64_t>((static_cast<double>(i) + noise * 0x1p-32) * step);
+        if (at >= total_) at = total_ - 1;
+        while (at - start >= chunks_[c].n) start += chunks_[c++].n;
+        keys[i] = select_key(chunks_[c].scores[at - start]);
+      }
+    });
+    memcpy(keys.get() + kSample, keys.get(), kSample * sizeof(uint32_t));
+    const double p = static_cast<double>(keep_) / static_cast<double>(total_);
+    const double margin = kDeviations * sqrt(kSample * p * (1 - p)) + 2;
+    const int64_t upper = static_cast<int64_t>(p * kSample - margin), lower = static_cast<int64_t>(p * kSample + margin);
+    int64_t ignored;
+    *hi = upper < 1 ? INFINITY : select_value(kth_key(keys.get(), kSample, upper, &ignored));
+    *lo = lower > kSample ? -INFINITY : select_value(kth_key(keys.get() + kSample, kSample, lower, &ignored));
+    // A NaN in the sample: the pass that follows meets it too and says so.
+    if (*hi != *hi) *hi = INFINITY;
+    if (*lo != *lo) *lo = -INFINITY;
+    return true;
+  }
+
+  // One pass for a threshold in [lo, hi]. *done stays false where it is not there, or the list does not fit.
+  WhittleStatus between(float lo, float hi, bool* done) {
+    const SelectKernels& k = select_kernels();
+    const int64_t stride = kRoom + kSelectSlack;
+    // Bounds that met: all that lies between is equal, and needs no list.
+    const int64_t listed = lo == hi ? 0 : kRoom;
+    parallel_for(count(), 1, 0, [&](int64_t b, int64_t e) {
+      for (int64_t c = b; c < e; c++)
+        k.scan(chunks_[c].scores, chunks_[c].n, lo, hi, chunks_[c].mask, values_.get() + c * stride,
+               index_.get() + c * stride, listed, &scans_[c]);
+    });
+    int64_t greater = 0, inside = 0;
+    bool fits = true;
+    for (int64_t c = 0; c < count(); c++) {
+      if (scans_[c].nan) return WHITTLE_NONFINITE;
+      greater += scans_[c].greater;
+      inside += scans_[c].inside;
+      fits &= scans_[c].inside <= listed;
+    }
+    if (keep_ <= greater || keep_ > greater + inside) return WHITTLE_OK;
+    if (lo == hi) {
+      *done = true;
+      return exact(lo, keep_ - greater);
+    }
+    if (!fits) return WHITTLE_OK;
+    std::unique_ptr<uint32_t[]> keys = room<uint32_t>(inside);
+    if (!keys) return WHITTLE_OUT_OF_MEMORY;
+    int64_t at = 0;
+    for (int64_t c = 0; c < count(); c++)
+      for (int64_t i = 0; i < scans_[c].inside; i++) keys[at++] = select_key(values_[c * stride + i]);
+    int64_t larger = 0;
+    threshold_ = select_value(kth_key(keys.get(), inside, keep_ - greater, &larger));
+    *done = true;
+    if (masks_) settle(keep_ - greater - larger);
+    return WHITTLE_OK;
+  }
+
+  // Marks the listed elements above the threshold and the first `equal` of those that equal it.
+  void settle(int64_t equal) {
+    const int64_t stride = kRoom + kSelectSlack;
+    for (int64_t c = 0; c < count(); c++) {
+      const float* values = values_.get() + c * stride;
+      const uint32_t* index = index_.get() + c * stride;
+      for (int64_t i = 0; i < scans_[c].inside; i++)
+        if (values[i] > threshold_ || (values[i] == threshold_ && equal-- > 0)) chunks_[c].mask[index[i]] = 1;
+    }
+  }
+
+  WhittleStatus histogram(uint32_t base, int shift, int64_t* counts) {
+    const SelectKernels& k = select_kernels();
+    std::mutex mutex;
+    int nan = 0;
+    parallel_for(count(), 4, 0, [&](int64_t b, int64_t e) {
+      uint32_t local[kSelectBins] = {};
+      int bad = 0;
+      for (int64_t c = b; c < e; c++) bad |= k.histogram(chunks_[c].scores, chunks_[c].n, base, shift, local);
+      std::lock_guard<std::mutex> lock(mutex);
+      nan |= bad;
+      for (int i = 0; i < kSelectBins; i++) counts[i] += local[i];
+    });
+    return nan ? WHITTLE_NONFINITE : WHITTLE_OK;
+  }
+
+  std::vector<Chunk> chunks_;
+  int64_t total_ = 0, keep_;
+  bool masks_;
+  float threshold_ = 0;
+  std::unique_ptr<float[]> values_;
+  std::unique_ptr<uint32_t[]> index_;
+  std::unique_ptr<SelectScan[]> scans_;
+};
+
+// The keep largest of one contiguous run; keys has room for n.
+int largest_of_run(const float* x, int64_t n, int64_t keep, uint32_t* keys, uint8_t* mask) {
+  if (n == 0) return 0;
+  const SelectKernels& k = select_kernels();
+  if (to_keys(x, n, keys)) return 1;
+  if (keep == 0) {
+    memset(mask, 0, static_cast<size_t>(n));
+    return 0;
+  }
+  int64_t larger = 0, ties = 0;
+  const float t = select_value(kth_key(keys, n, keep, &larger));
+  k.above(x, n, t, false, mask, &ties);
+  if (ties > keep - larger) drop_ties(x, n, t, keep - larger, mask);
+  return 0;
+}
+
+}  // namespace
+
+WhittleStatus select_largest(const SelectPart* parts, int64_t count, int64_t keep, float* threshold) {
+  try {
+    return Selection(parts, count, keep).run(threshold);
+  } catch (const std::bad_alloc&) {
+    return WHITTLE_OUT_OF_MEMORY;
+  }
+}
+
+WhittleStatus select_balanced(const float* scores, int64_t outer, int64_t axis, int64_t inner, int64_t keep,
+                              uint8_t* mask) {
+  const int64_t length = outer * inner;
+  if (axis == 0 || length == 0) return WHITTLE_OK;
+  if (outer == 1 && length >= 16 * kChunk) {
+    for (int64_t a = 0; a < axis; a++) {
+      const SelectPart part = {scores + a * length, mask + a * length, length};
+      float ignored;
+      const WhittleStatus status = select_largest(&part, 1, keep, &ignored);
+      if (status != WHITTLE_OK) return status;
+    }
+    return WHITTLE_OK;
+  }
+  std::atomic<int> nan{0}, full{0};
+  const int64_t grain = length >= kChunk ? 1 : kChunk / length;
+  parallel_for(axis, grain, 0, [&](int64_t b, int64_t e) {
+    std::unique_ptr<uint32_t[]> keys = room<uint32_t>(length);
+    std::unique_ptr<float[]> row = room<float>(outer == 1 ? 0 : length);
+    std::unique_ptr<uint8_t[]> row_mask = room<uint8_t>(outer == 1 ? 0 : length);
+    if (!keys || !row || !row_mask) {
+      full = 1;
+      return;
+    }
+    for (int64_t a = b; a < e; a++) {
+      if (outer == 1) {
+        if (largest_of_run(scores + a * inner, inner, keep, keys.get(), mask + a * inner)) nan = 1;
+        continue;
+      }
+      for (int64_t o = 0; o < outer; o++)
+        memcpy(row.get() + o * inner, scores + (o * axis + a) * inner, static_cast<size_t>(inner) * sizeof(float));
+      if (largest_of_run(row.get(), length, keep, keys.get(), row_mask.get())) nan = 1;
+      for (int64_t o = 0; o < outer; o++)
+        memcpy(mask + (o * axis + a) * inner, row_mask.get() + o * inner, static_cast<size_t>(inner));
+    }
+  });
+  return full ? WHITTLE_OUT_OF_MEMORY : nan ? WHITTLE_NONFINITE : WHITTLE_OK;
+}
+
+WhittleStatus select_above(const float* scores, int64_t n, float threshold, int64_t equal, uint8_t* mask) {
+  const int64_t count = (n + kChunk - 1) / kChunk;
+  std::unique_ptr<Chunk[]> chunks = room<Chunk>(count);
+  if (!chunks) return WHITTLE_OUT_OF_MEMORY;
+  for (int64_t c = 0; c < count; c++) {
+    const int64_t at = c * kChunk;
+    chunks[c] = {scores + at, mask + at, n - at < kChunk ? n - at : kChunk};
+  }
+  return write_masks(chunks.get(), count, threshold, equal);
+}
+
+WhittleStatus select_nm(const float* scores, int64_t outer, int64_t axis, int64_t inner, int keep, int m,
+                        uint8_t* mask) {
+  const SelectKernels& k = select_kernels();
+  const int64_t runs = outer * (axis / m);
+  if (runs == 0 || inner == 0) return WHITTLE_OK;
+  std::atomic<int> nan{0}, full{0};
+  const auto mark = [&](const float* x, int64_t groups, uint32_t* keys, uint8_t* to) {
+    int bad = 0;
+    if (m <= kSelectRun) bad = k.nm(x, groups, keep, m, to);
+    else
+      for (int64_t i = 0; i < groups; i++) bad |= largest_of_run(x + i * m, m, keep, keys, to + i * m);
+    if (bad) nan = 1;
+  };
+  const int64_t tile = inner < 128 ? inner : 128;  // columns gathered at once where runs are not contiguous
+  const int64_t work = inner == 1 ? m : inner * m;
+  parallel_for(runs, work >= kChunk ? 1 : kChunk / work, 0, [&](int64_t b, int64_t e) {
+    std::unique_ptr<uint32_t[]> keys = room<uint32_t>(m > kSelectRun ? m : 0);
+    std::unique_ptr<float[]> x = room<float>(inner == 1 ? 0 : tile * m);
+    std::unique_ptr<uint8_t[]> out = room<uint8_t>(inner == 1 ? 0 : tile * m);
+    if (!keys || !x || !out) {
+      full = 1;
+      return;
+    }
+    if (inner == 1) {
+      mark(scores + b * m, e - b, keys.get(), mask + b * m);
+      return;
+    }
+    for (int64_t t = b; t < e; t++)
+      for (int64_t from = 0; from < inner; from += tile) {
+        const int64_t n = inner - from < tile ? inner - from : tile, offset = t * m * inner + from;
+        for (int64_t j = 0; j < m; j++)
+          for (int64_t i = 0; i < n; i++) x[i * m + j] = scores[offset + j * inner + i];
+        mark(x.get(), n, keys.get(), out.get());
+        for (int64_t j = 0; j < m; j++)
+          for (int64_t i = 0; i < n; i++) mask[offset + j * inner + i] = out[i * m + j];
+      }
+  });
+  return full ? WHITTLE_OUT_OF_MEMORY : nan ? WHITTLE_NONFINITE : WHITTLE_OK;
+}
+
+WhittleStatus select_histogram(const float* x, int64_t n, uint32_t base, int shift, int64_t* counts) {
+  const SelectKernels& k = select_kernels();
+  std::mutex mutex;
+  int nan = 0;
+  parallel_for(n, 4 * kChunk, 0, [&](int64_t b, int64_t e) {
+    uint32_t local[kSelectBins] = {};
+    const int bad = k.histogram(x + b, e - b, base, shift, local);
+    std::lock_guard<std::mutex> lock(mutex);
+    nan |= bad;
+    for (int i = 0; i < kSelectBins; i++) counts[i] += local[i];
+  });
+  return nan ? WHITTLE_NONFINITE : WHITTLE_OK;
+}
+
+}  // namespace whittle
