@@ -1,8 +1,7 @@
 import fs from 'node:fs'
 import path from 'node:path'
 import { createHash } from 'node:crypto'
-import { FileBytes, RangeSource, ioError } from './bytes'
-import { malformed } from './wire'
+import { FileBytes, RangeSource, ioError, malformed } from '../bytes'
 
 /** Where a tensor's data lies outside the model file, as the file says. */
 export interface ExternalEntry {

@@ -2,10 +2,10 @@ import { Graph } from '../graph'
 import type { Initializer } from '../initializer'
 import { Node, type Attribute, type Int } from '../node'
 import { elementTypeOf, ValueInfo, type Dim, type ElementType } from '../types'
-import type { Bytes } from './bytes'
 import type { ExternalFiles } from './external'
 import { readPair, readTensor } from './tensor'
-import { Fields, malformed } from './wire'
+import { malformed, type Bytes } from '../bytes'
+import { Fields } from './wire'
 
 /** Protobuf's own limit of 100 nested messages, in graphs. */
 const kMaxGraphDepth = 32

@@ -1,9 +1,9 @@
 import { Initializer, type DataSource } from '../initializer'
 import type { Int } from '../node'
 import { elementBitsOf, elementCodeOf, elementTypeOf, type ElementType } from '../types'
-import { DecodedSource, RangeSource, type Bytes } from './bytes'
+import { DecodedSource, RangeSource, type Bytes, malformed } from '../bytes'
 import type { ExternalEntry, ExternalFiles } from './external'
-import { Fields, malformed, Rope } from './wire'
+import { Fields, Rope } from './wire'
 
 /** What the file said about a tensor; compared with the tensor when it is written. */
 export interface TensorOrigin {

@@ -1,11 +1,5 @@
-import { WhittleError } from '../../errors'
 import type { Int } from '../node'
-import type { Bytes } from './bytes'
-
-/** @internal */
-export function malformed(parameter: string, message: string): never {
-  throw new WhittleError('ERR_MODEL_FORMAT', parameter, `${parameter}: ${message}`)
-}
+import { malformed, type Bytes } from '../bytes'
 
 /** Unknown groups (wire types 3 and 4) may nest; nobody nests them deeply on purpose. */
 const kMaxGroupDepth = 32

@@ -1,10 +1,11 @@
 import fs from 'node:fs'
 import path from 'node:path'
-import { createHash, randomBytes } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { WhittleError } from '../../errors'
+import { FileSet, regularTarget, type WriteOptions } from '../files'
 import type { Graph } from '../graph'
 import type { DataSource, Initializer } from '../initializer'
-import { ioError } from './bytes'
+import { ioError } from '../bytes'
 import { Encoder, type Encodable } from './encode'
 import { checkLocation, type ExternalEntry, type ExternalFiles } from './external'
 import type { Placement } from './tensor'
@@ -28,15 +29,12 @@ export interface ExternalDataOptions {
   checksum?: boolean
 }
 
-export interface SaveOptions {
+export interface SaveOptions extends WriteOptions {
   /**
    * `'auto'` (default): as the model came, but external where the weights exceed 1.5 GB. `false`: all in one file, which
    * formats refuse above 2 GB. `true` or an object: in a file beside the model.
    */
   externalData?: 'auto' | boolean | ExternalDataOptions
-  signal?: AbortSignal
-  /** Called now and then with the bytes written so far and the bytes there will be. */
-  onProgress?: (progress: { bytes: number; total: number }) => void
 }
 
 export interface SaveResult {
@@ -120,61 +118,55 @@ export async function saveModel(
 }
 
 class SaveJob {
-  readonly #options: SaveOptions
+  readonly #wish: NonNullable<SaveOptions['externalData']>
   readonly #target: string
   readonly #folder: string
-  readonly #files: { temp: string; target: string; bytes: number }[] = []
-  #done = 0
-  #total = 0
+  readonly #files: FileSet
 
   constructor(target: string, options: SaveOptions) {
-    this.#options = options
+    this.#wish = options.externalData ?? 'auto'
     this.#target = regularTarget(target)
     this.#folder = path.dirname(this.#target)
+    this.#files = new FileSet(options)
   }
 
   async run(m: Encodable, external: ExternalFiles | undefined): Promise<SaveResult> {
-    const { externalData = 'auto' } = this.#options
     const kept: { path: string; bytes: number }[] = []
+    const files = this.#files
     let place: (t: Initializer) => Placement = () => 'keep'
-    if (externalData === 'auto' && new Encoder(place).modelUnchanged(m)) {
+    if (this.#wish === 'auto' && new Encoder(place).modelUnchanged(m)) {
       // The model as it came: its data files go along, as they are.
       for (const [location, file] of external?.files ?? []) {
         const to = path.join(this.#folder, location)
         if (sameFile(file.path, to)) kept.push({ path: to, bytes: file.length })
         else {
           fs.mkdirSync(path.dirname(to), { recursive: true })
-          this.#total += file.length
-          await this.#write(regularTarget(to), (sink) =>
-            this.#copy(sink, { read: (p, n) => file.read(p, n) }, 0, file.length),
-          )
+          files.total += file.length
+          await files.write(regularTarget(to), (sink) => files.copy(sink, file, 0, file.length))
         }
       }
     } else {
-      const entries = await this.#external(m, externalData)
+      const entries = await this.#external(m)
       place = (t) => entries.get(t.source) ?? 'inline'
     }
     const rope = new Encoder(place).model(m)
     // A copy may be as large as the file was.
     if (rope.length !== m.origin?.bytes.length) tooLarge(rope.length)
-    this.#total += rope.length
-    await this.#write(this.#target, async (sink) => {
+    files.total += rope.length
+    await files.write(this.#target, async (sink) => {
       for (const p of rope.pieces())
-        if ('from' in p) await this.#copy(sink, p.from, p.start, p.end)
-        else await this.#put(sink, p)
+        if ('from' in p) await files.copy(sink, p.from, p.start, p.end)
+        else await files.put(sink, p)
     })
-    this.#checkAbort()
-    this.#commit()
-    const files = this.#files.map((f) => ({ path: f.target, bytes: f.bytes })).reverse()
-    files.push(...kept)
-    return { bytes: files.reduce((sum, f) => sum + f.bytes, 0), files }
+    files.commit()
+    const all = files.written.map((f) => ({ path: f.target, bytes: f.bytes })).reverse()
+    all.push(...kept)
+    return { bytes: all.reduce((sum, f) => sum + f.bytes, 0), files: all }
   }
 
   /** Writes the data file, if there is to be one, and says where in it each source lies. */
-  async #external(
-    m: Encodable,
-    wish: NonNullable<SaveOptions['externalData']>,
-  ): Promise<Map<DataSource, ExternalEntry>> {
+  async #external(m: Encodable): Promise<Map<DataSource, ExternalEntry>> {
+    const wish = this.#wish
     const { initializers, attributes } = tensorsOf(m)
     const settings: ExternalDataOptions = typeof wish === 'object' ? wish : {}
     const threshold = settings.threshold ?? 1024
@@ -214,13 +206,13 @@ class SaveJob {
       entries.set(source, { location, offset, length: source.byteLength, checksum: undefined })
       offset += source.byteLength
     }
-    this.#total += offset
-    await this.#write(regularTarget(target), async (sink) => {
+    this.#files.total += offset
+    await this.#files.write(regularTarget(target), async (sink) => {
       sink.hash = hash
       for (const [source, entry] of entries) {
         const gap = entry.offset - sink.bytes
-        if (gap > 0) await this.#put(sink, new Uint8Array(gap))
-        await this.#copy(sink, source, 0, source.byteLength)
+        if (gap > 0) await this.#files.put(sink, new Uint8Array(gap))
+        await this.#files.copy(sink, source, 0, source.byteLength)
       }
     })
     if (hash) {
@@ -230,130 +222,9 @@ class SaveJob {
     return entries
   }
 
-  async #write(target: string, fill: (sink: Sink) => Promise<void>): Promise<void> {
-    this.#checkAbort()
-    const temp = path.join(path.dirname(target), `.whittle-${process.pid}-${randomBytes(6).toString('hex')}.tmp`)
-    const entry = { temp, target, bytes: 0 }
-    let mode = 0o666
-    try {
-      mode = fs.statSync(target).mode & 0o777
-      fs.accessSync(target, fs.constants.W_OK)
-    } catch (cause) {
-      if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') throw ioError(target, 'write', cause)
-    }
-    const handle = await fs.promises.open(temp, 'wx', mode)
-    this.#files.push(entry)
-    try {
-      const sink = new Sink(handle)
-      await fill(sink)
-      await sink.flush()
-      await handle.sync()
-      entry.bytes = sink.bytes
-    } finally {
-      await handle.close()
-    }
-  }
-
-  async #copy(
-    sink: Sink,
-    from: { read(offset: number, length: number): Promise<Uint8Array> },
-    start: number,
-    end: number,
-  ): Promise<void> {
-    for (let at = start; at < end; at += kChunk) await this.#put(sink, await from.read(at, Math.min(kChunk, end - at)))
-  }
-
-  async #put(sink: Sink, bytes: Uint8Array): Promise<void> {
-    this.#checkAbort()
-    await sink.write(bytes)
-    this.#done += bytes.length
-    this.#options.onProgress?.({ bytes: this.#done, total: Math.max(this.#total, this.#done) })
-  }
-
-  #checkAbort(): void {
-    if (this.#options.signal?.aborted)
-      throw new WhittleError('ERR_ABORTED', 'signal', 'signal: saving was aborted', {
-        cause: this.#options.signal.reason,
-      })
-  }
-
-  /**
-   * Renames all files into place, the model last. What is replaced before it is kept under another name meanwhile, so
-   * that a failure in between can be taken back.
-   */
-  #commit(): void {
-    const undo: { target: string; backup: string | undefined }[] = []
-    try {
-      for (const f of this.#files) {
-        let backup: string | undefined
-        if (f.target !== this.#target && fs.existsSync(f.target)) {
-          backup = `${f.temp}.old`
-          keepAs(f.target, backup)
-        }
-        undo.push({ target: f.target, backup })
-        fs.renameSync(f.temp, f.target)
-      }
-    } catch (error) {
-      for (const { target, backup } of undo.reverse())
-        if (backup) fs.renameSync(backup, target)
-        else if (target !== this.#target) fs.rmSync(target, { force: true })
-      throw error
-    }
-    for (const { backup } of undo) if (backup) fs.rmSync(backup, { force: true })
-    for (const folder of new Set(this.#files.map((f) => path.dirname(f.target)))) syncFolder(folder)
-  }
-
   abandon(): void {
-    for (const f of this.#files) fs.rmSync(f.temp, { force: true })
+    this.#files.abandon()
   }
-}
-
-/** Gathers small writes. */
-class Sink {
-  bytes = 0
-  hash: ReturnType<typeof createHash> | undefined
-  readonly #handle: fs.promises.FileHandle
-  readonly #buffer = new Uint8Array(1 << 18)
-  #used = 0
-
-  constructor(handle: fs.promises.FileHandle) {
-    this.#handle = handle
-  }
-
-  async write(bytes: Uint8Array): Promise<void> {
-    this.bytes += bytes.length
-    if (bytes.length + this.#used > this.#buffer.length) await this.flush()
-    if (bytes.length > this.#buffer.length) return this.#out(bytes)
-    this.#buffer.set(bytes, this.#used)
-    this.#used += bytes.length
-  }
-
-  async flush(): Promise<void> {
-    const used = this.#used
-    this.#used = 0
-    if (used > 0) await this.#out(this.#buffer.subarray(0, used))
-  }
-
-  async #out(bytes: Uint8Array): Promise<void> {
-    this.hash?.update(bytes)
-    for (let done = 0; done < bytes.length;)
-      done += (await this.#handle.write(bytes, done, bytes.length - done)).bytesWritten
-  }
-}
-
-/** Follows links to the file that is to be replaced. A rename would replace a device or a pipe, so these are refused. */
-function regularTarget(target: string): string {
-  let real: string
-  try {
-    real = fs.realpathSync(target)
-  } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException
-    if (code === 'ENOENT') return path.resolve(target)
-    throw ioError(target, 'write', cause)
-  }
-  if (!fs.statSync(real).isFile())
-    throw new WhittleError('ERR_IO', target, `${target}: cannot write: not a regular file`)
-  return real
 }
 
 function sameFile(a: string, b: string): boolean {
@@ -362,27 +233,5 @@ function sameFile(a: string, b: string): boolean {
     return x.dev === y.dev && x.ino === y.ino
   } catch {
     return false
-  }
-}
-
-/** Gives a file a second name; where the file system has no such thing, its only one. */
-function keepAs(file: string, backup: string): void {
-  try {
-    fs.linkSync(file, backup)
-  } catch {
-    fs.renameSync(file, backup)
-  }
-}
-
-function syncFolder(folder: string): void {
-  try {
-    const fd = fs.openSync(folder, 'r')
-    try {
-      fs.fsyncSync(fd)
-    } finally {
-      fs.closeSync(fd)
-    }
-  } catch {
-    // Not every system lets a folder be opened; the files themselves are synced.
   }
 }

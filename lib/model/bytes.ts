@@ -1,6 +1,6 @@
 import fs from 'node:fs'
-import { WhittleError } from '../../errors'
-import type { DataSource } from '../initializer'
+import { WhittleError } from '../errors'
+import type { DataSource } from './initializer'
 
 /** @internal Wraps what the file system threw. */
 export function ioError(path: string, doing: string, cause: unknown): WhittleError {
@@ -14,6 +14,11 @@ export function ioError(path: string, doing: string, cause: unknown): WhittleErr
     `${path}: cannot ${doing}: ${reason?.code ?? ''} ${reason?.message ?? String(cause)}`,
     { cause },
   )
+}
+
+/** @internal */
+export function malformed(parameter: string, message: string): never {
+  throw new WhittleError('ERR_MODEL_FORMAT', parameter, `${parameter}: ${message}`)
 }
 
 /** The bytes of a model, in memory or in a file, addressed by position. */
