@@ -208,7 +208,9 @@ export class Graph {
   setInitializer(name: string, data: Initializer | Tensor): Initializer {
     const old = this.initializers.get(name)
     if (!old) throw new WhittleError('ERR_RANGE', name, `${name}: there is no such initializer`)
-    const next = 'source' in data ? data.renamed(name) : Initializer.from(name, data)
+    const made = 'source' in data ? data : Initializer.from(name, data)
+    // The old record lends its place in the file and the fields that are not about the data.
+    const next = new Initializer(name, made.type, made.dims, made.source, made.origin ?? old.origin)
     this.initializers.set(name, next)
     const changed =
       next.type !== old.type || next.dims.length !== old.dims.length || next.dims.some((d, i) => d !== old.dims[i])
