@@ -1,5 +1,6 @@
 // The list of kernel families; a new family adds its line here.
 #include "core/gemm.h"
+#include "core/quantize.h"
 #include "core/select.h"
 #include "core/variants.h"
 
@@ -8,6 +9,7 @@ namespace whittle {
 int families(const FamilyInfo** out) {
   static const FamilyInfo rows[] = {
       {"gemm", gemm_tier()},
+      {"quantize", quantize_tier()},
       {"select", select_tier()},
   };
   *out = rows;
