@@ -1,5 +1,5 @@
 'use strict'
-// npm run check -- [family ...] [--bench] [--seed N] [--variant TIER] [--config release|asan|tsan|arm64]
+// npm run check -- [family ...] [--bench] [--lean] [--seed N] [--variant TIER] [--config release|asan|tsan|arm64]
 // Builds the native check for one configuration (incrementally, in build/check-<config>) and runs it.
 const path = require('node:path')
 const { spawnSync } = require('node:child_process')

@@ -45,7 +45,7 @@ const skip = (reason) => ({ passed: 0, failed: 0, skipped: 1, skip: reason })
  * Builds the native check in one configuration and runs it; every row is a test. `emulator` runs it on another CPU,
  * where the absence of stronger tiers is the point; `must` names a tier that has to have run there.
  */
-function check(config, { families = [], emulator = [], must = 'scalar', environment = {} } = {}) {
+function check(config, { families = [], emulator = [], must = 'scalar', lean = false, environment = {} } = {}) {
   const { build } = require('./check.cjs')
   let exe
   try {
@@ -53,7 +53,7 @@ function check(config, { families = [], emulator = [], must = 'scalar', environm
   } catch (e) {
     return { passed: 0, failed: 1, print: e.message }
   }
-  const command = [...emulator, exe, ...families]
+  const command = [...emulator, exe, ...families, ...(lean && !args.includes('--long') ? ['--lean'] : [])]
   const r = run(command[0], command.slice(1), { env: environment })
   const lines = r.out.split('\n')
   const summary = /^check: (\d+) passed, (\d+) failed, (\d+) skipped$/m.exec(r.out)
@@ -83,7 +83,7 @@ function check(config, { families = [], emulator = [], must = 'scalar', environm
 
 function emulated(config, emulator, options) {
   if (!have(emulator[0])) return skip(`${emulator[0]} is not installed (apt-get install qemu-user-static)`)
-  return check(config, { ...options, emulator })
+  return check(config, { ...options, emulator, lean: true })
 }
 
 function arm64() {
@@ -155,8 +155,8 @@ const steps = {
   'check avx2 only': () => x86('Haswell', 'avx2'),
   'check scalar only': () => x86('Nehalem', 'scalar'),
   'check arm64': arm64,
-  'check asan+ubsan': () => check('asan', { environment: sanitize }),
-  'check tsan': () => check('tsan', { families: ['threads'], environment: sanitize }),
+  'check asan+ubsan': () => check('asan', { lean: true, environment: sanitize }),
+  'check tsan': () => check('tsan', { families: ['threads'], lean: true, environment: sanitize }),
   jest,
 }
 

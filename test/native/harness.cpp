@@ -146,6 +146,7 @@ int harness_main(int argc, char** argv) {
   for (int i = 1; i < argc; i++) {
     const std::string a = argv[i];
     if (a == "--bench") h.bench_ = true;
+    else if (a == "--lean") h.lean_ = true;
     else if (a == "--seed" && i + 1 < argc) h.seed_ = strtoull(argv[++i], nullptr, 10);
     else if (a == "--variant" && i + 1 < argc) h.only_variant_ = argv[++i];
     else if (a == "--list") {
@@ -153,7 +154,7 @@ int harness_main(int argc, char** argv) {
       return 0;
     } else if (!a.empty() && a[0] != '-') names.push_back(a);
     else {
-      fprintf(stderr, "usage: check [family ...] [--variant TIER] [--seed N] [--bench] [--list]\n");
+      fprintf(stderr, "usage: check [family ...] [--variant TIER] [--seed N] [--bench] [--lean] [--list]\n");
       return 2;
     }
   }

@@ -78,6 +78,9 @@ class Harness {
   // Only with --bench: median time of body, as ns and as GB/s of `bytes` (0: no rate), or GOP/s of `ops`.
   void bench(const char* name, double bytes, const std::function<void()>& body, double ops = 0);
   bool benching() const { return bench_; }
+  // With --lean, under sanitizers and emulators, which are 10 to 100 times slower: rows keep every path and tile edge
+  // but drop repetitions and large shapes.
+  bool lean() const { return lean_; }
   // A fresh generator for this row: a function of the seed and the row's name only.
   Rng rng() const;
   const char* variant() const { return variant_.c_str(); }
@@ -89,7 +92,7 @@ class Harness {
 
  private:
   friend int harness_main(int, char**);
-  bool bench_ = false;
+  bool bench_ = false, lean_ = false;
   uint64_t seed_ = 0;
   std::string only_variant_, family_, variant_, row_, failure_;
   int passed_ = 0, failed_ = 0, skipped_ = 0;
