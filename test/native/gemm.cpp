@@ -180,7 +180,7 @@ WHITTLE_CHECK(gemm) {
     });
     h.row("skinny and vector shapes", [&] {
       Rng rng = h.rng();
-      for (int r = 0; r < 150; r++) {
+      for (int r = 0; r < (h.lean() ? 8 : 60); r++) {
         Case c{rng.between(1, 40), rng.between(1, 300), rng.between(1, 900)};
         if (rng.below(2)) c.m = rng.between(1, 5);
         if (rng.below(2)) std::swap(c.m, c.n);
@@ -191,7 +191,7 @@ WHITTLE_CHECK(gemm) {
     });
     h.row("large shapes, threads, packed B, filled A", [&] {
       Rng rng = h.rng();
-      for (int r = 0; r < 24; r++) {
+      for (int r = 0; r < (h.lean() ? 3 : 12); r++) {
         Case c{rng.between(30, 150), rng.between(30, 500), rng.between(1, 800)};
         randomize(&c, rng);
         c.threads = int(rng.between(1, 4));
@@ -224,7 +224,7 @@ WHITTLE_CHECK(gemm) {
       Rng rng = h.rng();
       const int64_t shapes[][3] = {{1, 3000, 300}, {3000, 1, 300}, {12, 1500, 500}, {3, 700, 900}, {130, 700, 500}, {700, 64, 400}};
       for (const auto& s : shapes)
-        for (int t = 0; t < 4; t++) {
+        for (int t = 0; t < (h.lean() ? 1 : 4); t++) {
           std::vector<float> a(size_t(s[0] * s[2])), b(size_t(s[1] * s[2])), one(size_t(s[0] * s[1])), many(one.size());
           for (float& x : a) x = rng.normal();
           for (float& x : b) x = rng.normal();
