@@ -46,7 +46,8 @@ if (require.main === module) {
     console.error(e.message)
     process.exit(1)
   }
-  const command = config === 'arm64' ? ['qemu-aarch64-static', '-L', '/usr/aarch64-linux-gnu', '-cpu', 'max', exe] : [exe]
+  const command =
+    config === 'arm64' ? ['qemu-aarch64-static', '-L', '/usr/aarch64-linux-gnu', '-cpu', 'max', exe] : [exe]
   const r = spawnSync(command[0], [...command.slice(1), ...args], { cwd: root, stdio: 'inherit' })
   process.exit(r.status ?? 1)
 }

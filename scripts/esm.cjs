@@ -9,8 +9,14 @@ for (const name of ['index', 'kernels/index', 'model/index']) {
   if (!fs.existsSync(file)) continue
   const base = path.basename(name)
   const names = Object.keys(require(file)).filter((k) => k !== 'default' && k !== '__esModule')
-  write(path.join(dist, name + '.mjs'), `import m from './${base}.js'\nexport const { ${names.join(', ')} } = m\nexport default m\n`)
-  write(path.join(dist, name + '.d.mts'), `export * from './${base}.js'\nimport * as m from './${base}.js'\nexport default m\n`)
+  write(
+    path.join(dist, name + '.mjs'),
+    `import m from './${base}.js'\nexport const { ${names.join(', ')} } = m\nexport default m\n`,
+  )
+  write(
+    path.join(dist, name + '.d.mts'),
+    `export * from './${base}.js'\nimport * as m from './${base}.js'\nexport default m\n`,
+  )
 }
 
 function write(file, text) {

@@ -25,8 +25,13 @@ if (!fs.existsSync(path.join(root, 'CMakeLists.txt'))) {
 }
 const bin = path.join(path.dirname(require.resolve('cmake-js/package.json')), 'bin', 'cmake-js')
 const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL || String(os.availableParallelism())
-const built = spawnSync(process.execPath, [bin, force ? 'rebuild' : 'build', '--parallel', jobs], { cwd: root, stdio: 'inherit' })
+const built = spawnSync(process.execPath, [bin, force ? 'rebuild' : 'build', '--parallel', jobs], {
+  cwd: root,
+  stdio: 'inherit',
+})
 if (built.status !== 0)
-  console.error('whittle-ml: the native addon could not be compiled; it needs a C++17 compiler and CMake 3.18 or newer.\n' +
-    'On Debian: apt-get install g++ make cmake; then: npm rebuild whittle-ml')
+  console.error(
+    'whittle-ml: the native addon could not be compiled; it needs a C++17 compiler and CMake 3.18 or newer.\n' +
+      'On Debian: apt-get install g++ make cmake; then: npm rebuild whittle-ml',
+  )
 process.exit(built.status === null ? 1 : built.status)

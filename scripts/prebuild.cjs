@@ -8,7 +8,9 @@ const prebuildify = require('prebuildify')
 
 const root = path.join(__dirname, '..')
 const { parseArgs } = require('node:util')
-const { values } = parseArgs({ options: { arch: { type: 'string', default: process.arch }, out: { type: 'string', default: root } } })
+const { values } = parseArgs({
+  options: { arch: { type: 'string', default: process.arch }, out: { type: 'string', default: root } },
+})
 
 const kCross = { arm64: 'aarch64-linux-gnu' }
 const triple = values.arch === process.arch ? undefined : kCross[values.arch]
