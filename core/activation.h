@@ -20,7 +20,7 @@ enum ActivationKind : int32_t {
 };
 
 // SIMD variants differ from the exact value of the float32 x by at most this times |y|, plus the smallest normal
-// float; for gelu_tanh the relative part grows by |z| * 2^-23 with z the argument of its sigmoid. Scalar rounds once
+// float; for gelu_tanh the relative part grows by |z| * 2^-22 with z the argument of its sigmoid. Scalar rounds once
 // from double. Measured over all floats by the native check.
 constexpr float kActivationError = 6 * 0x1p-23f;
 

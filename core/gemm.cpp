@@ -100,6 +100,24 @@ void fill_rows(const Matrix& m, int64_t row, int64_t rows, int64_t k, int64_t le
   else m.e->kernels.pack_a(rows, length, m.a + row * g.a_row + k * g.a_col, g.a_row, g.a_col, out);
 }
 
+// Names the part of A that the tile after this one copies.
+void look_ahead(const Matrix& m, const Rect& r, int64_t tiles, int64_t i, int64_t k, int64_t length, int64_t step, GemmTile* t) {
+  const GemmProblem& g = *m.g;
+  t->ahead = nullptr;
+  if (g.fill) return;
+  if (++i == tiles) {
+    i = 0;
+    k += length;
+    length = std::min(step, g.k - k);
+    if (length <= 0) return;
+  }
+  const int64_t row = r.row + r.rows * i / tiles, rows = r.row + r.rows * (i + 1) / tiles - row;
+  t->ahead = m.a + row * g.a_row + k * g.a_col;
+  t->ahead_stride = g.a_col == 1 ? g.a_row : g.a_col;
+  t->ahead_strips = g.a_col == 1 ? rows : length;
+  t->ahead_length = g.a_col == 1 ? length : rows;
+}
+
 // General product of one rectangle, whose columns begin at a panel.
 bool run_packed(const Matrix& m, const Rect& r) {
   const GemmProblem& g = *m.g;
@@ -140,6 +158,7 @@ bool run_packed(const Matrix& m, const Rect& r) {
       t.rows = r.row + r.rows * (i + 1) / tiles - row;
       t.c = m.c + row * g.ldc + r.col;
       fill_rows(m, row, t.rows, k, t.k, a);
+      look_ahead(m, r, tiles, i, k, t.k, step, &t);
       kernels.tile(&t);
       if (last && !is_clip(g.activation)) kernels.finish(t.rows, r.cols, t.c, g.ldc, nullptr, &g.activation);
     }

@@ -33,6 +33,9 @@ struct GemmTile {
   float alpha, beta;                 // beta 0: c is not read
   const float* bias;                 // per column, or null
   float lo, hi;                      // -inf and inf: no clip
+  // What the caller reads next, to be brought near meanwhile (a hint; null: nothing): strips of floats.
+  const float* ahead;
+  int64_t ahead_stride, ahead_strips, ahead_length;
 };
 
 // c[i * c_i + j * c_j] = alpha * x_i . y_j + beta * c[...]: few rows of x (kept in cache), many of y (streamed once).

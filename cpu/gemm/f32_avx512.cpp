@@ -1,0 +1,297 @@
+// float32 products, AVX-512. Register tile 14 x 32: 28 accumulators, two vectors of B and one broadcast of A fill the
+// 32 registers; 16 loads feed 28 FMAs. Rows of A lie at a constant distance, so that one pointer reaches all of them.
+// Column tails use masks. `dot` keeps one accumulator per pair and four pairs to a row of y.
+#define WHITTLE_ISA_FILE
+#include "core/gemm.h"
+#include "cpu/gemm/activation_avx512.h"
+
+using namespace whittle;
+
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+#else
+#define INLINE static __forceinline
+#define UNROLL
+#endif
+
+// acc += x * y. Left to itself g++ 12 mixes in the forms that overwrite a factor, rotates the accumulators and spills.
+INLINE void fma_into(__m512& acc, __m512 x, __m512 y) {
+#if defined(__GNUC__)
+  __asm__("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(x), "v"(y));
+#else
+  acc = _mm512_fmadd_ps(x, y, acc);
+#endif
+}
+
+static const int kMr = 14, kNr = 32;
+
+INLINE __mmask16 head_mask(int64_t n) { return n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (n < 0 ? 0 : n)) - 1); }
+
+// What a tile does with its sums.
+struct Tail {
+  __m512 alpha, beta, lo, hi;
+  bool add;           // beta is not 0
+  const float* bias;  // of the panel, or null
+};
+
+template <int R, int V, bool kMask, bool kDirect>
+INLINE void step(__m512 (&acc)[R][V], const float* a, const float* b, __mmask16 mask) {
+  __m512 x[V];
+  UNROLL for (int v = 0; v < V; v++)
+    x[v] = kMask && v == V - 1 ? _mm512_maskz_loadu_ps(mask, b + 16 * v) : _mm512_loadu_ps(b + 16 * v);
+  // In place B advances a whole matrix row per step, which no hardware prefetcher follows for long.
+  if (kDirect) UNROLL for (int v = 0; v < V; v++) _mm_prefetch((const char*)(b + 64 + 16 * v), _MM_HINT_T0);
+  UNROLL for (int i = 0; i < R; i++) {
+    const __m512 y = _mm512_set1_ps(a[i * kGemmRowStride]);
+    UNROLL for (int v = 0; v < V; v++) fma_into(acc[i][v], y, x[v]);
+  }
+}
+
+template <int R, int V, bool kMask, bool kDirect>
+static void micro(int64_t k, const float* a, const float* b, int64_t b_row, float* c, int64_t ldc, const Tail* s,
+                  __mmask16 mask) {
+  __m512 acc[R][V];
+  UNROLL for (int i = 0; i < R; i++)
+    UNROLL for (int v = 0; v < V; v++) acc[i][v] = _mm512_setzero_ps();
+  for (int i = 0; i < R; i++) {
+    _mm_prefetch((const char*)(c + i * ldc), _MM_HINT_T0);
+    _mm_prefetch((const char*)(c + i * ldc + 31), _MM_HINT_T0);
+  }
+  int64_t p = 0;
+  for (; p + 4 <= k; p += 4) {
+    UNROLL for (int u = 0; u < 4; u++) step<R, V, kMask, kDirect>(acc, a + u, b + u * (kDirect ? b_row : kNr), mask);
+    a += 4;
+    b += 4 * (kDirect ? b_row : kNr);
+  }
+  for (; p < k; p++, a++, b += kDirect ? b_row : kNr) step<R, V, kMask, kDirect>(acc, a, b, mask);
+  __m512 bias[V];
+  UNROLL for (int v = 0; v < V; v++)
+    bias[v] = !s->bias ? _mm512_setzero_ps()
+              : kMask && v == V - 1 ? _mm512_maskz_loadu_ps(mask, s->bias + 16 * v) : _mm512_loadu_ps(s->bias + 16 * v);
+  UNROLL for (int i = 0; i < R; i++) {
+    UNROLL for (int v = 0; v < V; v++) {
+      float* to = c + i * ldc + 16 * v;
+      const bool partial = kMask && v == V - 1;
+      __m512 y = _mm512_mul_ps(s->alpha, acc[i][v]);
+      if (s->add) y = _mm512_fmadd_ps(s->beta, partial ? _mm512_maskz_loadu_ps(mask, to) : _mm512_loadu_ps(to), y);
+      if (s->bias) y = _mm512_add_ps(y, bias[v]);
+      y = _mm512_min_ps(s->hi, _mm512_max_ps(s->lo, y));
+      if (partial) _mm512_mask_storeu_ps(to, mask, y);
+      else _mm512_storeu_ps(to, y);
+    }
+  }
+}
+
+typedef void (*Micro)(int64_t, const float*, const float*, int64_t, float*, int64_t, const Tail*, __mmask16);
+#define ROWS(V, M, D)                                                                                                 \
+  {0, micro<1, V, M, D>, micro<2, V, M, D>, micro<3, V, M, D>, micro<4, V, M, D>, micro<5, V, M, D>,                   \
+   micro<6, V, M, D>, micro<7, V, M, D>, micro<8, V, M, D>, micro<9, V, M, D>, micro<10, V, M, D>,                     \
+   micro<11, V, M, D>, micro<12, V, M, D>, micro<13, V, M, D>, micro<14, V, M, D>}
+// By panel (full, up to 16 columns, up to 31), use in place, and rows.
+static const Micro kMicro[3][2][kMr + 1] = {
+    {ROWS(2, false, false), ROWS(2, false, true)},
+    {ROWS(1, true, false), ROWS(1, true, true)},
+    {ROWS(2, true, false), ROWS(2, true, true)},
+};
+
+static void tile(const GemmTile* t) {
+  Tail s = {_mm512_set1_ps(t->alpha), _mm512_set1_ps(t->beta), _mm512_set1_ps(t->lo), _mm512_set1_ps(t->hi), t->beta != 0, nullptr};
+  const int64_t groups = (t->rows + kMr - 1) / kMr;
+  const int direct = t->b_panel == kNr;
+  const float* b = t->b;
+  // The lines of `ahead` spread evenly over the panels.
+  const int64_t lines = (t->ahead_length + 15) / 16, total = t->ahead ? t->ahead_strips * lines : 0;
+  const int64_t each = total ? (total * kNr + t->cols - 1) / t->cols : 0;
+  int64_t strip = 0, line = 0;
+  for (int64_t j = 0; j < t->cols; j += kNr, b += t->b_panel) {
+    for (int64_t n = 0; n < each && strip < t->ahead_strips; n++) {
+      _mm_prefetch((const char*)(t->ahead + strip * t->ahead_stride + line * 16), _MM_HINT_T1);
+      if (++line == lines) line = 0, strip++;
+    }
+    const int64_t width = t->cols - j;
+    const int kind = width >= kNr ? 0 : width <= 16 ? 1 : 2;
+    const __mmask16 mask = head_mask(kind == 2 ? width - 16 : width);
+    s.bias = t->bias ? t->bias + j : nullptr;
+    for (int64_t g = 0, i = 0; g < groups; g++) {
+      const int64_t end = t->rows * (g + 1) / groups;
+      kMicro[kind][direct][end - i](t->k, t->a + i * kGemmRowStride, b, t->b_row, t->c + i * t->ldc + j, t->ldc, &s, mask);
+      i = end;
+    }
+  }
+}
+
+INLINE void transpose16(__m512 r[16]) {
+  __m512 t[16];
+  UNROLL for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+  UNROLL for (int i = 0; i < 16; i += 4) {
+    const __m512d a = _mm512_castps_pd(t[i]), b = _mm512_castps_pd(t[i + 1]), c = _mm512_castps_pd(t[i + 2]), d = _mm512_castps_pd(t[i + 3]);
+    r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+    r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+    r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+    r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+  }
+  UNROLL for (int i = 0; i < 4; i++) {
+    t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+  UNROLL for (int i = 0; i < 4; i++) {
+    r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+    r[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+    r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+    r[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+
+// rows x cols floats (each at most 16) of `from`, transposed to `to`; rows past the last read as zero, and all 16 are
+// written where `pad` says so.
+INLINE void transpose_block(const float* from, int64_t stride, int64_t rows, int64_t cols, float* to, int64_t to_stride, bool pad) {
+  __m512 r[16];
+  const __mmask16 read = head_mask(cols);
+  UNROLL for (int i = 0; i < 16; i++) r[i] = i < rows ? _mm512_maskz_loadu_ps(read, from + i * stride) : _mm512_setzero_ps();
+  transpose16(r);
+  const __mmask16 write = pad ? (__mmask16)0xffff : head_mask(rows);
+  UNROLL for (int i = 0; i < 16; i++)
+    if (i < cols) _mm512_mask_storeu_ps(to + i * to_stride, write, r[i]);
+}
+
+static void pack_a(int64_t rows, int64_t k, const float* a, int64_t row, int64_t col, float* out) {
+  if (col == 1) {
+    for (int64_t i = 0; i < rows; i++) {
+      const float* from = a + i * row;
+      float* to = out + i * kGemmRowStride;
+      int64_t p = 0;
+      for (; p + 16 <= k; p += 16) _mm512_storeu_ps(to + p, _mm512_loadu_ps(from + p));
+      if (p < k) _mm512_mask_storeu_ps(to + p, head_mask(k - p), _mm512_maskz_loadu_ps(head_mask(k - p), from + p));
+    }
+    return;
+  }
+  for (int64_t i = 0; i < rows; i += 16)
+    for (int64_t p = 0; p < k; p += 16)
+      transpose_block(a + i + p * col, col, k - p < 16 ? k - p : 16, rows - i < 16 ? rows - i : 16,
+                      out + i * kGemmRowStride + p, kGemmRowStride, false);
+}
+
+// Whole rows of B at a time, prefetched a few rows ahead: reads are the slow side.
+static void pack_b_rows(int64_t k, int64_t cols, const float* b, int64_t row, float* out) {
+  const int64_t full = cols / kNr, rest = cols % kNr;
+  const __mmask16 m0 = head_mask(rest), m1 = head_mask(rest - 16);
+  for (int64_t p = 0; p < k; p++) {
+    const float* from = b + p * row;
+    const float* ahead = from + 6 * row;
+    float* to = out + p * kNr;
+    for (int64_t q = 0; q < full; q++, to += k * kNr) {
+      _mm_prefetch((const char*)(ahead + q * kNr), _MM_HINT_T0);
+      _mm_prefetch((const char*)(ahead + q * kNr + 16), _MM_HINT_T0);
+      _mm512_storeu_ps(to, _mm512_loadu_ps(from + q * kNr));
+      _mm512_storeu_ps(to + 16, _mm512_loadu_ps(from + q * kNr + 16));
+    }
+    if (rest) {
+      _mm512_storeu_ps(to, _mm512_maskz_loadu_ps(m0, from + full * kNr));
+      _mm512_storeu_ps(to + 16, _mm512_maskz_loadu_ps(m1, from + full * kNr + 16));
+    }
+  }
+}
+
+static void pack_b(int64_t k, int64_t cols, const float* b, int64_t row, int64_t col, float* out) {
+  if (col == 1) return pack_b_rows(k, cols, b, row, out);
+  for (int64_t j = 0; j < cols; j += kNr, out += k * kNr)
+    for (int64_t p = 0; p < k; p += 16)
+      for (int64_t h = 0; h < kNr; h += 16) {
+        const int64_t left = cols - j - h, rows = left < 0 ? 0 : left < 16 ? left : 16;
+        transpose_block(b + (j + h) * col + p, col, rows, k - p < 16 ? k - p : 16, out + p * kNr + h, kNr, true);
+      }
+}
+
+template <int F, int M>
+INLINE void dot_block(const GemmDot* d, int64_t j) {
+  __m512 acc[F][M];
+  UNROLL for (int f = 0; f < F; f++)
+    UNROLL for (int m = 0; m < M; m++) acc[f][m] = _mm512_setzero_ps();
+  const float* x = d->x;
+  const float* y = d->y + j * d->y_row;
+  for (int64_t p = 0; p < d->k; p += 16) {
+    const __mmask16 mask = head_mask(d->k - p);
+    __m512 u[F];
+    UNROLL for (int f = 0; f < F; f++) u[f] = _mm512_maskz_loadu_ps(mask, x + f * d->x_row + p);
+    UNROLL for (int m = 0; m < M; m++) {
+      const __m512 w = _mm512_maskz_loadu_ps(mask, y + m * d->y_row + p);
+      _mm_prefetch((const char*)(y + m * d->y_row + p + 128), _MM_HINT_T0);
+      UNROLL for (int f = 0; f < F; f++) acc[f][m] = _mm512_fmadd_ps(u[f], w, acc[f][m]);
+    }
+  }
+  UNROLL for (int f = 0; f < F; f++)
+    UNROLL for (int m = 0; m < M; m++) {
+      float* c = d->c + f * d->c_i + (j + m) * d->c_j;
+      const float v = d->alpha * _mm512_reduce_add_ps(acc[f][m]);
+      *c = d->beta != 0 ? v + d->beta * *c : v;
+    }
+}
+
+template <int F, int M>
+INLINE void dot_few(const GemmDot* d) {
+  int64_t j = 0;
+  for (; j + M <= d->many; j += M) dot_block<F, M>(d, j);
+  for (; j < d->many; j++) dot_block<F, 1>(d, j);
+}
+
+static void dot(const GemmDot* d) {
+  switch (d->few) {
+    case 1: return dot_few<1, 8>(d);
+    case 2: return dot_few<2, 6>(d);
+    case 3: return dot_few<3, 6>(d);
+    default: return dot_few<4, 6>(d);
+  }
+}
+
+// Eight rows of B pass over the whole of y, which stays in L1 or L2.
+template <int K>
+INLINE void axpy_rows(const GemmAxpy* g, int64_t p, bool first) {
+  __m512 x[K];
+  UNROLL for (int i = 0; i < K; i++) x[i] = _mm512_set1_ps(g->x[p + i]);
+  const float* b = g->b + p * g->b_row;
+  for (int64_t j = 0; j < g->cols; j += 16) {
+    const __mmask16 mask = head_mask(g->cols - j);
+    __m512 y = first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask, g->y + j);
+    UNROLL for (int i = 0; i < K; i++) {
+      const float* at = b + i * g->b_row + j;
+      _mm_prefetch((const char*)(at + 128), _MM_HINT_T0);
+      y = _mm512_fmadd_ps(x[i], _mm512_maskz_loadu_ps(mask, at), y);
+    }
+    _mm512_mask_storeu_ps(g->y + j, mask, y);
+  }
+}
+
+static void axpy(const GemmAxpy* g) {
+  int64_t p = 0;
+  for (; p + 8 <= g->k; p += 8) axpy_rows<8>(g, p, p == 0);
+  for (; p < g->k; p++) axpy_rows<1>(g, p, p == 0);
+}
+
+static void finish(int64_t rows, int64_t cols, float* c, int64_t ldc, const float* bias, const Activation* act) {
+  const __m512 lo = _mm512_set1_ps(act->lo), hi = _mm512_set1_ps(act->hi);
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < cols; j += 16) {
+      const __mmask16 mask = head_mask(cols - j);
+      float* to = c + i * ldc + j;
+      __m512 x = _mm512_maskz_loadu_ps(mask, to);
+      if (bias) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, bias + j));
+      _mm512_mask_storeu_ps(to, mask, act_apply(x, act->kind, lo, hi));
+    }
+}
+
+extern "C" void gemm_install_avx512(GemmKernels* t) {
+  t->mr = kMr;
+  t->nr = kNr;
+  t->pack_a = pack_a;
+  t->pack_b = pack_b;
+  t->tile = tile;
+  t->dot = dot;
+  t->axpy = axpy;
+  t->finish = finish;
+}
