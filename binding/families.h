@@ -6,6 +6,7 @@ namespace whittle {
 
 void init_quantize(napi_env env, napi_value exports);
 void init_system(napi_env env, napi_value exports);
+void init_distill(napi_env env, napi_value exports);
 void init_gemm(napi_env env, napi_value exports);
 void init_select(napi_env env, napi_value exports);
 

@@ -1,4 +1,5 @@
 // The list of kernel families; a new family adds its line here.
+#include "core/distill.h"
 #include "core/gemm.h"
 #include "core/quantize.h"
 #include "core/select.h"
@@ -8,6 +9,7 @@ namespace whittle {
 
 int families(const FamilyInfo** out) {
   static const FamilyInfo rows[] = {
+      {"distill", distill_tier()},
       {"gemm", gemm_tier()},
       {"quantize", quantize_tier()},
       {"select", select_tier()},

@@ -13,3 +13,24 @@ export {
   type QuantizeOptions,
 } from './quantize'
 export { type CodeType, type Convention, type Parameter, type Rounding, type Scheme } from './scheme'
+export {
+  crossEntropy,
+  crossEntropyAsync,
+  distill,
+  type AttentionOptions,
+  type CorrelationOptions,
+  type CrossEntropyOptions,
+  type DkdLoss,
+  type DkdOptions,
+  type FeatureLoss,
+  type FeatureOptions,
+  type JsOptions,
+  type KlOptions,
+  type Labels,
+  type Loss,
+  type MultiTeacherOptions,
+  type Reduction,
+  type RegressedLoss,
+  type RelationOptions,
+  type SimilarityOptions,
+} from './distill'

@@ -1,0 +1,293 @@
+#include "core/distill.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include <atomic>
+#include <memory>
+#include <new>
+
+#include "core/threads.h"
+
+#define WHITTLE_VARIANT(tier) extern "C" void distill_install_##tier(whittle::DistillKernels*);
+#include "cpu/distill/variants.inc"
+#undef WHITTLE_VARIANT
+
+namespace whittle {
+
+VariantList<DistillKernels> distill_variants() {
+  static const Variant<DistillKernels> rows[] = {
+#define WHITTLE_VARIANT(tier) {Tier::tier, distill_install_##tier},
+#include "cpu/distill/variants.inc"
+#undef WHITTLE_VARIANT
+  };
+  return {rows, static_cast<int>(sizeof rows / sizeof rows[0])};
+}
+
+namespace {
+
+struct Resolved {
+  DistillKernels table;
+  Tier tier = Tier::scalar;
+  Resolved() : table(overlay(distill_variants(), tier_choice().tier, &tier)) {}
+};
+const Resolved& resolved() {
+  static const Resolved r;
+  return r;
+}
+
+constexpr int64_t kChunk = 16384;  // elements that are worth a thread's attention
+
+// What the reduction makes of one sample's terms.
+struct Scales {
+  double hard, soft;  // of w_y*CE and of the divergence
+};
+
+bool ignored(const LogitLoss& l, int64_t row) { return l.labels && l.has_ignore && l.labels[row] == l.ignore; }
+
+// Checks the labels and answers the factors; nothing to average gives factors of 0.
+WhittleStatus reduce(const LogitLoss& l, Scales* scales) {
+  double weight = 0, count = static_cast<double>(l.samples);
+  if (l.labels) {
+    count = 0;
+    for (int64_t i = 0; i < l.samples; i++) {
+      if (ignored(l, i)) continue;
+      if (l.labels[i] < 0 || l.labels[i] >= l.classes) return WHITTLE_RANGE;
+      count++;
+      weight += l.class_weights ? l.class_weights[l.labels[i]] : 1.0;
+    }
+  }
+  const bool mean = l.reduction == kDistillMean || l.reduction == kDistillBatchMean;
+  if (l.reduction == kDistillMean && !l.labels) count *= static_cast<double>(l.classes);
+  scales->hard = !mean ? 1 : weight > 0 ? 1 / weight : 0;
+  scales->soft = !mean ? 1 : count > 0 ? 1 / count : 0;
+  return WHITTLE_OK;
+}
+
+// Runs body(row, out) for every sample that counts, out[0..2) being its share of the results; then adds the shares up
+// in the order of the samples, so that the thread count does not show.
+template <class Body>
+WhittleStatus each_row(const LogitLoss& l, const Body& body) {
+  std::unique_ptr<double[]> shares(new (std::nothrow) double[static_cast<size_t>(l.samples) * 3]);
+  if (!shares) return WHITTLE_OUT_OF_MEMORY;
+  std::atomic<int> status{WHITTLE_OK};
+  const int64_t grain = l.classes >= kChunk ? 1 : kChunk / l.classes;
+  parallel_for(l.samples, grain, l.threads, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      double* share = shares.get() + row * 3;
+      share[0] = share[1] = share[2] = 0;
+      if (ignored(l, row)) {
+        memset(l.grad + row * l.classes, 0, static_cast<size_t>(l.classes) * sizeof(float));
+        continue;
+      }
+      const WhittleStatus s = body(row, share);
+      if (s != WHITTLE_OK) {
+        status.store(s, std::memory_order_relaxed);
+        return;
+      }
+    }
+  });
+  if (status.load() != WHITTLE_OK) return static_cast<WhittleStatus>(status.load());
+  double sums[3] = {0, 0, 0};
+  for (int64_t row = 0; row < l.samples; row++)
+    for (int j = 0; j < 3; j++) sums[j] += shares[static_cast<size_t>(row * 3 + j)];
+  for (int j = 0; j < 3; j++) {
+    if (!(fabs(sums[j]) <= FLT_MAX)) return WHITTLE_NONFINITE;
+    l.result[j] = sums[j];
+  }
+  return WHITTLE_OK;
+}
+
+// w_y*CE of one row at temperature 1, its gradient times `scale` written to g or added to it.
+double hard_loss(const LogitLoss& l, const DistillKernels& k, const float* x, int32_t y, const SoftSums& sums,
+                 double weight_sum, double scale, bool add, float* g) {
+  const double log_sum = log(sums.sum), weight = l.class_weights ? l.class_weights[y] : 1.0;
+  const double share = l.smoothing / static_cast<double>(l.classes), hit = (1 - l.smoothing) * weight;
+  double loss = hit * (log_sum - (double(x[y]) - sums.max));
+  double total = hit;
+  if (share > 0) {
+    loss += share * (weight_sum * log_sum - k.soft_dot(x, l.classes, sums.max, l.class_weights));
+    total += share * weight_sum;
+  }
+  k.soft_grad(x, l.classes, sums.max, static_cast<float>(scale * total / sums.sum), share > 0 ? l.class_weights : nullptr,
+              static_cast<float>(scale * share), add, g);
+  g[y] = static_cast<float>(g[y] - scale * hit);
+  return loss;
+}
+
+double total_weight(const LogitLoss& l) {
+  if (!l.class_weights) return static_cast<double>(l.classes);
+  double sum = 0;
+  for (int64_t c = 0; c < l.classes; c++) sum += l.class_weights[c];
+  return sum;
+}
+
+const SoftSums kEmpty = {-FLT_MAX, 0};
+
+}  // namespace
+
+const DistillKernels& distill_kernels() { return resolved().table; }
+Tier distill_tier() { return resolved().tier; }
+
+WhittleStatus distill_cross_entropy(const LogitLoss& l) {
+  const DistillKernels& k = distill_kernels();
+  Scales scales;
+  if (const WhittleStatus s = reduce(l, &scales)) return s;
+  const double weight_sum = total_weight(l);
+  if (l.reduction == kDistillNone) memset(l.losses, 0, static_cast<size_t>(l.samples) * sizeof(float));
+  return each_row(l, [&](int64_t row, double* share) {
+    const float* x = l.student + row * l.classes;
+    SoftSums sums = kEmpty;
+    if (!k.soft_sums(x, l.classes, 1, &sums)) return WHITTLE_NONFINITE;
+    const double loss =
+        hard_loss(l, k, x, l.labels[row], sums, weight_sum, scales.hard, false, l.grad + row * l.classes);
+    if (l.reduction == kDistillNone) l.losses[row] = static_cast<float>(loss);
+    share[0] = scales.hard * loss;
+    return WHITTLE_OK;
+  });
+}
+
+namespace {
+
+// What kl and multi_teacher share: adds the labels' part to a row whose divergence (with T^2) and gradient are there.
+WhittleStatus blend(const LogitLoss& l, const DistillKernels& k, int64_t row, double alpha, double soft,
+                    const SoftSums* at_one, const Scales& scales, double weight_sum, double* share) {
+  const float* x = l.student + row * l.classes;
+  double hard = 0;
+  if (l.labels && alpha < 1) {
+    SoftSums sums = kEmpty;
+    if (at_one) sums = *at_one;
+    else if (!k.soft_sums(x, l.classes, 1, &sums)) return WHITTLE_NONFINITE;
+    hard = (1 - alpha) * hard_loss(l, k, x, l.labels[row], sums, weight_sum, (1 - alpha) * scales.hard, true,
+                                   l.grad + row * l.classes);
+  }
+  if (l.reduction == kDistillNone && l.labels) l.losses[row] = static_cast<float>(hard + alpha * soft);
+  share[0] = scales.hard * hard + scales.soft * alpha * soft;
+  return WHITTLE_OK;
+}
+
+}  // namespace
+
+WhittleStatus distill_kl(const LogitLoss& l) {
+  const DistillKernels& k = distill_kernels();
+  Scales scales;
+  if (const WhittleStatus s = reduce(l, &scales)) return s;
+  const double alpha = l.labels ? l.alpha : 1, t2 = l.temperature * l.temperature, weight_sum = total_weight(l);
+  const float inv_t = static_cast<float>(1 / l.temperature);
+  const bool none = l.reduction == kDistillNone;
+  if (none && l.labels) memset(l.losses, 0, static_cast<size_t>(l.samples) * sizeof(float));
+  return each_row(l, [&](int64_t row, double* share) {
+    const float* s = l.student + row * l.classes;
+    const float* t = l.teacher + row * l.classes;
+    float* g = l.grad + row * l.classes;
+    PairSums p = {-FLT_MAX, -FLT_MAX, 0, 0, 0};
+    if (!k.pair_sums(s, t, l.classes, inv_t, &p)) return WHITTLE_NONFINITE;
+    const double s_log = log(p.s_sum), t_log = log(p.t_sum), gap = p.cross / p.t_sum + (s_log - t_log);
+    const double pull = scales.soft * alpha * l.temperature;
+    k.pair_grad(s, t, l.classes, inv_t, p.s_max, p.t_max, static_cast<float>(pull / p.s_sum),
+                static_cast<float>(pull / p.t_sum), g);
+    if (none && !l.labels)
+      k.pair_terms(s, t, l.classes, inv_t, p.s_max, p.t_max, static_cast<float>(s_log), static_cast<float>(t_log),
+                   static_cast<float>(t2), l.losses + row * l.classes);
+    const SoftSums at_one = {p.s_max, p.s_sum};
+    return blend(l, k, row, alpha, t2 * (gap < 0 ? 0 : gap), inv_t == 1 ? &at_one : nullptr, scales, weight_sum, share);
+  });
+}
+
+WhittleStatus distill_js(const LogitLoss& l) {
+  const DistillKernels& k = distill_kernels();
+  const bool mean = l.reduction == kDistillMean || l.reduction == kDistillBatchMean;
+  const double scale = mean ? 1 / static_cast<double>(l.samples) : 1;
+  const float inv_t = static_cast<float>(1 / l.temperature);
+  return each_row(l, [&](int64_t row, double* share) {
+    const float* s = l.student + row * l.classes;
+    const float* t = l.teacher + row * l.classes;
+    SoftSums a = kEmpty, b = kEmpty;
+    if (!k.soft_sums(s, l.classes, inv_t, &a) || !k.soft_sums(t, l.classes, inv_t, &b)) return WHITTLE_NONFINITE;
+    const float s_scale = static_cast<float>(1 / a.sum), t_scale = static_cast<float>(1 / b.sum);
+    double q_log, p_log;
+    k.js_sums(s, t, l.classes, inv_t, a.max, b.max, s_scale, t_scale, &q_log, &p_log);
+    k.js_grad(s, t, l.classes, inv_t, a.max, b.max, s_scale, t_scale, static_cast<float>(q_log),
+              static_cast<float>(0.5 * scale / l.temperature), l.grad + row * l.classes);
+    const double js = 0.5 * (q_log + p_log), loss = js < 0 ? 0 : js;
+    if (l.reduction == kDistillNone) l.losses[row] = static_cast<float>(loss);
+    share[0] = scale * loss;
+    return WHITTLE_OK;
+  });
+}
+
+namespace {
+
+double softplus(double x) { return x > 0 ? x + log1p(exp(-x)) : log1p(exp(x)); }
+double sigmoid(double x) { return x > 0 ? 1 / (1 + exp(-x)) : exp(x) / (1 + exp(x)); }
+
+}  // namespace
+
+// The target's logit against all others, u = z_y/T - logsumexp(others/T), carries everything binary: p_y = sigmoid(u).
+// It stays exact where p_y is 1 in every digit. The other classes are the row without its element y: two pieces.
+WhittleStatus distill_dkd(const LogitLoss& l) {
+  const DistillKernels& k = distill_kernels();
+  Scales scales;
+  if (const WhittleStatus s = reduce(l, &scales)) return s;
+  const double t2 = l.temperature * l.temperature;
+  const float inv_t = static_cast<float>(1 / l.temperature);
+  if (l.reduction == kDistillNone) memset(l.losses, 0, static_cast<size_t>(l.samples) * sizeof(float));
+  return each_row(l, [&](int64_t row, double* share) {
+    const float* s = l.student + row * l.classes;
+    const float* t = l.teacher + row * l.classes;
+    float* g = l.grad + row * l.classes;
+    const int64_t y = l.labels[row], rest = l.classes - y - 1;
+    PairSums p = {-FLT_MAX, -FLT_MAX, 0, 0, 0};
+    if (!k.pair_sums(s, t, y, inv_t, &p) || !k.pair_sums(s + y + 1, t + y + 1, rest, inv_t, &p)) return WHITTLE_NONFINITE;
+    const double s_log = log(p.s_sum), t_log = log(p.t_sum), gap = p.cross / p.t_sum + (s_log - t_log);
+    const double us = (double(s[y]) - p.s_max) / l.temperature - s_log, ut = (double(t[y]) - p.t_max) / l.temperature - t_log;
+    if (!(fabs(us) <= DBL_MAX) || !(fabs(ut) <= DBL_MAX)) return WHITTLE_NONFINITE;
+    const double ps = sigmoid(us), pt = sigmoid(ut);
+    const double binary = pt * (softplus(-us) - softplus(-ut)) + sigmoid(-ut) * (softplus(us) - softplus(ut));
+    const double target = t2 * (binary < 0 ? 0 : binary), other = t2 * (gap < 0 ? 0 : gap);
+    const double pull = scales.soft * l.temperature, away = l.alpha * (ps - pt);
+    const float a = static_cast<float>(pull * (l.beta - away) / p.s_sum), b = static_cast<float>(pull * l.beta / p.t_sum);
+    k.pair_grad(s, t, y, inv_t, p.s_max, p.t_max, a, b, g);
+    k.pair_grad(s + y + 1, t + y + 1, rest, inv_t, p.s_max, p.t_max, a, b, g + y + 1);
+    g[y] = static_cast<float>(pull * away);
+    const double loss = l.alpha * target + l.beta * other;
+    if (l.reduction == kDistillNone) l.losses[row] = static_cast<float>(loss);
+    share[0] = scales.soft * loss;
+    share[1] = scales.soft * target;
+    share[2] = scales.soft * other;
+    return WHITTLE_OK;
+  });
+}
+
+WhittleStatus distill_multi_teacher(const LogitLoss& l) {
+  const DistillKernels& k = distill_kernels();
+  Scales scales;
+  if (const WhittleStatus s = reduce(l, &scales)) return s;
+  const double alpha = l.labels ? l.alpha : 1, t2 = l.temperature * l.temperature, weight_sum = total_weight(l);
+  const float inv_t = static_cast<float>(1 / l.temperature);
+  const bool none = l.reduction == kDistillNone;
+  double mix_sum = 0;
+  for (int64_t j = 0; j < l.teachers; j++) mix_sum += l.mix[j];
+  if (!(mix_sum > 0)) return WHITTLE_RANGE;
+  if (none && l.labels) memset(l.losses, 0, static_cast<size_t>(l.samples) * sizeof(float));
+  return each_row(l, [&](int64_t row, double* share) {
+    std::unique_ptr<float[]> p(new (std::nothrow) float[static_cast<size_t>(l.classes)]);
+    if (!p) return WHITTLE_OUT_OF_MEMORY;
+    const float* s = l.student + row * l.classes;
+    SoftSums own = kEmpty;
+    if (!k.soft_sums(s, l.classes, inv_t, &own)) return WHITTLE_NONFINITE;
+    for (int64_t j = 0; j < l.teachers; j++) {
+      const float* t = l.teacher + (j * l.samples + row) * l.classes;
+      SoftSums sums = kEmpty;
+      if (!k.soft_sums(t, l.classes, inv_t, &sums)) return WHITTLE_NONFINITE;
+      k.mix(t, l.classes, inv_t, sums.max, static_cast<float>(l.mix[j] / mix_sum / sums.sum), j > 0, p.get());
+    }
+    const double gap = k.mix_grad(p.get(), s, l.classes, inv_t, own.max, static_cast<float>(log(own.sum)),
+                                  static_cast<float>(scales.soft * alpha * l.temperature), static_cast<float>(t2),
+                                  none && !l.labels ? l.losses + row * l.classes : nullptr, l.grad + row * l.classes);
+    return blend(l, k, row, alpha, t2 * (gap < 0 ? 0 : gap), inv_t == 1 ? &own : nullptr, scales, weight_sum, share);
+  });
+}
+
+}  // namespace whittle

@@ -1,0 +1,397 @@
+import { WhittleError } from '../../errors'
+import { sizeOf, type Tensor, type TensorLike } from '../../tensor'
+import { fail, finite, integer, oneOf, options } from '../../validate'
+import {
+  classLabels,
+  f32,
+  floats,
+  nonNegative,
+  outputOf,
+  run,
+  runAsync,
+  sameDims,
+  shown,
+  temperatureOf,
+  threadsOf,
+  type Operand,
+  type Output,
+  type Prepared,
+} from './call'
+
+/**
+ * How samples become one loss. `mean` and `batchmean` divide by the samples that count, with one exception taken over
+ * from torch: without labels `kl` and `multiTeacher` divide by samples · classes for `mean`. `none` keeps the values;
+ * its gradient is that of their sum.
+ */
+export type Reduction = 'mean' | 'batchmean' | 'sum' | 'none'
+
+/** A loss and its gradient with respect to the student (its dims), float32. */
+export interface Loss<R extends string = 'mean'> {
+  readonly loss: R extends 'none' ? Tensor<Float32Array> : number
+  readonly grad: Tensor<Float32Array>
+}
+
+/** Labels: classes, one for each sample; `Int32Array`, `BigInt64Array` or a tensor of them. */
+export type Labels = TensorLike | Int32Array | BigInt64Array
+
+interface Memory {
+  /** Where to write the gradient: as many elements as the student has, no overlap with an input. */
+  readonly out?: Float32Array
+  /** Threads to use, 1 to 256. Default: see `setThreads`. */
+  readonly threads?: number
+}
+
+interface HardOptions {
+  /** Finite factors >= 0 of the cross-entropy, one for each class. Means divide by the sum of the labels' weights. */
+  readonly classWeights?: Operand
+  /** Samples with this label have no loss and no gradient and do not count in means. Default: no such label. */
+  readonly ignoreIndex?: number
+  /** Share of the target that is spread evenly over all classes, 0 to 1. Default 0. */
+  readonly labelSmoothing?: number
+}
+
+/** Options of {@link crossEntropy}. */
+export interface CrossEntropyOptions<R extends string = 'mean'> extends Memory, HardOptions {
+  /** `'mean'` (default), `'sum'` or `'none'`: one value for each sample. */
+  readonly reduction?: R
+  /** Dims of `logits` where they are a bare array. */
+  readonly logitsDims?: readonly number[]
+  /** Where `'none'` writes its values. */
+  readonly outLoss?: Float32Array
+}
+
+interface SoftOptions<R extends string> extends Memory {
+  /** Divides the logits of both sides, 1e-6 to 1e6. Default 1. */
+  readonly temperature?: number
+  /** Default `'batchmean'`. */
+  readonly reduction?: R
+  /** Dims of student and teacher where they are bare arrays. */
+  readonly studentDims?: readonly number[]
+  readonly teacherDims?: readonly number[]
+  /** Where `'none'` writes its values. */
+  readonly outLoss?: Float32Array
+}
+
+/** Options of `distill.kl`. */
+export interface KlOptions<R extends string = 'batchmean'> extends SoftOptions<R>, HardOptions {
+  /** Mixes in the cross-entropy with these labels. */
+  readonly labels?: Labels
+  /** Weight of the divergence beside the labels, 0 to 1. Default 0.5; only with `labels`. */
+  readonly alpha?: number
+}
+
+/** Options of `distill.multiTeacher`. */
+export interface MultiTeacherOptions<R extends string = 'batchmean'> extends KlOptions<R> {
+  /** How much each teacher counts: finite, >= 0, divided by their sum. Default: all the same. */
+  readonly weights?: Operand
+}
+
+/** Options of `distill.js`. */
+export interface JsOptions<R extends string = 'batchmean'> extends SoftOptions<R> {}
+
+/** Options of `distill.dkd`. */
+export interface DkdOptions<R extends string = 'batchmean'> extends SoftOptions<R> {
+  /** Weight of the target's term, >= 0. Default 1. */
+  readonly alpha?: number
+  /** Weight of the other classes' term, >= 0. Default 8. */
+  readonly beta?: number
+  readonly ignoreIndex?: number
+}
+
+/** What `distill.dkd` answers: beside the loss its two terms before alpha and beta, with T², summed or averaged alike. */
+export interface DkdLoss<R extends string = 'batchmean'> extends Loss<R> {
+  readonly target: number
+  readonly nonTarget: number
+}
+
+const kReductions = ['mean', 'batchmean', 'sum', 'none'] as const
+const kSoft = ['temperature', 'reduction', 'studentDims', 'teacherDims', 'out', 'outLoss', 'threads'] as const
+const kHard = ['classWeights', 'ignoreIndex', 'labelSmoothing'] as const
+const kCrossEntropy = [...kHard, 'reduction', 'logitsDims', 'out', 'outLoss', 'threads'] as const
+const kKl = [...kSoft, ...kHard, 'labels', 'alpha'] as const
+const kMultiTeacher = [...kKl, 'weights'] as const
+const kDkd = [...kSoft, 'alpha', 'beta', 'ignoreIndex'] as const
+
+interface AnyLoss {
+  readonly loss: number | Tensor<Float32Array>
+  readonly grad: Tensor<Float32Array>
+}
+interface AnyDkdLoss extends AnyLoss {
+  readonly target: number
+  readonly nonTarget: number
+}
+
+/** Everything that the numbers of a call (binding/distill.cpp) and its result need. */
+interface Setup {
+  readonly student: Tensor<Float32Array>
+  readonly temperature?: number
+  readonly alpha?: number
+  readonly beta?: number
+  readonly smoothing?: number
+  readonly ignore?: number | undefined
+  readonly reduction: (typeof kReductions)[number]
+  readonly teachers?: number
+  readonly teacher?: Float32Array
+  readonly mix?: Float32Array | null
+  readonly labels?: Int32Array | null
+  readonly weights?: Float32Array | null
+  /** `'none'` keeps one value for each class, not for each sample. */
+  readonly perClass?: boolean
+  readonly options: Partial<Record<'out' | 'outLoss' | 'threads', unknown>>
+}
+
+function lossOf(name: Prepared<unknown>['name'], s: Setup, suspects: readonly (readonly [string, Float32Array])[]): Prepared<AnyLoss> {
+  const dims = s.student.dims
+  const classes = dims[dims.length - 1] as number
+  const samples = sizeOf(dims) / classes
+  const inputs = [s.student.data, s.teacher ?? null, s.mix ?? null, s.labels ?? null, s.weights ?? null]
+  const buffers = inputs.filter((x) => x !== null)
+  const grad = outputOf(s.options.out, 'out', dims, buffers)
+  let losses: Output | null = null
+  const lossDims = s.perClass ? dims : dims.slice(0, -1)
+  if (s.reduction === 'none') losses = outputOf(s.options.outLoss, 'outLoss', lossDims, [...buffers, grad.view])
+  else if (s.options.outLoss !== undefined)
+    throw new WhittleError('ERR_RANGE', 'outLoss', `outLoss: expected only with reduction 'none', which keeps values, got reduction '${s.reduction}'`)
+  return {
+    name,
+    numbers: [
+      samples, classes, s.teachers ?? 1, s.ignore === undefined ? 0 : 1, s.ignore ?? 0, s.temperature ?? 1, s.alpha ?? 1,
+      s.beta ?? 0, s.smoothing ?? 0, kReductions.indexOf(s.reduction), threadsOf(s.options.threads), losses ? losses.view.length : 0,
+    ], // prettier-ignore
+    inputs,
+    outputs: [grad, losses],
+    results: 3,
+    suspects,
+    finish: (result, [g, l]) => ({
+      loss: s.reduction === 'none' ? f32(lossDims, l as Float32Array) : (result[0] as number),
+      grad: f32(dims, g as Float32Array),
+    }),
+  }
+}
+
+function ignoreOf(value: unknown): number | undefined {
+  return value === undefined ? undefined : integer(value, 'ignoreIndex', -(2 ** 31), 2 ** 31 - 1)
+}
+
+function hardOf(o: Partial<Record<(typeof kHard)[number], unknown>>, classes: number): { weights: Float32Array | null; smoothing: number } {
+  return {
+    weights: o.classWeights === undefined ? null : nonNegative(o.classWeights, 'classWeights', classes, 'class'),
+    smoothing: o.labelSmoothing === undefined ? 0 : finite(o.labelSmoothing, 'labelSmoothing', 0, 1),
+  }
+}
+
+function prepareCrossEntropy(logits: unknown, labels: unknown, given: unknown): Prepared<AnyLoss> {
+  const o = options(given, 'options', kCrossEntropy)
+  const student = floats(logits, 'logits', 1, o.logitsDims)
+  const classes = student.dims[student.dims.length - 1] as number
+  const reduction = o.reduction === undefined ? 'mean' : oneOf(o.reduction, 'reduction', ['mean', 'sum', 'none'] as const)
+  const ignore = ignoreOf(o.ignoreIndex)
+  const known = classLabels(labels, student.data.length / classes, classes, ignore)
+  return lossOf('distillCrossEntropy', { student, reduction, ignore, labels: known, ...hardOf(o, classes), options: o }, [['logits', student.data]])
+}
+
+/** The part of `kl` and `multiTeacher` that concerns labels. */
+function mixed(o: Partial<Record<(typeof kKl)[number], unknown>>, samples: number, classes: number): Omit<Setup, 'student' | 'options'> {
+  const reduction = o.reduction === undefined ? 'batchmean' : oneOf(o.reduction, 'reduction', kReductions)
+  const temperature = temperatureOf(o.temperature)
+  if (o.labels === undefined) {
+    for (const key of ['alpha', ...kHard] as const)
+      if (o[key] !== undefined) throw new WhittleError('ERR_RANGE', key, `${key}: expected only beside labels, which are not given`)
+    return { reduction, temperature, perClass: true }
+  }
+  const ignore = ignoreOf(o.ignoreIndex)
+  const alpha = o.alpha === undefined ? 0.5 : finite(o.alpha, 'alpha', 0, 1)
+  return { reduction, temperature, alpha, ignore, labels: classLabels(o.labels, samples, classes, ignore), ...hardOf(o, classes) }
+}
+
+function pair(studentValue: unknown, teacherValue: unknown, o: { studentDims?: unknown; teacherDims?: unknown }) {
+  const student = floats(studentValue, 'student', 1, o.studentDims)
+  const teacher = floats(teacherValue, 'teacher', 1, o.teacherDims ?? o.studentDims)
+  sameDims(student.dims, teacher.dims, 'teacher')
+  const classes = student.dims[student.dims.length - 1] as number
+  return { student, teacher, classes, samples: student.data.length / classes }
+}
+
+function prepareKl(studentValue: unknown, teacherValue: unknown, given: unknown): Prepared<AnyLoss> {
+  const o = options(given, 'options', kKl)
+  const { student, teacher, classes, samples } = pair(studentValue, teacherValue, o)
+  const setup = { student, teacher: teacher.data, ...mixed(o, samples, classes), options: o }
+  return lossOf('distillKl', setup, [['student', student.data], ['teacher', teacher.data]])
+}
+
+function prepareJs(studentValue: unknown, teacherValue: unknown, given: unknown): Prepared<AnyLoss> {
+  const o = options(given, 'options', kSoft)
+  const { student, teacher } = pair(studentValue, teacherValue, o)
+  const reduction = o.reduction === undefined ? 'batchmean' : oneOf(o.reduction, 'reduction', kReductions)
+  const setup = { student, teacher: teacher.data, reduction, temperature: temperatureOf(o.temperature), options: o }
+  return lossOf('distillJs', setup, [['student', student.data], ['teacher', teacher.data]])
+}
+
+function prepareDkd(studentValue: unknown, teacherValue: unknown, labels: unknown, given: unknown): Prepared<AnyDkdLoss> {
+  const o = options(given, 'options', kDkd)
+  const { student, teacher, classes, samples } = pair(studentValue, teacherValue, o)
+  if (classes < 2) fail('ERR_SHAPE', 'student', 'at least 2 classes, a target and others', shown(student.dims))
+  const ignore = ignoreOf(o.ignoreIndex)
+  const p = lossOf(
+    'distillDkd',
+    {
+      student,
+      teacher: teacher.data,
+      reduction: o.reduction === undefined ? 'batchmean' : oneOf(o.reduction, 'reduction', kReductions),
+      temperature: temperatureOf(o.temperature),
+      alpha: o.alpha === undefined ? 1 : finite(o.alpha, 'alpha', 0, 1e6),
+      beta: o.beta === undefined ? 8 : finite(o.beta, 'beta', 0, 1e6),
+      ignore,
+      labels: classLabels(labels, samples, classes, ignore),
+      options: o,
+    },
+    [['student', student.data], ['teacher', teacher.data]],
+  )
+  return {
+    ...p,
+    finish: (result, outputs) => ({ ...p.finish(result, outputs), target: result[1] as number, nonTarget: result[2] as number }),
+  }
+}
+
+/** [K, ...student.dims] in one array: as given, or copied together from a list. */
+function stacked(value: unknown, student: Tensor<Float32Array>, dims: unknown): { data: Float32Array; count: number } {
+  if (Array.isArray(value)) {
+    const list: unknown[] = value
+    if (list.length === 0) fail('ERR_SHAPE', 'teachers', 'at least one teacher', value)
+    const data = new Float32Array(list.length * student.data.length)
+    list.forEach((one, k) => {
+      const t = floats(one, `teachers[${k}]`, 1, dims ?? student.dims)
+      sameDims(student.dims, t.dims, `teachers[${k}]`)
+      data.set(t.data, k * student.data.length)
+    })
+    return { data, count: list.length }
+  }
+  const t = floats(value, 'teachers', 2, dims)
+  sameDims(student.dims, t.dims.slice(1), 'teachers')
+  return { data: t.data, count: t.dims[0] as number }
+}
+
+function prepareMultiTeacher(studentValue: unknown, teachers: unknown, given: unknown): Prepared<AnyLoss> {
+  const o = options(given, 'options', kMultiTeacher)
+  const student = floats(studentValue, 'student', 1, o.studentDims)
+  const classes = student.dims[student.dims.length - 1] as number
+  const { data, count } = stacked(teachers, student, o.teacherDims)
+  const mix = o.weights === undefined ? new Float32Array(count).fill(1) : nonNegative(o.weights, 'weights', count, 'teacher')
+  if (!mix.some((w) => w > 0)) fail('ERR_RANGE', 'weights', 'at least one above 0', o.weights)
+  const setup = { student, teacher: data, teachers: count, mix, ...mixed(o, student.data.length / classes, classes), options: o }
+  return lossOf('distillMultiTeacher', setup, [['student', student.data], ['teachers', data]])
+}
+
+/**
+ * Cross-entropy of logits with labels, `(1−ε)·(−log p_y) + ε/C·Σ_c(−log p_c)`, and its gradient in one call.
+ *
+ * Exact on extreme logits: the maximum is subtracted before anything else. If every sample is ignored the loss is 0.
+ *
+ * @param logits float32 […, classes], or a Float32Array with `logitsDims` (one sample without)
+ * @param labels one class for each sample
+ * @throws {WhittleError} `ERR_SHAPE`, `ERR_DTYPE`, `ERR_RANGE` (a label out of range, a NaN or infinite logit, a loss
+ * beyond float32, options), `ERR_HANDLE` for a detached buffer. After an error `out` holds unspecified numbers.
+ * @example
+ * const logits = { type: 'float32', dims: [2, 3], data: new Float32Array([2, 1, 0, 0, 3, 0]) }
+ * const { loss, grad } = crossEntropy(logits, new Int32Array([0, 1]), { labelSmoothing: 0.1 })
+ */
+export function crossEntropy<R extends 'mean' | 'sum' | 'none' = 'mean'>(logits: Operand, labels: Labels, options?: CrossEntropyOptions<R>): Loss<R> {
+  return run(prepareCrossEntropy(logits, labels, options)) as Loss<R>
+}
+
+/** {@link crossEntropy} off the JavaScript thread; inputs must not be written until the promise settles. */
+export async function crossEntropyAsync<R extends 'mean' | 'sum' | 'none' = 'mean'>(
+  logits: Operand,
+  labels: Labels,
+  options?: CrossEntropyOptions<R>,
+): Promise<Loss<R>> {
+  return (await runAsync(prepareCrossEntropy(logits, labels, options))) as Loss<R>
+}
+
+/**
+ * Distillation by probabilities: `T²·KL(softmax(teacher/T) ‖ softmax(student/T))`, or with labels, per sample,
+ * `(1−α)·CE(labels, student) + α·T²·KL`. Source: Hinton, Vinyals, Dean 2015.
+ *
+ * `reduction: 'none'` keeps the samples × classes terms (`student`'s dims); with labels one value for each sample. With
+ * `classWeights` the two parts have means of their own: the cross-entropy divides by the sum of weights.
+ *
+ * @param student float32 logits […, classes], or a Float32Array with `studentDims`
+ * @param teacher logits of the same dims
+ * @throws as {@link crossEntropy}; `ERR_RANGE` too for a temperature that is not above 0 or an alpha outside [0, 1]
+ * @example
+ * const { loss, grad } = distill.kl(student, teacher, { temperature: 4, labels, alpha: 0.9 })
+ */
+export function kl<R extends Reduction = 'batchmean'>(student: Operand, teacher: Operand, options?: KlOptions<R>): Loss<R> {
+  return run(prepareKl(student, teacher, options)) as Loss<R>
+}
+
+/** {@link kl} off the JavaScript thread; inputs must not be written until the promise settles. */
+export async function klAsync<R extends Reduction = 'batchmean'>(student: Operand, teacher: Operand, options?: KlOptions<R>): Promise<Loss<R>> {
+  return (await runAsync(prepareKl(student, teacher, options))) as Loss<R>
+}
+
+/**
+ * Jensen–Shannon divergence `½KL(p‖m) + ½KL(q‖m)`, m = (p+q)/2, natural logarithm, without a factor T². `mean` and
+ * `batchmean` both average over samples; `none` keeps one value for each.
+ *
+ * @throws as {@link kl}
+ * @example
+ * const { loss, grad } = distill.js(student, teacher, { temperature: 2 })
+ */
+export function js<R extends Reduction = 'batchmean'>(student: Operand, teacher: Operand, options?: JsOptions<R>): Loss<R> {
+  return run(prepareJs(student, teacher, options)) as Loss<R>
+}
+
+/** {@link js} off the JavaScript thread; inputs must not be written until the promise settles. */
+export async function jsAsync<R extends Reduction = 'batchmean'>(student: Operand, teacher: Operand, options?: JsOptions<R>): Promise<Loss<R>> {
+  return (await runAsync(prepareJs(student, teacher, options))) as Loss<R>
+}
+
+/**
+ * Decoupled distillation: `T²·(α·KL(b_t‖b_s) + β·KL(p̂_t‖p̂_s))` with b = [p_y, 1−p_y] and p̂ the softmax over the
+ * classes other than y, taken exactly (the authors' code masks the target by −1000). `mean` and `batchmean` both average
+ * over samples. Source: Zhao et al. 2022.
+ *
+ * @param labels one class for each sample; at least 2 classes
+ * @throws as {@link kl}
+ * @example
+ * const { loss, grad, target, nonTarget } = distill.dkd(student, teacher, labels, { temperature: 4, beta: 2 })
+ */
+export function dkd<R extends Reduction = 'batchmean'>(student: Operand, teacher: Operand, labels: Labels, options?: DkdOptions<R>): DkdLoss<R> {
+  return run(prepareDkd(student, teacher, labels, options)) as DkdLoss<R>
+}
+
+/** {@link dkd} off the JavaScript thread; inputs must not be written until the promise settles. */
+export async function dkdAsync<R extends Reduction = 'batchmean'>(
+  student: Operand,
+  teacher: Operand,
+  labels: Labels,
+  options?: DkdOptions<R>,
+): Promise<DkdLoss<R>> {
+  return (await runAsync(prepareDkd(student, teacher, labels, options))) as DkdLoss<R>
+}
+
+/**
+ * Several teachers: `T²·KL(Σ_k w_k·softmax(t_k/T) ‖ softmax(student/T))`, with labels as in {@link kl}.
+ *
+ * @param teachers logits [K, …student's dims], or a list of K tensors of the student's dims
+ * @throws as {@link kl}
+ * @example
+ * const { loss, grad } = distill.multiTeacher(student, [a, b], { temperature: 4, weights: new Float32Array([2, 1]) })
+ */
+export function multiTeacher<R extends Reduction = 'batchmean'>(
+  student: Operand,
+  teachers: Operand | readonly Operand[],
+  options?: MultiTeacherOptions<R>,
+): Loss<R> {
+  return run(prepareMultiTeacher(student, teachers, options)) as Loss<R>
+}
+
+/** {@link multiTeacher} off the JavaScript thread; inputs must not be written until the promise settles. */
+export async function multiTeacherAsync<R extends Reduction = 'batchmean'>(
+  student: Operand,
+  teachers: Operand | readonly Operand[],
+  options?: MultiTeacherOptions<R>,
+): Promise<Loss<R>> {
+  return (await runAsync(prepareMultiTeacher(student, teachers, options))) as Loss<R>
+}
