@@ -1,18 +1,13 @@
-// Activations on one vector, written once over the operations that activation_{avx2,avx512,neon}.h define (vf, v_set,
-// v_fma, v_fnma, v_max, v_min, v_round, v_ldexp, v_abs, v_copysign, v_negative, v_select, ...). v_max(a, x) and
-// v_min(a, x) answer x where x is NaN. No include guard games: each ISA file includes exactly one of those headers.
-// Polynomials: Chebyshev interpolation of (e^r-1-r)/r^2, (tanh/x-1)/x^2, and of Phi(-x) e^(x^2/2) / t in t = 1/(1+x/4).
+// Activations on one vector, written once over the operations of cpu/common/vector_{avx2,avx512,neon}.h: each ISA file
+// includes exactly one of those, through activation_<isa>.h.
+// Polynomials: Chebyshev interpolation of (tanh/x-1)/x^2, and of Phi(-x) e^(x^2/2) / t in t = 1/(1+x/4).
+#include "cpu/common/vector_exp.h"
 
 static inline vf act_exp(vf x) {
   x = v_min(v_set(89.0f), v_max(v_set(-105.0f), x));
-  const vf n = v_round(v_mul(x, v_set(1.44269504f)));
-  vf r = v_fnma(n, v_set(0.693145752f), x);
-  r = v_fnma(n, v_set(1.42860677e-6f), r);
-  vf p = v_fma(r, v_set(0.001392617612f), v_set(0.008363173075f));
-  p = v_fma(p, r, v_set(0.04166655466f));
-  p = v_fma(p, r, v_set(0.1666657703f));
-  p = v_fma(p, r, v_set(0.5f));
-  return v_ldexp(v_add(v_set(1.0f), v_fma(v_mul(r, r), p, r)), n);
+  vf n;
+  const vf p = v_exp_reduced(x, &n);
+  return v_ldexp(p, n);
 }
 
 static inline vf act_sigmoid(vf x) {

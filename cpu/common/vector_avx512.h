@@ -1,0 +1,23 @@
+// One vector of 16 floats or 8 doubles: the operations that kernels written once for every ISA stand on.
+// Include in files built with AVX-512 only. v_max(a, x) and v_min(a, x) answer x where x is NaN.
+#pragma once
+#include <immintrin.h>
+
+typedef __m512 vf;
+typedef __mmask16 vm;
+static inline vf v_set(float x) { return _mm512_set1_ps(x); }
+static inline vf v_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+static inline vf v_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+static inline vf v_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+static inline vf v_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+static inline vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vf v_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
+static inline vf v_max(vf a, vf x) { return _mm512_max_ps(a, x); }
+static inline vf v_min(vf a, vf x) { return _mm512_min_ps(a, x); }
+static inline vf v_abs(vf x) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), x); }
+static inline vf v_copysign(vf x, vf s) { return _mm512_or_ps(v_abs(x), _mm512_and_ps(s, _mm512_set1_ps(-0.0f))); }
+static inline vf v_round(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf v_ldexp(vf x, vf n) { return _mm512_scalef_ps(x, n); }
+static inline vm v_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+static inline vm v_negative(vf x) { return _mm512_movepi32_mask(_mm512_castps_si512(x)); }
+static inline vf v_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
