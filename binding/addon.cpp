@@ -13,6 +13,8 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   whittle::init_gemm(env, exports);
   whittle::init_select(env, exports);
   whittle::init_quantize(env, exports);
+  whittle::init_handles(env, exports);
+  whittle::init_gemm_int8(env, exports);
   return exports;
 }
 

@@ -71,6 +71,9 @@ class Args {
     if (!take() || napi_get_value_bool(env_, values_[at_ - 1], &v) != napi_ok) ok_ = false;
     return ok_ && v;
   }
+  // The next argument as it is.
+  napi_value any_value() { return take() ? values_[at_ - 1] : nullptr; }
+  void refuse() { ok_ = false; }
 
  private:
   static constexpr int kAnyType = -1;

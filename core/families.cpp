@@ -1,6 +1,7 @@
 // The list of kernel families; a new family adds its line here.
 #include "core/distill.h"
 #include "core/gemm.h"
+#include "core/gemm_int8.h"
 #include "core/quantize.h"
 #include "core/select.h"
 #include "core/variants.h"
@@ -13,9 +14,10 @@ int families(const FamilyInfo** out) {
       {"gemm", gemm_tier()},
       {"quantize", quantize_tier()},
       {"select", select_tier()},
+      {"gemm_int8", gemm_int8_tier()},
   };
   *out = rows;
-  return static_cast<int>(sizeof rows / sizeof *rows);
+  return static_cast<int>(sizeof rows / sizeof rows[0]);
 }
 
 }  // namespace whittle

@@ -1,3 +1,4 @@
+export { adopt, Handle, type HandleToken } from '../handle'
 export { devices, setThreads, type Devices } from './devices'
 export { gemm, gemmAsync, type GemmOptions } from './gemm'
 export { type Activation } from './activation'
@@ -34,3 +35,11 @@ export {
   type RelationOptions,
   type SimilarityOptions,
 } from './distill'
+  gemmInt8,
+  gemmInt8Async,
+  packInt8,
+  packInt8Async,
+  PackedInt8,
+  type GemmInt8Options,
+  type PackInt8Options,
+} from './gemm_int8'

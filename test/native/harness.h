@@ -86,6 +86,13 @@ class Harness {
   const char* variant() const { return variant_.c_str(); }
 
   void begin_variant(const char* family, Tier tier);
+  // A stand-in for a tier that this CPU lacks: the same loops over emulated or differently encoded instructions.
+  // False where another variant was asked for.
+  bool begin_emulated(const char* family, const char* name) {
+    family_ = family;
+    variant_ = name;
+    return only_variant_.empty() || only_variant_ == name;
+  }
   // False where `tier` cannot run here (prints SKIP with the reason) or was not asked for.
   bool wants(const char* family, Tier tier);
   const char* family() const { return family_.c_str(); }

@@ -1,0 +1,389 @@
+import { pin, pinOutput } from '../async'
+import { WhittleError } from '../errors'
+import { Handle, handleObject, registerHandle } from '../handle'
+import { check, native } from '../native'
+import { allocate, sizeOf, typedArrayName, type DataType, type Tensor, type TensorLike, type TypedArray } from '../tensor'
+import { boolean, describe, dims, fail, finite, integer, oneOf, options, output, tensor, typedArray } from '../validate'
+import { activationOf, type Activation, type NativeActivation } from './activation'
+
+type Int8Data = Int8Array | Uint8Array
+type GemmArguments = [
+  batch: number, m: number, n: number, k: number, aMatrices: number, bMatrices: number,
+  a: TypedArray, aSigned: boolean, packed: object | null, b: TypedArray | null, bUnsigned: boolean, transposed: boolean,
+  aIndex: Int32Array | null, bIndex: Int32Array | null, aZero: number, bZero: number, bZeros: TypedArray | null,
+  aScale: number, bScale: number, bScales: TypedArray | null, biasInt: TypedArray | null, biasFloat: TypedArray | null,
+  activation: number, lo: number, hi: number, outType: number, outScale: number, outZero: number, out: TypedArray, threads: number,
+]
+
+declare module '../native' {
+  interface NativeBinding {
+    packInt8New(k: number, n: number, isUnsigned: boolean): object | undefined
+    packInt8Fill(handle: object, w: TypedArray, transposed: boolean, threads: number): number
+    packInt8FillAsync(handle: object, w: TypedArray, transposed: boolean, threads: number): Promise<number>
+    packedInt8Info(handle: object): readonly [k: number, n: number, isUnsigned: boolean] | undefined
+    gemmInt8(...args: GemmArguments): number
+    gemmInt8Async(...args: GemmArguments): Promise<number>
+    gemmInt8Peak(iterations: number): number
+  }
+}
+
+/**
+ * Weights in the layout of the CPU variant in force, with their column sums: pack once, multiply often. Made by
+ * {@link packInt8}; a {@link Handle}, so it can be shared between threads and should be disposed of.
+ */
+export class PackedInt8 extends Handle {
+  /** Rows of the matrix that was packed: the length of the sums. */
+  readonly k: number
+  /** Its columns: output channels. */
+  readonly n: number
+  readonly type: 'int8' | 'uint8'
+
+  /** @internal */
+  constructor(object: object) {
+    super('PackedInt8', object)
+    const [k, n, isUnsigned] = native().packedInt8Info(object) as readonly [number, number, boolean]
+    this.k = k
+    this.n = n
+    this.type = isUnsigned ? 'uint8' : 'int8'
+  }
+}
+
+registerHandle('PackedInt8', (object) => new PackedInt8(object))
+
+export interface PackInt8Options {
+  /** The weights lie `[n, k]`, an output channel a row, as `Gemm` with `transB` and torch's `Linear` have them. Default false. */
+  readonly transpose?: boolean
+  /** At most this many threads; default {@link setThreads}. */
+  readonly threads?: number
+}
+
+export interface GemmInt8Options {
+  /** What zero is stored as in `a`; default 0. */
+  readonly aZeroPoint?: number
+  /** The same for `b`: a number, or one a column in an array of `b`'s type. Default 0. */
+  readonly bZeroPoint?: number | Int8Array | Uint8Array
+  /** Scale of `a`, > 0; default 1. Not with `outType` int32. */
+  readonly aScale?: number
+  /** Scale of `b`: a number, or one a column. Default 1. Not with `outType` int32. */
+  readonly bScale?: number | Float32Array
+  /** One a column: an Int32Array in units of aScale·bScale, or (not with `outType` int32) a Float32Array. */
+  readonly bias?: Int32Array | Float32Array | TensorLike
+  /** Applied to the scaled result. Not with `outType` int32. */
+  readonly activation?: Activation
+  /** Default 'int32'. */
+  readonly outType?: 'int32' | 'float32' | 'int8' | 'uint8'
+  /** Scale of an int8 or uint8 result, > 0; default 1. */
+  readonly outScale?: number
+  /** What zero is stored as in an int8 or uint8 result; default 0. */
+  readonly outZeroPoint?: number
+  /** `b` lies `[…, n, k]`. Packed weights know how they lie. Default false. */
+  readonly transposeB?: boolean
+  /** At most this many threads; default {@link setThreads}. */
+  readonly threads?: number
+  /** Where the result goes: an array of `outType`'s class and the right length that overlaps no input. */
+  readonly out?: TypedArray
+}
+
+const kTypes: readonly DataType[] = ['int8', 'uint8']
+
+function isUnsigned(type: DataType): boolean {
+  return type === 'uint8'
+}
+
+interface Weights {
+  readonly k: number
+  readonly n: number
+  readonly data: TypedArray
+  readonly transpose: boolean
+  readonly threads: number
+  readonly object: object
+}
+
+function preparePack(w: unknown, opts: unknown): Weights {
+  const t = tensor(w, 'w', kTypes)
+  const o = options(opts, 'options', ['transpose', 'threads'])
+  if (t.dims.length !== 2) fail('ERR_SHAPE', 'w', 'a matrix (rank 2)', t.dims)
+  const transpose = o.transpose === undefined ? false : boolean(o.transpose, 'transpose')
+  const threads = o.threads === undefined ? 0 : integer(o.threads, 'threads', 1, 256)
+  const [rows, columns] = t.dims as [number, number]
+  const [k, n] = transpose ? [columns, rows] : [rows, columns]
+  const object = native().packInt8New(k, n, isUnsigned(t.type))
+  if (!object) throw new WhittleError('ERR_OUT_OF_MEMORY', 'w', `w: cannot allocate packed weights of ${k} x ${n}`)
+  return { k, n, data: t.data, transpose, threads, object }
+}
+
+/**
+ * Packs int8 or uint8 weights for {@link gemmInt8}.
+ *
+ * @param w `[k, n]`, or `[n, k]` with `transpose`
+ * @returns a handle of about k·n bytes
+ * @throws {WhittleError} `ERR_DTYPE`, `ERR_SHAPE` on `w`; `ERR_OUT_OF_MEMORY`
+ * @example
+ * using packed = packInt8({ type: 'int8', dims: [768, 768], data: weights })
+ * const y = gemmInt8(x, packed, { aScale: 0.02, bScale: scales, outType: 'float32' })
+ */
+export function packInt8(w: TensorLike, options?: PackInt8Options): PackedInt8 {
+  const p = preparePack(w, options)
+  check(native().packInt8Fill(p.object, p.data, p.transpose, p.threads), 'w')
+  return new PackedInt8(p.object)
+}
+
+/** {@link packInt8} off the main thread. */
+export async function packInt8Async(w: TensorLike, options?: PackInt8Options): Promise<PackedInt8> {
+  const p = preparePack(w, options)
+  check(await native().packInt8FillAsync(p.object, pin(p.data), p.transpose, p.threads), 'w')
+  return new PackedInt8(p.object)
+}
+
+interface Prepared {
+  readonly dims: number[]
+  readonly outType: DataType
+  readonly args: GemmArguments
+  readonly fresh: boolean
+}
+
+// Positions in GemmArguments of arrays that another thread will read, and of out.
+const kInputs = [6, 9, 12, 13, 16, 19, 20, 21] as const
+const kOut = 28
+const kOutTypes = ['int32', 'float32', 'int8', 'uint8'] as const
+const kOptionNames = [
+  'aZeroPoint', 'bZeroPoint', 'aScale', 'bScale', 'bias', 'activation', 'outType', 'outScale', 'outZeroPoint', 'transposeB',
+  'threads', 'out',
+] as const
+
+function zeroPoint(value: unknown, parameter: string, type: DataType): number {
+  if (value === undefined) return 0
+  return isUnsigned(type) ? integer(value, parameter, 0, 255) : integer(value, parameter, -128, 127)
+}
+
+function scaleOf(value: unknown, parameter: string): number {
+  const s = Math.fround(finite(value, parameter, 0))
+  if (!(s > 0 && s < Infinity)) fail('ERR_RANGE', parameter, 'a scale > 0 that float32 can hold', value)
+  return s
+}
+
+// An array of one a column; an array of length 1 serves as a number.
+function perColumn(value: unknown, parameter: string, type: DataType, n: number): TypedArray {
+  const data = typedArrayName(value) ? typedArray(value, parameter, [type]) : tensor(value, parameter, [type]).data
+  if (data.length !== n && data.length !== 1) fail('ERR_SHAPE', parameter, n === 1 ? '1 element' : `1 or ${n} elements`, value)
+  return data
+}
+
+// Which matrix each product of the batch takes; null where it is simply the product's own number.
+function batchIndex(from: readonly number[], to: readonly number[], count: number): Int32Array | null {
+  const lead = to.length - from.length
+  if (lead === 0 && from.every((d, i) => d === to[i])) return null
+  const strides = new Array<number>(to.length).fill(0)
+  for (let i = to.length - 1, s = 1; i >= lead; i--) {
+    const d = from[i - lead] as number
+    if (d > 1) strides[i] = s
+    s *= d
+  }
+  const index = new Int32Array(count)
+  const at = new Array<number>(to.length).fill(0)
+  for (let c = 0, position = 0; c < count; c++) {
+    index[c] = position
+    for (let i = to.length - 1; i >= 0; i--) {
+      position += strides[i] as number
+      if (++(at[i] as number) < (to[i] as number)) break
+      position -= (strides[i] as number) * (to[i] as number)
+      at[i] = 0
+    }
+  }
+  return index
+}
+
+function broadcast(a: readonly number[], b: readonly number[]): number[] {
+  const rank = Math.max(a.length, b.length)
+  return Array.from({ length: rank }, (_, i) => {
+    const x = a[i - rank + a.length] ?? 1
+    const y = b[i - rank + b.length] ?? 1
+    if (x !== y && x !== 1 && y !== 1)
+      throw new WhittleError('ERR_SHAPE', 'b', `b: leading dims [${b.join(', ')}] do not broadcast with a's [${a.join(', ')}]`)
+    return x === 1 ? y : x
+  })
+}
+
+function prepare(aValue: unknown, bValue: unknown, opts: unknown): Prepared {
+  const a = tensor(aValue, 'a', kTypes)
+  const o = options(opts, 'options', kOptionNames)
+  const outType = o.outType === undefined ? 'int32' : oneOf(o.outType, 'outType', kOutTypes)
+  const rankA = a.dims.length
+  if (rankA === 0) fail('ERR_SHAPE', 'a', 'at least one dimension', 'a scalar')
+  const k = a.dims[rankA - 1] as number
+  let transposed = o.transposeB === undefined ? false : boolean(o.transposeB, 'transposeB')
+
+  let n: number, batch: number, m: number, bType: DataType
+  let packed: object | null = null
+  let b: TypedArray | null = null
+  let aIndex: Int32Array | null = null
+  let bIndex: Int32Array | null = null
+  let lead: readonly number[]
+  let aMatrices = 1
+  let bMatrices = 1
+  // A cloned handle is an object that lacks a tensor's fields; it deserves its own error.
+  const fields = typeof bValue === 'object' && bValue !== null && !typedArrayName(bValue) ? (bValue as Partial<TensorLike>) : undefined
+  if (fields && (Handle.is(fields) || (fields.dims === undefined && fields.data === undefined))) {
+    packed = handleObject(bValue, 'PackedInt8', 'b')
+    const weights = bValue as PackedInt8
+    if (o.transposeB !== undefined) fail('ERR_RANGE', 'transposeB', 'no transposeB with packed weights (packInt8 takes transpose)', o.transposeB)
+    n = weights.n
+    bType = weights.type
+    if (weights.k !== k) throw new WhittleError('ERR_SHAPE', 'b', `b: packed for sums of ${weights.k}, but a's rows have ${k} elements`)
+    // One matrix for all: the batch is rows.
+    lead = a.dims.slice(0, -1)
+    batch = 1
+    m = sizeOf(lead)
+  } else {
+    const t = tensor(bValue, 'b', kTypes)
+    const rankB = t.dims.length
+    if (rankB < 2) fail('ERR_SHAPE', 'b', 'a matrix or a batch of them (rank >= 2)', t.dims)
+    const [r, c] = t.dims.slice(-2) as [number, number]
+    n = transposed ? r : c
+    if ((transposed ? c : r) !== k)
+      throw new WhittleError('ERR_SHAPE', 'b', `b: dims [${t.dims.join(', ')}]${transposed ? ' transposed' : ''} need rows of ${transposed ? c : r} in a, got [${a.dims.join(', ')}]`)
+    b = t.data
+    bType = t.type
+    const bLead = t.dims.slice(0, -2)
+    bMatrices = sizeOf(bLead)
+    if (bMatrices === 1 && rankB - 2 <= Math.max(rankA - 2, 0)) {
+      lead = a.dims.slice(0, -1)
+      batch = 1
+      m = sizeOf(lead)
+    } else {
+      m = rankA === 1 ? 1 : (a.dims[rankA - 2] as number)
+      const aLead = a.dims.slice(0, Math.max(rankA - 2, 0))
+      const all = broadcast(aLead, bLead)
+      batch = sizeOf(all)
+      aMatrices = sizeOf(aLead)
+      lead = rankA === 1 ? all : [...all, m]
+      if (batch > 0) {
+        aIndex = batchIndex(aLead, all, batch)
+        bIndex = batchIndex(bLead, all, batch)
+      }
+    }
+  }
+  const outDims = dims([...lead, n], 'out')
+
+  const aZero = zeroPoint(o.aZeroPoint, 'aZeroPoint', a.type)
+  let bZero = 0
+  let bZeros: TypedArray | null = null
+  if (typeof o.bZeroPoint === 'number' || o.bZeroPoint === undefined) bZero = zeroPoint(o.bZeroPoint, 'bZeroPoint', bType)
+  else {
+    bZeros = perColumn(o.bZeroPoint, 'bZeroPoint', bType, n)
+    if (bZeros.length === 1) [bZero, bZeros] = [(bZeros as Int8Data)[0] as number, null]
+  }
+
+  const floats = outType !== 'int32'
+  if (!floats)
+    for (const name of ['aScale', 'bScale', 'activation'] as const)
+      if (o[name] !== undefined && o[name] !== 'none') fail('ERR_RANGE', name, `no ${name} with outType 'int32', which is not scaled`, o[name])
+  const quantized = outType === 'int8' || outType === 'uint8'
+  if (!quantized)
+    for (const name of ['outScale', 'outZeroPoint'] as const)
+      if (o[name] !== undefined) fail('ERR_RANGE', name, `no ${name} unless outType is 'int8' or 'uint8'`, o[name])
+  const aScale = o.aScale === undefined ? 1 : scaleOf(o.aScale, 'aScale')
+  let bScale = 1
+  let bScales: TypedArray | null = null
+  if (o.bScale !== undefined && typeof o.bScale !== 'number') {
+    bScales = perColumn(o.bScale, 'bScale', 'float32', n)
+    if (bScales.length === 1) [bScale, bScales] = [scaleOf((bScales as Float32Array)[0], 'bScale'), null]
+  } else if (o.bScale !== undefined) bScale = scaleOf(o.bScale, 'bScale')
+  const outScale = o.outScale === undefined ? 1 : scaleOf(o.outScale, 'outScale')
+  const outZero = quantized ? zeroPoint(o.outZeroPoint, 'outZeroPoint', outType) : 0
+  let biasInt: TypedArray | null = null
+  let biasFloat: TypedArray | null = null
+  if (o.bias !== undefined) {
+    const kinds: DataType[] = floats ? ['int32', 'float32'] : ['int32']
+    const bias = typedArrayName(o.bias) ? typedArray(o.bias, 'bias', kinds) : tensor(o.bias, 'bias', kinds).data
+    if (bias.length !== n) fail('ERR_SHAPE', 'bias', `${n} elements, one a column`, bias)
+    if (typedArrayName(bias) === 'Int32Array') biasInt = bias
+    else biasFloat = bias
+  }
+  const activation: NativeActivation = activationOf(o.activation, 'activation')
+  const threads = o.threads === undefined ? 0 : integer(o.threads, 'threads', 1, 256)
+
+  const count = sizeOf(outDims)
+  const inputs = [a.data, b, bZeros, bScales, biasInt, biasFloat].filter((x) => x !== null)
+  const out = o.out === undefined ? allocate(outType, count) : output(o.out, 'out', outType, count, inputs)
+  return {
+    dims: outDims,
+    outType,
+    fresh: o.out === undefined,
+    args: [
+      batch, m, n, k, aMatrices, bMatrices, a.data, !isUnsigned(a.type), packed, b, isUnsigned(bType), transposed, aIndex, bIndex, aZero,
+      bZero, bZeros, aScale, bScale, bScales, biasInt, biasFloat, activation.kind, activation.lo, activation.hi,
+      kOutTypes.indexOf(outType), outScale, outZero, out, threads,
+    ],
+  }
+}
+
+// Says what a native refusal means: the driver found a sum that could leave 32 bits, a scale or a bias that is no good.
+function answer(status: number, p: Prepared): Tensor {
+  const [, , n, k, , , , aSigned, , , bUnsigned, , , , aZero, bZero, bZeros, aScale, bScale, bScales, biasInt] = p.args
+  if (status === 3) {
+    const products = Array.from({ length: n === 0 || bZeros === null ? 1 : n }, (_, j) => {
+      const zb = bZeros ? ((bZeros as Int8Data)[j] as number) : bZero
+      const a = aSigned ? [-128 - aZero, 127 - aZero] : [-aZero, 255 - aZero]
+      const b = bUnsigned ? [-zb, 255 - zb] : [-128 - zb, 127 - zb]
+      const all = a.flatMap((x) => b.map((y) => x * y))
+      return Math.min(Math.floor(2 ** 31 / Math.max(0, -Math.min(...all))), Math.floor((2 ** 31 - 1) / Math.max(0, ...all)))
+    })
+    const most = Math.min(...products)
+    if (k > most || biasInt)
+      throw new WhittleError(
+        'ERR_RANGE',
+        k > most ? 'a' : 'bias',
+        k > most
+          ? `a: sums of ${k} products can leave 32 bits with these types and zero points; at most ${most} fit`
+          : `bias: sums of ${k} products and this bias can leave 32 bits`,
+      )
+    const bad = bScales ? (bScales as Float32Array).find((s) => !(Math.fround(aScale * s) > 0 && Math.fround(aScale * s) < Infinity)) : bScale
+    throw new WhittleError('ERR_RANGE', 'bScale', `bScale: expected scales > 0 whose product with aScale float32 can hold, got ${describe(bad)}`)
+  }
+  check(status, status === 8 ? 'bias' : 'a')
+  return { type: p.outType, dims: p.dims, data: p.args[kOut] }
+}
+
+/**
+ * The product of 8-bit integer tensors, summed exactly in 32 bits: `y = (a − aZeroPoint)·(b − bZeroPoint)`, then what
+ * `outType` says. int8 and uint8 mix freely. Every CPU variant and thread count gives the same bits:
+ *
+ * - `int32`: the sum, plus an integer bias
+ * - `float32`: `act(float(sum)·(aScale·bScale[j]) + bias[j])`, each operation rounded to float32 by itself
+ * - `int8`, `uint8`: that value divided by `outScale`, rounded half to even, plus `outZeroPoint`, saturated
+ *
+ * A sum that could leave 32 bits, whatever the data, is refused: with zero points 0, k may reach 131071 (int8·int8),
+ * 65793 (uint8·int8 and int8·uint8 the other way round) or 33025 (uint8·uint8).
+ *
+ * @param a `[…, m, k]`, or `[k]` for one row
+ * @param b `[k, n]`, a batch `[…, k, n]` whose leading dims broadcast with `a`'s, or weights packed by {@link packInt8}
+ * (packing takes time: pack what is used twice)
+ * @returns a tensor `[…, m, n]` of `outType`
+ * @throws {WhittleError} `ERR_SHAPE`, `ERR_DTYPE`, `ERR_RANGE` naming the parameter; `ERR_HANDLE` for weights disposed of
+ * @example
+ * const y = gemmInt8(
+ *   { type: 'uint8', dims: [1, 3], data: Uint8Array.of(1, 2, 255) },
+ *   { type: 'int8', dims: [3, 1], data: Int8Array.of(-128, 5, 1) },
+ * ) // y.data: Int32Array [137]
+ */
+export function gemmInt8(a: TensorLike | Int8Array | Uint8Array, b: TensorLike | PackedInt8, options?: GemmInt8Options): Tensor {
+  const p = prepare(a, b, options)
+  return answer(native().gemmInt8(...p.args), p)
+}
+
+/** {@link gemmInt8} off the main thread. Inputs must not be written to until it is done. */
+export async function gemmInt8Async(
+  a: TensorLike | Int8Array | Uint8Array,
+  b: TensorLike | PackedInt8,
+  options?: GemmInt8Options,
+): Promise<Tensor> {
+  const p = prepare(a, b, options)
+  const args = [...p.args] as GemmArguments
+  for (const i of kInputs) if (args[i] !== null) (args as unknown[])[i] = pin(args[i] as TypedArray)
+  const out = pinOutput(p.args[kOut], 'out', p.fresh)
+  args[kOut] = out.view
+  const result = answer(await native().gemmInt8Async(...args), p)
+  out.commit()
+  return result
+}

@@ -1,0 +1,341 @@
+// Integer products: every variant against a plain triple loop in 64-bit integers, on full-range data, all type pairs, zero
+// points, outputs and activations, to the bit; shapes around each tile; then the same for the tiers that this CPU lacks,
+// by emulation (gemm_int8_emulated.cpp).
+#include "core/gemm_int8.h"
+
+#include <math.h>
+#include <string.h>
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "core/threads.h"
+#include "test/native/gemm_int8_emulated.h"
+#include "test/native/harness.h"
+
+using namespace whittle;
+
+namespace {
+
+struct Case {
+  int64_t m, n, k, batch = 1;
+  bool a_signed, b_unsigned, transposed, packed;
+  int32_t a_zero = 0, b_zero = 0;
+  bool zeros = false, scales = false;
+  int bias = 0;  // 0 none, 1 integer, 2 float
+  int32_t activation = kActivationNone, out_type = kOutInt32, out_zero = 0;
+  float lo = -0.5f, hi = 6;
+  int values = 0;  // 0 random, 1 corners, 2 the extreme product
+  int threads = 1;
+};
+
+std::string describe(const Case& c) {
+  char text[300];
+  snprintf(text, sizeof text, "m %lld n %lld k %lld batch %lld %s%s%s%s za %d zb %d%s bias %d act %d out %d zo %d values %d t %d",
+           static_cast<long long>(c.m), static_cast<long long>(c.n), static_cast<long long>(c.k),
+           static_cast<long long>(c.batch), c.a_signed ? "s8" : "u8", c.b_unsigned ? "u8" : "s8", c.transposed ? " T" : "",
+           c.packed ? " packed" : "", c.a_zero, c.b_zero, c.zeros ? " per column" : "", c.bias, c.activation, c.out_type,
+           c.out_zero, c.values, c.threads);
+  return text;
+}
+
+void fill(Rng& rng, uint8_t* x, int64_t n, int values, bool is_signed, bool low) {
+  for (int64_t i = 0; i < n; i++) {
+    if (values == 0) x[i] = static_cast<uint8_t>(rng.next());
+    else if (values == 1) {
+      const uint8_t corners[6] = {0x80, 0x7f, 0xff, 0x00, 0x81, 0x01};
+      x[i] = corners[rng.below(6)];
+    } else x[i] = is_signed ? (low ? 0x80 : 0x7f) : (low ? 0 : 0xff);
+  }
+}
+
+PackedInt8* pack_int8(const GemmInt8Kernels& table, const uint8_t* w, bool is_unsigned, bool transposed, int64_t k, int64_t n,
+                      int threads) {
+  PackedInt8* p = new_packed_int8(table, is_unsigned, k, n);
+  if (p) fill_packed_int8(table, w, transposed, threads, p);
+  return p;
+}
+
+// Runs one case on `table` and compares with plain 64-bit arithmetic (exact outputs) and with the reference variant.
+void run_case(Harness& h, const GemmInt8Kernels& reference, const GemmInt8Kernels& table, const Case& c) {
+  Rng rng(static_cast<uint64_t>(c.m * 1315423911 + c.n * 2654435761 + c.k * 97 + c.out_type * 7 + c.activation) ^ h.rng().next());
+  const int64_t mis = rng.below(16);
+  Guarded<uint8_t> a(c.batch * c.m * c.k, mis), b((c.packed ? 1 : c.batch) * c.n * c.k, rng.below(16));
+  fill(rng, a.data(), a.size(), c.values, c.a_signed, false);
+  fill(rng, b.data(), b.size(), c.values, !c.b_unsigned, true);
+  std::vector<uint8_t> zeros(static_cast<size_t>(c.n));
+  std::vector<float> scales(static_cast<size_t>(c.n)), bias_float(static_cast<size_t>(c.n));
+  std::vector<int32_t> bias_int(static_cast<size_t>(c.n));
+  for (int64_t j = 0; j < c.n; j++) {
+    zeros[j] = static_cast<uint8_t>(rng.next());
+    scales[j] = rng.uniform(0.001f, 0.02f);
+    bias_float[j] = rng.uniform(-3, 3);
+    bias_int[j] = static_cast<int32_t>(rng.between(-1000000, 1000000));
+  }
+  const int64_t size = c.out_type == kOutInt32 || c.out_type == kOutFloat32 ? 4 : 1;
+  Guarded<uint8_t> want(c.batch * c.m * c.n * size, 0), got(c.batch * c.m * c.n * size, size * rng.below(4));
+  GemmInt8Args g = {};
+  g.a = a.data();
+  g.a_signed = c.a_signed;
+  g.m = c.m;
+  g.n = c.n;
+  g.k = c.k;
+  g.b_unsigned = c.b_unsigned;
+  g.b_transposed = c.transposed;
+  g.batch = c.batch;
+  g.a_zero = c.a_zero;
+  g.b_zero = c.b_zero;
+  g.b_zeros = c.zeros ? zeros.data() : nullptr;
+  g.a_scale = 0.013f;
+  g.b_scale = 0.007f;
+  g.b_scales = c.scales ? scales.data() : nullptr;
+  g.bias_int = c.bias == 1 ? bias_int.data() : nullptr;
+  g.bias_float = c.bias == 2 ? bias_float.data() : nullptr;
+  g.activation = {c.activation, c.activation == kActivationClip ? c.lo : -INFINITY, c.activation == kActivationClip ? c.hi : INFINITY};
+  g.out_type = c.out_type;
+  g.out_scale = 0.037f;
+  g.out_zero = c.out_zero;
+  g.threads = c.threads;
+  auto go = [&](const GemmInt8Kernels& t, uint8_t* out, int threads) {
+    PackedInt8* packed = c.packed ? pack_int8(t, b.data(), c.b_unsigned, c.transposed, c.k, c.n, threads) : nullptr;
+    g.packed = packed;
+    g.b = c.packed ? nullptr : b.data();
+    g.out = out;
+    g.threads = threads;
+    const WhittleStatus s = gemm_int8(t, g);
+    free_packed_int8(packed);
+    return s;
+  };
+  const WhittleStatus s1 = go(reference, want.data(), 1), s2 = go(table, got.data(), c.threads);
+  if (!h.expect(s1 == WHITTLE_OK && s2 == WHITTLE_OK, "%s: status %d %d", describe(c).c_str(), s1, s2)) return;
+  h.expect(got.intact(), "%s: wrote outside out", describe(c).c_str());
+  h.expect(a.intact() && b.intact(), "%s: wrote into an input", describe(c).c_str());
+  for (int64_t i = 0; i < c.batch; i++)
+    for (int64_t r = 0; r < c.m; r++)
+      for (int64_t j = 0; j < c.n; j++) {
+        const int64_t at = (i * c.m + r) * c.n + j;
+        if (c.activation > kActivationClip) {
+          if (!h.expect(memcmp(got.data() + at * size, want.data() + at * size, static_cast<size_t>(size)) == 0,
+                        "%s: [%d,%d,%d] differs from scalar", describe(c).c_str(), int(i), int(r), int(j)))
+            return;
+          continue;
+        }
+        int64_t sum = c.bias == 1 ? bias_int[j] : 0;
+        const int64_t zb = !c.zeros ? c.b_zero : c.b_unsigned ? zeros[j] : static_cast<int8_t>(zeros[j]);
+        const uint8_t* bm = b.data() + (c.packed ? 0 : i * c.n * c.k);
+        for (int64_t k = 0; k < c.k; k++) {
+          const uint8_t av = a[(i * c.m + r) * c.k + k], bv = c.transposed ? bm[j * c.k + k] : bm[k * c.n + j];
+          sum += ((c.a_signed ? static_cast<int8_t>(av) : int64_t(av)) - c.a_zero) *
+                 ((c.b_unsigned ? int64_t(bv) : static_cast<int8_t>(bv)) - zb);
+        }
+        volatile float scale = 0.013f * (c.scales ? scales[j] : 0.007f);
+        volatile float f = static_cast<float>(sum);
+        f = f * scale;
+        if (c.bias == 2) f = f + bias_float[j];
+        if (c.activation == kActivationClip) f = f < c.lo ? c.lo : f > c.hi ? c.hi : f;
+        if (c.out_type == kOutInt32) {
+          int32_t y;
+          memcpy(&y, got.data() + at * 4, 4);
+          if (!h.expect(y == sum, "%s: [%d,%d,%d] = %d, want %lld", describe(c).c_str(), int(i), int(r), int(j), y,
+                        static_cast<long long>(sum)))
+            return;
+        } else if (c.out_type == kOutFloat32) {
+          float y;
+          memcpy(&y, got.data() + at * 4, 4);
+          if (!h.expect(y == f, "%s: [%d,%d,%d] = %.9g, want %.9g", describe(c).c_str(), int(i), int(r), int(j), y, f)) return;
+        } else {
+          const bool s8 = c.out_type == kOutInt8;
+          volatile float q = f / 0.037f;
+          double y = nearbyint(static_cast<double>(q)) + c.out_zero;
+          y = y < (s8 ? -128 : 0) ? (s8 ? -128 : 0) : y > (s8 ? 127 : 255) ? (s8 ? 127 : 255) : y;
+          const int v = s8 ? static_cast<int8_t>(got[at]) : got[at];
+          if (!h.expect(v == y, "%s: [%d,%d,%d] = %d, want %g", describe(c).c_str(), int(i), int(r), int(j), v, y)) return;
+        }
+      }
+}
+
+Case random_case(Rng& rng, const GemmInt8Kernels& t) {
+  Case c = {};
+  c.m = rng.between(1, 3 * t.rows + 2);
+  c.n = rng.between(1, 2 * t.columns + 5);
+  c.k = rng.between(1, 70);
+  c.batch = rng.below(5) == 0 ? rng.between(2, 5) : 1;
+  c.a_signed = rng.below(2);
+  c.b_unsigned = rng.below(2);
+  c.transposed = rng.below(2);
+  c.packed = c.batch == 1 && rng.below(2);
+  c.a_zero = static_cast<int32_t>(c.a_signed ? rng.between(-128, 127) : rng.between(0, 255));
+  c.b_zero = static_cast<int32_t>(c.b_unsigned ? rng.between(0, 255) : rng.between(-128, 127));
+  if (rng.below(3) == 0) c.a_zero = 0;
+  if (rng.below(2) == 0) c.b_zero = 0;
+  c.zeros = rng.below(3) == 0;
+  c.scales = rng.below(2);
+  c.out_type = static_cast<int32_t>(rng.below(4));
+  c.bias = static_cast<int>(rng.below(c.out_type == kOutInt32 ? 2 : 3));
+  c.activation = c.out_type == kOutInt32 ? 0 : static_cast<int32_t>(rng.below(2));
+  if (rng.below(2)) c.lo = 0, c.hi = INFINITY;
+  c.out_zero = static_cast<int32_t>(c.out_type == kOutInt8 ? rng.between(-128, 127) : rng.between(0, 255));
+  c.values = static_cast<int>(rng.below(3));
+  c.threads = static_cast<int>(rng.between(1, 3));
+  return c;
+}
+
+void check_table(Harness& h, const GemmInt8Kernels& reference, const GemmInt8Kernels& table) {
+  h.row("exact sums around the tile", [&] {
+    const int64_t ms[] = {0, 1, 2, 3, 5, table.rows - 1, table.rows, table.rows + 1, 2 * table.rows + 1, 37};
+    const int64_t ns[] = {0, 1, 7, table.columns - 1, table.columns, table.columns + 1, 2 * table.columns + table.vector + 1};
+    const int64_t ks[] = {0, 1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 131};
+    for (int64_t m : ms)
+      for (int64_t n : ns)
+        for (int64_t k : ks) {
+          Case c = {};
+          c.m = m, c.n = n, c.k = k;
+          c.a_signed = (m + n + k) & 1;
+          c.b_unsigned = (m + k) & 2;
+          c.transposed = n & 1;
+          c.packed = k & 1;
+          c.values = static_cast<int>((m + k) % 3);
+          run_case(h, reference, table, c);
+        }
+  });
+  h.row("no pair saturates", [&] {
+    for (int a_signed = 0; a_signed < 2; a_signed++)
+      for (int b_unsigned = 0; b_unsigned < 2; b_unsigned++)
+        for (int64_t k : {2, 8, 64, 257, 4096}) {
+          Case c = {};
+          c.m = 7, c.n = table.columns + 3, c.k = k;
+          c.a_signed = a_signed, c.b_unsigned = b_unsigned;
+          c.values = 2;
+          run_case(h, reference, table, c);
+          c.values = 1;
+          run_case(h, reference, table, c);
+        }
+  });
+  h.row("zero points, scales, biases and outputs", [&] {
+    Rng rng = h.rng();
+    for (int i = 0; i < (h.lean() ? 60 : 400); i++) run_case(h, reference, table, random_case(rng, table));
+  });
+  h.row("activations agree to the bit", [&] {
+    for (int act = kActivationClip; act <= kActivationGeluTanh; act++)
+      for (int out = kOutFloat32; out <= kOutUint8; out++) {
+        Case c = {};
+        c.m = 11, c.n = table.columns + 9, c.k = 40;
+        c.a_signed = act & 1;
+        c.bias = 2, c.scales = true, c.activation = act, c.out_type = out, c.out_zero = 3;
+        run_case(h, reference, table, c);
+      }
+  });
+  h.row("the longest k that fits, and not one more", [&] {
+    const int64_t k = 65536;
+    Case c = {};
+    c.m = 2, c.n = 3, c.k = k, c.values = 2, c.packed = true;
+    run_case(h, reference, table, c);
+    c.a_signed = true;
+    run_case(h, reference, table, c);
+    struct { bool a_signed, b_unsigned; int64_t most; } bounds[] = {
+        {false, false, 65793}, {true, false, 131071}, {false, true, 33025}, {true, true, 65793}};
+    for (const auto& b : bounds)
+      for (int64_t extra : {0, 1}) {
+        std::vector<uint8_t> a(static_cast<size_t>(b.most + extra)), w(a.size());
+        // The extreme product: 255 or -128 against -128 or 255.
+        memset(a.data(), b.a_signed ? 0x80 : 0xff, a.size());
+        memset(w.data(), b.b_unsigned ? 0xff : 0x80, w.size());
+        int32_t y = 1;
+        GemmInt8Args g = {};
+        g.a = a.data(), g.a_signed = b.a_signed, g.m = g.n = g.batch = 1, g.k = b.most + extra;
+        g.b = w.data(), g.b_unsigned = b.b_unsigned, g.out = &y, g.threads = 1;
+        const WhittleStatus s = gemm_int8(table, g);
+        const int64_t product = (b.a_signed ? -128 : 255) * (b.b_unsigned ? 255 : -128);
+        if (extra) h.expect(s == WHITTLE_RANGE && y == 1, "k %lld was not refused", static_cast<long long>(g.k));
+        else h.expect(s == WHITTLE_OK && y == product * b.most, "k %lld: status %d, %d", static_cast<long long>(g.k), s, y);
+      }
+  });
+  h.row("larger products, blocked and threaded", [&] {
+    for (int threads : {1, 2, 3}) {
+      Case c = {};
+      c.m = 203, c.n = 150, c.k = 700, c.threads = threads, c.a_signed = threads & 1, c.b_zero = threads - 2;
+      run_case(h, reference, table, c);
+      c.m = 1, c.n = 1000, c.packed = true;
+      run_case(h, reference, table, c);
+      c.m = 16, c.out_type = kOutFloat32, c.bias = 2;
+      run_case(h, reference, table, c);
+    }
+  });
+}
+
+struct Bench {
+  const char* name;
+  int64_t m, n, k;
+  bool a_signed;
+};
+
+// Best of interleaved rounds: other load only ever adds time.
+std::vector<double> seconds(const std::vector<std::function<void()>>& bodies) {
+  std::vector<double> best(bodies.size(), 1e9);
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < 300; i++) {
+    for (size_t b = 0; b < bodies.size(); b++) {
+      const auto t = std::chrono::steady_clock::now();
+      bodies[b]();
+      best[b] = std::min(best[b], std::chrono::duration<double>(std::chrono::steady_clock::now() - t).count());
+    }
+    if (i >= 7 && std::chrono::steady_clock::now() - start > std::chrono::milliseconds(700)) break;
+  }
+  return best;
+}
+
+void bench_table(Harness& h, const GemmInt8Kernels& table) {
+  if (!h.benching()) return;
+  const Bench list[] = {{"128x768x768", 128, 768, 768, true},   {"128x3072x768", 128, 3072, 768, true},
+                        {"512x512x512", 512, 512, 512, true},   {"1024x1024x1024", 1024, 1024, 1024, true},
+                        {"2048x2048x2048", 2048, 2048, 2048, true},  {"3136x64x576", 3136, 64, 576, false},
+                        {"128x768x768 u8", 128, 768, 768, false},
+                        {"16x4096x4096", 16, 4096, 4096, true}, {"1x4096x4096", 1, 4096, 4096, true}};
+  const int64_t spins = 20000;
+  const double peak_ops = table.peak(spins), peak = peak_ops / seconds({[&] { table.peak(spins); }})[0];
+  printf("TIME %s/%s peak %.1f GOP/s\n", h.family(), h.variant(), peak / 1e9);
+  for (const Bench& b : list) {
+    if (peak < 60e9 && b.m * b.n * b.k > 1000000000) continue;
+    Rng rng(1);
+    std::vector<uint8_t> a(static_cast<size_t>(b.m * b.k)), w(static_cast<size_t>(b.n * b.k)), y(static_cast<size_t>(b.m * b.n * 4));
+    std::vector<float> scales(static_cast<size_t>(b.n), 0.01f);
+    for (auto& v : a) v = static_cast<uint8_t>(rng.next());
+    for (auto& v : w) v = static_cast<uint8_t>(rng.next());
+    PackedInt8* p = pack_int8(table, w.data(), false, false, b.k, b.n, 1);
+    GemmInt8Args g = {};
+    g.a = a.data(), g.a_signed = b.a_signed, g.m = b.m, g.n = b.n, g.k = b.k, g.packed = p, g.batch = 1, g.out = y.data();
+    g.threads = 1;
+    const double ops = 2.0 * static_cast<double>(b.m) * static_cast<double>(b.n) * static_cast<double>(b.k);
+    GemmInt8Args g2 = g, gf = g;
+    g2.threads = 2;
+    gf.out_type = kOutFloat32, gf.a_scale = 0.01f, gf.b_scales = scales.data(), gf.bias_float = scales.data();
+    gf.activation = {kActivationClip, 0, INFINITY};
+    std::vector<double> t = seconds({[&] { table.peak(spins); }, [&] { gemm_int8(table, g); }, [&] { gemm_int8(table, g2); },
+                                     [&] { gemm_int8(table, gf); }});
+    const double now = peak_ops / t[0], one = t[1], two = t[2], floats = t[3];
+    printf("TIME %s/%s %s: %.3f ms, %.1f GOP/s, %.0f %% of peak, %.1f GB/s of b; 2 threads x%.2f; float epilogue %+.1f %%\n", h.family(),
+           h.variant(), b.name, one * 1e3, ops / one / 1e9, 100 * ops / one / now, static_cast<double>(b.n * b.k) / one / 1e9, one / two,
+           100 * (floats / one - 1));
+    fflush(stdout);
+    free_packed_int8(p);
+  }
+}
+
+}  // namespace
+
+WHITTLE_CHECK(gemm_int8) {
+  each_variant(h, gemm_int8_variants(), [&](const GemmInt8Kernels& reference, const GemmInt8Kernels& table) {
+    check_table(h, reference, table);
+    bench_table(h, table);
+  });
+  const GemmInt8Kernels reference = overlay(gemm_int8_variants(), Tier::scalar);
+  for (const EmulatedInt8& e : emulated_int8()) {
+    if (!e.supported || !h.begin_emulated("gemm_int8", e.name)) continue;
+    GemmInt8Kernels table = reference;
+    e.install(&table);
+    check_table(h, reference, table);
+    if (e.worth_timing) bench_table(h, table);
+  }
+}
