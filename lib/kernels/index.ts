@@ -35,6 +35,7 @@ export {
   type RelationOptions,
   type SimilarityOptions,
 } from './distill'
+export {
   gemmInt8,
   gemmInt8Async,
   packInt8,
