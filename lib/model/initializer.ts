@@ -4,8 +4,8 @@ import { elementBitsOf, type ElementType } from './types'
 
 /** Where the bytes of a tensor lie. Bytes are in `raw_data` form: little-endian, sub-byte types packed. Never changes. */
 export interface DataSource {
-  /** `memory`: bytes we hold; `file`: a range of the model file; `external`: a range of a file beside it. */
-  readonly kind: 'memory' | 'file' | 'external'
+  /** `memory`: bytes we hold; `file`: a range of the model file; `external`: a range of a file beside it; `computed`: made when read. */
+  readonly kind: 'memory' | 'file' | 'external' | 'computed'
   readonly byteLength: number
   /** Reads `length` bytes from `offset` on into a fresh array. Throws `ERR_IO`. */
   readSync(offset: number, length: number): Uint8Array

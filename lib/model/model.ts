@@ -167,6 +167,11 @@ export class Model implements Header {
     return this.origin ? this.origin.end - this.origin.start : 0
   }
 
+  /** Size of the model as one file with all weights inside, external ones too. No weight is read. */
+  byteLength(): number {
+    return encodeInline(this).length
+  }
+
   /** Counts: no weight is read. */
   summary(): ModelSummary {
     const ops = new Map<string, number>()

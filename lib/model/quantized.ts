@@ -1,0 +1,188 @@
+import { sizeOf } from '../tensor'
+import type { Graph } from './graph'
+import type { Initializer } from './initializer'
+import type { Node } from './node'
+import { isPairTable, weightInputsOf, weightViewOf, type WeightView } from './weights'
+
+/**
+ * A weight that lies in the file as integer codes and scales and becomes float by standard ops. Both storages are
+ * known: `qdq` is `DequantizeLinear`, `folded` is `Cast` → `Mul` (int8) or `Cast` → `Gather` of a table of 256 pairs →
+ * `Mul` (4 bits), each with a `Reshape` after it where blocks ask for one.
+ */
+export interface QuantizedWeight {
+  /** The float value that nodes read. */
+  readonly value: string
+  readonly graph: Graph
+  readonly dims: readonly number[]
+  readonly storage: 'folded' | 'qdq'
+  /** Bits of a stored code: 8 or 4. */
+  readonly bits: number
+  readonly codes: Initializer
+  readonly scales: Initializer
+  readonly zeroPoints: Initializer | undefined
+  /** Dims of the codes in which the scales broadcast by numpy's rules once they have {@link scaleDims}. */
+  readonly codeDims: readonly number[]
+  readonly scaleDims: readonly number[]
+}
+
+/** A {@link QuantizedWeight} and the first node that computes with it. */
+export interface QuantizedLayer extends QuantizedWeight {
+  /** The node's name, or the weight's where the node has none. */
+  readonly name: string
+  readonly op: string
+  readonly view: WeightView
+}
+
+/** The quantized weights of a graph and its subgraphs, each once, in the order in which nodes first read them. */
+export function quantizedWeights(graph: Graph): QuantizedLayer[] {
+  const found = new Map<string, QuantizedLayer>()
+  graph.walk((node, inner) => {
+    for (const index of weightInputsOf(node)) {
+      const value = node.inputs[index]
+      if (!value || found.has(value)) continue
+      const weight = quantizedWeight(inner, value)
+      const view = weight && weightViewOf(node, index, weight.dims)
+      if (weight && view) found.set(value, { ...weight, name: node.name || value, op: node.opType, view })
+    }
+  })
+  return [...found.values()]
+}
+
+/** The quantized weight behind a value, `undefined` if it is anything else. */
+export function quantizedWeight(graph: Graph, value: string): QuantizedWeight | undefined {
+  let home: Graph | undefined = graph
+  while (home && !home.defines(value)) home = home.parent
+  const made = home?.producer(value)
+  if (!home || !made) return undefined
+  if (!made.is('Reshape')) return core(home, made, value)
+  const shape = made.inputs[1] ? home.constant(made.inputs[1]) : undefined
+  const inner = made.inputs[0] ? home.producer(made.inputs[0]) : undefined
+  const found = inner && core(home, inner, value)
+  if (!found || shape?.type !== 'int64' || shape.dims.length !== 1) return undefined
+  const dims = Array.from(shape.readSync().data as BigInt64Array, Number)
+  return sizeOf(dims) === sizeOf(found.dims) ? { ...found, dims } : undefined
+}
+
+function core(graph: Graph, node: Node, value: string): QuantizedWeight | undefined {
+  return node.is('DequantizeLinear')
+    ? dequantized(graph, node, value)
+    : node.is('Mul')
+      ? folded(graph, node, value)
+      : undefined
+}
+
+const constant = (graph: Graph, name: string | undefined): Initializer | undefined =>
+  name ? graph.constant(name) : undefined
+
+function dequantized(graph: Graph, node: Node, value: string): QuantizedWeight | undefined {
+  const codes = constant(graph, node.inputs[0])
+  const scales = constant(graph, node.inputs[1])
+  const zeroPoints = constant(graph, node.inputs[2])
+  if (!codes || scales?.type !== 'float32' || (node.inputs[2] && !zeroPoints)) return undefined
+  const bits = { int8: 8, uint8: 8, int4: 4, uint4: 4 }[codes.type as string]
+  if (!bits) return undefined
+  const base = { value, graph, dims: codes.dims, storage: 'qdq' as const, bits, codes, scales, zeroPoints }
+  if (scales.elementCount === 1) return { ...base, codeDims: codes.dims, scaleDims: [] }
+  const rank = codes.dims.length
+  const given = node.int('axis', 1)
+  const axis = given < 0 ? given + rank : given
+  const size = codes.dims[axis]
+  if (size === undefined) return undefined
+  const block = node.int('block_size', 0)
+  if (!block)
+    return scales.elementCount === size
+      ? { ...base, codeDims: codes.dims, scaleDims: codes.dims.map((_, i) => (i === axis ? size : 1)) }
+      : undefined
+  if (size % block || scales.elementCount !== codes.elementCount / block) return undefined
+  const cut = (last: number): number[] => codes.dims.flatMap((d, i) => (i === axis ? [d / block, last] : [d]))
+  return { ...base, codeDims: cut(block), scaleDims: cut(1) }
+}
+
+function folded(graph: Graph, node: Node, value: string): QuantizedWeight | undefined {
+  const [a, b] = node.inputs
+  const scales = constant(graph, b) ?? constant(graph, a)
+  const other = constant(graph, b) ? a : b
+  if (scales?.type !== 'float32' || !other) return undefined
+  const base = { value, graph, storage: 'folded' as const, scales, zeroPoints: undefined, scaleDims: scales.dims }
+  let made = graph.producer(other)
+  if (made?.is('Cast')) {
+    const codes = constant(graph, made.inputs[0])
+    if ((codes?.type !== 'int8' && codes?.type !== 'uint8') || made.int('to', 0) !== 1) return undefined
+    return broadcasts(scales.dims, codes.dims)
+      ? { ...base, dims: codes.dims, bits: 8, codes, codeDims: codes.dims }
+      : undefined
+  }
+  let codeDims: number[] | undefined
+  if (made?.is('Reshape')) {
+    const shape = constant(graph, made.inputs[1])
+    if (shape?.type !== 'int64') return undefined
+    codeDims = Array.from(shape.readSync().data as BigInt64Array, Number)
+    made = made.inputs[0] ? graph.producer(made.inputs[0]) : undefined
+  }
+  if (!made?.is('Gather') || made.int('axis', 0) !== 0) return undefined
+  const table = constant(graph, made.inputs[0])
+  const cast = made.inputs[1] ? graph.producer(made.inputs[1]) : undefined
+  const codes = cast?.is('Cast') ? constant(graph, cast.inputs[0]) : undefined
+  if (codes?.type !== 'uint8' || !table || !isPairTable(table)) return undefined
+  codeDims ??= [...codes.dims, 2]
+  if (sizeOf(codeDims) !== codes.elementCount * 2 || !broadcasts(scales.dims, codeDims)) return undefined
+  return { ...base, dims: codeDims, bits: 4, codes, codeDims }
+}
+
+const signed = (nibble: number): number => (nibble < 8 ? nibble : nibble - 16)
+
+/** True if `small` broadcasts to exactly `large`. */
+function broadcasts(small: readonly number[], large: readonly number[]): boolean {
+  const lead = large.length - small.length
+  return lead >= 0 && small.every((d, i) => d === 1 || d === large[lead + i])
+}
+
+/** The codes of a quantized weight, one a number, zero point not taken off. */
+export function readCodes({ codes, bits }: QuantizedWeight): Int8Array | Uint8Array | Int16Array {
+  const { data, type } = codes.readSync()
+  if (bits === 8) return data as Int8Array | Uint8Array
+  const bytes = data as Uint8Array
+  const isSigned = type !== 'uint4'
+  const count = type === 'uint8' ? bytes.length * 2 : codes.elementCount
+  const out = new Int16Array(count)
+  for (let i = 0; i < count; i++) {
+    const nibble = i & 1 ? bytes[i >> 1]! >> 4 : bytes[i >> 1]! & 15
+    out[i] = isSigned ? signed(nibble) : nibble
+  }
+  return out
+}
+
+/** The float32 values that the ops of a quantized weight compute, in the order of its `dims`. Reads all of it. */
+export function readQuantized(weight: QuantizedWeight): Float32Array {
+  const codes = readCodes(weight)
+  const scales = weight.scales.readSync().data as Float32Array
+  const zeros = weight.zeroPoints ? readCodes({ ...weight, codes: weight.zeroPoints }) : undefined
+  const { codeDims } = weight
+  const scaleDims = [...codeDims.map(() => 1), ...weight.scaleDims].slice(-codeDims.length || codeDims.length)
+  // Strides of the scales over the dims of the codes; 0 where they broadcast.
+  const strides: number[] = []
+  let stride = 1
+  for (let i = codeDims.length - 1; i >= 0; i--) {
+    strides[i] = scaleDims[i] === 1 ? 0 : stride
+    stride *= scaleDims[i] ?? 1
+  }
+  const out = new Float32Array(codes.length)
+  const inner = codeDims.at(-1) ?? 1
+  const step = strides.at(-1) ?? 0
+  const at = codeDims.map(() => 0)
+  for (let row = 0; row < out.length; row += inner) {
+    let s = 0
+    for (let i = 0; i < codeDims.length - 1; i++) s += at[i]! * strides[i]!
+    for (let j = 0; j < inner; j++, s += step) out[row + j] = (codes[row + j]! - (zeros ? zeros[s]! : 0)) * scales[s]!
+    for (let i = codeDims.length - 2; i >= 0; i--) {
+      if (++at[i]! < codeDims[i]!) break
+      at[i] = 0
+    }
+  }
+  return out
+}
+
+/** Bytes of codes, scales and zero points. */
+export function quantizedBytes({ codes, scales, zeroPoints }: QuantizedWeight): number {
+  return codes.byteLength + scales.byteLength + (zeroPoints?.byteLength ?? 0)
+}

@@ -1,0 +1,144 @@
+import { sizeOf } from '../tensor'
+import type { Graph } from './graph'
+import type { Initializer } from './initializer'
+import type { Node } from './node'
+
+/**
+ * How a weight tensor multiplies: seen as `dims` (the same values in the same order), `outputAxis` counts the output
+ * channels and `reductionAxis` the products that are summed; -1 if these do not lie on one axis.
+ */
+export interface WeightView {
+  readonly dims: readonly number[]
+  readonly outputAxis: number
+  readonly reductionAxis: number
+}
+
+/** A weight tensor and the first node that computes with it. */
+export interface Weight {
+  /** The node's name, or the weight's where the node has none. */
+  readonly name: string
+  readonly op: string
+  readonly node: Node
+  /** The initializer, and the graph that owns it (an outer one, perhaps). */
+  readonly initializer: Initializer
+  readonly graph: Graph
+  readonly view: WeightView
+  /** Names of further nodes that read the same tensor. */
+  readonly sharedBy: readonly string[]
+}
+
+const rowsFirst = (dims: readonly number[], lead: number): WeightView => ({
+  dims: [sizeOf(dims.slice(0, lead)), sizeOf(dims.slice(lead))],
+  outputAxis: 0,
+  reductionAxis: 1,
+})
+
+/** [batch…, K, N], outputs last. */
+function columnsLast(dims: readonly number[]): WeightView {
+  const r = dims.length
+  if (r === 2) return { dims, outputAxis: 1, reductionAxis: 0 }
+  return { dims: [sizeOf(dims.slice(0, r - 2)), dims[r - 2]!, dims[r - 1]!], outputAxis: 2, reductionAxis: 1 }
+}
+
+/** [batch…, outputs, K]. */
+const rowsThenReduction = (dims: readonly number[]): WeightView => rowsFirst(dims, dims.length - 1)
+
+type Viewer = (node: Node, dims: readonly number[]) => WeightView | undefined
+
+const recurrent = (index: number): readonly [number, Viewer] => [
+  index,
+  (_n, d) => (d.length === 3 ? rowsThenReduction(d) : undefined),
+]
+
+/** By op type: which inputs are weights, and how each is seen. */
+const kWeightInputs: Readonly<Record<string, readonly (readonly [index: number, view: Viewer])[]>> = {
+  Conv: [[1, (_n, d) => (d.length >= 3 ? rowsFirst(d, 1) : undefined)]],
+  ConvTranspose: [
+    [
+      1,
+      (_n, d) =>
+        d.length >= 3 ? { dims: [d[0]!, d[1]!, sizeOf(d.slice(2))], outputAxis: 1, reductionAxis: -1 } : undefined,
+    ],
+  ],
+  Gemm: [
+    [1, (n, d) => (d.length !== 2 ? undefined : n.int('transB', 0) ? rowsThenReduction(d) : columnsLast(d))],
+    [0, (n, d) => (d.length !== 2 ? undefined : n.int('transA', 0) ? columnsLast(d) : rowsThenReduction(d))],
+  ],
+  MatMul: [
+    [1, (_n, d) => (d.length >= 2 ? columnsLast(d) : undefined)],
+    [0, (_n, d) => (d.length >= 2 ? rowsThenReduction(d) : undefined)],
+  ],
+  Gather: [[0, (n, d) => (d.length >= 2 && n.int('axis', 0) === 0 ? rowsFirst(d, 1) : undefined)]],
+  LSTM: [recurrent(1), recurrent(2)],
+  GRU: [recurrent(1), recurrent(2)],
+  RNN: [recurrent(1), recurrent(2)],
+}
+
+/** Op types that have weights in the sense of {@link weights}. */
+export const weightOps: readonly string[] = Object.keys(kWeightInputs)
+
+/**
+ * The weight tensors of a graph and its subgraphs, each once, in the order in which nodes first read them. Only
+ * floating-point initializers of the ops in {@link weightOps} count: biases and norm parameters do not.
+ */
+export function weights(graph: Graph): Weight[] {
+  const found = new Map<Initializer, Weight & { sharedBy: string[] }>()
+  graph.walk((node, inner) => {
+    for (const index of weightInputsOf(node)) {
+      const value = node.inputs[index]
+      const home = value ? ownerOf(inner, value) : undefined
+      const initializer = home?.initializers.get(value!)
+      if (!initializer || !isFloat(initializer) || isPairTable(initializer)) continue
+      const name = node.name || initializer.name
+      const known = found.get(initializer)
+      if (known) known.sharedBy.push(name)
+      else {
+        const seen = weightViewOf(node, index, initializer.dims)
+        if (seen)
+          found.set(initializer, { name, op: node.opType, node, initializer, graph: home!, view: seen, sharedBy: [] })
+      }
+    }
+  })
+  return [...found.values()]
+}
+
+/** @internal Which inputs of a node are weights, by its op. */
+export function weightInputsOf(node: Node): readonly number[] {
+  return node.is(...weightOps) ? kWeightInputs[node.opType]!.map(([index]) => index) : []
+}
+
+/** @internal How a tensor of `dims` is seen as input `index` of a node; `undefined` if it is no weight there. */
+export function weightViewOf(node: Node, index: number, dims: readonly number[]): WeightView | undefined {
+  const found = kWeightInputs[node.opType]?.find(([i]) => i === index)
+  return found?.[1](node, dims)
+}
+
+const signed = (nibble: number): number => (nibble < 8 ? nibble : nibble - 16)
+
+/**
+ * @internal The table that unpacks 4-bit codes, two to a byte, in ops of any opset: row b holds the low and the high
+ * nibble of b as signed numbers. It is no weight, though a Gather reads it.
+ */
+export function pairTable(): Float32Array {
+  return Float32Array.from({ length: 512 }, (_, i) => signed(((i >> 1) >> (i & 1 ? 4 : 0)) & 15))
+}
+
+/** @internal */
+export function isPairTable(table: Initializer): boolean {
+  if (table.type !== 'float32' || table.dims.length !== 2 || table.dims[0] !== 256 || table.dims[1] !== 2) return false
+  const { data } = table.readSync()
+  return pairTable().every((v, i) => v === data[i])
+}
+
+function isFloat(initializer: Initializer): boolean {
+  return ['float32', 'float16', 'bfloat16', 'float64'].includes(initializer.type)
+}
+
+/** The graph, this or an outer one, whose initializer `value` is; `undefined` if it is anything else. */
+export function ownerOf(graph: Graph, value: string): Graph | undefined {
+  for (let g: Graph | undefined = graph; g; g = g.parent) {
+    if (g.initializers.has(value)) return g
+    if (g.defines(value)) return undefined
+  }
+  return undefined
+}
