@@ -1,0 +1,91 @@
+/** What happened to one weight in one step. */
+export interface LayerReport {
+  /** The node's name, or the weight's where the node has none. */
+  readonly name: string
+  readonly op: string
+  readonly weight: string
+  readonly dims: readonly number[]
+  readonly elements: number
+  readonly action: 'quantized' | 'pruned' | 'kept' | 'shared'
+  /** Why a weight was kept as it was, or got something else than was asked for. */
+  readonly reason?: string
+  /** Bits of one stored value, scales not counted. */
+  readonly bits?: number
+  /** Values that share a scale; absent for one scale an output channel. */
+  readonly blockSize?: number
+  /** Bytes of the weight, scales included. */
+  readonly bytesBefore: number
+  readonly bytesAfter: number
+  /** ‖w − ŵ‖₂ / ‖w‖₂, of the tensor as a whole. */
+  readonly error?: number
+  /** Share of zeros afterwards. */
+  readonly sparsity?: number
+}
+
+/** One step of a recipe, carried out. */
+export interface StepReport {
+  readonly step: string
+  /** One sentence. */
+  readonly summary: string
+  readonly seconds: number
+  readonly layers: readonly LayerReport[]
+}
+
+/** A model in numbers; `accuracy` and `latency` only if `evaluate` gave them. */
+export interface ModelFigures {
+  /** Of the file, external data included. */
+  readonly bytes: number
+  /** Values in weights and other constants. */
+  readonly parameters: number
+  /** In the unit that `evaluate` returns. */
+  readonly accuracy?: number
+  /** Milliseconds, as `evaluate` measured them. */
+  readonly latency?: number
+}
+
+export interface LimitReport {
+  readonly name: 'accuracyDrop' | 'bytes' | 'latency'
+  readonly limit: number
+  readonly actual: number
+  readonly met: boolean
+}
+
+/** The outcome of `compress`: plain data, safe to print as JSON. */
+export interface CompressReport {
+  /** Version of whittle-ml that made it. */
+  readonly version: string
+  /** File name without folder and ending; `'model'` for one that came from memory. */
+  readonly model: string
+  /** The recipe with every default written out: given to `compress` again, it does the same. */
+  readonly recipe: {
+    readonly name: string
+    readonly limits: object
+    readonly steps: readonly { readonly step: string }[]
+  }
+  readonly before: ModelFigures
+  readonly after: ModelFigures
+  readonly steps: readonly StepReport[]
+  readonly limits: readonly LimitReport[]
+  readonly seconds: number
+}
+
+/** One row of measurements that a program made on its own, for the table and chart of the HTML report. */
+export interface Measurement {
+  readonly label: string
+  readonly bytes: number
+  /** A share, 0 to 1. */
+  readonly accuracy?: number
+  /** Median milliseconds of one run. */
+  readonly latency?: number
+  /** The row that the others are compared with. */
+  readonly reference?: boolean
+}
+
+/** One model in an HTML report. */
+export interface ReportSection {
+  readonly title: string
+  readonly report: CompressReport
+  readonly measurements?: readonly Measurement[]
+  /** What {@link Measurement.accuracy} is, e.g. `'characters right'`. */
+  readonly accuracyName?: string
+}
