@@ -1,3 +1,6 @@
 export { WhittleError, type WhittleErrorCode } from './errors'
 export { type DataType, type Tensor, type TensorLike, type TypedArray } from './tensor'
 export * from './kernels'
+export * from './model'
+export * from './compress'
+export * from './report'

@@ -1,0 +1,149 @@
+import path from 'node:path'
+
+import type { Model as ModelType } from '../model/model'
+import { Model } from '../model/model'
+import { foldConstantNodes } from '../model/fold'
+import type { CompressReport, ModelFigures, StepReport } from '../report/types'
+import { fail, options as checkOptions } from '../validate'
+import { version } from '../version'
+import { KeepBudget } from './computed'
+import { checkMeasurable, enforce, judge, measure, type Evaluate } from './gate'
+import { dedupePass } from './passes/dedupe'
+import type { PassResult } from './passes/pass'
+import { prunePass } from './passes/prune'
+import { quantizePass } from './passes/quantize'
+import { Run, type Progress } from './progress'
+import { resolveLimits, resolveRecipe, type Limits, type Preset, type Recipe, type ResolvedStep } from './recipe'
+
+export interface CompressOptions {
+  /** Inputs to calibrate on, for steps that need them. None of the present steps does. */
+  readonly calibration?: Iterable<unknown> | AsyncIterable<unknown>
+  /** Judges the original, then the result. Its figures go to the report and are what `limits` bound. */
+  readonly evaluate?: Evaluate
+  /** Added to the recipe's own limits; the same name here wins. */
+  readonly limits?: Limits
+  readonly onProgress?: (progress: Progress) => void
+  /** Stops the work between two weights, with `ERR_ABORTED`. */
+  readonly signal?: AbortSignal
+}
+
+/** What `compress` gives. */
+export interface CompressResult {
+  /** A new model; the one that went in is as it was. Reads weights out of the original's file until it is saved. */
+  readonly model: ModelType
+  readonly report: CompressReport
+}
+
+/**
+ * Makes a model smaller by the steps of a recipe. Nothing is written: save the model that comes back.
+ *
+ * Weights in `Constant` nodes become initializers first, and the opset is raised to what the written ops need and no
+ * further. Tensors are worked on one at a time and results beyond 32 MB are computed again while the model is saved,
+ * so memory holds about two of the largest tensors, whatever the size of the model.
+ *
+ * @param input a path, the bytes of an ONNX file, or a {@link Model} (which is not changed)
+ * @param recipe `'int8-weights'`, `'int4-weights'`, or a recipe; see `Recipe`
+ * @throws {WhittleError} `ERR_LIMIT` if a limit is not met; `ERR_ABORTED`; `ERR_RANGE` and `ERR_DTYPE` on the recipe,
+ * on a limit that nothing measures, and on weights with NaN or infinities, by name; `ERR_MODEL_FORMAT` and `ERR_IO` as
+ * `Model.load`. What `evaluate` and `onProgress` throw comes through as it is.
+ *
+ * @example
+ * const { model, report } = await compress('in.onnx', 'int8-weights')
+ * await model.save('out.onnx')
+ * console.log(report.before.bytes, report.after.bytes)
+ */
+export async function compress(
+  input: string | Uint8Array | ArrayBuffer | ModelType,
+  recipe: Preset | Recipe,
+  options: CompressOptions = {},
+): Promise<CompressResult> {
+  const start = performance.now()
+  const { evaluate, limits: given, onProgress, signal } = readOptions(options)
+  const resolved = resolveRecipe(recipe)
+  const limits = { ...resolved.limits, ...resolveLimits(given, 'limits') }
+  checkMeasurable(limits, evaluate)
+  const run = new Run(onProgress, signal)
+  await run.tell('load', 0, 1, typeof input === 'string' ? input : '')
+  const loaded = isModel(input) ? undefined : await Model.load(input)
+  const original = loaded ?? (input as ModelType)
+  try {
+    await run.tell('load', 1, 1)
+    const before: ModelFigures = {
+      ...sizeOfModel(original),
+      ...(evaluate ? await measure(original.clone(), 'original', evaluate, limits, run) : {}),
+    }
+    const model = original.clone()
+    foldConstantNodes(model)
+    const keep = new KeepBudget()
+    const steps: StepReport[] = []
+    for (const step of resolved.steps) {
+      const began = performance.now()
+      const { layers, summary } = await pass(model, step, run, keep)
+      steps.push({ step: step.step, summary, seconds: secondsSince(began), layers })
+    }
+    model.graph.removeDeadInitializers()
+    model.check()
+    const size = sizeOfModel(model)
+    enforce(judge({ ...(limits.bytes === undefined ? {} : { bytes: limits.bytes }) }, before, size))
+    const after = { ...size, ...(evaluate ? await measure(model.clone(), 'compressed', evaluate, limits, run) : {}) }
+    const judged = judge(limits, before, after)
+    enforce(judged)
+    return {
+      model,
+      report: {
+        version: version(),
+        model: typeof input === 'string' ? path.parse(input).name : 'model',
+        recipe: { ...resolved, limits },
+        before,
+        after,
+        steps,
+        limits: judged,
+        seconds: secondsSince(start),
+      },
+    }
+  } catch (error) {
+    loaded?.close()
+    throw error
+  }
+}
+
+function pass(model: ModelType, step: ResolvedStep, run: Run, keep: KeepBudget): Promise<PassResult> {
+  switch (step.step) {
+    case 'quantize':
+      return quantizePass(model, step, run, keep)
+    case 'prune':
+      return prunePass(model, step, run, keep)
+    case 'dedupe':
+      return dedupePass(model, run)
+  }
+}
+
+const secondsSince = (start: number): number => Math.round(performance.now() - start) / 1000
+
+function sizeOfModel(model: ModelType): { bytes: number; parameters: number } {
+  return { bytes: model.byteLength(), parameters: model.summary().parameters }
+}
+
+function isModel(input: unknown): input is ModelType {
+  return (
+    input !== null && typeof input === 'object' && typeof (input as ModelType).clone === 'function' && 'graph' in input
+  )
+}
+
+function readOptions(value: unknown): CompressOptions {
+  const given = checkOptions(value, 'options', ['calibration', 'evaluate', 'limits', 'onProgress', 'signal'])
+  for (const name of ['evaluate', 'onProgress'] as const)
+    if (given[name] !== undefined && typeof given[name] !== 'function')
+      fail('ERR_DTYPE', `options.${name}`, 'a function', given[name])
+  const { signal, calibration } = given as { signal?: unknown; calibration?: unknown }
+  if (signal !== undefined && typeof (signal as AbortSignal | null)?.aborted !== 'boolean')
+    fail('ERR_DTYPE', 'options.signal', 'an AbortSignal', signal)
+  const iterable = calibration as { [Symbol.iterator]?: unknown; [Symbol.asyncIterator]?: unknown } | null | undefined
+  if (
+    calibration !== undefined &&
+    typeof iterable?.[Symbol.iterator] !== 'function' &&
+    typeof iterable?.[Symbol.asyncIterator] !== 'function'
+  )
+    fail('ERR_DTYPE', 'options.calibration', 'an iterable of inputs', calibration)
+  return given as CompressOptions
+}

@@ -1,0 +1,123 @@
+import type { DataSource, Initializer } from '../model/graph'
+import { allocate, isDataType, type Tensor } from '../tensor'
+
+/** The one result that is held between reads: a writer takes a tensor in pieces, from first to last. */
+let held: { readonly source: ComputedSource; readonly bytes: Uint8Array } | undefined
+
+/**
+ * @internal Bytes that are computed when they are read, so that a model larger than memory can be changed: between
+ * reads nothing is kept but the recipe. `compute` must give the same bytes each time.
+ */
+export class ComputedSource implements DataSource {
+  readonly kind = 'computed'
+  readonly byteLength: number
+  readonly #compute: () => Uint8Array
+
+  constructor(byteLength: number, compute: () => Uint8Array) {
+    this.byteLength = byteLength
+    this.#compute = compute
+  }
+
+  readSync(offset: number, length: number): Uint8Array {
+    if (offset === 0 && length === this.byteLength) return this.#compute()
+    if (held?.source !== this) held = { source: this, bytes: this.#compute() }
+    const { bytes } = held
+    if (offset + length >= this.byteLength) held = undefined
+    return bytes.slice(offset, offset + length)
+  }
+
+  read(offset: number, length: number): Promise<Uint8Array> {
+    return new Promise((resolve, reject) => {
+      setImmediate(() => {
+        try {
+          resolve(this.readSync(offset, length))
+        } catch (error) {
+          reject(error as Error)
+        }
+      })
+    })
+  }
+}
+
+/**
+ * @internal Memory that is used again from tensor to tensor: fresh pages cost more than the work on them, and a large
+ * model must not pile up garbage. Held weakly between uses.
+ */
+export class Scratch {
+  readonly #buffers = new Map<string, WeakRef<ArrayBuffer>>()
+
+  /** `byteLength` bytes with what they last held. Valid until the same `slot` is asked for again. */
+  bytes(slot: string, byteLength: number): Uint8Array {
+    let buffer = this.#buffers.get(slot)?.deref()
+    if (!buffer || buffer.byteLength < byteLength) {
+      buffer = (allocate('uint8', byteLength) as Uint8Array<ArrayBuffer>).buffer
+      this.#buffers.set(slot, new WeakRef(buffer))
+    }
+    return new Uint8Array(buffer, 0, byteLength)
+  }
+
+  floats(slot: string, count: number): Float32Array {
+    const { buffer } = this.bytes(slot, count * 4)
+    return new Float32Array(buffer as ArrayBuffer, 0, count)
+  }
+
+  /** Reads a tensor in pieces into memory of this scratch. The result is overwritten by the next read. */
+  read(initializer: Initializer, slot = 'tensor'): Tensor {
+    const { source, type, dims, byteLength } = initializer
+    if (source.kind === 'memory' || !isDataType(type) || byteLength < 1e6) return initializer.readSync()
+    const bytes = this.bytes(slot, byteLength)
+    let at = 0
+    for (const piece of initializer.chunksSync()) {
+      bytes.set(piece, at)
+      at += piece.byteLength
+    }
+    const like = allocate(type, 0)
+    const constructor = like.constructor as new (
+      buffer: ArrayBufferLike,
+      offset: number,
+      length: number,
+    ) => Tensor['data']
+    return { type, dims, data: new constructor(bytes.buffer, 0, byteLength / like.BYTES_PER_ELEMENT) }
+  }
+}
+
+/** @internal Bytes of small results that are kept; what goes beyond is computed again when the model is saved. */
+export class KeepBudget {
+  #left = 32e6
+
+  /** True if `bytes` may be kept in memory. */
+  take(bytes: number): boolean {
+    if (bytes > this.#left) return false
+    this.#left -= bytes
+    return true
+  }
+}
+
+/** @internal ‖a − b‖₂ / ‖a‖₂ in double precision; 0 for two zeros. */
+export function relativeError(a: Float32Array, b: Float32Array): number {
+  let difference = 0
+  let size = 0
+  for (let i = 0; i < a.length; i++) {
+    const x = a[i]!
+    const d = x - b[i]!
+    difference += d * d
+    size += x * x
+  }
+  return difference === 0 ? 0 : size === 0 ? Infinity : Math.sqrt(difference / size)
+}
+
+/** @internal Index of the first NaN or infinity, -1 if there is none. */
+export function firstNonFinite(data: Float32Array): number {
+  // A sum is not finite if a term is not: one pass without a branch a value. It cannot overflow: 2³¹ · 3.4e38 < 1.8e308.
+  let sum = 0
+  for (let i = 0; i < data.length; i++) sum += Math.abs(data[i]!)
+  if (Number.isFinite(sum)) return -1
+  return data.findIndex((v) => !Number.isFinite(v))
+}
+
+/** @internal Share of zeros, 0 for an empty tensor. */
+export function sparsityOf(data: ArrayLike<number>): number {
+  let zeros = 0
+  for (let i = 0; i < data.length; i++) if (data[i] === 0) zeros++
+  return data.length ? zeros / data.length : 0
+}

@@ -1,0 +1,7 @@
+export { compress } from './compress'
+export type { CompressOptions, CompressResult } from './compress'
+export type { Evaluate, Evaluation } from './gate'
+export type { Progress } from './progress'
+export { parseRecipe, presets, resolveRecipe } from './recipe'
+export type { DedupeStep, Limits, Preset, PruneStep, QuantizeStep, Recipe, Step, Storage } from './recipe'
+export type { Layers, LayerSelector } from './selectors'

@@ -1,0 +1,263 @@
+import { attribute, Initializer, MemorySource, Node, type DataSource, type Graph } from '../../model/graph'
+import { pairTable, type Weight } from '../../model/weights'
+import { sizeOf } from '../../tensor'
+import type { Storage } from '../recipe'
+
+/** @internal How a weight is cut into values that share a scale, and what one value is stored in. */
+export interface Layout {
+  /** The weight as the codes see it; product of dims unchanged. */
+  readonly dims: readonly number[]
+  /** Per channel: the axis of the scales. Per block: the axis that is cut. */
+  readonly axis: number
+  /** 0 for per channel. */
+  readonly blockSize: number
+  readonly container: 'int8' | 'int4'
+  readonly scaleDims: readonly number[]
+}
+
+/** @internal Shortest block that pays for its scale. */
+const kSmallestBlock = 8
+
+/**
+ * @internal The layout for a weight, or why it gets another one than was asked for. Codes lie in the order of the
+ * tensor whatever the layout, so both storages hold the same bytes.
+ */
+export function layoutOf(weight: Weight, bits: number, blockSize: number): { layout: Layout; reason?: string } {
+  const { dims, outputAxis, reductionAxis } = weight.view
+  const perChannel: Layout = { dims, axis: outputAxis, blockSize: 0, container: 'int8', scaleDims: [dims[outputAxis]!] }
+  const small = bits <= 4
+  if (blockSize === 0 && !small) return { layout: perChannel }
+  if (reductionAxis < 0)
+    return { layout: perChannel, reason: 'its reduction lies on several axes: int8 per channel instead of blocks' }
+  const reduction = dims[reductionAxis]!
+  const block = blockSize === 0 ? reduction : largestDivisor(reduction, blockSize)
+  if (block < Math.min(kSmallestBlock, reduction))
+    return {
+      layout: perChannel,
+      reason: `no block from ${kSmallestBlock} to ${blockSize} divides ${reduction}: int8 per channel instead`,
+    }
+  if (small && sizeOf(dims) % 2)
+    return { layout: perChannel, reason: 'an odd number of values: int8 per channel instead of 4-bit pairs' }
+  const scaleDims = dims.map((d, i) => (i === reductionAxis ? d / block : d))
+  return { layout: { dims, axis: reductionAxis, blockSize: block, container: small ? 'int4' : 'int8', scaleDims } }
+}
+
+function largestDivisor(of: number, atMost: number): number {
+  for (let d = Math.min(of, atMost); d > 1; d--) if (of % d === 0) return d
+  return 1
+}
+
+/** @internal Bytes of codes and scales together. */
+export function bytesOf(layout: Layout): number {
+  const count = sizeOf(layout.dims)
+  return (layout.container === 'int4' ? count / 2 : count) + sizeOf(layout.scaleDims) * 4
+}
+
+/** @internal Adds what quantized weights need to a graph: nodes first, in one go, shared constants once. */
+export class Emitter {
+  readonly #nodes = new Map<Graph, Node[]>()
+  readonly #shapes = new Map<string, string>()
+  #values = ''
+  readonly #root: Graph
+
+  constructor(root: Graph) {
+    this.#root = root
+  }
+
+  /** Lowest opset that the written ops need; Cast and Mul of constants need what the file has, but numpy broadcast. */
+  static opset(storage: Storage, layout: Layout): number {
+    if (storage === 'folded') return 7
+    return layout.blockSize > 0 ? 21 : 13
+  }
+
+  /** Replaces the weight by codes, scales and the nodes that multiply them; readers keep the weight's name. */
+  replace(weight: Weight, layout: Layout, storage: Storage, codes: DataSource, scales: Float32Array): void {
+    const { graph, initializer } = weight
+    const { name } = initializer
+    // A weight that is listed among the inputs (IR version 3) stops being one.
+    if (graph.isInput(name)) graph.inputs = graph.inputs.filter((i) => i.name !== name)
+    graph.initializers.delete(name)
+    graph.valueInfo.delete(name)
+    const q = graph.uniqueName(`${name}_q`)
+    const s = graph.uniqueName(`${name}_s`)
+    if (storage === 'qdq') this.#dequantize(weight, layout, codes, scales, q, s)
+    else if (layout.container === 'int8') this.#castMul(weight, layout, codes, scales, q, s)
+    else this.#lookUp(weight, layout, codes, scales, q, s)
+  }
+
+  /** Puts the collected nodes before all others: their inputs are constants. */
+  finish(): void {
+    for (const [graph, nodes] of this.#nodes) graph.setNodes([...nodes, ...graph.nodes])
+    this.#nodes.clear()
+  }
+
+  #castMul(
+    { graph, initializer, view }: Weight,
+    layout: Layout,
+    codes: DataSource,
+    scales: Float32Array,
+    q: string,
+    s: string,
+  ): void {
+    const { name, dims } = initializer
+    const cast = graph.uniqueName(`${name}_f`)
+    if (layout.blockSize === 0) {
+      graph.addInitializer(new Initializer(q, 'int8', dims, codes))
+      graph.addInitializer(scaleOf(s, channelScaleDims(dims, view), scales))
+      this.#add(graph, node('Cast', [q], cast, { to: attribute.int(kFloat) }), node('Mul', [cast, s], name))
+      return
+    }
+    const scaled = graph.uniqueName(`${name}_b`)
+    graph.addInitializer(new Initializer(q, 'int8', blockedDims(layout), codes))
+    graph.addInitializer(scaleOf(s, blockedScaleDims(layout), scales))
+    this.#add(
+      graph,
+      node('Cast', [q], cast, { to: attribute.int(kFloat) }),
+      node('Mul', [cast, s], scaled),
+      node('Reshape', [scaled, this.#shape(dims)], name),
+    )
+  }
+
+  /** Two codes a byte: a table of 256 pairs, read by Gather, unpacks them in ops of any opset. */
+  #lookUp(
+    { graph, initializer }: Weight,
+    layout: Layout,
+    codes: DataSource,
+    scales: Float32Array,
+    q: string,
+    s: string,
+  ): void {
+    const { name, dims } = initializer
+    const index = graph.uniqueName(`${name}_i`)
+    const pairs = graph.uniqueName(`${name}_f`)
+    const scaled = graph.uniqueName(`${name}_b`)
+    const { blockSize } = layout
+    const blocked = blockedDims(layout)
+    const lastCut = layout.axis === layout.dims.length - 1 && blockSize % 2 === 0
+    graph.addInitializer(
+      new Initializer(q, 'uint8', lastCut ? [...blocked.slice(0, -1), blockSize / 2] : [codes.byteLength], codes),
+    )
+    graph.addInitializer(scaleOf(s, lastCut ? [...blockedScaleDims(layout), 1] : blockedScaleDims(layout), scales))
+    const nodes = [
+      node('Cast', [q], index, { to: attribute.int(kInt32) }),
+      node('Gather', [this.#table(), index], pairs, { axis: attribute.int(0) }),
+    ]
+    let values = pairs
+    if (!lastCut) {
+      values = graph.uniqueName(`${name}_c`)
+      nodes.push(node('Reshape', [pairs, this.#shape(blocked)], values))
+    }
+    nodes.push(node('Mul', [values, s], scaled), node('Reshape', [scaled, this.#shape(dims)], name))
+    this.#add(graph, ...nodes)
+  }
+
+  #dequantize(
+    { graph, initializer }: Weight,
+    layout: Layout,
+    codes: DataSource,
+    scales: Float32Array,
+    q: string,
+    s: string,
+  ): void {
+    const { name, dims } = initializer
+    const axis = layout.blockSize > 0 ? layout.axis : tensorAxis(dims, layout)
+    // Where the view's axis is an axis of the tensor itself no Reshape is needed.
+    const seen = axis >= 0 && (layout.blockSize === 0 || sameDims(dims, layout.dims)) ? dims : layout.dims
+    const direct = sameDims(seen, dims)
+    const made = direct ? name : graph.uniqueName(`${name}_f`)
+    graph.addInitializer(new Initializer(q, layout.container, seen, codes))
+    graph.addInitializer(scaleOf(s, layout.scaleDims, scales))
+    const attributes = { axis: attribute.int(direct ? axis : layout.axis) }
+    this.#add(
+      graph,
+      node(
+        'DequantizeLinear',
+        [q, s],
+        made,
+        layout.blockSize > 0 ? { ...attributes, block_size: attribute.int(layout.blockSize) } : attributes,
+      ),
+      ...(direct ? [] : [node('Reshape', [made, this.#shape(dims)], name)]),
+    )
+  }
+
+  #add(graph: Graph, ...nodes: Node[]): void {
+    const list = this.#nodes.get(graph)
+    if (list) list.push(...nodes)
+    else this.#nodes.set(graph, nodes)
+  }
+
+  #shape(dims: readonly number[]): string {
+    const key = dims.join('x')
+    let name = this.#shapes.get(key)
+    if (!name) {
+      name = this.#root.uniqueName(`shape_${key}`)
+      this.#root.addInitializer(
+        Initializer.from(name, { type: 'int64', dims: [dims.length], data: BigInt64Array.from(dims, BigInt) }),
+      )
+      this.#shapes.set(key, name)
+    }
+    return name
+  }
+
+  #table(): string {
+    if (!this.#values) {
+      this.#values = this.#root.uniqueName('int4_pairs')
+      this.#root.addInitializer(Initializer.from(this.#values, { type: 'float32', dims: [256, 2], data: pairTable() }))
+    }
+    return this.#values
+  }
+}
+
+const kFloat = 1
+const kInt32 = 6
+
+const sameDims = (a: readonly number[], b: readonly number[]): boolean =>
+  a.length === b.length && a.every((d, i) => d === b[i])
+
+function node(opType: string, inputs: string[], output: string, attributes = {}): Node {
+  return new Node({ opType, inputs, outputs: [output], attributes })
+}
+
+function scaleOf(name: string, dims: readonly number[], scales: Float32Array): Initializer {
+  return new Initializer(
+    name,
+    'float32',
+    dims,
+    new MemorySource(new Uint8Array(scales.buffer as ArrayBuffer, scales.byteOffset, scales.byteLength)),
+  )
+}
+
+/** The cut axis becomes two: blocks, and values of a block. */
+function blockedDims({ dims, axis, blockSize }: Layout): number[] {
+  return dims.flatMap((d, i) => (i === axis ? [d / blockSize, blockSize] : [d]))
+}
+
+function blockedScaleDims({ dims, axis, blockSize }: Layout): number[] {
+  return dims.flatMap((d, i) => (i === axis ? [d / blockSize, 1] : [d]))
+}
+
+/** Dims that broadcast one scale an output channel over the tensor as it is. */
+function channelScaleDims(dims: readonly number[], view: Weight['view']): number[] {
+  const channels = view.dims[view.outputAxis]!
+  // View [outputs, rest]: the outputs are one or more leading axes of the tensor.
+  if (view.outputAxis === 0) {
+    let lead = 0
+    for (let n = 1; lead < dims.length && n < channels; lead++) n *= dims[lead]!
+    const kept = Math.max(lead, 1)
+    return [...dims.slice(0, kept), ...dims.slice(kept).map(() => 1)]
+  }
+  // View [inputs, outputs, rest] or [batch, inputs, outputs].
+  const at = tensorAxis(dims, { dims: view.dims, axis: view.outputAxis })
+  return [channels, ...dims.slice(at + 1).map(() => 1)]
+}
+
+/** The tensor's axis that a per-channel axis of the view is, -1 if it is several. */
+function tensorAxis(dims: readonly number[], { dims: seen, axis }: Pick<Layout, 'dims' | 'axis'>): number {
+  const before = sizeOf(seen.slice(0, axis))
+  let n = 1
+  for (let i = 0; i < dims.length; i++) {
+    if (n === before && dims[i] === seen[axis] && sizeOf(dims.slice(i + 1)) === sizeOf(seen.slice(axis + 1))) return i
+    n *= dims[i]!
+  }
+  return -1
+}

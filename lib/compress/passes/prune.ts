@@ -1,0 +1,165 @@
+import { WhittleError } from '../../errors'
+import {
+  applyMask,
+  GlobalThreshold,
+  importance,
+  mask,
+  type ImportanceOptions,
+  type MaskOptions,
+} from '../../kernels/select'
+import { Initializer, MemorySource } from '../../model/graph'
+import type { Model } from '../../model/model'
+import { weights, type Weight } from '../../model/weights'
+import { count, percent } from '../../report/format'
+import type { LayerReport } from '../../report/types'
+import { sizeOf, type Tensor } from '../../tensor'
+import { ComputedSource, firstNonFinite, relativeError, Scratch, sparsityOf, type KeepBudget } from '../computed'
+import type { Run } from '../progress'
+import type { ResolvedPrune } from '../recipe'
+import { chooseLayers, describeWeight, type PassResult } from './pass'
+
+const kMinElements = 256
+const kOps = ['Conv', 'ConvTranspose', 'Gemm', 'MatMul']
+
+/** How the groups of a pattern lie in one weight, in the words of the select kernels. */
+interface Plan {
+  readonly weight: Weight
+  /** The weight's dims for scores and masks; blocks are those of a matrix, for which batches lie one below the other. */
+  readonly matrix: readonly number[]
+  /** How `importance` scores a group; elements where nothing is said. */
+  readonly score: ImportanceOptions
+  /** What paints a choice of groups over the weight; `undefined` where groups are elements. */
+  readonly paint?: Pick<MaskOptions, 'pattern' | 'axis'>
+  /** Which axis of the scores counts rows of outputs. */
+  readonly rows: number
+  /** Of an n:m pattern: the axis that the runs lie along. */
+  readonly runs?: Pick<MaskOptions, 'pattern' | 'axis'>
+}
+
+/** @internal Magnitude pruning: weights become +0, shapes stay. */
+export async function prunePass(model: Model, step: ResolvedPrune, run: Run, keep: KeepBudget): Promise<PassResult> {
+  const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, kOps)
+  const scratch = new Scratch()
+  const plans = chosen.map((weight) => planFor(weight, step))
+  const possible = plans.filter((p): p is Plan => typeof p === 'object')
+  const chooser = await chooserFor(possible, step, scratch, run)
+  const layers: LayerReport[] = []
+  let zeros = 0
+  let total = 0
+  for (const [i, weight] of chosen.entries()) {
+    await run.tell('prune', i, chosen.length, weight.name)
+    const plan = plans[i]!
+    const base = describeWeight(weight)
+    if (typeof plan === 'string') {
+      layers.push({ ...base, action: 'kept', reason: plan, bytesAfter: base.bytesBefore })
+      continue
+    }
+    const { initializer, graph } = weight
+    const compute = (): Float32Array => pruned(plan, chooser, scratch)
+    const data = compute()
+    const sparsity = sparsityOf(data)
+    const error = relativeError(scratch.read(initializer).data as Float32Array, data)
+    const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength)
+    const source = keep.take(bytes.byteLength)
+      ? new MemorySource(bytes)
+      : new ComputedSource(bytes.byteLength, () => {
+          const again = compute()
+          return new Uint8Array(again.buffer as ArrayBuffer, again.byteOffset, again.byteLength)
+        })
+    graph.setInitializer(initializer.name, new Initializer(initializer.name, 'float32', initializer.dims, source))
+    layers.push({ ...base, action: 'pruned', bytesAfter: base.bytesBefore, sparsity, error })
+    zeros += sparsity * data.length
+    total += data.length
+  }
+  await run.tell('prune', chosen.length, chosen.length)
+  const shape = typeof step.pattern === 'string' ? step.pattern : `blocks of ${step.pattern.block.join('×')}`
+  const kept = layers.filter((l) => l.action === 'kept').length
+  const summary =
+    `Pruned ${layers.length - kept} of ${layers.length} weights (${shape}, ${step.scope}): ` +
+    `${percent(total ? zeros / total : 0, 1)} of ${count(total)} values are zero${kept ? `; ${kept} stayed as they were` : ''}.`
+  return { layers, summary }
+}
+
+/** The plan for one weight, or why the pattern does not suit it. */
+function planFor(weight: Weight, { pattern, criterion }: ResolvedPrune): Plan | string {
+  const { initializer, view } = weight
+  const { dims, outputAxis, reductionAxis } = view
+  if (initializer.type !== 'float32') return `${initializer.type} weights are not pruned`
+  if (pattern === 'unstructured') return { weight, matrix: dims, score: { criterion }, rows: outputAxis }
+  if (pattern === 'channel')
+    return {
+      weight,
+      matrix: dims,
+      score: { criterion, axis: outputAxis },
+      paint: { pattern, axis: outputAxis },
+      rows: 0,
+    }
+  if (reductionAxis < 0) return `its reduction lies on several axes, which the pattern needs on one`
+  if (typeof pattern === 'string') {
+    const m = Number(pattern.split(':')[1])
+    if (dims[reductionAxis]! % m) return `${m} does not divide its reduction of ${dims[reductionAxis]}`
+    return { weight, matrix: dims, score: { criterion }, rows: outputAxis, runs: { pattern, axis: reductionAxis } }
+  }
+  // Blocks are outputs × reduction; where outputs are the columns the block lies on its side.
+  const sideways = reductionAxis < outputAxis
+  const [r, c] = pattern.block
+  if (dims[outputAxis]! % r || dims[reductionAxis]! % c)
+    return `blocks of ${r}×${c} do not divide ${dims[outputAxis]} outputs × ${dims[reductionAxis]}`
+  const block: readonly [number, number] = sideways ? [c, r] : [r, c]
+  const matrix = [sizeOf(dims) / dims[dims.length - 1]!, dims[dims.length - 1]!]
+  return { weight, matrix, score: { criterion, block }, paint: { pattern: { block } }, rows: sideways ? 1 : 0 }
+}
+
+/** Options that choose the groups of the i-th plan out of its scores. */
+type Chooser = (plan: Plan) => MaskOptions
+
+async function chooserFor(plans: readonly Plan[], step: ResolvedPrune, scratch: Scratch, run: Run): Promise<Chooser> {
+  const { sparsity, scope } = step
+  if (plans[0]?.runs) return ({ runs }) => ({ ...runs })
+  if (scope === 'uniform') return () => ({ sparsity })
+  if (scope === 'balanced') return ({ rows }) => ({ sparsity, scope, axis: rows })
+  if (plans.length === 0) return () => ({ sparsity })
+  const search = new GlobalThreshold(sparsity)
+  do {
+    for (const plan of plans) {
+      await run.tell('prune', 0, plans.length, plan.weight.name)
+      search.add(scoresOf(plan, valuesOf(plan, scratch), scratch))
+    }
+  } while (search.next())
+  const { threshold, equal } = search.result()
+  const index = new Map(plans.map((plan, i) => [plan, i]))
+  return (plan) => ({ threshold, equal: equal[index.get(plan)!]! })
+}
+
+/** The weight as the plan's matrix; valid until the next read. */
+function valuesOf(plan: Plan, scratch: Scratch): Tensor<Float32Array> {
+  const { initializer } = plan.weight
+  const data = scratch.read(initializer).data as Float32Array
+  const bad = firstNonFinite(data)
+  if (bad >= 0)
+    throw new WhittleError(
+      'ERR_RANGE',
+      initializer.name,
+      `${initializer.name}: expected finite weights, element ${bad} is ${data[bad]}`,
+    )
+  return { type: 'float32', dims: plan.matrix, data }
+}
+
+function scoresOf(plan: Plan, values: Tensor<Float32Array>, scratch: Scratch): Tensor<Float32Array> {
+  const grouped = plan.score.axis !== undefined || plan.score.block !== undefined
+  return importance(values, grouped ? plan.score : { ...plan.score, out: scratch.floats('scores', values.data.length) })
+}
+
+function pruned(plan: Plan, chooser: Chooser, scratch: Scratch): Float32Array {
+  const values = valuesOf(plan, scratch)
+  const scores = scoresOf(plan, values, scratch)
+  const choice = mask(scores, { ...chooser(plan), out: scratch.bytes('choice', sizeOf(scores.dims)) })
+  // A choice of groups, taken for scores of 0 and 1, paints the mask of elements.
+  const kept = plan.paint
+    ? mask(
+        { type: 'float32', dims: choice.dims, data: Float32Array.from(choice.data) },
+        { ...plan.paint, threshold: 0.5, dims: values.dims, out: scratch.bytes('mask', values.data.length) },
+      )
+    : choice
+  return applyMask(values, kept).data
+}

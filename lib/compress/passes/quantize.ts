@@ -1,0 +1,148 @@
+import { WhittleError } from '../../errors'
+import { dequantize, quantize, type QuantizedTensor } from '../../kernels/quantize'
+import { raiseIrVersion } from '../../model/fold'
+import { MemorySource, type DataSource } from '../../model/graph'
+import type { Model } from '../../model/model'
+import { raiseOpset } from '../../model/opset'
+import { weights, type Weight } from '../../model/weights'
+import { bytes, percent } from '../../report/format'
+import type { LayerReport } from '../../report/types'
+import { ComputedSource, firstNonFinite, relativeError, Scratch, sparsityOf, type KeepBudget } from '../computed'
+import type { Run } from '../progress'
+import type { ResolvedQuantize } from '../recipe'
+import { bytesOf, Emitter, layoutOf, type Layout } from './emit'
+import { chooseLayers, describeWeight, type PassResult } from './pass'
+
+/** Below this a weight's scale, names and nodes eat what its codes save. */
+const kMinElements = 256
+
+/** Bytes that the nodes and names of one quantized weight take in the file, about. */
+const kOverhead = 160
+
+/** @internal Weight-only quantization, one tensor at a time. */
+export async function quantizePass(
+  model: Model,
+  step: ResolvedQuantize,
+  run: Run,
+  keep: KeepBudget,
+): Promise<PassResult> {
+  const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements)
+  const emitter = new Emitter(model.graph)
+  const scratch = new Scratch()
+  const layers: LayerReport[] = []
+  for (const [i, weight] of chosen.entries()) {
+    await run.tell('quantize', i, chosen.length, weight.name)
+    const { report, result } = quantizeWeight(weight, step, scratch, keep)
+    layers.push(report)
+    if (!result) continue
+    const { layout, codes, scales } = result
+    // Below 4 every initializer must be an input, which runtimes do not take for a constant.
+    raiseIrVersion(model, 4)
+    raiseOpset(model, Emitter.opset(step.storage, layout))
+    emitter.replace(weight, layout, step.storage, codes, scales)
+  }
+  emitter.finish()
+  await run.tell('quantize', chosen.length, chosen.length)
+  return { layers, summary: summarize(layers, step) }
+}
+
+interface Result {
+  readonly layout: Layout
+  readonly codes: DataSource
+  readonly scales: Float32Array
+}
+
+/** Codes, scales and error of one weight; no result where it stays as it is. */
+function quantizeWeight(
+  weight: Weight,
+  step: ResolvedQuantize,
+  scratch: Scratch,
+  keep: KeepBudget,
+): { report: LayerReport; result?: Result } {
+  const { initializer } = weight
+  const base = describeWeight(weight)
+  const kept = (reason: string, error?: number): { report: LayerReport } => ({
+    report: {
+      ...base,
+      action: 'kept',
+      reason,
+      bytesAfter: base.bytesBefore,
+      ...(error === undefined ? {} : { error }),
+    },
+  })
+  if (initializer.type !== 'float32') return kept(`${initializer.type} weights are not quantized`)
+  const { layout, reason } = layoutOf(weight, step.bits, step.blockSize)
+  const bits = layout.container === 'int8' && step.bits <= 4 ? 8 : step.bits
+  const bytesAfter = bytesOf(layout)
+  if (bytesAfter + kOverhead >= base.bytesBefore) return kept('codes and scales would not be smaller')
+
+  const values = scratch.read(initializer).data as Float32Array
+  const bad = firstNonFinite(values)
+  if (bad >= 0) {
+    const text = `element ${bad} is ${values[bad]}`
+    if (step.nonFinite === 'keep') return kept(text)
+    throw new WhittleError(
+      'ERR_RANGE',
+      initializer.name,
+      `${initializer.name}: expected finite weights, ${text} (nonFinite: 'keep' in the quantize step leaves such weights float)`,
+    )
+  }
+  const quantized = codesOf(values, layout, bits)
+  const back = dequantize(quantized, { out: scratch.floats('back', values.length) }).data as Float32Array
+  const error = relativeError(values, back)
+  if (error > step.maxError)
+    return kept(`its relative error ${percent(error)} is over ${percent(step.maxError)}`, error)
+
+  const bytes = packed(quantized, layout)
+  const codes = keep.take(bytes.byteLength)
+    ? new MemorySource(bytes)
+    : new ComputedSource(bytes.byteLength, () =>
+        packed(codesOf(scratch.read(initializer).data as Float32Array, layout, bits), layout),
+      )
+  return {
+    report: {
+      ...base,
+      action: 'quantized',
+      bits,
+      ...(layout.blockSize ? { blockSize: layout.blockSize } : {}),
+      ...(reason ? { reason } : {}),
+      bytesAfter,
+      error,
+      sparsity: sparsityOf(back),
+    },
+    result: { layout, codes, scales: quantized.scale.data },
+  }
+}
+
+/** Fewer than 4 bits come one to a byte and are paired by {@link packed}: a file has no room for thirds of bytes. */
+function codesOf(values: Float32Array, layout: Layout, bits: number): QuantizedTensor {
+  return quantize(
+    { type: 'float32', dims: layout.dims, data: values },
+    {
+      bits,
+      type: layout.container === 'int4' && bits === 4 ? 'int4' : 'int8',
+      axis: layout.axis,
+      ...(layout.blockSize ? { blockSize: layout.blockSize } : {}),
+    },
+  )
+}
+
+/** The bytes that go to the file: as they are, or two codes to a byte, low nibble first. */
+function packed({ type, data }: QuantizedTensor, layout: Layout): Uint8Array {
+  const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength)
+  if (layout.container === 'int8' || type === 'int4') return bytes
+  const pairs = new Uint8Array(bytes.length / 2)
+  for (let i = 0; i < pairs.length; i++) pairs[i] = (bytes[2 * i]! & 15) | (bytes[2 * i + 1]! << 4)
+  return pairs
+}
+
+function summarize(layers: readonly LayerReport[], step: ResolvedQuantize): string {
+  const done = layers.filter((l) => l.action === 'quantized')
+  const kept = layers.length - done.length
+  const sum = (pick: (l: LayerReport) => number): number => done.reduce((total, l) => total + pick(l), 0)
+  const unit = step.blockSize ? `blocks of ${step.blockSize}` : 'one scale a channel'
+  return (
+    `Quantized ${done.length} of ${layers.length} weights to ${step.bits} bits (${unit}, ${step.storage}): ` +
+    `${bytes(sum((l) => l.bytesBefore))} became ${bytes(sum((l) => l.bytesAfter))}${kept ? `; ${kept} stayed float` : ''}.`
+  )
+}

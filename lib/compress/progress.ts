@@ -1,0 +1,44 @@
+import { WhittleError } from '../errors'
+
+/** What `onProgress` hears, a few times for each step. */
+export interface Progress {
+  readonly phase: 'load' | 'quantize' | 'prune' | 'dedupe' | 'evaluate' | 'measure'
+  /** Finished and all units of this phase. */
+  readonly done: number
+  readonly total: number
+  /** The layer or file at work, `''` if none. */
+  readonly detail: string
+}
+
+/** @internal What a pass needs to know of its caller. */
+export class Run {
+  readonly #onProgress: ((progress: Progress) => void) | undefined
+  readonly signal: AbortSignal | undefined
+  #last = 0
+
+  constructor(onProgress?: (progress: Progress) => void, signal?: AbortSignal) {
+    this.#onProgress = onProgress
+    this.signal = signal
+  }
+
+  /** Throws `ERR_ABORTED` if the caller's signal fired. */
+  check(): void {
+    if (!this.signal?.aborted) return
+    throw new WhittleError('ERR_ABORTED', 'signal', 'signal: aborted', { cause: this.signal.reason })
+  }
+
+  /**
+   * Tells how far the phase is, then lets other events (a signal's among them) in and checks the signal. Call it before
+   * each unit of work and once when all is done. What `onProgress` throws goes to the caller of `compress`.
+   */
+  async tell(phase: Progress['phase'], done: number, total: number, detail = ''): Promise<void> {
+    this.check()
+    this.#onProgress?.({ phase, done, total, detail })
+    const now = performance.now()
+    if (now - this.#last > 5) {
+      await new Promise(setImmediate)
+      this.#last = performance.now()
+    }
+    this.check()
+  }
+}
