@@ -1,0 +1,86 @@
+#!/usr/bin/env node
+import { WhittleError } from '../errors'
+import { exitCode, printable, UsageError, type Command, type Terminal } from './args'
+import { doctor } from './doctor'
+import { compressCommand } from './compress'
+import { inspect } from './inspect'
+import { version } from '../version'
+
+const kCommands: readonly Command[] = [inspect, compressCommand, doctor]
+
+const kHelp = `whittle: make ONNX models smaller
+
+Usage: whittle <command> [options]
+
+Commands
+${kCommands.map((c) => `  ${c.name.padEnd(10)} ${c.summary}`).join('\n')}
+
+Every command takes --json (one JSON document on stdout) and --help.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a limit was not met (nothing is written).
+`
+
+/**
+ * @internal One run of the command line. Answers an exit code; never throws for what a user can cause, and prints one
+ * line on stderr instead.
+ */
+export async function main(args: readonly string[], terminal: Terminal): Promise<number> {
+  const [name, ...rest] = args
+  if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
+    terminal.out(kHelp)
+    return name === undefined ? exitCode.usage : exitCode.done
+  }
+  if (name === '--version' || name === '-v') {
+    terminal.out(`${version()}\n`)
+    return exitCode.done
+  }
+  const command = kCommands.find((c) => c.name === name)
+  if (!command) {
+    terminal.err(
+      `whittle: there is no command ${JSON.stringify(name)}; there are ${kCommands.map((c) => c.name).join(', ')}\n`,
+    )
+    return exitCode.usage
+  }
+  const end = rest.indexOf('--')
+  if ((end < 0 ? rest : rest.slice(0, end)).some((a) => a === '--help' || a === '-h')) {
+    terminal.out(command.help)
+    return exitCode.done
+  }
+  try {
+    return await command.run(rest, terminal)
+  } catch (error) {
+    if (error instanceof UsageError) {
+      terminal.err(`whittle ${name}: ${oneLine(error.message)} (see whittle ${name} --help)\n`)
+      return exitCode.usage
+    }
+    if (error instanceof WhittleError) {
+      terminal.err(`whittle ${name}: ${error.code}: ${oneLine(error.message)}\n`)
+      return error.code === 'ERR_LIMIT' ? exitCode.limit : exitCode.failed
+    }
+    // Not ours: an exception out of the user's own module, or a bug. Its trace is what helps.
+    terminal.err(`whittle ${name}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`)
+    return exitCode.failed
+  }
+}
+
+const oneLine = (text: string): string => printable(text).replace(/\n+/g, ' ').trim()
+
+if (require.main === module) {
+  const abort = new AbortController()
+  process.once('SIGINT', () => abort.abort())
+  process.once('SIGTERM', () => abort.abort())
+  // A reader that closes the pipe early (head) is no failure.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(exitCode.done)
+    throw error
+  })
+  const { env, stderr, stdout } = process
+  void main(process.argv.slice(2), {
+    out: (text) => void stdout.write(text),
+    err: (text) => void stderr.write(text),
+    interactive: stderr.isTTY === true && !env['CI'] && env['TERM'] !== 'dumb',
+    columns: stdout.columns ?? 100,
+    signal: abort.signal,
+  }).then((code) => {
+    process.exitCode = code
+  })
+}
