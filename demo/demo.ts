@@ -141,13 +141,13 @@ async function measure(task: Task, lines: OcrLines, forms: readonly Row[]): Prom
   const inputs = lines.evaluation.slice(0, 8).map((line) => task.input(lines, line))
   const times = open.map((): number[] => [])
   const began = performance.now()
-  for (let round = 0; round < 400 && (round < 60 || performance.now() - began < 8000); round++)
+  for (let round = 0; round < 400 && (round < 25 || performance.now() - began < 8000); round++)
     for (const i of shuffled(open.length, round)) {
       const x = inputs[round % inputs.length]!
       const start = performance.now()
       await open[i]!.run(x, dims)
       // The first rounds warm up.
-      if (round >= 10) times[i]!.push(performance.now() - start)
+      if (round >= 5) times[i]!.push(performance.now() - start)
     }
   for (const runtime of open) await runtime.release()
   return forms.map((form, i) => ({
