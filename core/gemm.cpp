@@ -166,43 +166,49 @@ bool run_packed(const Matrix& m, const Rect& r) {
   return true;
 }
 
-// Few rows of A, B row-major and used where it lies: a band of B rows goes by while the C strip stays in L2.
-constexpr int64_t kBand = 32;
+// Row-major B used where it lies. With few rows of A a band of B rows goes by while the strip of C stays in L2; with
+// many, B is small enough (kSmallB floats) to stay there itself.
+constexpr int64_t kBand = 32, kSmallB = 16 << 10;
 
 bool run_direct(const Matrix& m, const Rect& r) {
   const GemmProblem& g = *m.g;
   const GemmKernels& kernels = m.e->kernels;
-  const int64_t step = gemm_k_block(g.k, *m.e);
-  float* a = scratch_floats(r.rows * kGemmRowStride);
+  const int64_t step = gemm_k_block(g.k, *m.e), most = std::min<int64_t>(2 * kernels.mr, kGemmMaxRows);
+  const bool few = g.m <= most;  // not r.rows: where bands end must not depend on the cutting
+  const int64_t band = few ? kBand : step, height = few ? r.rows : kernels.mr;
+  float* a = scratch_floats(height * kGemmRowStride);
   if (!a) return false;
   load_source(g, m.source, m.c, r);
   GemmTile t = {};
-  t.rows = r.rows;
   t.cols = r.cols;
   t.b_row = g.b_row;
   t.b_panel = kernels.nr;
-  t.c = m.c + r.row * g.ldc + r.col;
   t.ldc = g.ldc;
   t.alpha = g.alpha;
-  t.beta = g.beta;
-  t.lo = -INFINITY;
-  t.hi = INFINITY;
-  for (int64_t k = 0; k < g.k; k += step) {
-    const int64_t block = std::min(step, g.k - k);
-    fill_rows(m, r.row, r.rows, k, block, a);
-    for (int64_t p = 0; p < block; p += kBand) {
-      t.a = a + p;
-      t.k = std::min(kBand, block - p);
-      t.b = m.b + (k + p) * g.b_row + r.col;
-      if (k + p + t.k == g.k) {
-        t.bias = g.bias ? g.bias + r.col : nullptr;
-        set_clip(g.activation, &t);
+  for (int64_t i = 0; i < r.rows; i += height) {
+    t.rows = std::min(height, r.rows - i);
+    t.c = m.c + (r.row + i) * g.ldc + r.col;
+    t.beta = g.beta;
+    t.bias = nullptr;
+    t.lo = -INFINITY;
+    t.hi = INFINITY;
+    for (int64_t k = 0; k < g.k; k += step) {
+      const int64_t block = std::min(step, g.k - k);
+      fill_rows(m, r.row + i, t.rows, k, block, a);
+      for (int64_t p = 0; p < block; p += band) {
+        t.a = a + p;
+        t.k = std::min(band, block - p);
+        t.b = m.b + (k + p) * g.b_row + r.col;
+        if (k + p + t.k == g.k) {
+          t.bias = g.bias ? g.bias + r.col : nullptr;
+          set_clip(g.activation, &t);
+        }
+        kernels.tile(&t);
+        t.beta = 1;
       }
-      kernels.tile(&t);
-      t.beta = 1;
     }
+    if (!is_clip(g.activation)) kernels.finish(t.rows, r.cols, t.c, g.ldc, nullptr, &g.activation);
   }
-  if (!is_clip(g.activation)) kernels.finish(r.rows, r.cols, t.c, g.ldc, nullptr, &g.activation);
   return true;
 }
 
@@ -214,11 +220,12 @@ const float* contiguous_rows(const float* x, int64_t rows, int64_t k, int64_t ro
   return scratch;
 }
 
-// At most four rows of A against rows of transposed B, or rows of A against at most four columns of B.
-bool run_dot(const Matrix& m, const Rect& r, bool few_rows) {
+// A few rows of A against rows of transposed B, or rows of A against a few columns of B: at most four for `dot`, more
+// for `narrow`.
+bool run_dot(const Matrix& m, const Rect& r, bool few_rows, bool narrow) {
   const GemmProblem& g = *m.g;
   const GemmKernels& kernels = m.e->kernels;
-  float* scratch = scratch_floats(kGemmMaxFew * g.k);
+  float* scratch = scratch_floats((narrow ? kGemmNarrow : kGemmMaxFew) * g.k);
   if (!scratch) return false;
   load_source(g, m.source, m.c, r);
   GemmDot d = {};
@@ -226,26 +233,31 @@ bool run_dot(const Matrix& m, const Rect& r, bool few_rows) {
   d.alpha = g.alpha;
   d.beta = g.beta;
   d.c = m.c + r.row * g.ldc + r.col;
+  const float* few = few_rows ? m.a + r.row * g.a_row : m.b + r.col * g.b_col;
+  const int64_t few_row = few_rows ? g.a_row : g.b_col, few_col = few_rows ? g.a_col : g.b_row;
+  d.few = few_rows ? r.rows : r.cols;
+  if (narrow) {
+    for (int64_t p = 0; p < g.k; p++)
+      for (int64_t i = 0; i < kGemmNarrow; i++) scratch[p * kGemmNarrow + i] = i < d.few ? few[i * few_row + p * few_col] : 0;
+    d.x = scratch;
+  } else {
+    d.x = contiguous_rows(few, d.few, g.k, few_row, few_col, scratch);
+    d.x_row = few_col == 1 ? few_row : g.k;
+  }
   if (few_rows) {
-    d.few = r.rows;
     d.many = r.cols;
-    d.x = contiguous_rows(m.a + r.row * g.a_row, r.rows, g.k, g.a_row, g.a_col, scratch);
-    d.x_row = g.a_col == 1 ? g.a_row : g.k;
     d.y = m.b + r.col * g.b_col;
     d.y_row = g.b_col;
     d.c_i = g.ldc;
     d.c_j = 1;
   } else {
-    d.few = r.cols;
     d.many = r.rows;
-    d.x = contiguous_rows(m.b + r.col * g.b_col, r.cols, g.k, g.b_col, g.b_row, scratch);
-    d.x_row = g.b_row == 1 ? g.b_col : g.k;
     d.y = m.a + r.row * g.a_row;
     d.y_row = g.a_row;
     d.c_i = 1;
     d.c_j = g.ldc;
   }
-  kernels.dot(&d);
+  (narrow ? kernels.narrow : kernels.dot)(&d);
   if (g.bias || g.activation.kind != kActivationNone) {
     // One column is one long row to `finish` where C allows it.
     if (r.cols == 1 && g.ldc == 1) {
@@ -307,7 +319,7 @@ bool run_empty(const Matrix& m, const Rect& r) {
   return true;
 }
 
-enum class Path { empty, packed, direct, dot_rows, dot_cols, axpy_row, axpy_col };
+enum class Path { empty, packed, direct, dot_rows, dot_cols, narrow_rows, narrow_cols, axpy_row, axpy_col };
 
 Path choose(const GemmProblem& g, const GemmKernels& kernels) {
   if (g.k == 0) return Path::empty;
@@ -317,7 +329,12 @@ Path choose(const GemmProblem& g, const GemmKernels& kernels) {
   if (g.n == 1 && g.a_row == 1 && g.a_col != 1) return Path::axpy_col;
   if (g.n <= kGemmMaxFew && g.a_col == 1 && (long_k || g.n == 1)) return Path::dot_cols;
   if (g.m <= kGemmMaxFew && g.b_row == 1 && (long_k || g.m == 1)) return Path::dot_rows;
-  if (g.m <= std::min<int64_t>(2 * kernels.mr, kGemmMaxRows) && g.b_col == 1) return Path::direct;
+  // Interleaving the narrow side must be worth it.
+  const bool long_side = g.k >= 64;
+  if (g.n <= kGemmNarrow && g.a_col == 1 && long_side && g.m >= 64) return Path::narrow_cols;
+  if (g.m <= kGemmNarrow && g.b_row == 1 && g.b_col != 1 && long_side && g.n >= 64) return Path::narrow_rows;
+  // Few rows make no use of a packed copy, and a small B needs none.
+  if (g.b_col == 1 && (g.m <= std::min<int64_t>(2 * kernels.mr, kGemmMaxRows) || g.k * g.n <= kSmallB)) return Path::direct;
   return Path::packed;
 }
 
@@ -325,8 +342,10 @@ bool run_path(Path path, const Matrix& m, const Rect& r) {
   switch (path) {
     case Path::empty: return run_empty(m, r);
     case Path::direct: return run_direct(m, r);
-    case Path::dot_rows: return run_dot(m, r, true);
-    case Path::dot_cols: return run_dot(m, r, false);
+    case Path::dot_rows: return run_dot(m, r, true, false);
+    case Path::dot_cols: return run_dot(m, r, false, false);
+    case Path::narrow_rows: return run_dot(m, r, true, true);
+    case Path::narrow_cols: return run_dot(m, r, false, true);
     case Path::axpy_row: return run_axpy(m, r, true);
     case Path::axpy_col: return run_axpy(m, r, false);
     default: return run_packed(m, r);
@@ -361,20 +380,25 @@ Grid cut(const GemmProblem& g, const GemmEngine& r, Path path, int64_t threads) 
     }
     case Path::direct:
       grid.unit = r.kernels.nr;
-      grid.cols = std::max(ceil_div(g.n, 1024), std::min(ceil_div(g.n, 4 * grid.unit), threads));
+      if (g.m > kGemmMaxRows && g.m > 2 * r.kernels.mr) grid.rows = std::max<int64_t>(1, std::min(g.m / r.kernels.mr, threads));
+      else grid.cols = std::max(ceil_div(g.n, 1024), std::min(ceil_div(g.n, 4 * grid.unit), threads));
       break;
     case Path::axpy_row:
     case Path::dot_rows:
+    case Path::narrow_rows:
       grid.unit = path == Path::axpy_row ? 64 : 8;
       grid.cols = std::max<int64_t>(1, std::min(ceil_div(g.n, grid.unit), g.n * g.k / piece_floats));
       if (path == Path::axpy_row) grid.cols = std::min(grid.cols, std::max(threads, ceil_div(g.n, 4096)));
+      if (path == Path::narrow_rows) grid.cols = std::min(grid.cols, threads == 1 ? 1 : 2 * threads);
       break;
     case Path::axpy_col:
       grid.rows = std::max<int64_t>(1, std::min(ceil_div(g.m, 64), g.m * g.k / piece_floats));
       grid.rows = std::min(grid.rows, std::max(threads, ceil_div(g.m, 4096)));
       break;
     case Path::dot_cols:
+    case Path::narrow_cols:
       grid.rows = std::max<int64_t>(1, std::min(ceil_div(g.m, 8), g.m * g.k / piece_floats));
+      if (path == Path::narrow_cols) grid.rows = std::min(grid.rows, threads == 1 ? 1 : 2 * threads);
       break;
     default:
       grid.rows = std::max<int64_t>(1, std::min(g.m, g.m * g.n / piece_floats));
@@ -404,7 +428,7 @@ GemmEngine gemm_engine(const GemmKernels& kernels) {
 }
 
 int64_t gemm_k_block(int64_t k, const GemmEngine& e) {
-  if (k <= 0) return 1;
+  if (k <= e.max_k) return k > 0 ? k : 1;
   return ceil_div(k, ceil_div(k, e.max_k));
 }
 
@@ -415,6 +439,8 @@ WhittleStatus gemm_f32(const GemmProblem& g, int threads, const GemmEngine& engi
   // Work below this does not pay for waking a thread.
   const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k) * static_cast<double>(g.batch);
   const int64_t team = work < 400e3 ? 1 : threads > 0 ? threads : thread_limit();
+  // One small product: no cutting, whose divisions would cost more than the work.
+  if (g.batch == 1 && work < 64e3) return run_path(path, matrix_of(g, engine, 0), {0, g.m, 0, g.n}) ? WHITTLE_OK : WHITTLE_OUT_OF_MEMORY;
   const Grid grid = cut(g, engine, path, team);
   const int64_t pieces = grid.rows * grid.cols;
   std::atomic<bool> failed{false};

@@ -50,6 +50,8 @@ struct GemmDot {
   float alpha, beta;
 };
 constexpr int64_t kGemmMaxFew = 4;
+// `narrow` takes the same with 1 <= few <= kGemmNarrow; its x is interleaved and padded: x[p * kGemmNarrow + i].
+constexpr int64_t kGemmNarrow = 16;
 
 // y[j] = sum_p x[p] b[p, j]; b streamed once, in order.
 struct GemmAxpy {
@@ -68,6 +70,7 @@ struct GemmKernels {
   void (*pack_b)(int64_t k, int64_t cols, const float* b, int64_t row, int64_t col, float* out);
   void (*tile)(const GemmTile*);
   void (*dot)(const GemmDot*);
+  void (*narrow)(const GemmDot*);
   void (*axpy)(const GemmAxpy*);
   // c = activation(c + bias), in place; bias may be null.
   void (*finish)(int64_t rows, int64_t cols, float* c, int64_t ldc, const float* bias, const Activation* activation);

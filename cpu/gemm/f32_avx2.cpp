@@ -91,7 +91,7 @@ static void tile(const GemmTile* t) {
   s.lo = _mm256_set1_ps(t->lo), s.hi = _mm256_set1_ps(t->hi);
   s.mask[0] = head_mask(t->cols % kNr), s.mask[1] = head_mask(t->cols % kNr - 8);
   s.add = t->beta != 0;
-  const int64_t groups = (t->rows + kMr - 1) / kMr;
+  const int64_t groups = t->rows <= kMr ? 1 : (t->rows + kMr - 1) / kMr;
   const int direct = t->b_panel == kNr;
   const float* b = t->b;
   // The lines of `ahead` spread evenly over the panels.
@@ -105,7 +105,7 @@ static void tile(const GemmTile* t) {
     }
     s.bias = t->bias ? t->bias + j : nullptr;
     for (int64_t g = 0, i = 0; g < groups; g++) {
-      const int64_t end = t->rows * (g + 1) / groups;
+      const int64_t end = g + 1 == groups ? t->rows : t->rows * (g + 1) / groups;
       kMicro[t->cols - j < kNr][direct][end - i](t->k, t->a + i * kGemmRowStride, b, t->b_row, t->c + i * t->ldc + j, t->ldc, &s);
       i = end;
     }
@@ -237,6 +237,40 @@ static void dot(const GemmDot* d) {
   }
 }
 
+// R rows of y side by side, each with the 16 sums of its lanes.
+template <int R>
+INLINE void narrow_rows(const GemmDot* d, int64_t j) {
+  __m256 acc[R][2];
+  const float* y[R];
+  UNROLL for (int r = 0; r < R; r++) {
+    acc[r][0] = acc[r][1] = _mm256_setzero_ps();
+    y[r] = d->y + (j + r) * d->y_row;
+  }
+  const float* x = d->x;
+  for (int64_t p = 0; p < d->k; p++, x += kGemmNarrow) {
+    const __m256 v0 = _mm256_loadu_ps(x), v1 = _mm256_loadu_ps(x + 8);
+    UNROLL for (int r = 0; r < R; r++) {
+      const __m256 w = _mm256_broadcast_ss(y[r] + p);
+      fma_into(acc[r][0], w, v0);
+      fma_into(acc[r][1], w, v1);
+    }
+  }
+  UNROLL for (int r = 0; r < R; r++) {
+    float sum[16];
+    UNROLL for (int v = 0; v < 2; v++) _mm256_storeu_ps(sum + 8 * v, _mm256_mul_ps(_mm256_set1_ps(d->alpha), acc[r][v]));
+    for (int64_t i = 0; i < d->few; i++) {
+      float* c = d->c + i * d->c_i + (j + r) * d->c_j;
+      *c = d->beta != 0 ? sum[i] + d->beta * *c : sum[i];
+    }
+  }
+}
+
+static void narrow(const GemmDot* d) {
+  int64_t j = 0;
+  for (; j + 6 <= d->many; j += 6) narrow_rows<6>(d, j);
+  for (; j < d->many; j++) narrow_rows<1>(d, j);
+}
+
 // A few rows of B pass over the whole of y, which stays in L1 or L2.
 template <int K>
 INLINE void axpy_rows(const GemmAxpy* g, int64_t p, bool first) {
@@ -285,6 +319,7 @@ extern "C" void gemm_install_avx2(GemmKernels* t) {
   t->pack_b = pack_b;
   t->tile = tile;
   t->dot = dot;
+  t->narrow = narrow;
   t->axpy = axpy;
   t->finish = finish;
 }

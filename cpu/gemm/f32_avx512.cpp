@@ -97,7 +97,7 @@ static const Micro kMicro[3][2][kMr + 1] = {
 
 static void tile(const GemmTile* t) {
   Tail s = {_mm512_set1_ps(t->alpha), _mm512_set1_ps(t->beta), _mm512_set1_ps(t->lo), _mm512_set1_ps(t->hi), t->beta != 0, nullptr};
-  const int64_t groups = (t->rows + kMr - 1) / kMr;
+  const int64_t groups = t->rows <= kMr ? 1 : (t->rows + kMr - 1) / kMr;
   const int direct = t->b_panel == kNr;
   const float* b = t->b;
   // The lines of `ahead` spread evenly over the panels.
@@ -114,7 +114,7 @@ static void tile(const GemmTile* t) {
     const __mmask16 mask = head_mask(kind == 2 ? width - 16 : width);
     s.bias = t->bias ? t->bias + j : nullptr;
     for (int64_t g = 0, i = 0; g < groups; g++) {
-      const int64_t end = t->rows * (g + 1) / groups;
+      const int64_t end = g + 1 == groups ? t->rows : t->rows * (g + 1) / groups;
       kMicro[kind][direct][end - i](t->k, t->a + i * kGemmRowStride, b, t->b_row, t->c + i * t->ldc + j, t->ldc, &s, mask);
       i = end;
     }
@@ -249,6 +249,36 @@ static void dot(const GemmDot* d) {
   }
 }
 
+// R rows of y side by side, each with the 16 sums of its lanes.
+template <int R>
+INLINE void narrow_rows(const GemmDot* d, int64_t j) {
+  __m512 acc[R];
+  const float* y[R];
+  UNROLL for (int r = 0; r < R; r++) {
+    acc[r] = _mm512_setzero_ps();
+    y[r] = d->y + (j + r) * d->y_row;
+  }
+  const float* x = d->x;
+  for (int64_t p = 0; p < d->k; p++, x += kGemmNarrow) {
+    const __m512 v = _mm512_loadu_ps(x);
+    UNROLL for (int r = 0; r < R; r++) acc[r] = _mm512_fmadd_ps(_mm512_set1_ps(y[r][p]), v, acc[r]);
+  }
+  UNROLL for (int r = 0; r < R; r++) {
+    float sum[16];
+    _mm512_storeu_ps(sum, _mm512_mul_ps(_mm512_set1_ps(d->alpha), acc[r]));
+    for (int64_t i = 0; i < d->few; i++) {
+      float* c = d->c + i * d->c_i + (j + r) * d->c_j;
+      *c = d->beta != 0 ? sum[i] + d->beta * *c : sum[i];
+    }
+  }
+}
+
+static void narrow(const GemmDot* d) {
+  int64_t j = 0;
+  for (; j + 8 <= d->many; j += 8) narrow_rows<8>(d, j);
+  for (; j < d->many; j++) narrow_rows<1>(d, j);
+}
+
 // Eight rows of B pass over the whole of y, which stays in L1 or L2.
 template <int K>
 INLINE void axpy_rows(const GemmAxpy* g, int64_t p, bool first) {
@@ -292,6 +322,7 @@ extern "C" void gemm_install_avx512(GemmKernels* t) {
   t->pack_b = pack_b;
   t->tile = tile;
   t->dot = dot;
+  t->narrow = narrow;
   t->axpy = axpy;
   t->finish = finish;
 }

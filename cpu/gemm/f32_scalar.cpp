@@ -77,6 +77,19 @@ static void dot(const GemmDot* d) {
     }
 }
 
+static void narrow(const GemmDot* d) {
+  for (int64_t j = 0; j < d->many; j++) {
+    float sum[kGemmNarrow] = {0};
+    for (int64_t p = 0; p < d->k; p++)
+      for (int64_t i = 0; i < kGemmNarrow; i++) sum[i] += d->x[p * kGemmNarrow + i] * d->y[j * d->y_row + p];
+    for (int64_t i = 0; i < d->few; i++) {
+      float* c = d->c + i * d->c_i + j * d->c_j;
+      const float v = d->alpha * sum[i];
+      *c = d->beta != 0 ? v + d->beta * *c : v;
+    }
+  }
+}
+
 static void axpy(const GemmAxpy* g) {
   for (int64_t j = 0; j < g->cols; j++) g->y[j] = 0;
   for (int64_t p = 0; p < g->k; p++)
@@ -98,6 +111,7 @@ extern "C" void gemm_install_scalar(GemmKernels* t) {
   t->pack_b = pack_b;
   t->tile = tile;
   t->dot = dot;
+  t->narrow = narrow;
   t->axpy = axpy;
   t->finish = finish;
 }
