@@ -149,20 +149,23 @@ struct ParametersCall {
 
 struct HistogramCall {
   QuantizeShape shape;
-  const float *x, *factor;
+  FloatType type;
+  const void* x;
+  const float* factor;
   int32_t bins;
   double* counts;
   int threads;
   bool parse(Args& a) {
     shape = parse_shape(a);
+    type = static_cast<FloatType>(a.small());
     bins = a.small();
     threads = a.small();
-    x = a.array<float>(shape.size());
+    x = a.bytes(shape.size() * (type == kFloat32 ? 4 : 2));
     factor = a.array<float>(shape.axis);
     counts = a.array<double>(shape.axis * bins);
     return a.ok();
   }
-  WhittleStatus run() { return quantize_histogram(x, shape, factor, bins, counts, threads); }
+  WhittleStatus run() { return quantize_histogram(x, type, shape, factor, bins, counts, threads); }
 };
 
 }  // namespace

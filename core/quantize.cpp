@@ -120,6 +120,8 @@ WhittleStatus quantize_parameters(const float* lo, const float* hi, int64_t coun
     const float most = -a > b ? -a : b;
     float s = rule.symmetric ? most / (steps / 2) : (b - a) / steps;
     if (s > FLT_MAX) s = static_cast<float>((static_cast<double>(b) - static_cast<double>(a)) / steps);
+    // onnxruntime divides by the scale before it was rounded to float32, torch by what it became.
+    const bool plain = !rule.torch && !rule.power_of_two && s >= FLT_MIN;
     if (rule.torch) s = s < FLT_EPSILON ? FLT_EPSILON : s;
     else if (most == 0) s = 1;
     else if (s < FLT_MIN) s = FLT_MIN;
@@ -131,8 +133,9 @@ WhittleStatus quantize_parameters(const float* lo, const float* hi, int64_t coun
     }
     int32_t z = rule.middle;
     if (!rule.symmetric) {
-      const double v = rule.qmin - rint(static_cast<double>(a / s));
+      const double v = rule.qmin - rint(plain ? a / ((static_cast<double>(b) - a) / steps) : static_cast<double>(a / s));
       z = static_cast<int32_t>(v < rule.qmin ? rule.qmin : v > rule.qmax ? rule.qmax : v);
+      if (most == 0 && !rule.torch) z = 0;
     }
     // The largest floats: no code that can occur may overflow on the way back. (An asymmetric power of two has no such
     // scale near; dequantize says so then.)

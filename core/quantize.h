@@ -147,7 +147,7 @@ WhittleStatus fake_quantize(const float* x, const QuantizeShape& shape, const fl
 // Adds to counts[channel·bins + bin], for a shape with one scale an index of the axis (or one for all):
 // bin = floor(x·factor[channel]) + bins/2, factor a power of two with |x·factor| < bins/2.
 // WHITTLE_RANGE where a channel's factor is none or x lies outside.
-WhittleStatus quantize_histogram(const float* x, const QuantizeShape& shape, const float* factor, int32_t bins, double* counts,
-                                 int threads);
+WhittleStatus quantize_histogram(const void* x, FloatType type, const QuantizeShape& shape, const float* factor, int32_t bins,
+                                 double* counts, int threads);
 
 }  // namespace whittle

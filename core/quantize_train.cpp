@@ -81,14 +81,15 @@ WhittleStatus fake_quantize(const float* x, const QuantizeShape& shape, const fl
   return WHITTLE_OK;
 }
 
-WhittleStatus quantize_histogram(const float* x, const QuantizeShape& shape, const float* factor, int32_t bins, double* counts,
-                                 int threads) {
+WhittleStatus quantize_histogram(const void* x, FloatType type, const QuantizeShape& shape, const float* factor,
+                                 int32_t bins, double* counts, int threads) {
   for (int64_t i = 0; i < shape.axis; i++) {
     int e;
     if (!(factor[i] > 0 && factor[i] <= FLT_MAX) || frexpf(factor[i], &e) != 0.5f) return WHITTLE_RANGE;
   }
   const int64_t size = shape.size();
   if (size == 0) return WHITTLE_OK;
+  constexpr int64_t kScratch = 1024;
   const QuantizeKernels& k = quantize_kernels();
   std::atomic<int> bad{0};
   // A channel is one task; the whole tensor is cut into a few, each with counts of its own.
@@ -104,7 +105,12 @@ WhittleStatus quantize_histogram(const float* x, const QuantizeShape& shape, con
   if (whole) {
     memset(local.get(), 0, static_cast<size_t>(slots * bins) * sizeof(uint32_t));
     parallel_for(size, grain, threads, [&](int64_t b, int64_t e) {
-      if (k.histogram(x + b, e - b, factor[0], bins, local.get() + b / grain * bins)) bad = 1;
+      float scratch[kScratch];
+      for (int64_t at = b; at < e;) {
+        const int64_t n = type == kFloat32 ? e - at : least(kScratch, e - at);
+        if (k.histogram(widen(k, x, type, at, n, scratch), n, factor[0], bins, local.get() + b / grain * bins)) bad = 1;
+        at += n;
+      }
     });
     for (int64_t t = 0; t < tasks; t++) flush(t, 0);
     return bad ? WHITTLE_RANGE : WHITTLE_OK;
@@ -115,24 +121,21 @@ WhittleStatus quantize_histogram(const float* x, const QuantizeShape& shape, con
         const int64_t a = first + slot;
         uint32_t* own = local.get() + slot * bins;
         memset(own, 0, static_cast<size_t>(bins) * sizeof(uint32_t));
-        float scratch[512];
+        // Short runs gather in scratch.
+        float scratch[kScratch];
         int64_t held = 0;
-        const auto count = [&](const float* from, int64_t n) {
-          if (k.histogram(from, n, factor[a], bins, own)) bad = 1;
-        };
-        for (int64_t o = 0; o < shape.outer; o++) {
-          const float* from = x + (o * shape.axis + a) * shape.inner;
-          if (shape.inner >= 512) {
-            count(from, shape.inner);
-            continue;
+        for (int64_t o = 0; o < shape.outer; o++)
+          for (int64_t i = 0; i < shape.inner;) {
+            const int64_t n = least(kScratch - held, shape.inner - i), at = (o * shape.axis + a) * shape.inner + i;
+            if (const float* from = widen(k, x, type, at, n, scratch + held); from != scratch + held)
+              memcpy(scratch + held, from, static_cast<size_t>(n) * sizeof(float));
+            held += n;
+            i += n;
+            if (held == kScratch || (o + 1 == shape.outer && i == shape.inner)) {
+              if (k.histogram(scratch, held, factor[a], bins, own)) bad = 1;
+              held = 0;
+            }
           }
-          if (held + shape.inner > 512) {
-            count(scratch, held);
-            held = 0;
-          }
-          for (int64_t i = 0; i < shape.inner; i++) scratch[held++] = from[i];
-        }
-        count(scratch, held);
       }
     });
     for (int64_t slot = 0; slot < least(slots, tasks - first); slot++) flush(slot, first + slot);

@@ -13,6 +13,9 @@ export {
   type QuantizedTensor,
   type QuantizeOptions,
 } from './quantize'
+export { fakeQuantize, fakeQuantizeAsync, type FakeQuantized, type FakeQuantizeOptions } from './fakequantize'
+export { quantizationParameters, type QuantizationParameters } from './ranges'
+export { Observer, type ObserverMethod, type ObserverOptions } from './observer'
 export { type CodeType, type Convention, type Parameter, type Rounding, type Scheme } from './scheme'
 export {
   crossEntropy,

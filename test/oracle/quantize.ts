@@ -74,7 +74,9 @@ export function parameters(
     scale[g] = most === 0 ? 1 : symmetric ? most / reach : Math.fround(hi[g]! - lo[g]!) / (qmax - qmin)
     zero[g] = symmetric
       ? middle
-      : Math.min(qmax, Math.max(qmin, qmin - roundHalfEven(Math.fround(lo[g]! / scale[g]!))))
+      : most === 0
+        ? 0
+        : Math.min(qmax, Math.max(qmin, qmin - roundHalfEven((lo[g]! * (qmax - qmin)) / (hi[g]! - lo[g]!))))
   }
   return { scale, zero, qmin, qmax }
 }
