@@ -15,6 +15,23 @@ function isResizable(buffer: ArrayBufferLike): boolean {
   return b.resizable === true || b.growable === true
 }
 
+function refuse(): never {
+  throw new TypeError('this buffer was given to an asynchronous call and can no longer be transferred')
+}
+
+/**
+ * Nails a buffer's memory down, for good; false where that cannot be done. `ArrayBuffer.prototype.transfer` (Node 22)
+ * knows nothing of the mark, so it is shadowed; taking it from the prototype to call it on such a buffer while a call is
+ * in flight remains undefined.
+ */
+function hold(buffer: ArrayBuffer): boolean {
+  const ways = ['transfer', 'transferToFixedLength'].filter((name) => name in buffer && !Object.hasOwn(buffer, name))
+  if (ways.length > 0 && !Object.isExtensible(buffer)) return false
+  markAsUntransferable(buffer)
+  for (const name of ways) Object.defineProperty(buffer, name, { value: refuse })
+  return true
+}
+
 /**
  * @internal Makes an input safe to read from another thread while JavaScript runs on: a reference does not hold a
  * buffer's memory, so small and resizable buffers are copied and large ones marked untransferable (permanently).
@@ -22,8 +39,7 @@ function isResizable(buffer: ArrayBufferLike): boolean {
  */
 export function pin<T extends TypedArray>(view: T): T {
   if (isShared(view.buffer) && !isResizable(view.buffer)) return view
-  if (view.byteLength <= kCopyBytes || isResizable(view.buffer)) return view.slice() as T
-  markAsUntransferable(view.buffer as ArrayBuffer)
+  if (view.byteLength <= kCopyBytes || isResizable(view.buffer) || !hold(view.buffer as ArrayBuffer)) return view.slice() as T
   return view
 }
 
@@ -37,10 +53,8 @@ export interface PinnedOutput<T extends TypedArray> {
 /** @internal The same for a caller's `out`; `fresh` says that nobody else can reach the view yet. */
 export function pinOutput<T extends TypedArray>(view: T, parameter: string, fresh: boolean): PinnedOutput<T> {
   if (fresh || (isShared(view.buffer) && !isResizable(view.buffer))) return { view, commit: () => view }
-  if (view.byteLength > kCopyBytes && !isResizable(view.buffer)) {
-    markAsUntransferable(view.buffer as ArrayBuffer)
+  if (view.byteLength > kCopyBytes && !isResizable(view.buffer) && hold(view.buffer as ArrayBuffer))
     return { view, commit: () => view }
-  }
   const scratch = view.slice() as T
   return {
     view: scratch,
