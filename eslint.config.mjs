@@ -13,6 +13,8 @@ export default tseslint.config(
       '@typescript-eslint/no-unused-vars': 'off',
       // Generators and getters of object literals have no other way to their owner.
       '@typescript-eslint/no-this-alias': 'off',
+      // An empty interface is where a user's declarations merge, or a name for documentation.
+      '@typescript-eslint/no-empty-object-type': ['error', { allowInterfaces: 'with-single-extends' }],
     },
   },
   {

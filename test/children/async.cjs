@@ -1,0 +1,163 @@
+'use strict'
+// node --expose-gc async.cjs DIST: transfers, resizes and collects every input and `out` of every asynchronous call while
+// it is in flight, and prints one line a case: its name and what came of it. Runs alone, since a mistake here crashes.
+const w = require(process.argv[2])
+
+const kSmall = 5_000 // floats: copied
+const kLarge = 200_000 // floats: read in place
+const sleep = (ms) => new Promise((done) => setTimeout(done, ms))
+
+function floats(buffer, n, salt) {
+  const x = new Float32Array(buffer, 0, n)
+  for (let i = 0; i < n; i++) x[i] = Math.sin(i * 12.9898 + salt) * 3 + 0.01
+  return x
+}
+
+const memory = {
+  plain: (bytes) => new ArrayBuffer(bytes),
+  resizable: (bytes) => new ArrayBuffer(bytes, { maxByteLength: bytes + 64 }),
+  shared: (bytes) => new SharedArrayBuffer(bytes),
+}
+
+const side = (n) => Math.floor(Math.sqrt(n))
+const square = (x) => ({
+  type: 'float32',
+  dims: [side(x.length), side(x.length)],
+  data: x.subarray(0, side(x.length) ** 2),
+})
+
+// call(x, out): the asynchronous call over `x`; sync: the same without the twist; out: bytes of `out`, its class.
+const calls = {
+  gemm: {
+    async: (x, out) => w.gemmAsync(square(x), square(x), { out }),
+    sync: (x) => w.gemm(square(x), square(x)),
+    out: (n) => [Float32Array, side(n) ** 2],
+    size: (n) => Math.min(n, 90_000),
+  },
+  quantize: {
+    async: (x, out) => w.quantizeAsync(x, { out }),
+    sync: (x) => w.quantize(x),
+    out: (n) => [Int8Array, n],
+    size: (n) => n * 4,
+  },
+  dequantize: {
+    async: (x, out) =>
+      w.dequantizeAsync({ type: 'int8', dims: [x.length], data: bytesOf(x), scale: 0.5, zeroPoint: 0 }, { out }),
+    sync: (x) => w.dequantize({ type: 'int8', dims: [x.length], data: bytesOf(x), scale: 0.5, zeroPoint: 0 }),
+    out: (n) => [Float32Array, n],
+    size: (n) => n * 2,
+  },
+  importance: {
+    async: (x, out) => w.importanceAsync(x, { out }),
+    sync: (x) => w.importance(x),
+    out: (n) => [Float32Array, n],
+  },
+  mask: {
+    async: (x, out) => w.maskAsync(x, { sparsity: 0.5, out }),
+    sync: (x) => w.mask(x, { sparsity: 0.5 }),
+    out: (n) => [Uint8Array, n],
+    size: (n) => n * 2,
+  },
+  applyMask: {
+    async: (x, out) => w.applyMaskAsync(x, maskOf(x.length), { out }),
+    sync: (x) => w.applyMask(x, maskOf(x.length)),
+    out: (n) => [Float32Array, n],
+  },
+  kthLargest: { async: (x) => w.kthLargestAsync(x, 100), sync: (x) => w.kthLargest(x, 100) },
+}
+
+function bytesOf(x) {
+  return new Int8Array(x.buffer, x.byteOffset, x.length)
+}
+
+function maskOf(n) {
+  return new Uint8Array(n).map((_, i) => i & 1)
+}
+
+const data = (r) => (typeof r === 'number' ? [r] : r.data)
+const same = (a, b) => data(a).length === data(b).length && data(a).every((v, i) => Object.is(v, data(b)[i]))
+
+// What JavaScript does to a buffer while the call is in flight; answers what it achieved.
+const twists = {
+  transfer(buffer) {
+    try {
+      structuredClone(buffer, { transfer: [buffer] })
+    } catch {
+      // Node 21 and newer refuse what is marked untransferable; Node 20 copies it.
+    }
+    return buffer.byteLength === 0 ? 'gone' : 'kept'
+  },
+  // Node 22 has a second way, which knows no mark.
+  transferMethod(buffer) {
+    try {
+      buffer.transfer(0)
+    } catch {
+      // refused
+    }
+    return buffer.byteLength === 0 ? 'gone' : 'kept'
+  },
+  shrink(buffer) {
+    buffer.resize(0)
+    return 'gone'
+  },
+}
+
+async function one(name, call, kind, size, target, twist) {
+  const n = call.size ? call.size(size) : size
+  const what = `${name} ${target} ${kind} ${size === kSmall ? 'small' : 'large'} ${twist}`
+  let x = floats(memory[target === 'in' ? kind : 'plain'](n * 4), n, n)
+  const want = call.sync(x.slice())
+  let out
+  if (target === 'out') {
+    const [type, length] = call.out(n)
+    out = new type(memory[kind](length * type.BYTES_PER_ELEMENT), 0, length)
+  }
+  const pending = call.async(x, out)
+  const buffer = target === 'in' ? x.buffer : out.buffer
+  let state
+  if (twist === 'collect') {
+    x = out = undefined
+    global.gc()
+    // Memory that was freed is handed out again and overwritten.
+    for (let i = 0; i < 8; i++) new Float32Array(n).fill(7)
+    global.gc()
+    state = 'kept'
+  } else state = twists[twist](buffer)
+  let result
+  try {
+    result = same(await pending, want) ? 'right' : 'WRONG'
+  } catch (e) {
+    result = e.code ?? String(e)
+  }
+  console.log(`${what}: ${state} ${result}`)
+}
+
+function twistsOf(kind) {
+  if (kind === 'shared') return ['collect']
+  const ways = ArrayBuffer.prototype.transfer ? ['transfer', 'transferMethod', 'collect'] : ['transfer', 'collect']
+  return kind === 'resizable' ? ['shrink', ...ways] : ways
+}
+
+async function main() {
+  for (const [name, call] of Object.entries(calls)) {
+    if (!w[`${name}Async`]) throw new Error(`no ${name}Async`)
+    for (const target of call.out ? ['in', 'out'] : ['in'])
+      for (const kind of ['plain', 'resizable', 'shared'])
+        for (const size of [kSmall, kLarge])
+          for (const twist of twistsOf(kind)) await one(name, call, kind, size, target, twist)
+  }
+  await sleep(20)
+  console.log(
+    `calls: ${Object.keys(w)
+      .filter((k) => k.endsWith('Async'))
+      .map((k) => k.slice(0, -5))
+      .sort()
+      .join(' ')}`,
+  )
+  console.log('alive')
+}
+
+main().catch((e) => {
+  console.log(`failed: ${e.stack}`)
+  process.exitCode = 1
+})
