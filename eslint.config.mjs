@@ -11,6 +11,7 @@ export default tseslint.config(
     rules: {
       // The compiler (noUnusedLocals, noUnusedParameters) holds this.
       '@typescript-eslint/no-unused-vars': 'off',
+      'prefer-const': ['error', { destructuring: 'all' }],
       // Generators and getters of object literals have no other way to their owner.
       '@typescript-eslint/no-this-alias': 'off',
       // An empty interface is where a user's declarations merge, or a name for documentation.

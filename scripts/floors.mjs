@@ -9,7 +9,7 @@ const kFloors = [
   ['compress', 'train', 'search', 'data'],
   ['session', 'report'],
   ['model', 'kernels'],
-  ['tensor', 'validate', 'native', 'async', 'node-gyp-build'],
+  ['tensor', 'validate', 'native', 'async', 'handle', 'version', 'node-gyp-build'],
   ['errors'],
 ]
 

@@ -67,7 +67,7 @@ const calls = {
 }
 
 // Calls of two matrices that share one native path for the memory of their inputs; none has an `out`.
-for (const name of ['kl', 'js', 'feature', 'relationDistance', 'similarity'])
+for (const name of ['kl', 'js', 'feature'])
   if (w.distill?.[`${name}Async`])
     calls[`distill.${name}`] = {
       async: (x) => w.distill[`${name}Async`](rows(x), teacher(x.length)),
