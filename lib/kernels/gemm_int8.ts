@@ -211,7 +211,7 @@ function prepare(aValue: unknown, bValue: unknown, opts: unknown): Prepared {
   const rankA = a.dims.length
   if (rankA === 0) fail('ERR_SHAPE', 'a', 'at least one dimension', 'a scalar')
   const k = a.dims[rankA - 1] as number
-  let transposed = o.transposeB === undefined ? false : boolean(o.transposeB, 'transposeB')
+  const transposed = o.transposeB === undefined ? false : boolean(o.transposeB, 'transposeB')
 
   let n: number, batch: number, m: number, bType: DataType
   let packed: object | null = null
