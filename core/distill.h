@@ -6,9 +6,6 @@
 #pragma once
 #include <stdint.h>
 
-#include "core/status.h"
-#include "core/variants.h"
-
 namespace whittle {
 
 // Statistics of exp((x - max) / T): max of what was seen (start: -FLT_MAX), sum relative to it (start: 0).
@@ -77,15 +74,21 @@ struct DistillKernels {
   void (*attention_map)(const float* a, int64_t channels, int64_t n, int32_t power, float* q);
   // g[c][i] = power * |a|^(power-1) * sign(a) * dq[i]
   void (*attention_grad)(const float* a, int64_t channels, int64_t n, int32_t power, const float* dq, float* g);
-  // c[m][n] (+)= a[m][k] * b, b's element (k, n) at b[k*b_row + n*b_column]. Sums run over k in ascending order for
-  // every element, whatever its place, so equal rows give equal results. Answers nothing new for k = 0.
-  void (*matmul)(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t b_row,
-                 int64_t b_column, float* c, int64_t ldc, bool add);
+  // c[m][n] (+)= a[m][k] * b, b's element (k, n) at b[k*b_row + n*b_column]. Sums run over k in the same order for every
+  // element, whatever its place, so equal rows give equal results.
   void (*matmul64)(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b, int64_t b_row,
                    int64_t b_column, double* c, int64_t ldc, bool add);
   // p[k] += h*rs_i[k]*rs_ij
   void (*angle_row)(const AngleRow* row, int64_t n, double* p, AngleSums* sums);
 };
+
+}  // namespace whittle
+
+#ifndef WHITTLE_ISA_FILE
+#include "core/status.h"
+#include "core/variants.h"
+
+namespace whittle {
 
 VariantList<DistillKernels> distill_variants();
 const DistillKernels& distill_kernels();
@@ -172,3 +175,4 @@ struct RelationLoss {
 WhittleStatus distill_relation(const RelationLoss& l);
 
 }  // namespace whittle
+#endif

@@ -8,13 +8,13 @@
 #include <new>
 
 #include "core/distill.h"
+#include "core/gemm.h"
 #include "core/threads.h"
 
 namespace whittle {
 namespace {
 
 constexpr int64_t kChunk = 16384;  // elements that are worth a thread's attention
-constexpr int64_t kPanel = 48;     // columns of a product that one task owns: a multiple of every variant's tile
 
 template <class T>
 std::unique_ptr<T[]> scratch(int64_t count) {
@@ -29,14 +29,22 @@ WhittleStatus answer(double loss, double* result) {
   return WHITTLE_OK;
 }
 
-// c[m][n] (+)= a*b over the pool, by panels of columns.
-void matmul(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t b_row, int64_t b_column,
-            float* c, int64_t ldc, bool add, int threads) {
-  const DistillKernels& kernels = distill_kernels();
-  parallel_for((n + kPanel - 1) / kPanel, 1, threads, [&](int64_t from, int64_t to) {
-    const int64_t j = from * kPanel, wide = least(to * kPanel, n) - j;
-    kernels.matmul(m, wide, k, a, lda, b + j * b_column, b_row, b_column, c + j, ldc, add);
-  });
+// c[m][n] (+)= a*b, b's element (k, n) at b[k*b_row + n*b_column].
+WhittleStatus matmul(int64_t m, int64_t n, int64_t k, const float* a, const float* b, int64_t b_row, int64_t b_column,
+                     float* c, bool add, int threads) {
+  GemmProblem p;
+  p.m = m;
+  p.n = n;
+  p.k = k;
+  p.a = a;
+  p.a_row = k;
+  p.b = b;
+  p.b_row = b_row;
+  p.b_col = b_column;
+  p.c = c;
+  p.ldc = n;
+  p.beta = add ? 1 : 0;
+  return gemm_f32(p, threads);
 }
 
 // The sum over a flat range, in pieces whose sums are added in order.
@@ -70,32 +78,35 @@ WhittleStatus distill_feature(const FeatureLoss& l) {
   // r(s) and then, in the same place, the derivative by it.
   std::unique_ptr<float[]> r = scratch<float>(outputs);
   if (!r) return WHITTLE_OUT_OF_MEMORY;
+  WhittleStatus status = WHITTLE_OK;
+  const auto run = [&](WhittleStatus s) {
+    if (status == WHITTLE_OK) status = s;
+  };
   // One position: the batch takes the place of the positions, [batch][channels] is one matrix.
-  if (n == 1) matmul(l.batch, ct, cs, l.student, cs, l.regressor, 1, cs, r.get(), ct, false, l.threads);
+  if (n == 1) run(matmul(l.batch, ct, cs, l.student, l.regressor, 1, cs, r.get(), false, l.threads));
   else
     for (int64_t b = 0; b < l.batch; b++)
-      matmul(ct, n, cs, l.regressor, cs, l.student + b * cs * n, n, 1, r.get() + b * ct * n, n, false, l.threads);
+      run(matmul(ct, n, cs, l.regressor, l.student + b * cs * n, n, 1, r.get() + b * ct * n, false, l.threads));
   if (!piecewise(outputs, kChunk, l.threads, &sum, [&](int64_t b, int64_t e) {
         return k.squared_error(r.get() + b, l.teacher + b, e - b, scale, r.get() + b);
       }))
     return WHITTLE_OUT_OF_MEMORY;
+  std::unique_ptr<float[]> turned = scratch<float>(n == 1 ? outputs : cs * ct);
+  if (!turned) return WHITTLE_OUT_OF_MEMORY;
   if (n == 1) {
-    matmul(l.batch, cs, ct, r.get(), ct, l.regressor, cs, 1, l.grad, cs, false, l.threads);
-    std::unique_ptr<float[]> turned = scratch<float>(outputs);
-    if (!turned) return WHITTLE_OUT_OF_MEMORY;
+    run(matmul(l.batch, cs, ct, r.get(), l.regressor, cs, 1, l.grad, false, l.threads));
     for (int64_t b = 0; b < l.batch; b++)
       for (int64_t c = 0; c < ct; c++) turned[static_cast<size_t>(c * l.batch + b)] = r[static_cast<size_t>(b * ct + c)];
-    matmul(ct, cs, l.batch, turned.get(), l.batch, l.student, cs, 1, l.grad_regressor, cs, false, l.threads);
+    run(matmul(ct, cs, l.batch, turned.get(), l.student, cs, 1, l.grad_regressor, false, l.threads));
   } else {
-    std::unique_ptr<float[]> turned = scratch<float>(cs * ct);
-    if (!turned) return WHITTLE_OUT_OF_MEMORY;
     for (int64_t c = 0; c < ct; c++)
       for (int64_t d = 0; d < cs; d++) turned[static_cast<size_t>(d * ct + c)] = l.regressor[c * cs + d];
     for (int64_t b = 0; b < l.batch; b++) {
-      matmul(cs, n, ct, turned.get(), ct, r.get() + b * ct * n, n, 1, l.grad + b * cs * n, n, false, l.threads);
-      matmul(ct, cs, n, r.get() + b * ct * n, n, l.student + b * cs * n, 1, n, l.grad_regressor, cs, b > 0, l.threads);
+      run(matmul(cs, n, ct, turned.get(), r.get() + b * ct * n, n, 1, l.grad + b * cs * n, false, l.threads));
+      run(matmul(ct, cs, n, r.get() + b * ct * n, l.student + b * cs * n, 1, n, l.grad_regressor, b > 0, l.threads));
     }
   }
+  if (status != WHITTLE_OK) return status;
   return answer(sum / static_cast<double>(outputs), l.result);
 }
 

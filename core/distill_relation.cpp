@@ -10,6 +10,7 @@
 #include <new>
 
 #include "core/distill.h"
+#include "core/gemm.h"
 #include "core/threads.h"
 
 namespace whittle {
@@ -37,12 +38,13 @@ bool each(int64_t n, int threads, double* sum, const Body& body) {
   return true;
 }
 
-// x*xT: only panels on and above the diagonal are computed, the rest is mirrored.
-template <class T, class Product>
-void gram(const T* x, int64_t n, int64_t size, T* g, int threads, const Product& product) {
+// x*xT in double: only panels on and above the diagonal are computed, the rest is mirrored.
+void gram64(const double* x, int64_t n, int64_t size, double* g, int threads) {
   parallel_for((n + kPanel - 1) / kPanel, 1, threads, [&](int64_t from, int64_t to) {
-    const int64_t j = from * kPanel, end = least(to * kPanel, n);
-    product(end, end - j, size, x, size, x + j * size, 1, size, g + j, n, false);
+    for (; from < to; from++) {
+      const int64_t j = from * kPanel, end = least(j + kPanel, n);
+      distill_kernels().matmul64(end, end - j, size, x, size, x + j * size, 1, size, g + j, n, false);
+    }
   });
   parallel_for(n, kRows, threads, [&](int64_t b, int64_t e) {
     for (int64_t i = b; i < e; i++)
@@ -50,12 +52,32 @@ void gram(const T* x, int64_t n, int64_t size, T* g, int threads, const Product&
   });
 }
 
+WhittleStatus gram32(const float* x, int64_t n, int64_t size, float* g, int threads) {
+  GemmProblem p;
+  p.m = p.n = n;
+  p.k = size;
+  p.a = p.b = x;
+  p.a_row = size;
+  p.b_row = 1;
+  p.b_col = size;
+  p.c = g;
+  p.ldc = n;
+  return gemm_f32(p, threads);
+}
+
 // grad = m*x
-void pull_back(const float* m, const float* x, int64_t n, int64_t size, float* grad, int threads) {
-  parallel_for((size + kPanel - 1) / kPanel, 1, threads, [&](int64_t from, int64_t to) {
-    const int64_t j = from * kPanel, end = least(to * kPanel, size);
-    distill_kernels().matmul(n, end - j, n, m, n, x + j, size, 1, grad + j, size, false);
-  });
+WhittleStatus pull_back(const float* m, const float* x, int64_t n, int64_t size, float* grad, int threads) {
+  GemmProblem p;
+  p.m = p.k = n;
+  p.n = size;
+  p.a = m;
+  p.a_row = n;
+  p.b = x;
+  p.b_row = size;
+  p.b_col = 1;
+  p.c = grad;
+  p.ldc = size;
+  return gemm_f32(p, threads);
 }
 
 bool all_finite(const float* x, int64_t n) {
@@ -87,7 +109,7 @@ bool centre(const float* x, int64_t n, int64_t size, int threads, bool narrow, C
         if (narrow) out->narrow[static_cast<size_t>(i * size + d)] = static_cast<float>(v);
       }
   });
-  gram(out->wide.get(), n, size, out->gram.get(), threads, distill_kernels().matmul64);
+  gram64(out->wide.get(), n, size, out->gram.get(), threads);
   return true;
 }
 
@@ -169,7 +191,7 @@ WhittleStatus distance_loss(const RelationLoss& l) {
       m[static_cast<size_t>(i * n + i)] = static_cast<float>(total);
     }
   });
-  pull_back(m.get(), s.narrow.get(), n, l.student_size, l.grad, l.threads);
+  if (const WhittleStatus status = pull_back(m.get(), s.narrow.get(), n, l.student_size, l.grad, l.threads)) return status;
   return answer(loss / entries, l.result);
 }
 
@@ -232,7 +254,7 @@ WhittleStatus angle_loss(const RelationLoss& l) {
       m[static_cast<size_t>(j * n + j)] = static_cast<float>(-scale * rest);
     }
   });
-  pull_back(m.get(), s.narrow.get(), n, l.student_size, l.grad, l.threads);
+  if (const WhittleStatus status = pull_back(m.get(), s.narrow.get(), n, l.student_size, l.grad, l.threads)) return status;
   return answer(loss / entries, l.result);
 }
 
@@ -241,8 +263,8 @@ WhittleStatus similarity_loss(const RelationLoss& l) {
   const int64_t n = l.samples;
   Floats gs = floats(n * n), gt = floats(n * n), m = floats(n * n);
   if (!gs || !gt || !m) return WHITTLE_OUT_OF_MEMORY;
-  gram(l.student, n, l.student_size, gs.get(), l.threads, distill_kernels().matmul);
-  gram(l.teacher, n, l.teacher_size, gt.get(), l.threads, distill_kernels().matmul);
+  if (const WhittleStatus status = gram32(l.student, n, l.student_size, gs.get(), l.threads)) return status;
+  if (const WhittleStatus status = gram32(l.teacher, n, l.teacher_size, gt.get(), l.threads)) return status;
   const double entries = static_cast<double>(n) * static_cast<double>(n);
   double loss = 0;
   if (!each(n, l.threads, &loss, [&](int64_t i) {
@@ -269,7 +291,7 @@ WhittleStatus similarity_loss(const RelationLoss& l) {
   for (int64_t i = 0; i < n; i++)
     for (int64_t j = 0; j < n; j++)
       m[static_cast<size_t>(i * n + j)] = gt[static_cast<size_t>(i * n + j)] + gt[static_cast<size_t>(j * n + i)];
-  pull_back(m.get(), l.student, n, l.student_size, l.grad, l.threads);
+  if (const WhittleStatus status = pull_back(m.get(), l.student, n, l.student_size, l.grad, l.threads)) return status;
   return answer(loss / entries, l.result);
 }
 
@@ -299,8 +321,8 @@ WhittleStatus correlation_loss(const RelationLoss& l) {
   if (!gs || !gt || !unit_rows(l.student, n, size, l.threads, &us, &fs) ||
       !unit_rows(l.teacher, n, l.teacher_size, l.threads, &ut, &ft))
     return WHITTLE_OUT_OF_MEMORY;
-  gram(us.get(), n, size, gs.get(), l.threads, distill_kernels().matmul);
-  gram(ut.get(), n, l.teacher_size, gt.get(), l.threads, distill_kernels().matmul);
+  if (const WhittleStatus status = gram32(us.get(), n, size, gs.get(), l.threads)) return status;
+  if (const WhittleStatus status = gram32(ut.get(), n, l.teacher_size, gt.get(), l.threads)) return status;
   const double entries = static_cast<double>(n) * static_cast<double>(n), base = exp(-2 * l.gamma);
   // Horner on sum_p (2 gamma)^p/p! x^p and its derivative.
   const auto series = [&](double x, double* slope) {
@@ -324,7 +346,7 @@ WhittleStatus correlation_loss(const RelationLoss& l) {
         return sum;
       }))
     return WHITTLE_OUT_OF_MEMORY;
-  pull_back(gs.get(), us.get(), n, size, l.grad, l.threads);
+  if (const WhittleStatus status = pull_back(gs.get(), us.get(), n, size, l.grad, l.threads)) return status;
   parallel_for(n, kRows, l.threads, [&](int64_t b, int64_t e) {
     for (int64_t i = b; i < e; i++) {
       float* g = l.grad + i * size;

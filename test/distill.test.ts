@@ -186,6 +186,15 @@ describe('against definitions in double precision, gradients by finite differenc
       }
   })
 
+  test('js where one side has nearly given a class up', () => {
+    const [s, t] = [f32([4, 6], 50), f32([4, 6], 50)]
+    const teacher = oracle.rows(t.data, 4)
+    const loss = (v: ArrayLike<number>): number => oracle.js(oracle.rows(v, 4), teacher, 1).reduce((a, b) => a + b, 0) / 4
+    const got = distill.js(s, t)
+    close([got.loss], [loss(s.data)], 'loss', 2e-6)
+    close(got.grad.data, oracle.differences(s.data, loss), 'grad', 3e-6)
+  })
+
   test('feature with and without a regressor, over positions and without them', () => {
     for (const [batch, own, other, positions] of [[2, 3, 4, 5], [6, 5, 3, 1], [1, 1, 1, 1], [3, 17, 2, 9]] as const) {
       const s = f32([batch, own, positions])

@@ -3,6 +3,7 @@
 #include <float.h>
 #include <math.h>
 
+#define WHITTLE_ISA_FILE
 #include "core/distill.h"
 
 namespace whittle {
@@ -75,17 +76,20 @@ double soft_dot_scalar(const float* x, int64_t n, float max, const float* w) {
   return sum;
 }
 
-// log(q/m) and log(p/m) are log1p(d) and log1p(-d), d = (q - p)/(q + p): exact also where p and q nearly agree.
-double half_gap(double q, double p) { return q + p > 0 ? (q - p) / (q + p) : 0; }
+// log(q/m), m = (p+q)/2, for q > 0: as log1p where q and p nearly agree, as a difference where q is far below p and
+// (q-p)/(q+p) would round to -1.
+double log_share(double q, double p) {
+  const double d = (q - p) / (q + p);
+  return fabs(d) < 0.5 ? log1p(d) : log(q) + 0.69314718055994530942 - log(p + q);
+}
 
 void js_sums_scalar(const float* s, const float* t, int64_t n, float inv_t, float s_max, float t_max, float s_scale,
                     float t_scale, double* q_log, double* p_log) {
   double a = 0, b = 0;
   for (int64_t i = 0; i < n; i++) {
     const double q = s_scale * exp((double(s[i]) - s_max) * inv_t), p = t_scale * exp((double(t[i]) - t_max) * inv_t);
-    const double d = half_gap(q, p);
-    if (q > 0) a += q * log1p(d);
-    if (p > 0) b += p * log1p(-d);
+    if (q > 0) a += q * log_share(q, p);
+    if (p > 0) b += p * log_share(p, q);
   }
   *q_log = a;
   *p_log = b;
@@ -95,7 +99,7 @@ void js_grad_scalar(const float* s, const float* t, int64_t n, float inv_t, floa
                     float t_scale, float centre, float k, float* g) {
   for (int64_t i = 0; i < n; i++) {
     const double q = s_scale * exp((double(s[i]) - s_max) * inv_t), p = t_scale * exp((double(t[i]) - t_max) * inv_t);
-    g[i] = q > 0 ? float(k * q * (log1p(half_gap(q, p)) - centre)) : 0;
+    g[i] = q > 0 ? float(k * q * (log_share(q, p) - centre)) : 0;
   }
 }
 
@@ -150,14 +154,13 @@ void attention_grad_scalar(const float* a, int64_t channels, int64_t n, int32_t 
     }
 }
 
-template <class T>
-void matmul_scalar(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t b_row, int64_t b_column,
-                   T* c, int64_t ldc, bool add) {
+void matmul64_scalar(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b, int64_t b_row,
+                     int64_t b_column, double* c, int64_t ldc, bool add) {
   for (int64_t i = 0; i < m; i++)
     for (int64_t j = 0; j < n; j++) {
       double sum = add ? c[i * ldc + j] : 0;
-      for (int64_t l = 0; l < k; l++) sum += double(a[i * lda + l]) * b[l * b_row + j * b_column];
-      c[i * ldc + j] = T(sum);
+      for (int64_t l = 0; l < k; l++) sum += a[i * lda + l] * b[l * b_row + j * b_column];
+      c[i * ldc + j] = sum;
     }
 }
 
@@ -194,7 +197,6 @@ extern "C" void distill_install_scalar(whittle::DistillKernels* t) {
   t->squared_error = squared_error_scalar;
   t->attention_map = attention_map_scalar;
   t->attention_grad = attention_grad_scalar;
-  t->matmul = matmul_scalar<float>;
-  t->matmul64 = matmul_scalar<double>;
+  t->matmul64 = matmul64_scalar;
   t->angle_row = angle_row_scalar;
 }

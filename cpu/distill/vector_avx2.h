@@ -1,0 +1,63 @@
+// What the distillation kernels need beyond cpu/common: loads, tails, sums, and doubles. AVX2 and FMA.
+#pragma once
+#include "cpu/common/vector_avx2.h"
+
+#define VF_LANES 8
+// All ones in the first n < 8 lanes.
+static inline __m256i v_first(int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+static inline vf v_load(const float* p) { return _mm256_loadu_ps(p); }
+static inline void v_store(float* p, vf v) { _mm256_storeu_ps(p, v); }
+// The first n < VF_LANES elements; the others are those of `fill`.
+static inline vf v_load_part(const float* p, int64_t n, vf fill) {
+  const __m256i m = v_first(n);
+  return _mm256_blendv_ps(fill, _mm256_maskload_ps(p, m), _mm256_castsi256_ps(m));
+}
+static inline void v_store_part(float* p, vf v, int64_t n) { _mm256_maskstore_ps(p, v_first(n), v); }
+static inline vf v_keep(vf v, int64_t n) { return _mm256_and_ps(v, _mm256_castsi256_ps(v_first(n))); }
+static inline float v_sum(vf v) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+static inline float v_top(vf v) {
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+// x * 2^n for a normal result
+static inline vf v_scale(vf x, vf n) {
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
+}
+// x > 0 and normal: x = m * 2^e, m from sqrt(1/2) to sqrt(2)
+static inline vf v_split(vf x, vf* e) {
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i n = _mm256_srai_epi32(_mm256_sub_epi32(bits, _mm256_set1_epi32(0x3f3504f3)), 23);
+  *e = _mm256_cvtepi32_ps(n);
+  return _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(n, 23)));
+}
+
+typedef __m256d vd;
+#define VD_LANES 4
+#define VD_ROWS 4
+#define VD_COLUMNS 3
+static inline __m256i d_first(int64_t n) {
+  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+static inline vd d_set(double x) { return _mm256_set1_pd(x); }
+static inline vd d_load(const double* p) { return _mm256_loadu_pd(p); }
+static inline void d_store(double* p, vd v) { _mm256_storeu_pd(p, v); }
+static inline vd d_load_part(const double* p, int64_t n) { return _mm256_maskload_pd(p, d_first(n)); }
+static inline void d_store_part(double* p, vd v, int64_t n) { _mm256_maskstore_pd(p, d_first(n), v); }
+static inline vd d_add(vd a, vd b) { return _mm256_add_pd(a, b); }
+static inline vd d_sub(vd a, vd b) { return _mm256_sub_pd(a, b); }
+static inline vd d_mul(vd a, vd b) { return _mm256_mul_pd(a, b); }
+static inline vd d_fma(vd a, vd b, vd c) { return _mm256_fmadd_pd(a, b, c); }
+static inline vd d_fnma(vd a, vd b, vd c) { return _mm256_fnmadd_pd(a, b, c); }
+static inline vd d_max(vd a, vd b) { return _mm256_max_pd(a, b); }
+static inline vd d_min(vd a, vd b) { return _mm256_min_pd(a, b); }
+static inline double d_sum(vd v) {
+  const __m128d s = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
+}

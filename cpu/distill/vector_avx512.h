@@ -1,0 +1,42 @@
+// What the distillation kernels need beyond cpu/common: loads, tails, sums, and doubles. AVX-512 only.
+#pragma once
+#include "cpu/common/vector_avx512.h"
+
+#define VF_LANES 16
+static inline __mmask16 v_first(int64_t n) { return (__mmask16)((1u << n) - 1); }
+static inline vf v_load(const float* p) { return _mm512_loadu_ps(p); }
+static inline void v_store(float* p, vf v) { _mm512_storeu_ps(p, v); }
+// The first n < VF_LANES elements; the others are those of `fill`.
+static inline vf v_load_part(const float* p, int64_t n, vf fill) { return _mm512_mask_loadu_ps(fill, v_first(n), p); }
+static inline void v_store_part(float* p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, v_first(n), v); }
+static inline vf v_keep(vf v, int64_t n) { return _mm512_maskz_mov_ps(v_first(n), v); }
+static inline float v_sum(vf v) { return _mm512_reduce_add_ps(v); }
+static inline float v_top(vf v) { return _mm512_reduce_max_ps(v); }
+// x * 2^n for a normal result
+static inline vf v_scale(vf x, vf n) { return _mm512_scalef_ps(x, n); }
+// x > 0 and normal: x = m * 2^e, m from sqrt(1/2) to sqrt(2)
+static inline vf v_split(vf x, vf* e) {
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i n = _mm512_srai_epi32(_mm512_sub_epi32(bits, _mm512_set1_epi32(0x3f3504f3)), 23);
+  *e = _mm512_cvtepi32_ps(n);
+  return _mm512_castsi512_ps(_mm512_sub_epi32(bits, _mm512_slli_epi32(n, 23)));
+}
+
+typedef __m512d vd;
+#define VD_LANES 8
+#define VD_ROWS 8
+#define VD_COLUMNS 3
+static inline __mmask8 d_first(int64_t n) { return (__mmask8)((1u << n) - 1); }
+static inline vd d_set(double x) { return _mm512_set1_pd(x); }
+static inline vd d_load(const double* p) { return _mm512_loadu_pd(p); }
+static inline void d_store(double* p, vd v) { _mm512_storeu_pd(p, v); }
+static inline vd d_load_part(const double* p, int64_t n) { return _mm512_maskz_loadu_pd(d_first(n), p); }
+static inline void d_store_part(double* p, vd v, int64_t n) { _mm512_mask_storeu_pd(p, d_first(n), v); }
+static inline vd d_add(vd a, vd b) { return _mm512_add_pd(a, b); }
+static inline vd d_sub(vd a, vd b) { return _mm512_sub_pd(a, b); }
+static inline vd d_mul(vd a, vd b) { return _mm512_mul_pd(a, b); }
+static inline vd d_fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
+static inline vd d_fnma(vd a, vd b, vd c) { return _mm512_fnmadd_pd(a, b, c); }
+static inline vd d_max(vd a, vd b) { return _mm512_max_pd(a, b); }
+static inline vd d_min(vd a, vd b) { return _mm512_min_pd(a, b); }
+static inline double d_sum(vd v) { return _mm512_reduce_add_pd(v); }
