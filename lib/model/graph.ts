@@ -86,7 +86,10 @@ export class Graph {
     this.noteNames(values.map((v) => v.name))
   }
 
-  /** In the order of the file, which for valid models is an order of execution. */
+  /**
+   * In the order of the file, which for valid models is an order of execution. An edit makes a new array, so that a loop
+   * over this one may add and remove nodes.
+   */
   get nodes(): readonly Node[] {
     return this.#nodes
   }
@@ -164,7 +167,7 @@ export class Graph {
         throw new WhittleError('ERR_RANGE', 'where', `where: node ${anchor.label} is not in graph ${this.name}`)
       if (!where.before) at++
     }
-    this.#nodes.splice(at, 0, node)
+    this.#nodes = this.#nodes.toSpliced(at, 0, node)
     this.#take(node)
     return node
   }
@@ -173,7 +176,7 @@ export class Graph {
   removeNode(node: Node): void {
     const at = this.#nodes.indexOf(node)
     if (at < 0) throw new WhittleError('ERR_RANGE', 'node', `node ${node.label} is not in graph ${this.name}`)
-    this.#nodes.splice(at, 1)
+    this.#nodes = this.#nodes.toSpliced(at, 1)
     this.#release(node)
     noteEdit()
   }

@@ -119,7 +119,9 @@ function raiseNode(node: Node, graph: Graph, from: number, target: number, shape
     if (!changesOf(node).includes(version)) continue
     const convert = kConverters[`${node.opType}@${version}`]
     if (!convert) continue
-    convert(new Upgrade(node, graph, version, shapes))
+    const upgrade = new Upgrade(node, graph, version, shapes)
+    convert(upgrade)
+    for (const added of upgrade.added) raiseNode(added, graph, version, target, shapes)
     converted = true
   }
   return converted

@@ -11,6 +11,8 @@ export class Upgrade {
   readonly node: Node
   readonly graph: Graph
   readonly version: number
+  /** nodes that were put in: they are written for this version */
+  readonly added: Node[] = []
   readonly #shapes: Shapes
 
   constructor(node: Node, graph: Graph, version: number, shapes: Shapes) {
@@ -77,7 +79,9 @@ export class Upgrade {
   /** Adds a node before this one; returns its output. */
   before(opType: string, inputs: readonly string[], attributes: Readonly<Record<string, Attribute>> = {}): string {
     const output = this.graph.uniqueName(`${this.node.outputs.find((o) => o) ?? 'node'}_${opType.toLowerCase()}`)
-    this.graph.addNode(new Node({ opType, inputs, outputs: [output], attributes }), { before: this.node })
+    this.added.push(
+      this.graph.addNode(new Node({ opType, inputs, outputs: [output], attributes }), { before: this.node }),
+    )
     return output
   }
 }
@@ -149,7 +153,7 @@ const softmax13: Converter = (u) => {
   node.setInput(0, flat)
   node.outputs = [inner]
   node.attributes.set('axis', attribute.int(-1))
-  u.graph.addNode(new Node({ opType: 'Reshape', inputs: [inner, shape], outputs: [y] }), { after: node })
+  u.added.push(u.graph.addNode(new Node({ opType: 'Reshape', inputs: [inner, shape], outputs: [y] }), { after: node }))
 }
 
 /** Opset 10 resized with corner-aligned grids; a nearest element was the one before, or when shrinking the one after. */
