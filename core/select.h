@@ -69,8 +69,8 @@ struct SelectKernels {
   // counts[(key(x[i]) - base) >> shift]++ wherever that index is below kSelectBins. counts has kSelectBins entries.
   int (*histogram)(const float* x, int64_t n, uint32_t base, int shift, uint32_t* counts);
   // mask[i] = x[i] > hi (if mask is not null); elements of [lo, hi] go to values and index in order, at most `room` of
-  // them, but values and index must have room for kSelectSlack more, which may be overwritten. n < 2^31.
-  void (*scan)(const float* x, int64_t n, float lo, float hi, uint8_t* mask, float* values, uint32_t* index,
+  // them, but values and index must have room for kSelectSlack more, which may be overwritten. n <= 65536.
+  void (*scan)(const float* x, int64_t n, float lo, float hi, uint8_t* mask, float* values, uint16_t* index,
                int64_t room, SelectScan* result);
   // mask[i] = strict ? x[i] > t : x[i] >= t; *equal = number of x[i] == t.
   int (*above)(const float* x, int64_t n, float t, bool strict, uint8_t* mask, int64_t* equal);
@@ -108,7 +108,7 @@ struct SelectPart {
   int64_t n;
 };
 // Marks the `keep` largest of all parts together (0 <= keep <= sum n; among equals earlier parts come first) and
-// answers the smallest kept score (+infinity for keep = 0). Extra memory: at most 3/4 byte an element.
+// answers the smallest kept score (+infinity for keep = 0). Extra memory: 3/8 byte an element, and 1 MB.
 WhittleStatus select_largest(const SelectPart* parts, int64_t count, int64_t keep, float* threshold);
 // The `keep` largest within each group.
 WhittleStatus select_balanced(const float* scores, int64_t outer, int64_t axis, int64_t inner, int64_t keep,

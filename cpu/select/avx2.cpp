@@ -2,7 +2,7 @@
 // Four comparisons are packed to 32 mask bytes with two levels of saturating packs and one permutation. N:M ranks each
 // element of a run by counting who comes before it, on integer keys in the order of the floats: shuffles for runs of 2
 // and 4, rotations for 8, broadcasts for longer ones. Block masks expand flags through byte shuffles.
-// Sums: eight accumulators of four doubles. n below 2^31 for scan.
+// Sums: eight accumulators of four doubles. n up to 65536 for scan.
 #include <immintrin.h>
 #include <string.h>
 
@@ -218,7 +218,7 @@ SELECT_INLINE void store_mask(uint8_t* to, __m256i bytes) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_and_si256(bytes, _mm256_set1_epi8(1)));
 }
 
-void scan(const float* x, int64_t n, float lo, float hi, uint8_t* mask, float* values, uint32_t* index, int64_t room,
+void scan(const float* x, int64_t n, float lo, float hi, uint8_t* mask, float* values, uint16_t* index, int64_t room,
           SelectScan* result) {
   const __m256 low = _mm256_set1_ps(lo), high = _mm256_set1_ps(hi);
   SelectScan r = {0, 0, 0};
@@ -240,7 +240,7 @@ void scan(const float* x, int64_t n, float lo, float hi, uint8_t* mask, float* v
         for (int64_t at = r.inside; inside; at++, inside &= inside - 1) {
           const int64_t j = i + select_lowest(inside);
           values[at] = x[j];
-          index[at] = static_cast<uint32_t>(j);
+          index[at] = static_cast<uint16_t>(j);
         }
       r.inside += count;
     }

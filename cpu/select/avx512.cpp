@@ -2,7 +2,7 @@
 // Comparisons land in mask registers; four of them make 64 mask bytes by one masked broadcast, so that writing a mask
 // costs a store a line. N:M ranks each element of a run by counting who comes before it: runs of 4 from two in-lane
 // shuffles and bit logic on 64 elements at once, longer ones by broadcasting each member of the run.
-// Sums: eight accumulators of eight doubles. n below 2^31 for scan.
+// Sums: eight accumulators of eight doubles. n up to 65536 for scan.
 #include <immintrin.h>
 #include <string.h>
 
@@ -209,7 +209,7 @@ SELECT_INLINE uint64_t join4(__mmask16 a, __mmask16 b, __mmask16 c, __mmask16 d)
 }
 SELECT_INLINE void store_mask(uint8_t* to, uint64_t bits) { _mm512_storeu_si512(to, _mm512_maskz_set1_epi8(bits, 1)); }
 
-void scan(const float* x, int64_t n, float lo, float hi, uint8_t* mask, float* values, uint32_t* index, int64_t room,
+void scan(const float* x, int64_t n, float lo, float hi, uint8_t* mask, float* values, uint16_t* index, int64_t room,
           SelectScan* result) {
   const __m512 low = _mm512_set1_ps(lo), high = _mm512_set1_ps(hi);
   SelectScan r = {0, 0, 0};
@@ -233,7 +233,7 @@ void scan(const float* x, int64_t n, float lo, float hi, uint8_t* mask, float* v
         for (int64_t at = r.inside; inside; at++, inside &= inside - 1) {
           const int64_t j = i + select_lowest(inside);
           values[at] = x[j];
-          index[at] = static_cast<uint32_t>(j);
+          index[at] = static_cast<uint16_t>(j);
         }
       r.inside += count;
     }

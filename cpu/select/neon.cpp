@@ -2,7 +2,7 @@
 // Four comparisons narrow to 16 mask bytes. N:M ranks each element of a run by counting who comes before it, on integer
 // keys in the order of the floats: rotations for runs of 4, broadcasts for longer multiples of 4. Block masks expand
 // flags through byte tables.
-// Sums: eight accumulators of two doubles. n below 2^31 for scan.
+// Sums: eight accumulators of two doubles. n up to 65536 for scan.
 #include <arm_neon.h>
 #include <string.h>
 
@@ -206,7 +206,7 @@ SELECT_INLINE uint32x4_t numbers4(const Four& v) {
   return vandq_u32(vandq_u32(numbers(v.a), numbers(v.b)), vandq_u32(numbers(v.c), numbers(v.d)));
 }
 
-void scan(const float* x, int64_t n, float lo, float hi, uint8_t* mask, float* values, uint32_t* index, int64_t room,
+void scan(const float* x, int64_t n, float lo, float hi, uint8_t* mask, float* values, uint16_t* index, int64_t room,
           SelectScan* result) {
   const float32x4_t low = vdupq_n_f32(lo), high = vdupq_n_f32(hi);
   SelectScan r = {0, 0, 0};
@@ -228,7 +228,7 @@ void scan(const float* x, int64_t n, float lo, float hi, uint8_t* mask, float* v
         for (int64_t at = r.inside; inside; at++, inside &= inside - 1) {
           const int64_t j = i + select_lowest(inside) / 4;
           values[at] = x[j];
-          index[at] = static_cast<uint32_t>(j);
+          index[at] = static_cast<uint16_t>(j);
         }
       r.inside += count;
     }

@@ -105,7 +105,7 @@ static inline double select_distance_tail(const float* a, const float* b, int64_
 }
 
 static inline void select_scan_tail(const float* x, int64_t from, int64_t n, float lo, float hi, uint8_t* mask,
-                                    float* values, uint32_t* index, int64_t room, SelectScan* r) {
+                                    float* values, uint16_t* index, int64_t room, SelectScan* r) {
   for (int64_t i = from; i < n; i++) {
     const float v = x[i];
     const bool greater = v > hi;
@@ -115,7 +115,7 @@ static inline void select_scan_tail(const float* x, int64_t from, int64_t n, flo
     if (v >= lo && v <= hi) {
       if (r->inside < room) {
         values[r->inside] = v;
-        index[r->inside] = static_cast<uint32_t>(i);
+        index[r->inside] = static_cast<uint16_t>(i);
       }
       r->inside++;
     }

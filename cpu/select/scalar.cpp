@@ -28,7 +28,7 @@ int histogram(const float* x, int64_t n, uint32_t base, int shift, uint32_t* cou
   return nan;
 }
 
-void scan(const float* x, int64_t n, float lo, float hi, uint8_t* mask, float* values, uint32_t* index, int64_t room,
+void scan(const float* x, int64_t n, float lo, float hi, uint8_t* mask, float* values, uint16_t* index, int64_t room,
           SelectScan* result) {
   SelectScan r = {0, 0, 0};
   select_scan_tail(x, 0, n, lo, hi, mask, values, index, room, &r);
