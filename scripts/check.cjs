@@ -1,5 +1,6 @@
 'use strict'
 // npm run check -- [family ...] [--bench] [--lean] [--seed N] [--variant TIER] [--config release|asan|tsan|arm64]
+// --build-only stops after the build.
 // Builds the native check for one configuration (incrementally, in build/check-<config>) and runs it.
 const path = require('node:path')
 const { spawnSync } = require('node:child_process')

@@ -8,7 +8,7 @@
 const path = require('node:path')
 const fs = require('node:fs')
 const os = require('node:os')
-const { spawnSync } = require('node:child_process')
+const { spawn, spawnSync } = require('node:child_process')
 
 const root = path.join(__dirname, '..')
 const ci = process.env.WHITTLE_CI === '1'
@@ -19,16 +19,28 @@ const stepLimitMs = args.includes('--long') ? 3_600_000 : 900_000
 const total = { passed: 0, failed: 0, skipped: 0 }
 
 function run(command, list, options = {}) {
-  const r = spawnSync(command, list, {
-    cwd: root,
-    encoding: 'utf8',
-    env: { ...env, ...options.env },
-    maxBuffer: 1 << 28,
-    timeout: stepLimitMs,
-    killSignal: 'SIGKILL',
+  return new Promise((settle) => {
+    const child = spawn(command, list, {
+      cwd: root,
+      env: { ...env, ...options.env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    let out = ''
+    let text = ''
+    const take = (isOut) => (chunk) => {
+      if (isOut) out += chunk
+      text += chunk
+    }
+    child.stdout.setEncoding('utf8').on('data', take(true))
+    child.stderr.setEncoding('utf8').on('data', take(false))
+    const timer = setTimeout(() => child.kill('SIGKILL'), stepLimitMs)
+    const end = (ok, status, why) => {
+      clearTimeout(timer)
+      settle({ ok, status, out, text: text + why })
+    }
+    child.on('error', (e) => end(false, null, `${e.message}\n`))
+    child.on('close', (status, signal) => end(status === 0, status ?? signal, signal ? `ended by ${signal}\n` : ''))
   })
-  const why = r.error ? `${r.error.message}\n` : r.signal ? `ended by ${r.signal}\n` : ''
-  return { ok: r.status === 0, status: r.status, out: r.stdout ?? '', text: `${r.stdout ?? ''}${r.stderr ?? ''}${why}` }
 }
 
 const node = (list, options) => run(process.execPath, list, options)
@@ -45,16 +57,12 @@ const skip = (reason) => ({ passed: 0, failed: 0, skipped: 1, skip: reason })
  * Builds the native check in one configuration and runs it; every row is a test. `emulator` runs it on another CPU,
  * where the absence of stronger tiers is the point; `must` names a tier that has to have run there.
  */
-function check(config, { families = [], emulator = [], must = 'scalar', lean = false, environment = {} } = {}) {
-  const { build } = require('./check.cjs')
-  let exe
-  try {
-    exe = build(config)
-  } catch (e) {
-    return { passed: 0, failed: 1, print: e.message }
-  }
+async function check(config, { families = [], emulator = [], must = 'scalar', lean = false, environment = {} } = {}) {
+  const built = await node([path.join(__dirname, 'check.cjs'), '--config', config, '--build-only'])
+  if (!built.ok) return { passed: 0, failed: 1, print: built.text }
+  const exe = path.join(root, 'build', `check-${config}`, 'check')
   const command = [...emulator, exe, ...families, ...(lean && !args.includes('--long') ? ['--lean'] : [])]
-  const r = run(command[0], command.slice(1), { env: environment })
+  const r = await run(command[0], command.slice(1), { env: environment })
   const lines = r.out.split('\n')
   const summary = /^check: (\d+) passed, (\d+) failed, (\d+) skipped$/m.exec(r.out)
   if (!summary)
@@ -95,9 +103,9 @@ const isX64 = process.arch === 'x64' && process.platform === 'linux'
 const x86 = (cpu, must) =>
   isX64 ? emulated('release', ['qemu-x86_64-static', '-cpu', cpu], { must }) : skip('needs Linux on x86-64')
 
-function jest() {
+async function jest() {
   const file = path.join(fs.mkdtempSync(path.join(os.tmpdir(), 'whittle-jest-')), 'result.json')
-  const r = node([require.resolve('jest/bin/jest'), '--json', `--outputFile=${file}`, '--silent=false'])
+  const r = await node([require.resolve('jest/bin/jest'), '--json', `--outputFile=${file}`, '--silent=false'])
   let data
   try {
     data = JSON.parse(fs.readFileSync(file, 'utf8'))
@@ -148,9 +156,9 @@ const typecheck = [
 ]
 
 const steps = {
-  build: () => gate(node([path.join(__dirname, 'build.cjs'), '--native', '--ts', '--tools'])),
-  typecheck: () => gate(node(typecheck)),
-  lint: () => gate(node([eslint, '.'])),
+  build: async () => gate(await node([path.join(__dirname, 'build.cjs'), '--native', '--ts', '--tools'])),
+  typecheck: async () => gate(await node(typecheck)),
+  lint: async () => gate(await node([eslint, '.'])),
   'check release': () => check('release'),
   'check avx2 only': () => x86('Haswell', 'avx2'),
   'check scalar only': () => x86('Nehalem', 'scalar'),
@@ -171,10 +179,11 @@ if (unknown !== undefined) {
   process.exit(2)
 }
 
-for (const [name, step] of Object.entries(steps)) {
-  if (only && !only.some((o) => name === o || name.startsWith(`${o} `))) continue
+// Answers false where going on makes no sense.
+async function take(name) {
+  if (only && !only.some((o) => name === o || name.startsWith(`${o} `))) return true
   const start = Date.now()
-  const r = step()
+  const r = await steps[name]()
   const skipped = (r.skipped ?? 0) + (r.absent ?? 0)
   // In CI only the instruction sets that this CPU lacks (`absent`) may be missing.
   if (ci && r.skipped) r.failed += r.skipped
@@ -188,8 +197,22 @@ for (const [name, step] of Object.entries(steps)) {
   console.log(
     `${r.failed ? 'FAIL' : 'ok  '} ${name.padEnd(18)} ${counts.padEnd(36)} ${((Date.now() - start) / 1000).toFixed(1)} s`,
   )
-  // Nothing after a broken build says anything new.
-  if (name === 'build' && r.failed) break
+  return r.failed === 0
 }
-console.log(`${total.passed} passed, ${total.failed} failed${total.skipped ? `, ${total.skipped} skipped` : ''}`)
-process.exit(total.failed ? 1 : 0)
+
+async function lane(names) {
+  for (const name of names) await take(name)
+}
+
+async function main() {
+  // Nothing after a broken build says anything new.
+  if (await take('build')) {
+    // Emulators and sanitizers use one core each: two lanes side by side.
+    const native = Object.keys(steps).filter((s) => s.startsWith('check '))
+    await Promise.all([lane(native), lane(Object.keys(steps).filter((s) => s !== 'build' && !native.includes(s)))])
+  }
+  console.log(`${total.passed} passed, ${total.failed} failed${total.skipped ? `, ${total.skipped} skipped` : ''}`)
+  process.exitCode = total.failed ? 1 : 0
+}
+
+main()
