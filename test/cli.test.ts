@@ -50,7 +50,6 @@ async function call(
 
 /** One line, and nothing that would move a terminal's cursor. */
 function expectOneLine(text: string): void {
-  // eslint-disable-next-line no-control-regex
   expect(text).toMatch(/^whittle[^\u0000-\u001f]*\n$/)
 }
 
@@ -207,7 +206,6 @@ describe('inspect and doctor', () => {
     await net.save(at('evil.onnx'))
     const { code, out } = await call(['inspect', at('evil.onnx')])
     expect(code).toBe(0)
-    // eslint-disable-next-line no-control-regex
     expect(out).not.toMatch(/[\u0000-\u0009\u000b-\u001f]/)
   })
 })

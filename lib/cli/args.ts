@@ -73,6 +73,5 @@ export function usage<T>(check: () => T): T {
 
 /** @internal Text for a terminal: names come from model files, and control characters in them stay out. Keeps newlines. */
 export function printable(text: string): string {
-  // eslint-disable-next-line no-control-regex
   return text.replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]+/g, ' ')
 }

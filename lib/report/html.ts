@@ -141,7 +141,7 @@ function composition(report: CompressReport): string {
       {
         label: 'before',
         parts: parts([
-          { label: 'weights', value: weightsBefore, kind: 'float' },
+          { label: 'weights', value: weightsBefore, kind: 'old' },
           { label: 'graph and the rest', value: rest(report.before.bytes, weightsBefore), kind: 'rest' },
         ]),
       },

@@ -25,11 +25,12 @@ svg text.axis,svg text.note{fill:var(--soft);font-variant-numeric:tabular-nums}
 svg text.note.strong{fill:var(--ink);font-weight:600;font-size:14px}
 svg .grid{stroke:var(--line)}
 svg .grid.faint{opacity:.5}
-svg .before{fill:var(--pale)}
+svg .before,svg .part.old{fill:var(--pale)}
 svg .after,svg .packed{fill:var(--accent)}
 svg .kept,svg .part.float{fill:var(--keep)}
 svg .part.rest{fill:var(--rest)}
 svg text.onPart{fill:#fff;font-weight:600}
+svg text.onPart.old{fill:var(--ink)}
 svg text.onPart.packed{fill:var(--onAccent)}
 svg circle.dot{fill:var(--accent)}
 svg circle.over{fill:var(--bad)}

@@ -3,7 +3,6 @@ import { elide } from './format'
 /** Text for HTML and SVG; names come from model files and may hold anything. */
 export function escape(text: string): string {
   // Control characters are not allowed in either, whatever their escape.
-  // eslint-disable-next-line no-control-regex
   const clean = text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/g, '\ufffd')
   return clean
     .replace(/&/g, '&amp;')
@@ -44,10 +43,10 @@ export function bars(items: readonly Bar[], format: (x: number) => string): stri
   const height = top + items.length * row + 24
   const max = Math.max(...items.map((i) => Math.max(i.before, i.after)), 1e-12)
   const step = niceStep(max, 5)
-  const end = Math.ceil(max / step - 1e-9) * step
+  const end = max * 1.02
   const x = (v: number): number => left + (v / end) * (width - left - right)
   const out: string[] = []
-  for (let v = 0; v <= end + step / 2; v += step) {
+  for (let v = 0; v <= end; v += step) {
     out.push(`<line class="grid" x1="${n(x(v))}" y1="${top}" x2="${n(x(v))}" y2="${height - 20}"/>`)
     out.push(`<text class="axis" x="${n(x(v))}" y="${height - 5}" text-anchor="middle">${escape(format(v))}</text>`)
   }
