@@ -184,7 +184,9 @@ describe('quantize', () => {
     const run = async (m: Model): Promise<Float32Array> => {
       const s = await ort.InferenceSession.create(m.toBytes(), { logSeverityLevel: 3 })
       const x = new ort.Tensor('float32', noise(32, 2), [2, 16])
-      return (await s.run({ x, c: new ort.Tensor('bool', Uint8Array.of(1), []) }))['y']!.data as Float32Array
+      const { y } = await s.run({ x, c: new ort.Tensor('bool', Uint8Array.of(1), []) })
+      await s.release()
+      return y!.data as Float32Array
     }
     const [a, b] = [await run(made), await run(model)]
     a.forEach((v, i) => expect(Math.abs(v - b[i]!)).toBeLessThan(0.05))

@@ -6,10 +6,10 @@ import { foldConstantNodes } from '../model/fold'
 import type { CompressReport, ModelFigures, StepReport } from '../report/types'
 import { fail, options as checkOptions } from '../validate'
 import { version } from '../version'
-import { KeepBudget } from './computed'
+import { KeepBudget, Scratch } from './computed'
 import { checkMeasurable, enforce, judge, measure, type Evaluate } from './gate'
 import { dedupePass } from './passes/dedupe'
-import type { PassResult } from './passes/pass'
+import type { Memory, PassResult } from './passes/pass'
 import { prunePass } from './passes/prune'
 import { quantizePass } from './passes/quantize'
 import { Run, type Progress } from './progress'
@@ -74,11 +74,11 @@ export async function compress(
     }
     const model = original.clone()
     foldConstantNodes(model)
-    const keep = new KeepBudget()
+    const memory = { keep: new KeepBudget(), scratch: new Scratch() }
     const steps: StepReport[] = []
     for (const step of resolved.steps) {
       const began = performance.now()
-      const { layers, summary } = await pass(model, step, run, keep)
+      const { layers, summary } = await pass(model, step, run, memory)
       steps.push({ step: step.step, summary, seconds: secondsSince(began), layers })
     }
     model.graph.removeDeadInitializers()
@@ -107,12 +107,12 @@ export async function compress(
   }
 }
 
-function pass(model: ModelType, step: ResolvedStep, run: Run, keep: KeepBudget): Promise<PassResult> {
+function pass(model: ModelType, step: ResolvedStep, run: Run, memory: Memory): Promise<PassResult> {
   switch (step.step) {
     case 'quantize':
-      return quantizePass(model, step, run, keep)
+      return quantizePass(model, step, run, memory)
     case 'prune':
-      return prunePass(model, step, run, keep)
+      return prunePass(model, step, run, memory)
     case 'dedupe':
       return dedupePass(model, run)
   }

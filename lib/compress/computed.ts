@@ -64,7 +64,9 @@ export class Scratch {
   /** Reads a tensor in pieces into memory of this scratch. The result is overwritten by the next read. */
   read(initializer: Initializer, slot = 'tensor'): Tensor {
     const { source, type, dims, byteLength } = initializer
-    if (source.kind === 'memory' || !isDataType(type) || byteLength < 1e6) return initializer.readSync()
+    // What is computed comes in one piece of its own, made with this scratch: a copy would overwrite its maker's memory.
+    if (source.kind === 'memory' || source.kind === 'computed' || !isDataType(type) || byteLength < 1e6)
+      return initializer.readSync()
     const bytes = this.bytes(slot, byteLength)
     let at = 0
     for (const piece of initializer.chunksSync()) {
@@ -83,7 +85,9 @@ export class Scratch {
 
 /** @internal Bytes of small results that are kept; what goes beyond is computed again when the model is saved. */
 export class KeepBudget {
-  #left = 32e6
+  /** For one run of `compress`, in bytes. */
+  static limit = 32e6
+  #left = KeepBudget.limit
 
   /** True if `bytes` may be kept in memory. */
   take(bytes: number): boolean {
@@ -110,7 +114,10 @@ export function relativeError(a: Float32Array, b: Float32Array): number {
 export function firstNonFinite(data: Float32Array): number {
   // A sum is not finite if a term is not: one pass without a branch a value. It cannot overflow: 2³¹ · 3.4e38 < 1.8e308.
   let sum = 0
-  for (let i = 0; i < data.length; i++) sum += Math.abs(data[i]!)
+  for (let i = 0; i < data.length; i++) {
+    const v = data[i]!
+    sum += v < 0 ? -v : v
+  }
   if (Number.isFinite(sum)) return -1
   return data.findIndex((v) => !Number.isFinite(v))
 }

@@ -1,7 +1,14 @@
 import { WhittleError } from '../../errors'
 import type { Weight } from '../../model/weights'
 import type { LayerReport } from '../../report/types'
+import type { KeepBudget, Scratch } from '../computed'
 import { selects, unmatchedNames, type LayerSelector, type Selectable } from '../selectors'
+
+/** @internal What the passes of one run share. */
+export interface Memory {
+  readonly keep: KeepBudget
+  readonly scratch: Scratch
+}
 
 /** @internal What a pass did. */
 export interface PassResult {

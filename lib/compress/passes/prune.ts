@@ -13,10 +13,10 @@ import { weights, type Weight } from '../../model/weights'
 import { count, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { sizeOf, type Tensor } from '../../tensor'
-import { ComputedSource, firstNonFinite, relativeError, Scratch, sparsityOf, type KeepBudget } from '../computed'
+import { ComputedSource, firstNonFinite, relativeError, sparsityOf, type Scratch } from '../computed'
 import type { Run } from '../progress'
 import type { ResolvedPrune } from '../recipe'
-import { chooseLayers, describeWeight, type PassResult } from './pass'
+import { chooseLayers, describeWeight, type Memory, type PassResult } from './pass'
 
 const kMinElements = 256
 const kOps = ['Conv', 'ConvTranspose', 'Gemm', 'MatMul']
@@ -37,9 +37,13 @@ interface Plan {
 }
 
 /** @internal Magnitude pruning: weights become +0, shapes stay. */
-export async function prunePass(model: Model, step: ResolvedPrune, run: Run, keep: KeepBudget): Promise<PassResult> {
+export async function prunePass(
+  model: Model,
+  step: ResolvedPrune,
+  run: Run,
+  { keep, scratch }: Memory,
+): Promise<PassResult> {
   const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, kOps)
-  const scratch = new Scratch()
   const plans = chosen.map((weight) => planFor(weight, step))
   const possible = plans.filter((p): p is Plan => typeof p === 'object')
   const chooser = await chooserFor(possible, step, scratch, run)
@@ -147,7 +151,7 @@ function valuesOf(plan: Plan, scratch: Scratch): Tensor<Float32Array> {
 
 function scoresOf(plan: Plan, values: Tensor<Float32Array>, scratch: Scratch): Tensor<Float32Array> {
   const grouped = plan.score.axis !== undefined || plan.score.block !== undefined
-  return importance(values, grouped ? plan.score : { ...plan.score, out: scratch.floats('scores', values.data.length) })
+  return importance(values, grouped ? plan.score : { ...plan.score, out: scratch.floats('floats', values.data.length) })
 }
 
 function pruned(plan: Plan, chooser: Chooser, scratch: Scratch): Float32Array {

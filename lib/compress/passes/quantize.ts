@@ -7,11 +7,11 @@ import { raiseOpset } from '../../model/opset'
 import { weights, type Weight } from '../../model/weights'
 import { bytes, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
-import { ComputedSource, firstNonFinite, relativeError, Scratch, sparsityOf, type KeepBudget } from '../computed'
+import { ComputedSource, firstNonFinite, relativeError, sparsityOf, type KeepBudget, type Scratch } from '../computed'
 import type { Run } from '../progress'
 import type { ResolvedQuantize } from '../recipe'
 import { bytesOf, Emitter, layoutOf, type Layout } from './emit'
-import { chooseLayers, describeWeight, type PassResult } from './pass'
+import { chooseLayers, describeWeight, type Memory, type PassResult } from './pass'
 
 /** Below this a weight's scale, names and nodes eat what its codes save. */
 const kMinElements = 256
@@ -24,11 +24,10 @@ export async function quantizePass(
   model: Model,
   step: ResolvedQuantize,
   run: Run,
-  keep: KeepBudget,
+  { keep, scratch }: Memory,
 ): Promise<PassResult> {
   const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements)
   const emitter = new Emitter(model.graph)
-  const scratch = new Scratch()
   const layers: LayerReport[] = []
   for (const [i, weight] of chosen.entries()) {
     await run.tell('quantize', i, chosen.length, weight.name)
@@ -88,7 +87,7 @@ function quantizeWeight(
     )
   }
   const quantized = codesOf(values, layout, bits)
-  const back = dequantize(quantized, { out: scratch.floats('back', values.length) }).data as Float32Array
+  const back = dequantize(quantized, { out: scratch.floats('floats', values.length) }).data as Float32Array
   const error = relativeError(values, back)
   if (error > step.maxError)
     return kept(`its relative error ${percent(error)} is over ${percent(step.maxError)}`, error)
