@@ -114,7 +114,7 @@ linux(
       return run.stdout
     }
     // 16 × 16.8 MB: held as a whole it would not pass.
-    node([path.join('scripts', 'make-large.cjs'), folder, '--tensors', '16', '--side', '2048'])
+    node([path.join('scripts', 'make-large-model.cjs'), path.join(folder, 'large.onnx'), '16', '2048'])
     node([path.join('scripts', 'build.cjs'), '--ts'])
     const script = `
     const { compress } = require('./dist/index.js')
