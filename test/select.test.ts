@@ -20,6 +20,9 @@ import {
 import { fixtures, type FixtureCase } from './oracle/fixtures'
 import * as oracle from './oracle/select'
 
+// Under jest every look-up of a global costs as much as a hundred additions.
+const { abs, floor, fround, imul, sqrt } = Math
+
 type Float = Tensor<Float32Array>
 const float = (dims: number[], data: Iterable<number> | ArrayLike<number>): Float => ({
   type: 'float32',
@@ -30,7 +33,7 @@ const size = (dims: readonly number[]) => dims.reduce((a, b) => a * b, 1)
 
 function generator(seed: number): () => number {
   return () => {
-    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0
+    seed = (imul(seed, 1664525) + 1013904223) >>> 0
     return seed / 2 ** 32
   }
 }
@@ -39,7 +42,7 @@ function generator(seed: number): () => number {
 function awkward(dims: number[], seed: number): Float {
   const next = generator(seed)
   const special = [0, -0, 1, -1, Infinity, -Infinity, 1e-42, 0.5]
-  return float(dims, Array.from({ length: size(dims) }, () => (next() < 0.4 ? (special[Math.floor(next() * 8)] as number) : next() * 2 - 1)))
+  return float(dims, Array.from({ length: size(dims) }, () => (next() < 0.4 ? (special[floor(next() * 8)] as number) : next() * 2 - 1)))
 }
 const plain = (dims: number[], seed: number): Float => {
   const next = generator(seed)
@@ -131,10 +134,10 @@ describe('importance', () => {
   function expectClose(got: Float32Array, want: { scores: number[]; magnitude: number[] }, n: number, criterion: string): void {
     const wrong = want.scores.findIndex((w, i) => {
       const before = n * 2 ** -53 * (want.magnitude[i] as number)
-      const raw = criterion === 'taylor' ? Math.sqrt(w) : w
+      const raw = criterion === 'taylor' ? sqrt(w) : w
       const slack = criterion === 'taylor' ? 2 * raw * before + before * before : criterion === 'l2' ? (w > 0 ? before / w : 0) : before
       // Written so that a NaN is wrong.
-      return !(Math.abs((got[i] as number) - w) <= slack + Math.abs(w) * 2 ** -23 + 2 ** -149)
+      return !(abs((got[i] as number) - w) <= slack + abs(w) * 2 ** -23 + 2 ** -149)
     })
     expect([wrong, got[wrong]]).toEqual([-1, undefined])
     expect(got).toHaveLength(want.scores.length)
@@ -145,13 +148,13 @@ describe('importance', () => {
     const g = plain([7, 13], 2)
     const f = Math.fround
     const want: Record<string, (x: number, g: number) => number> = {
-      l1: (x) => Math.abs(x),
-      magnitude: (x) => Math.abs(x),
-      absolute: (x) => Math.abs(x),
-      l2: (x) => Math.abs(x),
-      linf: (x) => Math.abs(x),
+      l1: (x) => abs(x),
+      magnitude: (x) => abs(x),
+      absolute: (x) => abs(x),
+      l2: (x) => abs(x),
+      linf: (x) => abs(x),
       square: (x) => f(x * x),
-      sensitivity: (x, g) => f(Math.abs(g * x)),
+      sensitivity: (x, g) => f(abs(g * x)),
       taylor: (x, g) => f(f(g * x) * f(g * x)),
     }
     for (const [criterion, of] of Object.entries(want)) {
@@ -162,7 +165,7 @@ describe('importance', () => {
     }
   })
 
-  test.each([[[5, 7]], [[3, 4, 5]], [[40, 3, 3, 3]], [[2, 70, 50]], [[1, 1]], [[300, 401]], [[3000, 2]], [[2, 70000]]])(
+  test.each([[[5, 7]], [[3, 4, 5]], [[40, 3, 3, 3]], [[2, 70, 50]], [[1, 1]], [[300, 401]], [[3000, 2]], [[2, 66000]]])(
     'of groups of %p keeps its error bound on every axis',
     (dims) => {
       const w = plain(dims, 3)
@@ -185,7 +188,7 @@ describe('importance', () => {
     [[3, 32], 1, 16],
     [[8, 3, 3, 3], 4, 9],
     [[2, 4096], 1, 4096],
-    [[64, 6000], 2, 3],
+    [[16, 6000], 2, 3],
   ])('of blocks of %p by %p x %p keeps its error bound', (dims, r, c) => {
     const w = plain(dims, 5)
     const g = plain(dims, 6)
@@ -216,7 +219,7 @@ describe('importance', () => {
     expect([...importance(float([3], [1, -Infinity, 2])).data]).toEqual([1, Infinity, 2])
     expect([...importance(float([2, 2], [1, -Infinity, 2, 3]), { criterion: 'l2', axis: 0 }).data]).toEqual([
       Infinity,
-      Math.fround(Math.sqrt(13)),
+      fround(sqrt(13)),
     ])
     expect(importance(float([0, 4], []), { axis: 0 }).dims).toEqual([0])
     expect([...importance(float([3, 0], []), { criterion: 'linf', axis: 0 }).data]).toEqual([0, 0, 0])
@@ -274,7 +277,7 @@ describe('mask', () => {
   })
 
   test('of many elements is exact whatever their distribution', () => {
-    const n = 400_000
+    const n = 150_000
     const next = generator(5)
     const make: Record<string, (i: number) => number> = {
       even: () => next(),
@@ -290,7 +293,7 @@ describe('mask', () => {
     for (const [name, of] of Object.entries(make)) {
       const scores = Float32Array.from({ length: n }, (_, i) => of(i))
       const order = Uint32Array.from(scores, (_, i) => i).sort((a, b) => (scores[b] as number) - (scores[a] as number) || a - b)
-      for (const sparsity of [0.001, 0.3, 0.5, 0.71, 0.9999]) {
+      for (const sparsity of [0.001, 0.5, 0.71, 0.9999]) {
         const keep = n - oracle.removedCount(sparsity, n)
         const want = new Uint8Array(n)
         for (let i = 0; i < keep; i++) want[order[i] as number] = 1
@@ -375,7 +378,7 @@ describe('mask', () => {
       const o = { sparsity, pattern: { block: [r, c] } } as const
       expect(mask(importance(w), o)).toEqual({ type: 'bool', dims: [...dims], data: want })
       expect(mask(blockScores, { ...o, dims: w.dims })).toEqual({ type: 'bool', dims: [...dims], data: want })
-      const rows = Array.from({ length: count }, (_, b) => Math.floor(b / across))
+      const rows = Array.from({ length: count }, (_, b) => floor(b / across))
       const even = oracle.maskBalanced(blockScores.data, sparsity, rows, count / across)
       expect(mask(importance(w), { ...o, scope: 'balanced' }).data).toEqual(Uint8Array.from(group, (b) => even[b] as number))
     }

@@ -1,5 +1,8 @@
 // Scores, masks and schedules by their definitions, in double precision: sort, count, compare. Slow on purpose.
 
+// Under jest every look-up of a global costs as much as a hundred additions.
+const { abs, floor, max, sqrt } = Math
+
 export interface Matrixish {
   readonly dims: readonly number[]
   readonly data: ArrayLike<number>
@@ -10,7 +13,7 @@ const product = (values: readonly number[]) => values.reduce((a, b) => a * b, 1)
 /** round(r·n) to nearest even, from the decimal meaning of "nearest". */
 export function removedCount(ratio: number, n: number): number {
   const exact = ratio * n
-  const low = Math.floor(exact)
+  const low = floor(exact)
   const below = exact - low
   const above = low + 1 - exact
   if (below < above) return low
@@ -21,16 +24,16 @@ export function removedCount(ratio: number, n: number): number {
 /** Every element's index along `axis`. */
 export function groupAlong(dims: readonly number[], axis: number): number[] {
   const inner = product(dims.slice(axis + 1))
-  return Array.from({ length: product(dims) }, (_, i) => Math.floor(i / inner) % (dims[axis] as number))
+  return Array.from({ length: product(dims) }, (_, i) => floor(i / inner) % (dims[axis] as number))
 }
 
 /** Every element's block number, blocks in row-major order. */
 export function groupByBlock(dims: readonly number[], r: number, c: number): number[] {
   const cols = product(dims.slice(1))
   return Array.from({ length: product(dims) }, (_, i) => {
-    const row = Math.floor(i / cols)
+    const row = floor(i / cols)
     const col = i % cols
-    return Math.floor(row / r) * (cols / c) + Math.floor(col / c)
+    return floor(row / r) * (cols / c) + floor(col / c)
   })
 }
 
@@ -46,15 +49,24 @@ export function groupScores(
 ): { scores: number[]; magnitude: number[] } {
   const sums = new Array<number>(count).fill(0)
   const magnitude = new Array<number>(count).fill(0)
+  const terms: Record<OracleCriterion, (x: number, gx: number) => number> = {
+    sum: (x) => x,
+    l1: (x) => abs(x),
+    l2: (x) => x * x,
+    square: (x) => x * x,
+    linf: (x) => abs(x),
+    sensitivity: (_, gx) => abs(gx),
+    taylor: (_, gx) => gx,
+  }
+  const termOf = terms[criterion]
   for (let i = 0; i < group.length; i++) {
     const a = group[i] as number
     const x = w[i] as number
-    const gx = g ? (g[i] as number) * x : 0
-    const term = { sum: x, l1: Math.abs(x), l2: x * x, square: x * x, linf: Math.abs(x), sensitivity: Math.abs(gx), taylor: gx }[criterion]
-    sums[a] = criterion === 'linf' ? Math.max(sums[a] as number, term) : (sums[a] as number) + term
-    magnitude[a] = (magnitude[a] as number) + Math.abs(term)
+    const term = termOf(x, g ? (g[i] as number) * x : 0)
+    sums[a] = criterion === 'linf' ? max(sums[a] as number, term) : (sums[a] as number) + term
+    magnitude[a] = (magnitude[a] as number) + abs(term)
   }
-  const scores = sums.map((s) => (criterion === 'l2' ? Math.sqrt(s) : criterion === 'taylor' ? s * s : s))
+  const scores = sums.map((s) => (criterion === 'l2' ? sqrt(s) : criterion === 'taylor' ? s * s : s))
   return { scores, magnitude }
 }
 
@@ -63,7 +75,7 @@ export function geometricMedian(w: ArrayLike<number>, group: readonly number[], 
   const members: number[][] = Array.from({ length: count }, () => [])
   group.forEach((a, i) => (members[a] as number[]).push(w[i] as number))
   return members.map((x) =>
-    members.reduce((sum, y) => sum + Math.sqrt(x.reduce((d, v, i) => d + (v - (y[i] as number)) ** 2, 0)), 0),
+    members.reduce((sum, y) => sum + sqrt(x.reduce((d, v, i) => d + (v - (y[i] as number)) ** 2, 0)), 0),
   )
 }
 
@@ -96,8 +108,8 @@ export function maskRuns(t: Matrixish, n: number, m: number, axis: number): numb
   const along = groupAlong(t.dims, axis)
   const runs = new Map<string, number[]>()
   along.forEach((a, i) => {
-    const outer = Math.floor(i / (inner * (t.dims[axis] as number)))
-    const key = `${outer} ${Math.floor(a / m)} ${i % inner}`
+    const outer = floor(i / (inner * (t.dims[axis] as number)))
+    const key = `${outer} ${floor(a / m)} ${i % inner}`
     if (!runs.has(key)) runs.set(key, [])
     ;(runs.get(key) as number[]).push(i)
   })
