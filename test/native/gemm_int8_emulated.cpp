@@ -4,6 +4,7 @@
 
 namespace whittle {
 
+void install_amx_emulated(GemmInt8Kernels* table);
 #if defined(__x86_64__) && defined(__GNUC__)
 void install_vnni256_evex(GemmInt8Kernels* table);
 #endif
@@ -13,6 +14,7 @@ std::vector<EmulatedInt8> emulated_int8() {
 #if defined(__x86_64__) && defined(__GNUC__)
   list.push_back({"avxvnni by EVEX", tier_supported(Tier::avx512vnni), true, install_vnni256_evex});
 #endif
+  list.push_back({"amx in C", true, false, install_amx_emulated});
   return list;
 }
 

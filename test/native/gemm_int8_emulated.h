@@ -11,4 +11,6 @@ struct EmulatedInt8 {
   void (*install)(GemmInt8Kernels*);
 };
 std::vector<EmulatedInt8> emulated_int8();
+// On this thread, of the emulated tiles.
+bool amx_released();
 }  // namespace whittle
