@@ -28,8 +28,8 @@ using namespace quantize_detail;
 namespace {
 
 struct Resolved {
+  Tier tier = Tier::scalar;  // before the table, whose making sets it
   QuantizeKernels table;
-  Tier tier = Tier::scalar;
   Resolved() : table(overlay(quantize_variants(), tier_choice().tier, &tier)) {}
 };
 const Resolved& resolved() {
