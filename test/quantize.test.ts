@@ -1,4 +1,4 @@
-import { dequantize, dequantizeAsync, quantize, quantizeAsync, WhittleError, type QuantizeOptions, type Tensor, type TypedArray } from '../lib/index'
+import { dequantize, dequantizeAsync, devices, quantize, quantizeAsync, WhittleError, type QuantizeOptions, type Tensor, type TypedArray } from '../lib/index'
 import { fixtures, type FixtureCase, type FixtureTensor } from './oracle/fixtures'
 import * as oracle from './oracle/quantize'
 import { unpack } from './oracle/quantize'
@@ -283,6 +283,12 @@ describe('errors', () => {
     structuredClone(out.buffer, { transfer: [out.buffer] })
     expect(caught(() => quantize(x, { out }))).toBe('ERR_HANDLE out')
   })
+})
+
+test('reports the strongest variant of this machine', () => {
+  const { variant, kernels } = devices().cpu
+  const own = variant.startsWith('avx512') || variant === 'amx' ? 'avx512' : variant.startsWith('avx') ? 'avx2' : variant.startsWith('neon') ? 'neon' : 'scalar'
+  expect(kernels.quantize).toBe(own)
 })
 
 describe('memory and threads', () => {
