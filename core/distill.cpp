@@ -28,8 +28,8 @@ VariantList<DistillKernels> distill_variants() {
 namespace {
 
 struct Resolved {
+  Tier tier = Tier::scalar;  // before the table, whose making writes it
   DistillKernels table;
-  Tier tier = Tier::scalar;
   Resolved() : table(overlay(distill_variants(), tier_choice().tier, &tier)) {}
 };
 const Resolved& resolved() {
