@@ -486,6 +486,18 @@ test('every tier that this CPU has gives the fixtures within their tolerance', (
   expect(used.has('scalar')).toBe(true)
 })
 
+test('relationAngle at batch 256 stays under 64 MB of scratch', () => {
+  const dist = path.join(__dirname, '..', 'dist')
+  const script = `const { distill } = require(${JSON.stringify(dist)});
+    const make = () => ({ type: 'float32', dims: [256, 512], data: Float32Array.from({ length: 131072 }, () => Math.random()) });
+    const [s, t] = [make(), make()], before = process.memoryUsage().rss;
+    distill.relationAngle(s, t);
+    console.log(process.resourceUsage().maxRSS * 1024 - before)`
+  const used = Number(spawnSync(process.execPath, ['-e', script], { encoding: 'utf8' }).stdout)
+  expect(used).toBeGreaterThan(0)
+  expect(used).toBeLessThan(64e6)
+})
+
 // Types: 'none' gives a tensor, the rest a number, and a reduction known only at run time either.
 test('the type of loss follows the reduction', () => {
   const [s, t] = [f32([2, 3]), f32([2, 3])]

@@ -6,7 +6,6 @@
 
 #include <vector>
 
-#include "core/gemm.h"
 #include "test/native/harness.h"
 
 using namespace whittle;
