@@ -18,7 +18,6 @@ type Name =
 type DistillCalls = { [N in Name]: Call } & { [N in Name as `${N}Async`]: AsyncCall }
 
 declare module '../../native' {
-  // eslint-disable-next-line @typescript-eslint/no-empty-object-type
   interface NativeBinding extends DistillCalls {}
 }
 
