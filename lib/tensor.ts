@@ -128,8 +128,9 @@ export function byteLengthOf(type: DataType, count: number): number {
  */
 export function typedArrayName(value: unknown): string {
   if (!ArrayBuffer.isView(value)) return ''
-  const name = Object.prototype.toString.call(value).slice(8, -1)
-  return name === 'DataView' ? '' : name
+  // What Object.prototype.toString reads, without its string work: this runs several times in every call.
+  const name: unknown = (value as { [Symbol.toStringTag]?: unknown })[Symbol.toStringTag]
+  return typeof name !== 'string' || name === 'DataView' ? '' : name
 }
 
 /** A zero-filled typed array for `count` elements of `type`. Throws `ERR_OUT_OF_MEMORY` where V8 refuses the size. */
