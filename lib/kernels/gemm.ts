@@ -99,7 +99,25 @@ function lead(dims: readonly number[]): readonly number[] {
   return dims.length <= 2 ? kNone : dims.slice(0, -2)
 }
 
+/**
+ * The common case without ceremony: a plain float32 matrix that is not empty (and so not detached). Anything else, good
+ * or bad, goes the long way; a small product costs less than its validation.
+ */
+function plainMatrix(value: unknown): Tensor<Float32Array> | undefined {
+  if (value === null || typeof value !== 'object') return undefined
+  const { type, dims, data, location } = value as Record<string, unknown>
+  if (type !== 'float32' || (location !== undefined && location !== 'cpu') || !Array.isArray(dims) || dims.length !== 2) return undefined
+  if (!ArrayBuffer.isView(data) || (data as Float32Array)[Symbol.toStringTag] !== 'Float32Array') return undefined
+  const rows: unknown = dims[0]
+  const cols: unknown = dims[1]
+  if (!Number.isInteger(rows) || !Number.isInteger(cols) || (rows as number) <= 0 || (cols as number) <= 0) return undefined
+  if ((rows as number) * (cols as number) !== (data as Float32Array).length) return undefined
+  return { type: 'float32', dims: [rows as number, cols as number], data: data as Float32Array }
+}
+
 function matrix(value: unknown, parameter: string, shape: unknown): Tensor<Float32Array> {
+  const plain = shape === undefined ? plainMatrix(value) : undefined
+  if (plain) return plain
   const t = tensor(value, parameter, kFloat, shape) as Tensor<Float32Array>
   if (t.dims.length < 2) fail('ERR_SHAPE', parameter, 'at least 2 dimensions', `[${t.dims.join(', ')}]`)
   return t
