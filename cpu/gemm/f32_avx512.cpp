@@ -32,7 +32,11 @@ INLINE __mmask16 head_mask(int64_t n) { return n >= 16 ? (__mmask16)0xffff : (__
 struct Tail {
   __m512 alpha, beta, lo, hi;
   bool add;           // beta is not 0
+  bool plain;         // alpha and beta are 1 (or beta 0), nothing follows
   const float* bias;  // of the panel, or null
+  // Lines to prefetch meanwhile, one every four steps: a burst would hold up the loads of B.
+  const float* near;
+  int64_t near_step, near_count;
 };
 
 template <int R, int V, bool kMask, bool kDirect>
@@ -54,17 +58,29 @@ static void micro(int64_t k, const float* a, const float* b, int64_t b_row, floa
   __m512 acc[R][V];
   UNROLL for (int i = 0; i < R; i++)
     UNROLL for (int v = 0; v < V; v++) acc[i][v] = _mm512_setzero_ps();
-  for (int i = 0; i < R; i++) {
-    _mm_prefetch((const char*)(c + i * ldc), _MM_HINT_T0);
-    _mm_prefetch((const char*)(c + i * ldc + 31), _MM_HINT_T0);
-  }
   int64_t p = 0;
+  const float* row = c;
+  const float* near = s->near;
+  int64_t near_left = s->near_count, rows_left = R;
   for (; p + 4 <= k; p += 4) {
+    _mm_prefetch((const char*)row, _MM_HINT_T0);
+    _mm_prefetch((const char*)(row + 31), _MM_HINT_T0);
+    _mm_prefetch((const char*)near, _MM_HINT_T1);
+    row += --rows_left > 0 ? ldc : 0;
+    near += --near_left > 0 ? s->near_step : 0;
     UNROLL for (int u = 0; u < 4; u++) step<R, V, kMask, kDirect>(acc, a + u, b + u * (kDirect ? b_row : kNr), mask);
     a += 4;
     b += 4 * (kDirect ? b_row : kNr);
   }
   for (; p < k; p++, a++, b += kDirect ? b_row : kNr) step<R, V, kMask, kDirect>(acc, a, b, mask);
+  if (!kMask && s->plain) {
+    UNROLL for (int i = 0; i < R; i++)
+      UNROLL for (int v = 0; v < V; v++) {
+        float* to = c + i * ldc + 16 * v;
+        _mm512_storeu_ps(to, s->add ? _mm512_add_ps(acc[i][v], _mm512_loadu_ps(to)) : acc[i][v]);
+      }
+    return;
+  }
   __m512 bias[V];
   UNROLL for (int v = 0; v < V; v++)
     bias[v] = !s->bias ? _mm512_setzero_ps()
@@ -96,18 +112,31 @@ static const Micro kMicro[3][2][kMr + 1] = {
 };
 
 static void tile(const GemmTile* t) {
-  Tail s = {_mm512_set1_ps(t->alpha), _mm512_set1_ps(t->beta), _mm512_set1_ps(t->lo), _mm512_set1_ps(t->hi), t->beta != 0, nullptr};
+  Tail s = {_mm512_set1_ps(t->alpha), _mm512_set1_ps(t->beta), _mm512_set1_ps(t->lo), _mm512_set1_ps(t->hi), t->beta != 0, false, nullptr, nullptr, 0, 0};
+  s.plain = t->alpha == 1 && (t->beta == 0 || t->beta == 1) && !t->bias &&
+            t->lo < -3.4028235e38f && t->hi > 3.4028235e38f;
   const int64_t groups = t->rows <= kMr ? 1 : (t->rows + kMr - 1) / kMr;
   const int direct = t->b_panel == kNr;
   const float* b = t->b;
-  // The lines of `ahead` spread evenly over the panels.
-  const int64_t lines = (t->ahead_length + 15) / 16, total = t->ahead ? t->ahead_strips * lines : 0;
-  const int64_t each = total ? (total * kNr + t->cols - 1) / t->cols : 0;
-  int64_t strip = 0, line = 0;
+  // The lines of `ahead` spread over the panels: along a strip where strips are long, else from strip to strip.
+  const int64_t lines = (t->ahead_length + 15) / 16;
+  int64_t strip = 0, line = 0, left = t->ahead ? t->ahead_strips * lines : 0;
   for (int64_t j = 0; j < t->cols; j += kNr, b += t->b_panel) {
-    for (int64_t n = 0; n < each && strip < t->ahead_strips; n++) {
-      _mm_prefetch((const char*)(t->ahead + strip * t->ahead_stride + line * 16), _MM_HINT_T1);
-      if (++line == lines) line = 0, strip++;
+    s.near = b;
+    s.near_step = s.near_count = 0;
+    if (left > 0) {
+      const int64_t panels = (t->cols - j + kNr - 1) / kNr, want = (left + panels - 1) / panels;
+      s.near = t->ahead + strip * t->ahead_stride + line * 16;
+      if (lines > 1) {
+        s.near_step = 16;
+        s.near_count = want < lines - line ? want : lines - line;
+        if ((line += s.near_count) == lines) line = 0, strip++;
+      } else {
+        s.near_step = t->ahead_stride;
+        s.near_count = want < t->ahead_strips - strip ? want : t->ahead_strips - strip;
+        strip += s.near_count;
+      }
+      left -= s.near_count;
     }
     const int64_t width = t->cols - j;
     const int kind = width >= kNr ? 0 : width <= 16 ? 1 : 2;
