@@ -17,13 +17,18 @@ interface Options {
   readonly only: string | undefined
 }
 
-/** Every bench/<family>.ts but this one. */
-function families(): string[] {
+/** Every bench/<stem>.ts but this one. */
+function stems(): string[] {
   return fs
     .readdirSync(__dirname)
     .filter((f) => f.endsWith('.js') && f !== 'run.js')
     .map((f) => f.slice(0, -3))
     .sort()
+}
+
+/** A family is a file, with those beside it named <family>_<what>. */
+function familyOf(stem: string, all: readonly string[]): string {
+  return all.find((s) => stem.startsWith(`${s}_`)) ?? stem
 }
 
 function say(text: string): void {
@@ -32,6 +37,7 @@ function say(text: string): void {
 
 async function runCase(
   family: string,
+  stem: string,
   c: Case,
   bench: Bench,
   options: Options,
@@ -41,7 +47,7 @@ async function runCase(
   const prepared: Prepared = await c.prepare(bench)
   const rivals = await Promise.all(prepared.rivals)
   const { cpu } = devices()
-  const base = { family, case: c.case, variant: cpu.kernels[family] ?? cpu.variant, threads: bench.threads }
+  const base = { family, case: c.case, variant: cpu.kernels[stem] ?? cpu.variant, threads: bench.threads }
   const ours = sideOf({ run: prepared.ours })
   await warm(ours)
   let wrong = false
@@ -143,7 +149,8 @@ async function main(): Promise<number> {
     say(`bench: ${(e as Error).message}\n${kUsage}`)
     return 2
   }
-  const known = families()
+  const files = stems()
+  const known = [...new Set(files.map((f) => familyOf(f, files)))]
   const wanted = parsed.positionals.length ? parsed.positionals : known
   const unknown = wanted.find((f) => !known.includes(f))
   const cores = Math.min(availableParallelism(), devices().cpu.availableThreads)
@@ -167,8 +174,10 @@ async function main(): Promise<number> {
   for (const family of wanted) {
     // A time budget is the family's: --quick must end whatever the other families did.
     const started = Date.now()
-    const cases = ((await import(path.join(__dirname, `${family}.js`))) as { cases: readonly Case[] }).cases
-    const mine = cases.filter((c) => options.only === undefined || c.case.includes(options.only))
+    const mine: { stem: string; c: Case }[] = []
+    for (const stem of files.filter((f) => familyOf(f, files) === family))
+      for (const c of ((await import(path.join(__dirname, `${stem}.js`))) as { cases: readonly Case[] }).cases)
+        if (options.only === undefined || c.case.includes(options.only)) mine.push({ stem, c })
     const total = mine.length * counts.length
     let done = 0
     for (const threads of counts) {
@@ -189,10 +198,10 @@ async function main(): Promise<number> {
         )
       }
       try {
-        for (const c of mine) {
+        for (const { stem, c } of mine) {
           const left = started + kQuickMs * 0.9 - Date.now()
           const deadline = options.quick ? Date.now() + left / (total - done) : Infinity
-          const r = await runCase(family, c, bench, options, deadline)
+          const r = await runCase(family, stem, c, bench, options, deadline)
           done++
           wrong ||= r.wrong
           rows.push(...r.rows)

@@ -7,8 +7,9 @@
 namespace whittle {
 namespace {
 
-// Few rows leave few independent sums: U sets of them hide the latency of the multiply-add.
-template <int R, int V, int U>
+// Few rows leave few independent sums: U sets of them hide the latency of the multiply-add. A: how many bytes ahead to
+// prefetch b', where it is read once and comes from memory; 0 where row after row of tiles finds it in a cache.
+template <int R, int V, int U, int A>
 static inline void tile(const uint8_t* a, int64_t stride, const int8_t* b, int64_t steps, int32_t* out) {
   Vec acc[U][R][V];
 #pragma GCC unroll 8
@@ -23,7 +24,10 @@ static inline void tile(const uint8_t* a, int64_t stride, const int8_t* b, int64
     for (int u = 0; u < U; u++) {
       Vec bv[V];
 #pragma GCC unroll 8
-      for (int v = 0; v < V; v++) bv[v] = LOAD_B(b + v * B_BYTES);
+      for (int v = 0; v < V; v++) {
+        bv[v] = LOAD_B(b + v * B_BYTES);
+        if (A && v * B_BYTES % 64 == 0) _mm_prefetch(reinterpret_cast<const char*>(b + v * B_BYTES + A), _MM_HINT_T0);
+      }
 #pragma GCC unroll 8
       for (int r = 0; r < R; r++) {
         const Vec av = BROADCAST_A(a + r * stride + u * 4);
@@ -60,15 +64,21 @@ static inline void tile(const uint8_t* a, int64_t stride, const int8_t* b, int64
 
 typedef void (*TileFn)(const uint8_t* a, int64_t stride, const int8_t* b, int64_t steps, int32_t* out);
 
-#define WHITTLE_TILE_ROW(V)                                                                                         \
-  { tile<1, V, (V <= TILE_VECTORS / 2 ? 4 : 12 / TILE_VECTORS)>, tile<2, V, (TILE_VECTORS >= 4 ? 3 : 2)>, tile<3, V, 1>, tile<4, V, 1>, tile<5, V, 1>, tile<6, V, 1> }
+#define WHITTLE_TILE_ROW(V, A)                                                                                       \
+  {                                                                                                                 \
+    tile<1, V, (V <= TILE_VECTORS / 2 ? 4 : 12 / TILE_VECTORS), A>, tile<2, V, (TILE_VECTORS >= 4 ? 3 : 2), A>,     \
+        tile<3, V, 1, A>, tile<4, V, 1, A>, tile<5, V, 1, A>, tile<6, V, 1, A>                                      \
+  }
+
+// Of a whole panel that few tiles of rows read: the first of them brings it in.
+const TileFn kStreaming[TILE_ROWS] = WHITTLE_TILE_ROW(TILE_VECTORS, 4096);
 
 const TileFn kTiles[TILE_VECTORS][TILE_ROWS] = {
-    WHITTLE_TILE_ROW(1),
-    WHITTLE_TILE_ROW(2),
+    WHITTLE_TILE_ROW(1, 0),
+    WHITTLE_TILE_ROW(2, 0),
 #if TILE_VECTORS > 2
-    WHITTLE_TILE_ROW(3),
-    WHITTLE_TILE_ROW(4),
+    WHITTLE_TILE_ROW(3, 0),
+    WHITTLE_TILE_ROW(4, 0),
 #endif
 };
 
@@ -85,7 +95,8 @@ static void panel(const GemmInt8Panel* p) {
   for (int64_t t = 0; t < tiles; t++) {
     const int64_t rows = (p->rows - row + (tiles - t) - 1) / (tiles - t);
     const uint8_t* a = static_cast<const uint8_t*>(p->a) + row * p->a_stride;
-    kTiles[vectors - 1][rows - 1](a, p->a_stride, p->b, p->steps, acc);
+    const TileFn fn = t == 0 && vectors == TILE_VECTORS && tiles <= 3 ? kStreaming[rows - 1] : kTiles[vectors - 1][rows - 1];
+    fn(a, p->a_stride, p->b, p->steps, acc);
     epilogue_tile(p, row, rows, acc, vectors * LANES);
     row += rows;
   }

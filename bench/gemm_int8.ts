@@ -1,0 +1,131 @@
+// Integer products of family gemm: M x N x K, weights packed once, as a model's are. Against MatMulInteger and QLinearMatMul
+// of onnxruntime and torch._int_mm; all sums are exact, so results must be equal.
+import { devices, gemmInt8, packInt8, type GemmInt8Options } from '../lib/index'
+import type { Bench } from './harness/bench'
+import { close } from './harness/bench'
+import type { Case, Prepared, Rival } from './harness/types'
+
+interface Shape {
+  readonly m: number
+  readonly n: number
+  readonly k: number
+}
+
+type Job = '' | 'f32' | 'q'
+
+function modelOf(s: Shape, job: Job, signed: boolean, b: Int8Array, scales: Float32Array, bias: Float32Array) {
+  const { m, n, k } = s
+  const a = signed ? 'int8' : 'uint8'
+  const weights = { b: { type: 'int8', dims: [k, n], data: b } } as const
+  const scalar = (data: Float32Array) => ({ type: 'float32', dims: [], data }) as const
+  const inputs = { a: { type: a, dims: [m, k] } } as const
+  if (job === 'q')
+    return {
+      opset: 20,
+      nodes: [{ op: 'QLinearMatMul', inputs: ['a', 'as', 'az', 'b', 'bs', 'bz', 'ys', 'yz'], outputs: ['y'] }],
+      inputs,
+      outputs: { y: { type: 'uint8', dims: [m, n] } as const },
+      initializers: {
+        ...weights,
+        as: scalar(Float32Array.of(0.02)),
+        az: { type: 'uint8', dims: [], data: Uint8Array.of(128) } as const,
+        bs: { type: 'float32', dims: [n], data: scales } as const,
+        bz: { type: 'int8', dims: [n], data: new Int8Array(n) } as const,
+        ys: scalar(Float32Array.of(0.5)),
+        yz: { type: 'uint8', dims: [], data: Uint8Array.of(120) } as const,
+      },
+    }
+  const product = { op: 'MatMulInteger', inputs: ['a', 'b'], outputs: [job === 'f32' ? 'w' : 'y'] }
+  if (job === '')
+    return { opset: 20, nodes: [product], inputs, outputs: { y: { type: 'int32', dims: [m, n] } as const }, initializers: weights }
+  return {
+    opset: 20,
+    nodes: [
+      product,
+      { op: 'Cast', inputs: ['w'], outputs: ['f'], attributes: { to: 1 } },
+      { op: 'Mul', inputs: ['f', 's'], outputs: ['g'] },
+      { op: 'Add', inputs: ['g', 'c'], outputs: ['h'] },
+      { op: 'Relu', inputs: ['h'], outputs: ['y'] },
+    ],
+    inputs,
+    outputs: { y: { type: 'float32', dims: [m, n] } as const },
+    initializers: {
+      ...weights,
+      s: { type: 'float32', dims: [n], data: scales.map((x) => Math.fround(0.02) * x) } as const,
+      c: { type: 'float32', dims: [n], data: bias } as const,
+    },
+  }
+}
+
+function peakOf(bench: Bench): string {
+  const variant = devices().cpu.kernels.gemm_int8 ?? 'scalar'
+  return bench.peaks[`s8_${variant}`] ? `s8_${variant}` : variant === 'avx512' ? 's8_avx512' : 's8_avx2'
+}
+
+function int8(s: Shape, signed: boolean, job: Job = ''): Case {
+  return {
+    case: `${signed ? 's8s8' : 'u8s8'}${job}_${s.m}x${s.n}x${s.k}`,
+    prepare: async (bench): Promise<Prepared> => {
+      const { m, n, k } = s
+      const data = signed ? bench.int8(m * k) : bench.uint8(m * k)
+      const a = { type: signed ? 'int8' : 'uint8', dims: [m, k], data } as const
+      const b = bench.int8(k * n)
+      const scales = bench.uniform(n, 0.001, 0.01)
+      const bias = bench.normal(n)
+      const packed = packInt8({ type: 'int8', dims: [k, n], data: b })
+      const out = job === '' ? new Int32Array(m * n) : job === 'q' ? new Uint8Array(m * n) : new Float32Array(m * n)
+      const options: GemmInt8Options =
+        job === ''
+          ? { out }
+          : job === 'q'
+            ? { out, outType: 'uint8', aZeroPoint: 128, aScale: 0.02, bScale: scales, outScale: 0.5, outZeroPoint: 120 }
+            : { out, outType: 'float32', aScale: 0.02, bScale: scales, bias, activation: 'relu' }
+      const model = modelOf(s, job, signed, b, scales, bias)
+      const inputs = { a: { data, dims: [m, k] }, b: { data: b, dims: [k, n] } }
+      const rivals: Promise<Rival>[] = [
+        bench.onnx({ model, feeds: { a } }),
+        bench.rival('onnxruntime', { inputs, model, op: "y = session.run(None, {'a': a})[0]", result: 'y' }),
+      ]
+      if (signed && job === '')
+        rivals.push(
+          bench.rival('torch', {
+            inputs,
+            setup: 'ta = torch.from_numpy(a)\ntb = torch.from_numpy(b)',
+            op: 'ty = torch._int_mm(ta, tb)',
+            result: 'ty.numpy()',
+          }),
+        )
+      return {
+        ours: () => gemmInt8(a, packed, options),
+        result: () => out,
+        rivals: await Promise.all(rivals),
+        // Exact, but for the order of float32 operations, which each library chooses.
+        ...(job === '' ? {} : { check: job === 'q' ? close({ share: 1e-3, step: 1 }) : close({ atol: 1e-4, rtol: 1e-5 }) }),
+        bound: bench.latest(
+          bench.arithmetic(peakOf(bench), 2 * m * n * k),
+          bench.dram(n * k > 24e6 ? { read: n * k } : {}),
+        ),
+        dispose: () => packed.dispose(),
+      }
+    },
+  }
+}
+
+const shapes: readonly Shape[] = [
+  { m: 1, n: 4096, k: 4096 },
+  { m: 16, n: 4096, k: 4096 },
+  { m: 128, n: 768, k: 768 },
+  { m: 128, n: 3072, k: 768 },
+  { m: 512, n: 512, k: 512 },
+  { m: 1024, n: 1024, k: 1024 },
+  { m: 2048, n: 2048, k: 2048 },
+  { m: 3136, n: 64, k: 576 },
+]
+
+export const cases: readonly Case[] = [
+  ...shapes.map((s) => int8(s, false)),
+  ...shapes.map((s) => int8(s, true)),
+  int8({ m: 128, n: 768, k: 768 }, false, 'f32'),
+  int8({ m: 128, n: 768, k: 768 }, false, 'q'),
+  int8({ m: 8, n: 8, k: 8 }, false),
+]
