@@ -89,6 +89,11 @@ export abstract class Handle {
   }
 
   /** @internal */
+  static nameOf(value: Handle): string {
+    return value.#name
+  }
+
+  /** @internal */
   static is(value: unknown): value is Handle {
     return typeof value === 'object' && value !== null && #object in value
   }
@@ -109,7 +114,8 @@ export function handleObject(value: unknown, name: string, parameter: string): o
   }
   const object = Handle.nativeOf(value)
   if (!object) throw new WhittleError('ERR_HANDLE', parameter, `${parameter}: the ${name} was disposed of`)
-  if (native().handleInfo(object)?.[0] !== kKinds[name])
+  // The constructor has checked that the object is of its class's kind.
+  if (Handle.nameOf(value) !== name)
     throw new WhittleError('ERR_HANDLE', parameter, `${parameter}: expected a ${name}, got a ${value.constructor.name}`)
   return object
 }
