@@ -27,13 +27,8 @@ VariantList<DistillKernels> distill_variants() {
 
 namespace {
 
-struct Resolved {
-  Tier tier = Tier::scalar;  // before the table, whose making writes it
-  DistillKernels table;
-  Resolved() : table(overlay(distill_variants(), tier_choice().tier, &tier)) {}
-};
-const Resolved& resolved() {
-  static const Resolved r;
+const Resolved<DistillKernels>& resolved() {
+  static const Resolved<DistillKernels> r = resolve(distill_variants());
   return r;
 }
 

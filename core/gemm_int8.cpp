@@ -32,14 +32,8 @@ const Variant<GemmInt8Kernels> kVariants[] = {
 };
 #undef WHITTLE_VARIANT
 
-struct Resolved {
-  Tier tier = Tier::scalar;  // before the table, whose making sets it
-  GemmInt8Kernels table;
-  Resolved() : table(overlay(gemm_int8_variants(), tier_choice().tier, &tier)) {}
-};
-
-const Resolved& resolved() {
-  static const Resolved r;
+const Resolved<GemmInt8Kernels>& resolved() {
+  static const Resolved<GemmInt8Kernels> r = resolve(gemm_int8_variants());
   return r;
 }
 

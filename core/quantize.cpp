@@ -27,13 +27,8 @@ using namespace quantize_detail;
 
 namespace {
 
-struct Resolved {
-  Tier tier = Tier::scalar;  // before the table, whose making sets it
-  QuantizeKernels table;
-  Resolved() : table(overlay(quantize_variants(), tier_choice().tier, &tier)) {}
-};
-const Resolved& resolved() {
-  static const Resolved r;
+const Resolved<QuantizeKernels>& resolved() {
+  static const Resolved<QuantizeKernels> r = resolve(quantize_variants());
   return r;
 }
 

@@ -22,17 +22,8 @@ const Variant<SelectKernels> kVariants[] = {
 #undef WHITTLE_VARIANT
 };
 
-struct Resolved {
-  SelectKernels table;
-  Tier tier;
-};
-const Resolved& resolved() {
-  static const Resolved r = [] {
-    Resolved v;
-    v.tier = Tier::scalar;
-    v.table = overlay(select_variants(), tier_choice().tier, &v.tier);
-    return v;
-  }();
+const Resolved<SelectKernels>& resolved() {
+  static const Resolved<SelectKernels> r = resolve(select_variants());
   return r;
 }
 

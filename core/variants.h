@@ -35,6 +35,20 @@ Table overlay(const VariantList<Table>& list, Tier cap, Tier* strongest = nullpt
   return table;
 }
 
+// A family's table as this process uses it, and the strongest tier that put something in it.
+template <class Table>
+struct Resolved {
+  Tier tier;
+  Table table;
+};
+
+template <class Table>
+Resolved<Table> resolve(const VariantList<Table>& list) {
+  Resolved<Table> r = {Tier::scalar, {}};
+  r.table = overlay(list, tier_choice().tier, &r.tier);
+  return r;
+}
+
 // Registered families, for doctor: name and the tier that each resolved to.
 struct FamilyInfo {
   const char* family;

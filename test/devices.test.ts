@@ -57,3 +57,11 @@ test('says why there is no CUDA, and refuses a WHITTLE_CUDA that means nothing',
   expect(child(cuda, { WHITTLE_CUDA: '' })).toMatch(/"available":false.*no CUDA backend/)
   expect(child(cuda, { WHITTLE_CUDA: 'yes' }).trim()).toBe('ERR_RANGE WHITTLE_CUDA')
 })
+
+test('every family reports the tier that its kernels resolved to', () => {
+  const kernels = `console.log(Object.values(require(${dist}).devices().cpu.kernels).join())`
+  expect(new Set(child(kernels, { WHITTLE_CPU: 'scalar' }).trim().split(','))).toEqual(new Set(['scalar']))
+  for (const tier of ['avx2', 'neon'])
+    if (devices().cpu.tiers.find((t) => t.name === tier)?.supported)
+      expect(new Set(child(kernels, { WHITTLE_CPU: tier }).trim().split(','))).toEqual(new Set([tier]))
+})
