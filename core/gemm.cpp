@@ -26,17 +26,8 @@ VariantList<GemmKernels> gemm_variants() {
 
 namespace {
 
-struct Resolved {
-  GemmEngine engine;
-  Tier tier = Tier::scalar;
-};
-
-const Resolved& resolved() {
-  static const Resolved r = [] {
-    Resolved v;
-    v.engine = gemm_engine(overlay(gemm_variants(), tier_choice().tier, &v.tier));
-    return v;
-  }();
+const Resolved<GemmKernels>& resolved() {
+  static const Resolved<GemmKernels> r = resolve(gemm_variants());
   return r;
 }
 
@@ -415,7 +406,10 @@ void piece(int64_t count, int64_t unit, int64_t pieces, int64_t index, int64_t* 
 
 }  // namespace
 
-const GemmEngine& gemm_default() { return resolved().engine; }
+const GemmEngine& gemm_default() {
+  static const GemmEngine engine = gemm_engine(resolved().table);
+  return engine;
+}
 Tier gemm_tier() { return resolved().tier; }
 
 GemmEngine gemm_engine(const GemmKernels& kernels) {

@@ -40,6 +40,8 @@ if (require.main === module) {
     console.error(`check: --config must be one of ${Object.keys(configs).join(', ')}`)
     process.exit(2)
   }
+  const only = args.indexOf('--build-only')
+  if (only >= 0) args.splice(only, 1)
   let exe
   try {
     exe = build(config)
@@ -47,6 +49,7 @@ if (require.main === module) {
     console.error(e.message)
     process.exit(1)
   }
+  if (only >= 0) process.exit(0)
   const command =
     config === 'arm64' ? ['qemu-aarch64-static', '-L', '/usr/aarch64-linux-gnu', '-cpu', 'max', exe] : [exe]
   const r = spawnSync(command[0], [...command.slice(1), ...args], { cwd: root, stdio: 'inherit' })
