@@ -107,8 +107,16 @@ WHITTLE_INLINE float epilogue_hardswish(float x) {
   return x <= -3.0f ? -0.0f : x * g / 6.0f;
 }
 
+#if defined(__GNUC__) && !defined(__clang__)
+// A loop of 16 is otherwise unrolled into scalars before it can become vectors.
+#define WHITTLE_VECTOR_LOOP _Pragma("GCC unroll 1")
+#else
+#define WHITTLE_VECTOR_LOOP
+#endif
+
 #define WHITTLE_EACH(expression)          \
   do {                                    \
+    WHITTLE_VECTOR_LOOP                   \
     for (int64_t i = 0; i < n; i++) {     \
       const float x = f[i];               \
       f[i] = (expression);                \
@@ -119,6 +127,7 @@ WHITTLE_INLINE void epilogue_activate(const GemmInt8Epilogue* e, float* f, int64
   const float lo = e->activation.lo, hi = e->activation.hi;
   switch (e->activation.kind) {
     case kActivationClip:
+      WHITTLE_VECTOR_LOOP
       for (int64_t i = 0; i < n; i++) {
         float x = f[i];
         x = x < lo ? lo : x;
@@ -136,21 +145,24 @@ WHITTLE_INLINE void epilogue_activate(const GemmInt8Epilogue* e, float* f, int64
 }
 
 // `acc` holds n <= TILE_COLUMNS sums of one row and is overwritten; out is that row at that column.
-WHITTLE_INLINE void epilogue_columns(const GemmInt8Epilogue* e, int64_t column, int32_t row_sum, int32_t* acc, int64_t n,
-                                     void* out) {
-  const int32_t* offset = e->offset + column;
+WHITTLE_INLINE void epilogue_columns(const GemmInt8Epilogue* e, int64_t column, int32_t row_sum, int32_t* __restrict acc, int64_t n,
+                                     void* __restrict out) {
+  const int32_t* __restrict offset = e->offset + column;
   // Unsigned arithmetic: intermediate values may wrap, the final one fits.
   if (e->b_zero) {
-    const int32_t* zero = e->b_zero + column;
+    const int32_t* __restrict zero = e->b_zero + column;
+    WHITTLE_VECTOR_LOOP
     for (int64_t i = 0; i < n; i++)
       acc[i] = static_cast<int32_t>(static_cast<uint32_t>(acc[i]) + static_cast<uint32_t>(offset[i]) -
                                     static_cast<uint32_t>(zero[i]) * static_cast<uint32_t>(row_sum));
   } else if (e->out_type == kOutInt32) {
-    int32_t* y = static_cast<int32_t*>(out);
+    int32_t* __restrict y = static_cast<int32_t*>(out);
+    WHITTLE_VECTOR_LOOP
     for (int64_t i = 0; i < n; i++)
       y[i] = static_cast<int32_t>(static_cast<uint32_t>(acc[i]) + static_cast<uint32_t>(offset[i]));
     return;
   } else {
+    WHITTLE_VECTOR_LOOP
     for (int64_t i = 0; i < n; i++)
       acc[i] = static_cast<int32_t>(static_cast<uint32_t>(acc[i]) + static_cast<uint32_t>(offset[i]));
   }
@@ -158,9 +170,10 @@ WHITTLE_INLINE void epilogue_columns(const GemmInt8Epilogue* e, int64_t column, 
     memcpy(out, acc, static_cast<size_t>(n) * 4);
     return;
   }
-  const float* scale = e->scale + column;
-  const float* bias = e->bias + column;
+  const float* __restrict scale = e->scale + column;
+  const float* __restrict bias = e->bias + column;
   float f[TILE_COLUMNS];
+  WHITTLE_VECTOR_LOOP
   for (int64_t i = 0; i < n; i++) f[i] = static_cast<float>(acc[i]) * scale[i] + bias[i];
   if (e->activation.kind != kActivationNone) epilogue_activate(e, f, n);
   if (e->out_type == kOutFloat32) {
@@ -171,8 +184,9 @@ WHITTLE_INLINE void epilogue_columns(const GemmInt8Epilogue* e, int64_t column, 
   const float high = static_cast<float>((e->out_type == kOutInt8 ? 127 : 255) - e->out_zero);
   const float step = e->out_scale;
   const int32_t base = e->out_zero - float_bits(kRoundMagic);
-  uint8_t* y = static_cast<uint8_t*>(out);
+  uint8_t* __restrict y = static_cast<uint8_t*>(out);
   // The bounds are integers, so clamping first gives what rounding first would.
+  WHITTLE_VECTOR_LOOP
   for (int64_t i = 0; i < n; i++) {
     float q = f[i] / step;
     q = q < low ? low : q;
