@@ -55,16 +55,18 @@ export function pinOutput<T extends TypedArray>(view: T, parameter: string, fres
   if (fresh || (isShared(view.buffer) && !isResizable(view.buffer))) return { view, commit: () => view }
   if (view.byteLength > kCopyBytes && !isResizable(view.buffer) && hold(view.buffer as ArrayBuffer))
     return { view, commit: () => view }
+  const lost = () =>
+    new WhittleError(
+      'ERR_HANDLE',
+      parameter,
+      `${parameter}: the ${typedArrayName(view)} was transferred or resized while the call was in flight`,
+    )
+  if (isDetached(view)) throw lost()
   const scratch = view.slice() as T
   return {
     view: scratch,
     commit: () => {
-      if (isDetached(view) || view.length !== scratch.length)
-        throw new WhittleError(
-          'ERR_HANDLE',
-          parameter,
-          `${parameter}: the ${typedArrayName(view)} was transferred or resized while the call was in flight`,
-        )
+      if (isDetached(view) || view.length !== scratch.length) throw lost()
       view.set(scratch as never)
       return view
     },

@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 import { WhittleError } from './errors'
 import { native } from './native'
 import { describe, fail } from './validate'

@@ -1,3 +1,4 @@
+import { pin } from '../async'
 import { WhittleError } from '../errors'
 import { sizeOf, typedArrayName, type Tensor, type TensorLike, type TypedArray } from '../tensor'
 import { boolean, fail, finite, integer } from '../validate'
@@ -100,7 +101,8 @@ function zeros(value: unknown, shape: Shape, codes: Codes): Int32Array {
   return wide
 }
 
-function parse(input: unknown, given: unknown): Parsed {
+// `hold` is `pin` where the values are read again after JavaScript had a chance to run.
+function parse(input: unknown, given: unknown, hold = <T extends TypedArray>(view: T): T => view): Parsed {
   const o = options(given, 'options', kKeys)
   const x = tensor(input, 'x', ['float32'])
   const shape = shapeOf(x.dims, o.axis, o.blockSize)
@@ -149,8 +151,10 @@ function parse(input: unknown, given: unknown): Parsed {
   const dscale = learned ? destination(undefined, 'gradScale', 'float32', shape.count, []) : null
   const dzero = learned ? destination(undefined, 'gradZeroPoint', 'float32', shape.count, []) : null
   const none = { view: null }
+  const values = hold(x.data)
+  if (dy) dy = hold(dy)
   return {
-    x,
+    x: { ...x, data: values },
     shape,
     codes,
     threads,
@@ -159,7 +163,7 @@ function parse(input: unknown, given: unknown): Parsed {
     prepare: (scale, zero) => ({
       call: 'fakeQuantize',
       numbers: [...shapeArguments(shape), ...codeArguments(codes, rounding, seed, threads), factor],
-      operands: [{ view: x.data }, { view: scale }, { view: zero }, y, dy ? { view: dy } : none, dx ?? none, dscale ?? none, dzero ?? none],
+      operands: [{ view: values }, { view: scale }, { view: zero }, y, dy ? { view: dy } : none, dx ?? none, dscale ?? none, dzero ?? none],
       result: () => {
         const float = (dims: readonly number[], view: TypedArray): Tensor<Float32Array> => ({
           type: 'float32',
@@ -204,7 +208,7 @@ export function fakeQuantize(x: TensorLike | Float32Array, options?: FakeQuantiz
 
 /** {@link fakeQuantize} on another thread. */
 export async function fakeQuantizeAsync(x: TensorLike | Float32Array, options?: FakeQuantizeOptions): Promise<FakeQuantized> {
-  const p = parse(x, options)
+  const p = parse(x, options, pin)
   if (p.scale) return runAsync(p.prepare(p.scale, p.zero))
   const { lo, hi } = await runAsync(prepareRanges(p.x, p.shape, p.threads))
   const { scale, zero } = fromRanges(lo, hi, p.codes)

@@ -1,3 +1,4 @@
+import { pin } from '../async'
 import { WhittleError } from '../errors'
 import { type Tensor, type TensorLike, type TypedArray } from '../tensor'
 import { fail, finite, integer, oneOf } from '../validate'
@@ -105,8 +106,9 @@ export class Observer {
 
   /** {@link observe} on another thread. Calls in flight are taken in in the order in which they were made. */
   async observeAsync(x: TensorLike | TypedArray): Promise<this> {
-    const { x: read, shape, size } = this.accept(x)
+    const { x: given, shape, size } = this.accept(x)
     if (size === 0) return this
+    const read = { ...given, data: pin(given.data) } // read twice, with turns of the event loop between
     const ranges = runAsync(prepareRanges(read, shape, this.threads))
     const turn = this.last.then(async () => {
       const { lo, hi } = await ranges

@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 import path from 'node:path'
 import { WhittleError } from '../errors'
 import { describe, fail, options as checkOptions } from '../validate'

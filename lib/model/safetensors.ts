@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 import { WhittleError } from '../errors'
 import { fail, options as checkOptions } from '../validate'
 import { FileSet, regularTarget, type WriteOptions } from './files'
