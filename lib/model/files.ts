@@ -1,6 +1,5 @@
 import fs from 'node:fs'
 import path from 'node:path'
-import { randomBytes, type Hash } from 'node:crypto'
 import { WhittleError } from '../errors'
 import { ioError } from './bytes'
 
@@ -107,15 +106,21 @@ export class FileSet {
   }
 }
 
+// What a Sink needs of a file handle; declared here so that the package's types need none of Node's.
+interface Target {
+  write(bytes: Uint8Array, offset: number, length: number): Promise<{ bytesWritten: number }>
+}
+
 /** @internal Gathers small writes. */
 export class Sink {
   bytes = 0
-  hash: Hash | undefined
-  readonly #handle: fs.promises.FileHandle
+  /** sees every byte that goes by */
+  hash: { update(bytes: Uint8Array): unknown } | undefined
+  readonly #handle: Target
   readonly #buffer = new Uint8Array(1 << 18)
   #used = 0
 
-  constructor(handle: fs.promises.FileHandle) {
+  constructor(handle: Target) {
     this.#handle = handle
   }
 
