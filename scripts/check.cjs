@@ -11,7 +11,11 @@ const root = path.join(__dirname, '..')
 
 const configs = {
   release: [],
-  asan: ['-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1', '-DWHITTLE_SANITIZE=address,undefined', '-DCMAKE_BUILD_TYPE=RelWithDebInfo'],
+  asan: [
+    '-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1',
+    '-DWHITTLE_SANITIZE=address,undefined',
+    '-DCMAKE_BUILD_TYPE=RelWithDebInfo',
+  ],
   tsan: ['-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1', '-DWHITTLE_SANITIZE=thread', '-DCMAKE_BUILD_TYPE=RelWithDebInfo'],
   arm64: ['-DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake'],
 }
