@@ -7,9 +7,18 @@ const kCount = kSide * kSide
 const kSparsity = 0.8
 const kCut = kCount - Math.round((1 - kSparsity) * kCount)
 
-/** Magnitudes of normal weights. */
+/** All different, since rivals break ties in their own ways: the float32 bit patterns from 0.5 up, shuffled. */
 function scores(bench: Bench): Float32Array {
-  return bench.normal(kCount).map(Math.abs)
+  const order = new Uint32Array(bench.normal(kCount).buffer)
+  const bits = Uint32Array.from({ length: kCount }, (_, i) => 0x3f000000 + i)
+  for (let i = kCount - 1; i > 0; i--) {
+    const j = Math.imul(order[i]!, 0x9e3779b1) >>> 0
+    const k = j % (i + 1)
+    const t = bits[i]!
+    bits[i] = bits[k]!
+    bits[k] = t
+  }
+  return new Float32Array(bits.buffer)
 }
 
 function threshold(bench: Bench): Prepared {
