@@ -38,7 +38,7 @@ export interface CompressResult {
  * Makes a model smaller by the steps of a recipe. Nothing is written: save the model that comes back.
  *
  * Weights in `Constant` nodes become initializers first, and the opset is raised to what the written ops need and no
- * further. Tensors are worked on one at a time and results beyond 32 MB are computed again while the model is saved,
+ * further. Tensors are worked on one at a time and results beyond 8 MB are computed again while the model is saved,
  * so memory holds about two of the largest tensors, whatever the size of the model.
  *
  * @param input a path, the bytes of an ONNX file, or a {@link Model} (which is not changed)

@@ -86,7 +86,7 @@ export class Scratch {
 /** @internal Bytes of small results that are kept; what goes beyond is computed again when the model is saved. */
 export class KeepBudget {
   /** For one run of `compress`, in bytes. */
-  static limit = 32e6
+  static limit = 8e6
   #left = KeepBudget.limit
 
   /** True if `bytes` may be kept in memory. */
