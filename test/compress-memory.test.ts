@@ -90,7 +90,8 @@ describe('memory that is used again', () => {
 
   test('a budget is spent once', () => {
     const keep = new KeepBudget()
-    expect([keep.take(20e6), keep.take(20e6), keep.take(12e6), keep.take(1)]).toEqual([true, false, true, false])
+    const { limit } = KeepBudget
+    expect([keep.take(0.6 * limit), keep.take(0.6 * limit), keep.take(0.4 * limit), keep.take(1)]).toEqual([true, false, true, false])
   })
 
   test('errors and values that are not finite are told exactly', () => {
