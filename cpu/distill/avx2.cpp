@@ -1,6 +1,9 @@
 // Distillation kernels: rows.h and matrix.h hold them all, over the operations of this vector.
 #define WHITTLE_ISA_FILE
-#include "cpu/distill/vector_avx2.h"
+#include "cpu/common/lanes_avx2.h"
+// registers of the double-precision tile
+#define VD_ROWS 4
+#define VD_COLUMNS 3
 #include "cpu/distill/rows.h"
 #include "cpu/distill/matrix.h"
 

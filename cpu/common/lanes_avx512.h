@@ -1,4 +1,4 @@
-// What the distillation kernels need beyond cpu/common: loads, tails, sums, and doubles. AVX-512 only.
+// Loads, tails and sums of vector_avx512.h, and vectors of doubles. AVX-512 only.
 #pragma once
 #include "cpu/common/vector_avx512.h"
 
@@ -24,8 +24,6 @@ static inline vf v_split(vf x, vf* e) {
 
 typedef __m512d vd;
 #define VD_LANES 8
-#define VD_ROWS 8
-#define VD_COLUMNS 3
 static inline __mmask8 d_first(int64_t n) { return (__mmask8)((1u << n) - 1); }
 static inline vd d_set(double x) { return _mm512_set1_pd(x); }
 static inline vd d_load(const double* p) { return _mm512_loadu_pd(p); }

@@ -1,4 +1,4 @@
-// What the distillation kernels need beyond cpu/common: loads, tails, sums, and doubles. AArch64 only.
+// Loads, tails and sums of vector_neon.h, and vectors of doubles. AArch64 only.
 #pragma once
 #include "cpu/common/vector_neon.h"
 
@@ -38,8 +38,6 @@ static inline vf v_split(vf x, vf* e) {
 
 typedef float64x2_t vd;
 #define VD_LANES 2
-#define VD_ROWS 4
-#define VD_COLUMNS 4
 static inline vd d_set(double x) { return vdupq_n_f64(x); }
 static inline vd d_load(const double* p) { return vld1q_f64(p); }
 static inline void d_store(double* p, vd v) { vst1q_f64(p, v); }

@@ -1,4 +1,4 @@
-// What the distillation kernels need beyond cpu/common: loads, tails, sums, and doubles. AVX2 and FMA.
+// Loads, tails and sums of vector_avx2.h, and vectors of doubles. AVX2 and FMA.
 #pragma once
 #include "cpu/common/vector_avx2.h"
 
@@ -40,8 +40,6 @@ static inline vf v_split(vf x, vf* e) {
 
 typedef __m256d vd;
 #define VD_LANES 4
-#define VD_ROWS 4
-#define VD_COLUMNS 3
 static inline __m256i d_first(int64_t n) {
   return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
 }
