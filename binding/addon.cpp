@@ -4,7 +4,7 @@
 #include "binding/families.h"
 
 static Napi::Object init(Napi::Env env, Napi::Object exports) {
-  if (!whittle::init_async(env)) {
+  if (!whittle::init_async(env, exports)) {
     Napi::Error::New(env, "whittle: cannot set up asynchronous calls").ThrowAsJavaScriptException();
     return exports;
   }

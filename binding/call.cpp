@@ -14,6 +14,7 @@ struct EnvState {
   int queued = 0;   // handed to the dispatcher, not yet finished with
   bool closing = false;
   int pending = 0;  // JavaScript thread only: promises not yet settled
+  double* numbers = nullptr;
 };
 
 namespace {
@@ -86,19 +87,13 @@ void close_env(void* data) {
 void* Args::any(int type, int64_t least, bool optional) {
   if (!take()) return nullptr;
   napi_value v = values_[at_ - 1];
-  bool typed = false;
-  if (napi_is_typedarray(env_, v, &typed) != napi_ok) typed = false;
-  if (!typed) {
+  napi_typedarray_type got;
+  size_t length = 0;
+  void* data = nullptr;
+  // Refuses what is no typed array.
+  if (napi_get_typedarray_info(env_, v, &got, &length, &data, nullptr, nullptr) != napi_ok) {
     napi_valuetype t;
     ok_ = optional && napi_typeof(env_, v, &t) == napi_ok && (t == napi_null || t == napi_undefined);
-    return nullptr;
-  }
-  napi_typedarray_type got;
-  size_t length = 0, offset = 0;
-  void* data = nullptr;
-  napi_value buffer;
-  if (napi_get_typedarray_info(env_, v, &got, &length, &data, &buffer, &offset) != napi_ok) {
-    ok_ = false;
     return nullptr;
   }
   const bool fits =
@@ -121,8 +116,17 @@ static EnvState* env_state(napi_env env) {
   return static_cast<EnvState*>(data);
 }
 
-bool init_async(napi_env env) {
+bool init_async(napi_env env, napi_value exports) {
   EnvState* state = new EnvState;
+  napi_value buffer, numbers;
+  napi_ref kept;
+  if (napi_create_arraybuffer(env, kCallNumbers * sizeof(double), reinterpret_cast<void**>(&state->numbers), &buffer) != napi_ok ||
+      napi_create_typedarray(env, napi_float64_array, kCallNumbers, buffer, 0, &numbers) != napi_ok ||
+      napi_create_reference(env, numbers, 1, &kept) != napi_ok ||
+      napi_set_named_property(env, exports, "numbers", numbers) != napi_ok) {
+    delete state;
+    return false;
+  }
   napi_value name;
   if (napi_create_string_utf8(env, "whittle", NAPI_AUTO_LENGTH, &name) != napi_ok ||
       napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, nullptr, settle,
@@ -166,7 +170,7 @@ napi_value submit(Args& args, Job* job) {
 
 void export_function(napi_env env, napi_value exports, const char* name, napi_callback fn) {
   napi_value f;
-  if (napi_create_function(env, name, NAPI_AUTO_LENGTH, fn, nullptr, &f) == napi_ok)
+  if (napi_create_function(env, name, NAPI_AUTO_LENGTH, fn, env_state(env)->numbers, &f) == napi_ok)
     napi_set_named_property(env, exports, name, f);
 }
 

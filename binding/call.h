@@ -15,6 +15,11 @@ namespace whittle {
 
 constexpr int kMaxArgs = 40;
 
+// Numbers of a call that lib/ writes into memory that both sides know (`numbers` of the addon's exports), where reading
+// them as arguments would cost more than a small kernel. Valid while parse runs: nothing else may fill them before the
+// call returns.
+constexpr int kCallNumbers = 64;
+
 template <class T>
 struct ElementType;
 template <> struct ElementType<float> { static constexpr napi_typedarray_type value = napi_float32_array; };
@@ -40,7 +45,8 @@ class Args {
   napi_env env() const { return env_; }
   size_t count() const { return count_; }
   napi_value value(size_t i) const { return values_[i]; }
-  void* data() const { return data_; }
+  // kCallNumbers numbers; only for functions made by expose or export_function.
+  const double* numbers() const { return static_cast<const double*>(data_); }
 
   // A typed array of T with at least `least` elements. A Uint8Array also reads a Uint8ClampedArray.
   template <class T>
@@ -51,6 +57,13 @@ class Args {
   template <class T>
   T* optional(int64_t least) {
     return static_cast<T*>(any(ElementType<T>::value, least, true));
+  }
+  // The same where `present` says so, else null without a look at the argument.
+  template <class T>
+  T* array_if(bool present, int64_t least) {
+    if (present) return array<T>(least);
+    take();
+    return nullptr;
   }
   // Any typed array or DataView-free buffer of at least `least` bytes.
   void* bytes(int64_t least, bool optional = false) { return any(kAnyType, least, optional); }
@@ -104,9 +117,9 @@ struct Job {
   struct EnvState* env_state = nullptr;
 };
 
-// Per-environment state for asynchronous calls; waits for its running jobs when the environment ends, since their
-// memory ends with it.
-bool init_async(napi_env env);
+// Per-environment state: `numbers`, and asynchronous calls, whose running jobs it waits for when the environment ends,
+// since their memory ends with it. Before any export_function.
+bool init_async(napi_env env, napi_value exports);
 // Takes the job, keeps every object argument alive until it is done, and answers the promise (or null with a pending
 // exception).
 napi_value submit(Args& args, Job* job);

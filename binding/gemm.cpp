@@ -6,18 +6,19 @@
 namespace whittle {
 namespace {
 
-// Indices into the numbers that lib/kernels/gemm.ts fills; the two lists must agree.
+// gemm(a, b, out, source | null, bias | null, map | null). Indices into the call's numbers, which lib/kernels/gemm.ts
+// fills; the two lists must agree.
 enum Param {
   kM, kN, kK, kTransposeA, kTransposeB, kAlpha, kBeta, kKind, kLo, kHi, kBatch, kABatch, kBBatch,
-  kSourceRow, kSourceCol, kSourceBatch, kALength, kBLength, kSourceLength, kParams,
+  kSourceRow, kSourceCol, kSourceBatch, kALength, kBLength, kSourceLength, kHasBias, kHasMap, kParams,
 };
 
 struct Gemm {
   GemmProblem g;
 
   bool parse(Args& args) {
-    const double* p = args.array<double>(kParams);
-    if (!p) return false;
+    static_assert(kParams <= kCallNumbers, "a call's numbers");
+    const double* p = args.numbers();
     const auto integer = [&](Param i) { return static_cast<int64_t>(p[i]); };
     g.m = integer(kM);
     g.n = integer(kN);
@@ -40,10 +41,10 @@ struct Gemm {
     g.ldc = g.n;
     g.a = args.array<float>(integer(kALength));
     g.b = args.array<float>(integer(kBLength));
-    g.source = args.optional<float>(integer(kSourceLength));
-    g.bias = args.optional<float>(g.n);
     g.c = args.array<float>(g.batch * g.m * g.n);
-    g.map = args.optional<int32_t>(3 * g.batch);
+    g.source = args.array_if<float>(integer(kSourceLength) >= 0, integer(kSourceLength));
+    g.bias = args.array_if<float>(p[kHasBias] != 0, g.n);
+    g.map = args.array_if<int32_t>(p[kHasMap] != 0, 3 * g.batch);
     return args.ok();
   }
 

@@ -22,6 +22,11 @@ export interface SystemInfo {
 export interface NativeBinding {
   systemInfo(): SystemInfo
   setThreads(n: number): number
+  /**
+   * Numbers of the next call, for those that take many: filled after the last value of the caller's has been read (a
+   * getter may make a call of its own), read by the addon before the call returns.
+   */
+  readonly numbers: Float64Array
 }
 
 let binding: NativeBinding | undefined

@@ -1,4 +1,4 @@
-import { pin, pinOutput } from '../async'
+import { pin, pinOutput, type PinnedOutput } from '../async'
 import { WhittleError } from '../errors'
 import { check, native } from '../native'
 import { allocate, sizeOf, type Tensor, type TensorLike } from '../tensor'
@@ -13,12 +13,11 @@ declare module '../native' {
 }
 
 type GemmCall = [
-  params: Float64Array,
   a: Float32Array,
   b: Float32Array,
+  out: Float32Array,
   source: Float32Array | null,
   bias: Float32Array | null,
-  out: Float32Array,
   map: Int32Array | null,
 ]
 
@@ -53,10 +52,11 @@ const kFloat = ['float32'] as const
 const kNone: readonly number[] = []
 
 interface Prepared {
+  /** The arguments; the addon's `numbers` hold the rest, so nothing of the user's may run before the call. */
   readonly call: GemmCall
   readonly dims: number[]
-  /** the result's memory was allocated here */
-  readonly fresh: boolean
+  /** Present where the memory was pinned for an asynchronous call. */
+  readonly output: PinnedOutput<Float32Array> | undefined
 }
 
 /** Broadcast of leading dimensions; names `parameter` where it does not fit. */
@@ -130,7 +130,7 @@ function float32(value: unknown, parameter: string): number {
   return x
 }
 
-function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown): Prepared {
+function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown, pinned: boolean): Prepared {
   const o = options(optionsValue, 'options', kOptions)
   const a = matrix(aValue, 'a', o.aDims)
   const b = matrix(bValue, 'b', o.bDims)
@@ -167,7 +167,8 @@ function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown): Prepa
   let sourceLead = kNone
   if (o.c !== undefined) {
     source = tensor(o.c, 'c', kFloat, o.cDims) as Tensor<Float32Array>
-    const [rows, cols] = [source.dims[source.dims.length - 2] ?? 1, source.dims[source.dims.length - 1] ?? 1]
+    const rows = source.dims[source.dims.length - 2] ?? 1
+    const cols = source.dims[source.dims.length - 1] ?? 1
     if ((rows !== m && rows !== 1) || (cols !== n && cols !== 1))
       fail('ERR_SHAPE', 'c', `dims that broadcast to [${[...batchDims, m, n].join(', ')}]`, `[${source.dims.join(', ')}]`)
     sourceCol = cols === 1 ? 0 : 1
@@ -183,7 +184,7 @@ function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown): Prepa
   if (beta === 0) source = null
 
   let batch = sizeOf(batchDims)
-  const dims = [...batchDims, m, n]
+  const dims = batchDims.length === 0 ? [m, n] : [...batchDims, m, n]
   const count = batch * m * n
   if (count > 2 ** 31 - 1) fail('ERR_SHAPE', 'b', 'a result of at most 2147483647 elements', `[${dims.join(', ')}]`)
   const inputs = source ? [a.data, b.data, source.data] : [a.data, b.data]
@@ -211,7 +212,13 @@ function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown): Prepa
     }
   }
 
-  const p = kParams
+  let call: GemmCall = [a.data, b.data, out, source ? source.data : null, bias, map]
+  let pinnedOut: PinnedOutput<Float32Array> | undefined
+  if (pinned) {
+    pinnedOut = pinOutput(out, 'out', fresh)
+    call = [pin(a.data), pin(b.data), pinnedOut.view, source && pin(source.data), bias && pin(bias), map]
+  }
+  const p = native().numbers
   p[0] = m
   p[1] = n
   p[2] = k
@@ -230,12 +237,11 @@ function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown): Prepa
   p[15] = source && !sourceOnly ? source.data.length / sizeOf(sourceLead) : 0
   p[16] = a.data.length
   p[17] = b.data.length
-  p[18] = source ? source.data.length : 0
-  return { call: [p, a.data, b.data, source ? source.data : null, bias, out, map], dims, fresh }
+  p[18] = source ? source.data.length : -1
+  p[19] = bias ? 1 : 0
+  p[20] = map ? 1 : 0
+  return { call, dims, output: pinnedOut }
 }
-
-// Reused by every call: the native side reads it before a call returns.
-const kParams = new Float64Array(19)
 
 /**
  * Matrix product: `activation(alpha · op(a) · op(b) + beta · c + bias)` in float32.
@@ -257,9 +263,9 @@ const kParams = new Float64Array(19)
  * gemm(a, w, { transposeB: true, activation: 'relu' }).data // Float32Array(8) [ 3, 3, 3, 3, 7.5, 7.5, 7.5, 7.5 ]
  */
 export function gemm(a: TensorLike | Float32Array, b: TensorLike | Float32Array, options?: GemmOptions): Tensor<Float32Array> {
-  const { call, dims } = prepare(a, b, options)
+  const { call, dims } = prepare(a, b, options, false)
   check(native().gemm(...call), 'a')
-  return { type: 'float32', dims, data: call[5] }
+  return { type: 'float32', dims, data: call[2] }
 }
 
 /** {@link gemm} off the JavaScript thread; inputs must not be written until the promise settles. */
@@ -268,12 +274,7 @@ export async function gemmAsync(
   b: TensorLike | Float32Array,
   options?: GemmOptions,
 ): Promise<Tensor<Float32Array>> {
-  const { call, dims, fresh } = prepare(a, b, options)
-  const [params, x, y, source, bias, out, map] = call
-  const pinned = pinOutput(out, 'out', fresh)
-  check(
-    await native().gemmAsync(params, pin(x), pin(y), source && pin(source), bias && pin(bias), pinned.view, map),
-    'a',
-  )
-  return { type: 'float32', dims, data: pinned.commit() }
+  const { call, dims, output } = prepare(a, b, options, true)
+  check(await native().gemmAsync(...call), 'a')
+  return { type: 'float32', dims, data: (output as PinnedOutput<Float32Array>).commit() }
 }
