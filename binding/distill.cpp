@@ -11,12 +11,18 @@ namespace {
 
 enum LogitNumber {
   kSamples, kClasses, kTeachers, kHasIgnore, kIgnore, kTemperature, kAlpha, kBeta, kSmoothing, kReduction, kLogitThreads,
-  kLosses, kLogitNumbers,
+  kLosses, kStudentHalf, kTeacherHalf, kLogitNumbers,
 };
+
+Logits logits(Args& args, int64_t count, bool half, bool needed) {
+  if (!needed) return {args.optional<float>(0), false};
+  if (half) return {args.array<uint16_t>(count), true};
+  return {args.array<float>(count), false};
+}
 
 // (numbers, student, teacher?, mix?, labels?, weights?, grad, losses?, result)
 template <WhittleStatus (*Loss)(const LogitLoss&), bool kTeacher>
-struct Logits {
+struct LogitCall {
   LogitLoss l;
 
   bool parse(Args& args) {
@@ -34,8 +40,8 @@ struct Logits {
     l.reduction = static_cast<int32_t>(p[kReduction]);
     l.threads = static_cast<int32_t>(p[kLogitThreads]);
     const int64_t count = l.samples * l.classes;
-    l.student = args.array<float>(count);
-    l.teacher = kTeacher ? args.array<float>(count * l.teachers) : args.optional<float>(0);
+    l.student = logits(args, count, p[kStudentHalf] != 0, true);
+    l.teacher = logits(args, count * l.teachers, p[kTeacherHalf] != 0, kTeacher);
     l.mix = args.optional<float>(l.teachers);
     l.labels = args.optional<int32_t>(l.samples);
     l.class_weights = args.optional<float>(l.classes);
@@ -130,11 +136,11 @@ struct RelationCall {
 }  // namespace
 
 void init_distill(napi_env env, napi_value exports) {
-  expose<Logits<distill_cross_entropy, false>>(env, exports, "distillCrossEntropy", "distillCrossEntropyAsync");
-  expose<Logits<distill_kl, true>>(env, exports, "distillKl", "distillKlAsync");
-  expose<Logits<distill_js, true>>(env, exports, "distillJs", "distillJsAsync");
-  expose<Logits<distill_dkd, true>>(env, exports, "distillDkd", "distillDkdAsync");
-  expose<Logits<distill_multi_teacher, true>>(env, exports, "distillMultiTeacher", "distillMultiTeacherAsync");
+  expose<LogitCall<distill_cross_entropy, false>>(env, exports, "distillCrossEntropy", "distillCrossEntropyAsync");
+  expose<LogitCall<distill_kl, true>>(env, exports, "distillKl", "distillKlAsync");
+  expose<LogitCall<distill_js, true>>(env, exports, "distillJs", "distillJsAsync");
+  expose<LogitCall<distill_dkd, true>>(env, exports, "distillDkd", "distillDkdAsync");
+  expose<LogitCall<distill_multi_teacher, true>>(env, exports, "distillMultiTeacher", "distillMultiTeacherAsync");
   expose<FeatureCall>(env, exports, "distillFeature", "distillFeatureAsync");
   expose<AttentionCall>(env, exports, "distillAttention", "distillAttentionAsync");
   expose<RelationCall>(env, exports, "distillRelation", "distillRelationAsync");

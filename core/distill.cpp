@@ -8,6 +8,7 @@
 #include <memory>
 #include <new>
 
+#include "core/scratch.h"
 #include "core/threads.h"
 
 #define WHITTLE_VARIANT(tier) extern "C" void distill_install_##tier(whittle::DistillKernels*);
@@ -33,6 +34,60 @@ const Resolved<DistillKernels>& resolved() {
 }
 
 constexpr int64_t kChunk = 16384;  // elements that are worth a thread's attention
+constexpr int64_t kBlock = 2048;   // bfloat16 logits are widened this many at a time
+
+// A row of logits as floats: itself, or widened block by block into `room`.
+struct Row {
+  Logits of;
+  int64_t start;
+  float* room;
+  // Elements [at, at + n); valid until the next call. n <= kBlock for bfloat16.
+  const float* block(const DistillKernels& k, int64_t at, int64_t n) const {
+    if (!of.half) return static_cast<const float*>(of.data) + start + at;
+    k.widen(static_cast<const uint16_t*>(of.data) + start + at, n, room);
+    return room;
+  }
+  float element(const DistillKernels& k, int64_t at) const {
+    if (!of.half) return static_cast<const float*>(of.data)[start + at];
+    float x;
+    k.widen(static_cast<const uint16_t*>(of.data) + start + at, 1, &x);
+    return x;
+  }
+};
+
+// body(at, n) over [begin, end): in one go where the rows are floats. False as soon as a body answers false.
+template <class Body>
+bool blocks(bool half, int64_t begin, int64_t end, const Body& body) {
+  const int64_t step = half ? kBlock : end - begin;
+  for (int64_t at = begin; at < end; at += step)
+    if (!body(at, at + step < end ? step : end - at)) return false;
+  return true;
+}
+
+// What one sample needs: both rows, with room to widen them.
+struct Sample {
+  const DistillKernels& k;
+  int64_t index, classes;
+  Row student, teacher;
+  float* grad;
+  float rooms[2][kBlock];
+  Sample(const DistillKernels& kernels, const LogitLoss& l, int64_t row)
+      : k(kernels), index(row), classes(l.classes), student{l.student, row * l.classes, rooms[0]},
+        teacher{l.teacher, row * l.classes, rooms[1]}, grad(l.grad + row * l.classes) {}
+  Sample(const Sample&) = delete;
+  Sample& operator=(const Sample&) = delete;
+
+  bool soft_sums(const Row& row, float inv_t, SoftSums* sums) const {
+    return blocks(row.of.half, 0, classes, [&](int64_t at, int64_t n) { return k.soft_sums(row.block(k, at, n), n, inv_t, sums); });
+  }
+  // body(s, t, g, at, n) over classes [begin, end).
+  template <class Body>
+  bool pairs(int64_t begin, int64_t end, const Body& body) const {
+    return blocks(student.of.half || teacher.of.half, begin, end, [&](int64_t at, int64_t n) {
+      return body(student.block(k, at, n), teacher.block(k, at, n), grad + at, at, n);
+    });
+  }
+};
 
 // What the reduction makes of one sample's terms.
 struct Scales {
@@ -60,10 +115,11 @@ WhittleStatus reduce(const LogitLoss& l, Scales* scales) {
   return WHITTLE_OK;
 }
 
-// Runs body(row, out) for every sample that counts, out[0..2) being its share of the results; then adds the shares up
+// Runs body(sample, out) for every sample that counts, out[0..2) being its share of the results; then adds the shares up
 // in the order of the samples, so that the thread count does not show.
 template <class Body>
 WhittleStatus each_row(const LogitLoss& l, const Body& body) {
+  const DistillKernels& k = distill_kernels();
   std::unique_ptr<double[]> shares(new (std::nothrow) double[static_cast<size_t>(l.samples) * 3]);
   if (!shares) return WHITTLE_OUT_OF_MEMORY;
   std::atomic<int> status{WHITTLE_OK};
@@ -76,7 +132,8 @@ WhittleStatus each_row(const LogitLoss& l, const Body& body) {
         memset(l.grad + row * l.classes, 0, static_cast<size_t>(l.classes) * sizeof(float));
         continue;
       }
-      const WhittleStatus s = body(row, share);
+      const Sample sample(k, l, row);
+      const WhittleStatus s = body(sample, share);
       if (s != WHITTLE_OK) {
         status.store(s, std::memory_order_relaxed);
         return;
@@ -94,20 +151,26 @@ WhittleStatus each_row(const LogitLoss& l, const Body& body) {
   return WHITTLE_OK;
 }
 
-// w_y*CE of one row at temperature 1, its gradient times `scale` written to g or added to it.
-double hard_loss(const LogitLoss& l, const DistillKernels& k, const float* x, int32_t y, const SoftSums& sums,
-                 double weight_sum, double scale, bool add, float* g) {
+// w_y*CE of one sample at temperature 1, its gradient times `scale` written or added to the sample's.
+double hard_loss(const LogitLoss& l, const Sample& one, const SoftSums& sums, double weight_sum, double scale, bool add) {
+  const int32_t y = l.labels[one.index];
   const double log_sum = log(sums.sum), weight = l.class_weights ? l.class_weights[y] : 1.0;
   const double share = l.smoothing / static_cast<double>(l.classes), hit = (1 - l.smoothing) * weight;
-  double loss = hit * (log_sum - (double(x[y]) - sums.max));
+  double loss = hit * (log_sum - (double(one.student.element(one.k, y)) - sums.max));
   double total = hit;
-  if (share > 0) {
-    loss += share * (weight_sum * log_sum - k.soft_dot(x, l.classes, sums.max, l.class_weights));
-    total += share * weight_sum;
-  }
-  k.soft_grad(x, l.classes, sums.max, static_cast<float>(scale * total / sums.sum), share > 0 ? l.class_weights : nullptr,
-              static_cast<float>(scale * share), add, g);
-  g[y] = static_cast<float>(g[y] - scale * hit);
+  if (share > 0) total += share * weight_sum;
+  const float pull = static_cast<float>(scale * total / sums.sum);
+  const float* weights = share > 0 ? l.class_weights : nullptr;
+  double dot = 0;
+  blocks(one.student.of.half, 0, l.classes, [&](int64_t at, int64_t n) {
+    const float* x = one.student.block(one.k, at, n);
+    const float* w = weights ? weights + at : nullptr;
+    if (share > 0) dot += one.k.soft_dot(x, n, sums.max, w);
+    one.k.soft_grad(x, n, sums.max, pull, w, static_cast<float>(scale * share), add, one.grad + at);
+    return true;
+  });
+  if (share > 0) loss += share * (weight_sum * log_sum - dot);
+  one.grad[y] = static_cast<float>(one.grad[y] - scale * hit);
   return loss;
 }
 
@@ -126,18 +189,15 @@ const DistillKernels& distill_kernels() { return resolved().table; }
 Tier distill_tier() { return resolved().tier; }
 
 WhittleStatus distill_cross_entropy(const LogitLoss& l) {
-  const DistillKernels& k = distill_kernels();
   Scales scales;
   if (const WhittleStatus s = reduce(l, &scales)) return s;
   const double weight_sum = total_weight(l);
   if (l.reduction == kDistillNone) memset(l.losses, 0, static_cast<size_t>(l.samples) * sizeof(float));
-  return each_row(l, [&](int64_t row, double* share) {
-    const float* x = l.student + row * l.classes;
+  return each_row(l, [&](const Sample& one, double* share) {
     SoftSums sums = kEmpty;
-    if (!k.soft_sums(x, l.classes, 1, &sums)) return WHITTLE_NONFINITE;
-    const double loss =
-        hard_loss(l, k, x, l.labels[row], sums, weight_sum, scales.hard, false, l.grad + row * l.classes);
-    if (l.reduction == kDistillNone) l.losses[row] = static_cast<float>(loss);
+    if (!one.soft_sums(one.student, 1, &sums)) return WHITTLE_NONFINITE;
+    const double loss = hard_loss(l, one, sums, weight_sum, scales.hard, false);
+    if (l.reduction == kDistillNone) l.losses[one.index] = static_cast<float>(loss);
     share[0] = scales.hard * loss;
     return WHITTLE_OK;
   });
@@ -145,19 +205,17 @@ WhittleStatus distill_cross_entropy(const LogitLoss& l) {
 
 namespace {
 
-// What kl and multi_teacher share: adds the labels' part to a row whose divergence (with T^2) and gradient are there.
-WhittleStatus blend(const LogitLoss& l, const DistillKernels& k, int64_t row, double alpha, double soft,
-                    const SoftSums* at_one, const Scales& scales, double weight_sum, double* share) {
-  const float* x = l.student + row * l.classes;
+// What kl and multi_teacher share: adds the labels' part to a sample whose divergence (with T^2) and gradient are there.
+WhittleStatus blend(const LogitLoss& l, const Sample& one, double alpha, double soft, const SoftSums* at_one,
+                    const Scales& scales, double weight_sum, double* share) {
   double hard = 0;
   if (l.labels && alpha < 1) {
     SoftSums sums = kEmpty;
     if (at_one) sums = *at_one;
-    else if (!k.soft_sums(x, l.classes, 1, &sums)) return WHITTLE_NONFINITE;
-    hard = (1 - alpha) * hard_loss(l, k, x, l.labels[row], sums, weight_sum, (1 - alpha) * scales.hard, true,
-                                   l.grad + row * l.classes);
+    else if (!one.soft_sums(one.student, 1, &sums)) return WHITTLE_NONFINITE;
+    hard = (1 - alpha) * hard_loss(l, one, sums, weight_sum, (1 - alpha) * scales.hard, true);
   }
-  if (l.reduction == kDistillNone && l.labels) l.losses[row] = static_cast<float>(hard + alpha * soft);
+  if (l.reduction == kDistillNone && l.labels) l.losses[one.index] = static_cast<float>(hard + alpha * soft);
   share[0] = scales.hard * hard + scales.soft * alpha * soft;
   return WHITTLE_OK;
 }
@@ -165,48 +223,57 @@ WhittleStatus blend(const LogitLoss& l, const DistillKernels& k, int64_t row, do
 }  // namespace
 
 WhittleStatus distill_kl(const LogitLoss& l) {
-  const DistillKernels& k = distill_kernels();
   Scales scales;
   if (const WhittleStatus s = reduce(l, &scales)) return s;
   const double alpha = l.labels ? l.alpha : 1, t2 = l.temperature * l.temperature, weight_sum = total_weight(l);
   const float inv_t = static_cast<float>(1 / l.temperature);
   const bool none = l.reduction == kDistillNone;
   if (none && l.labels) memset(l.losses, 0, static_cast<size_t>(l.samples) * sizeof(float));
-  return each_row(l, [&](int64_t row, double* share) {
-    const float* s = l.student + row * l.classes;
-    const float* t = l.teacher + row * l.classes;
-    float* g = l.grad + row * l.classes;
+  return each_row(l, [&](const Sample& one, double* share) {
+    const DistillKernels& k = one.k;
     PairSums p = {-FLT_MAX, -FLT_MAX, 0, 0, 0};
-    if (!k.pair_sums(s, t, l.classes, inv_t, &p)) return WHITTLE_NONFINITE;
+    if (!one.pairs(0, l.classes, [&](const float* s, const float* t, float*, int64_t, int64_t n) {
+          return k.pair_sums(s, t, n, inv_t, &p);
+        }))
+      return WHITTLE_NONFINITE;
     const double s_log = log(p.s_sum), t_log = log(p.t_sum), gap = p.cross / p.t_sum + (s_log - t_log);
     const double pull = scales.soft * alpha * l.temperature;
-    k.pair_grad(s, t, l.classes, inv_t, p.s_max, p.t_max, static_cast<float>(pull / p.s_sum),
-                static_cast<float>(pull / p.t_sum), g);
-    if (none && !l.labels)
-      k.pair_terms(s, t, l.classes, inv_t, p.s_max, p.t_max, static_cast<float>(s_log), static_cast<float>(t_log),
-                   static_cast<float>(t2), l.losses + row * l.classes);
+    one.pairs(0, l.classes, [&](const float* s, const float* t, float* g, int64_t at, int64_t n) {
+      k.pair_grad(s, t, n, inv_t, p.s_max, p.t_max, static_cast<float>(pull / p.s_sum), static_cast<float>(pull / p.t_sum), g);
+      if (none && !l.labels)
+        k.pair_terms(s, t, n, inv_t, p.s_max, p.t_max, static_cast<float>(s_log), static_cast<float>(t_log),
+                     static_cast<float>(t2), l.losses + one.index * l.classes + at);
+      return true;
+    });
     const SoftSums at_one = {p.s_max, p.s_sum};
-    return blend(l, k, row, alpha, t2 * (gap < 0 ? 0 : gap), inv_t == 1 ? &at_one : nullptr, scales, weight_sum, share);
+    return blend(l, one, alpha, t2 * (gap < 0 ? 0 : gap), inv_t == 1 ? &at_one : nullptr, scales, weight_sum, share);
   });
 }
 
 WhittleStatus distill_js(const LogitLoss& l) {
-  const DistillKernels& k = distill_kernels();
   const bool mean = l.reduction == kDistillMean || l.reduction == kDistillBatchMean;
   const double scale = mean ? 1 / static_cast<double>(l.samples) : 1;
   const float inv_t = static_cast<float>(1 / l.temperature);
-  return each_row(l, [&](int64_t row, double* share) {
-    const float* s = l.student + row * l.classes;
-    const float* t = l.teacher + row * l.classes;
+  return each_row(l, [&](const Sample& one, double* share) {
+    const DistillKernels& k = one.k;
     SoftSums a = kEmpty, b = kEmpty;
-    if (!k.soft_sums(s, l.classes, inv_t, &a) || !k.soft_sums(t, l.classes, inv_t, &b)) return WHITTLE_NONFINITE;
+    if (!one.soft_sums(one.student, inv_t, &a) || !one.soft_sums(one.teacher, inv_t, &b)) return WHITTLE_NONFINITE;
     const float s_scale = static_cast<float>(1 / a.sum), t_scale = static_cast<float>(1 / b.sum);
-    double q_log, p_log;
-    k.js_sums(s, t, l.classes, inv_t, a.max, b.max, s_scale, t_scale, &q_log, &p_log);
-    k.js_grad(s, t, l.classes, inv_t, a.max, b.max, s_scale, t_scale, static_cast<float>(q_log),
-              static_cast<float>(0.5 * scale / l.temperature), l.grad + row * l.classes);
+    double q_log = 0, p_log = 0;
+    one.pairs(0, l.classes, [&](const float* s, const float* t, float*, int64_t, int64_t n) {
+      double q, p;
+      k.js_sums(s, t, n, inv_t, a.max, b.max, s_scale, t_scale, &q, &p);
+      q_log += q;
+      p_log += p;
+      return true;
+    });
+    one.pairs(0, l.classes, [&](const float* s, const float* t, float* g, int64_t, int64_t n) {
+      k.js_grad(s, t, n, inv_t, a.max, b.max, s_scale, t_scale, static_cast<float>(q_log),
+                static_cast<float>(0.5 * scale / l.temperature), g);
+      return true;
+    });
     const double js = 0.5 * (q_log + p_log), loss = js < 0 ? 0 : js;
-    if (l.reduction == kDistillNone) l.losses[row] = static_cast<float>(loss);
+    if (l.reduction == kDistillNone) l.losses[one.index] = static_cast<float>(loss);
     share[0] = scale * loss;
     return WHITTLE_OK;
   });
@@ -222,32 +289,35 @@ double sigmoid(double x) { return x > 0 ? 1 / (1 + exp(-x)) : exp(x) / (1 + exp(
 // The target's logit against all others, u = z_y/T - logsumexp(others/T), carries everything binary: p_y = sigmoid(u).
 // It stays exact where p_y is 1 in every digit. The other classes are the row without its element y: two pieces.
 WhittleStatus distill_dkd(const LogitLoss& l) {
-  const DistillKernels& k = distill_kernels();
   Scales scales;
   if (const WhittleStatus s = reduce(l, &scales)) return s;
   const double t2 = l.temperature * l.temperature;
   const float inv_t = static_cast<float>(1 / l.temperature);
   if (l.reduction == kDistillNone) memset(l.losses, 0, static_cast<size_t>(l.samples) * sizeof(float));
-  return each_row(l, [&](int64_t row, double* share) {
-    const float* s = l.student + row * l.classes;
-    const float* t = l.teacher + row * l.classes;
-    float* g = l.grad + row * l.classes;
-    const int64_t y = l.labels[row], rest = l.classes - y - 1;
+  return each_row(l, [&](const Sample& one, double* share) {
+    const DistillKernels& k = one.k;
+    const int64_t y = l.labels[one.index];
     PairSums p = {-FLT_MAX, -FLT_MAX, 0, 0, 0};
-    if (!k.pair_sums(s, t, y, inv_t, &p) || !k.pair_sums(s + y + 1, t + y + 1, rest, inv_t, &p)) return WHITTLE_NONFINITE;
+    const auto sums = [&](const float* s, const float* t, float*, int64_t, int64_t n) { return k.pair_sums(s, t, n, inv_t, &p); };
+    if (!one.pairs(0, y, sums) || !one.pairs(y + 1, l.classes, sums)) return WHITTLE_NONFINITE;
     const double s_log = log(p.s_sum), t_log = log(p.t_sum), gap = p.cross / p.t_sum + (s_log - t_log);
-    const double us = (double(s[y]) - p.s_max) / l.temperature - s_log, ut = (double(t[y]) - p.t_max) / l.temperature - t_log;
+    const double us = (double(one.student.element(k, y)) - p.s_max) / l.temperature - s_log;
+    const double ut = (double(one.teacher.element(k, y)) - p.t_max) / l.temperature - t_log;
     if (!(fabs(us) <= DBL_MAX) || !(fabs(ut) <= DBL_MAX)) return WHITTLE_NONFINITE;
     const double ps = sigmoid(us), pt = sigmoid(ut);
     const double binary = pt * (softplus(-us) - softplus(-ut)) + sigmoid(-ut) * (softplus(us) - softplus(ut));
     const double target = t2 * (binary < 0 ? 0 : binary), other = t2 * (gap < 0 ? 0 : gap);
     const double pull = scales.soft * l.temperature, away = l.alpha * (ps - pt);
     const float a = static_cast<float>(pull * (l.beta - away) / p.s_sum), b = static_cast<float>(pull * l.beta / p.t_sum);
-    k.pair_grad(s, t, y, inv_t, p.s_max, p.t_max, a, b, g);
-    k.pair_grad(s + y + 1, t + y + 1, rest, inv_t, p.s_max, p.t_max, a, b, g + y + 1);
-    g[y] = static_cast<float>(pull * away);
+    const auto grads = [&](const float* s, const float* t, float* g, int64_t, int64_t n) {
+      k.pair_grad(s, t, n, inv_t, p.s_max, p.t_max, a, b, g);
+      return true;
+    };
+    one.pairs(0, y, grads);
+    one.pairs(y + 1, l.classes, grads);
+    one.grad[y] = static_cast<float>(pull * away);
     const double loss = l.alpha * target + l.beta * other;
-    if (l.reduction == kDistillNone) l.losses[row] = static_cast<float>(loss);
+    if (l.reduction == kDistillNone) l.losses[one.index] = static_cast<float>(loss);
     share[0] = scales.soft * loss;
     share[1] = scales.soft * target;
     share[2] = scales.soft * other;
@@ -256,7 +326,6 @@ WhittleStatus distill_dkd(const LogitLoss& l) {
 }
 
 WhittleStatus distill_multi_teacher(const LogitLoss& l) {
-  const DistillKernels& k = distill_kernels();
   Scales scales;
   if (const WhittleStatus s = reduce(l, &scales)) return s;
   const double alpha = l.labels ? l.alpha : 1, t2 = l.temperature * l.temperature, weight_sum = total_weight(l);
@@ -266,22 +335,31 @@ WhittleStatus distill_multi_teacher(const LogitLoss& l) {
   for (int64_t j = 0; j < l.teachers; j++) mix_sum += l.mix[j];
   if (!(mix_sum > 0)) return WHITTLE_RANGE;
   if (none && l.labels) memset(l.losses, 0, static_cast<size_t>(l.samples) * sizeof(float));
-  return each_row(l, [&](int64_t row, double* share) {
-    std::unique_ptr<float[]> p(new (std::nothrow) float[static_cast<size_t>(l.classes)]);
+  return each_row(l, [&](const Sample& one, double* share) {
+    static thread_local Scratch room;
+    float* p = static_cast<float*>(room.take(l.classes * static_cast<int64_t>(sizeof(float))));
     if (!p) return WHITTLE_OUT_OF_MEMORY;
-    const float* s = l.student + row * l.classes;
+    const DistillKernels& k = one.k;
     SoftSums own = kEmpty;
-    if (!k.soft_sums(s, l.classes, inv_t, &own)) return WHITTLE_NONFINITE;
+    if (!one.soft_sums(one.student, inv_t, &own)) return WHITTLE_NONFINITE;
     for (int64_t j = 0; j < l.teachers; j++) {
-      const float* t = l.teacher + (j * l.samples + row) * l.classes;
+      const Row t = {l.teacher, (j * l.samples + one.index) * l.classes, one.teacher.room};
       SoftSums sums = kEmpty;
-      if (!k.soft_sums(t, l.classes, inv_t, &sums)) return WHITTLE_NONFINITE;
-      k.mix(t, l.classes, inv_t, sums.max, static_cast<float>(l.mix[j] / mix_sum / sums.sum), j > 0, p.get());
+      if (!one.soft_sums(t, inv_t, &sums)) return WHITTLE_NONFINITE;
+      blocks(t.of.half, 0, l.classes, [&](int64_t at, int64_t n) {
+        k.mix(t.block(k, at, n), n, inv_t, sums.max, static_cast<float>(l.mix[j] / mix_sum / sums.sum), j > 0, p + at);
+        return true;
+      });
     }
-    const double gap = k.mix_grad(p.get(), s, l.classes, inv_t, own.max, static_cast<float>(log(own.sum)),
-                                  static_cast<float>(scales.soft * alpha * l.temperature), static_cast<float>(t2),
-                                  none && !l.labels ? l.losses + row * l.classes : nullptr, l.grad + row * l.classes);
-    return blend(l, k, row, alpha, t2 * (gap < 0 ? 0 : gap), inv_t == 1 ? &own : nullptr, scales, weight_sum, share);
+    double gap = 0;
+    float* terms = none && !l.labels ? l.losses + one.index * l.classes : nullptr;
+    blocks(one.student.of.half, 0, l.classes, [&](int64_t at, int64_t n) {
+      gap += k.mix_grad(p + at, one.student.block(k, at, n), n, inv_t, own.max, static_cast<float>(log(own.sum)),
+                        static_cast<float>(scales.soft * alpha * l.temperature), static_cast<float>(t2),
+                        terms ? terms + at : nullptr, one.grad + at);
+      return true;
+    });
+    return blend(l, one, alpha, t2 * (gap < 0 ? 0 : gap), inv_t == 1 ? &own : nullptr, scales, weight_sum, share);
   });
 }
 

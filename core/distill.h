@@ -78,6 +78,8 @@ struct DistillKernels {
   // element, whatever its place, so equal rows give equal results.
   void (*matmul64)(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b, int64_t b_row,
                    int64_t b_column, double* c, int64_t ldc, bool add);
+  // out[i] = the bfloat16 x[i], exactly
+  void (*widen)(const uint16_t* x, int64_t n, float* out);
   // p[k] += h*rs_i[k]*rs_ij
   void (*angle_row)(const AngleRow* row, int64_t n, double* p, AngleSums* sums);
 };
@@ -97,13 +99,19 @@ Tier distill_tier();
 // The numbers cross into lib/kernels/distill/call.ts and must not change.
 enum DistillReduction : int32_t { kDistillMean = 0, kDistillBatchMean = 1, kDistillSum = 2, kDistillNone = 3 };
 
+// Logits in float32 or bfloat16.
+struct Logits {
+  const void* data;
+  bool half;
+};
+
 // Losses over logits, [samples][classes] each; samples and classes at least 1. Fields that a loss does not use are
 // ignored. WHITTLE_NONFINITE: a NaN or infinite logit, or a loss beyond float32. WHITTLE_RANGE: a label that is neither
 // a class nor ignored. After a failure the outputs hold rubbish.
 struct LogitLoss {
   int64_t samples, classes;
-  const float* student;
-  const float* teacher;         // multi_teacher: [teachers][samples][classes]
+  Logits student;
+  Logits teacher;               // multi_teacher: [teachers][samples][classes]
   int64_t teachers;
   const float* mix;             // [teachers]
   const int32_t* labels;        // [samples], or null

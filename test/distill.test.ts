@@ -270,6 +270,53 @@ test('large rows and many samples agree with double precision', () => {
   }
 })
 
+describe('bfloat16 logits', () => {
+  const half = (t: Tensor<Float32Array>): [Tensor<Uint16Array>, Tensor<Float32Array>] => {
+    const data = new Uint16Array(new Uint32Array(Float32Array.from(t.data).buffer).map((b) => b >>> 16))
+    const wide = new Float32Array(Uint32Array.from(data, (b) => b << 16).buffer)
+    return [{ type: 'bfloat16', dims: t.dims, data }, { type: 'float32', dims: t.dims, data: wide }]
+  }
+  const same = (got: { loss: number | Tensor<Float32Array>; grad: Tensor<Float32Array> }, want: typeof got): void => {
+    close(values(got.loss), Array.from(values(want.loss)), 'loss', 1e-30, 1e-12)
+    expect(got.grad.type).toBe('float32')
+    close(got.grad.data, Array.from(want.grad.data), 'grad', 0, 0)
+  }
+
+  test('give what the same numbers give in float32, on either side or both', () => {
+    for (const [n, c] of [[2, 3], [3, 5000], [4, 2049]] as const) {
+      const [[s, ws], [t, wt], [u, wu]] = [half(f32([n, c], 9)), half(f32([n, c], 9)), half(f32([n, c], 9))]
+      const labels = labelsOf(n, c)
+      const classWeights = Float32Array.from({ length: c }, (_, i) => 0.5 + (i % 3))
+      const hard = { labels, classWeights, labelSmoothing: 0.1 }
+      for (const reduction of ['batchmean', 'none'] as const) {
+        same(crossEntropy(s, labels, { classWeights, labelSmoothing: 0.1 }), crossEntropy(ws, labels, { classWeights, labelSmoothing: 0.1 }))
+        for (const [a, b] of [[s, t], [ws, t], [s, wt]] as const) {
+          same(distill.kl(a, b, { temperature: 2, reduction }), distill.kl(ws, wt, { temperature: 2, reduction }))
+          same(distill.kl(a, b, { ...hard, reduction }), distill.kl(ws, wt, { ...hard, reduction }))
+          same(distill.js(a, b, { temperature: 2, reduction }), distill.js(ws, wt, { temperature: 2, reduction }))
+          same(distill.dkd(a, b, labels, { temperature: 2, reduction }), distill.dkd(ws, wt, labels, { temperature: 2, reduction }))
+        }
+        same(distill.multiTeacher(s, [t, u], { ...hard, reduction }), distill.multiTeacher(ws, [wt, wu], { ...hard, reduction }))
+        same(distill.multiTeacher(ws, [t, u], { reduction }), distill.multiTeacher(ws, [wt, wu], { reduction }))
+      }
+    }
+  })
+
+  test('come as bare arrays and asynchronously too, and bad ones are named', async () => {
+    const [[s, ws], [t, wt]] = [half(f32([2, 300], 3)), half(f32([2, 300], 3))]
+    same(distill.kl(s.data, t.data, { studentDims: [2, 300] }), distill.kl(ws, wt))
+    same(await distill.klAsync(s, t), distill.kl(ws, wt))
+    const bad = { ...t, data: t.data.slice() }
+    bad.data[7] = 0x7f80
+    expect(codeOf(() => distill.kl(s, bad))).toBe('ERR_RANGE teacher[7]')
+    bad.data[7] = 0xffc0
+    expect(codeOf(() => crossEntropy(bad, new Int32Array(2)))).toBe('ERR_RANGE logits[7]')
+    expect(codeOf(() => distill.multiTeacher(s, [t, wt]))).toBe('ERR_DTYPE teachers[1]')
+    expect(codeOf(() => distill.kl({ ...s, type: 'float16' }, t))).toBe('ERR_DTYPE student.type')
+    expect(codeOf(() => distill.feature(s as never, t as never))).toBe('ERR_DTYPE student.type')
+  })
+})
+
 test('asynchronous twins, thread counts and given memory change nothing', async () => {
   const [s, t, u] = [f32([70, 300], 5), f32([70, 300], 5), f32([70, 300], 5)]
   const labels = labelsOf(70, 300)

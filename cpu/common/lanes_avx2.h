@@ -1,5 +1,7 @@
 // Loads, tails and sums of vector_avx2.h, and vectors of doubles. AVX2 and FMA.
 #pragma once
+#include <stdint.h>
+
 #include "cpu/common/vector_avx2.h"
 
 #define VF_LANES 8
@@ -8,6 +10,9 @@ static inline __m256i v_first(int64_t n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 static inline vf v_load(const float* p) { return _mm256_loadu_ps(p); }
+static inline vf v_widen(const uint16_t* p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
+}
 static inline void v_store(float* p, vf v) { _mm256_storeu_ps(p, v); }
 // The first n < VF_LANES elements; the others are those of `fill`.
 static inline vf v_load_part(const float* p, int64_t n, vf fill) {

@@ -1,10 +1,15 @@
 // Loads, tails and sums of vector_avx512.h, and vectors of doubles. AVX-512 only.
 #pragma once
+#include <stdint.h>
+
 #include "cpu/common/vector_avx512.h"
 
 #define VF_LANES 16
 static inline __mmask16 v_first(int64_t n) { return (__mmask16)((1u << n) - 1); }
 static inline vf v_load(const float* p) { return _mm512_loadu_ps(p); }
+static inline vf v_widen(const uint16_t* p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
+}
 static inline void v_store(float* p, vf v) { _mm512_storeu_ps(p, v); }
 // The first n < VF_LANES elements; the others are those of `fill`.
 static inline vf v_load_part(const float* p, int64_t n, vf fill) { return _mm512_mask_loadu_ps(fill, v_first(n), p); }

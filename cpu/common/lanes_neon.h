@@ -1,9 +1,12 @@
 // Loads, tails and sums of vector_neon.h, and vectors of doubles. AArch64 only.
 #pragma once
+#include <stdint.h>
+
 #include "cpu/common/vector_neon.h"
 
 #define VF_LANES 4
 static inline vf v_load(const float* p) { return vld1q_f32(p); }
+static inline vf v_widen(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
 static inline void v_store(float* p, vf v) { vst1q_f32(p, v); }
 // The first n < VF_LANES elements; the others are those of `fill`.
 static inline vf v_load_part(const float* p, int64_t n, vf fill) {

@@ -153,5 +153,6 @@ static inline void install_simd(whittle::DistillKernels* t) {
   t->attention_map = attention_map_simd;
   t->attention_grad = attention_grad_simd;
   t->matmul64 = matmul64_simd;
+  t->widen = widen_simd;
   t->angle_row = angle_row_simd;
 }

@@ -5,6 +5,7 @@
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "core/distill.h"
 #include "cpu/common/vector_exp.h"
@@ -33,6 +34,15 @@ static inline vf v_log(vf x) {
 }
 
 static inline vf v_zero(void) { return v_set(0.0f); }
+
+static inline void widen_simd(const uint16_t* x, int64_t n, float* out) {
+  int64_t i = 0;
+  for (; i + VF_LANES <= n; i += VF_LANES) v_store(out + i, v_widen(x + i));
+  for (; i < n; i++) {
+    const uint32_t bits = (uint32_t)x[i] << 16;
+    memcpy(out + i, &bits, sizeof bits);
+  }
+}
 
 // The maximum of x[0..n) and *max; 0 * x is added up in *bad: NaN for what is not finite.
 static inline float block_top(const float* x, int64_t n, float max, vf* bad) {

@@ -2,6 +2,7 @@
 // Layout: rows are contiguous. Trick: none. Limit: none beyond memory.
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
 #define WHITTLE_ISA_FILE
 #include "core/distill.h"
@@ -164,6 +165,13 @@ void matmul64_scalar(int64_t m, int64_t n, int64_t k, const double* a, int64_t l
     }
 }
 
+void widen_scalar(const uint16_t* x, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; i++) {
+    const uint32_t bits = uint32_t(x[i]) << 16;
+    memcpy(out + i, &bits, sizeof bits);
+  }
+}
+
 void angle_row_scalar(const AngleRow* r, int64_t n, double* p, AngleSums* sums) {
   double loss = 0, cosine = 0, pull = 0;
   for (int64_t k = 0; k < n; k++) {
@@ -198,5 +206,6 @@ extern "C" void distill_install_scalar(whittle::DistillKernels* t) {
   t->attention_map = attention_map_scalar;
   t->attention_grad = attention_grad_scalar;
   t->matmul64 = matmul64_scalar;
+  t->widen = widen_scalar;
   t->angle_row = angle_row_scalar;
 }

@@ -3,6 +3,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
 #include <vector>
 
@@ -312,6 +313,21 @@ WHITTLE_CHECK(distill) {
       }
       k.matmul64(n, n, d, x.data(), d, x.data(), 1, d, g.data(), n, false);
       for (double v : g) h.expect(v == g[0], "%.17g and %.17g", v, g[0]);
+    });
+    h.row("widen", [&] {
+      Rng rng = h.rng();
+      for (int64_t n : sizes_around(16)) {
+        Guarded<uint16_t> x(n, rng.between(0, 7));
+        Guarded<float> y(n, rng.between(0, 15));
+        for (int64_t i = 0; i < n; i++) x[i] = static_cast<uint16_t>(rng.below(65536));
+        k.widen(x.data(), n, y.data());
+        for (int64_t i = 0; i < n; i++) {
+          uint32_t bits;
+          memcpy(&bits, y.data() + i, sizeof bits);
+          h.expect(bits == uint32_t(x[i]) << 16, "n %d [%d]: %x for %x", int(n), int(i), bits, x[i]);
+        }
+        h.expect(y.intact(), "wrote outside, n %d", int(n));
+      }
     });
     h.row("angle_row", [&] {
       Rng rng = h.rng();

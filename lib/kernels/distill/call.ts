@@ -1,7 +1,7 @@
 import { pin, pinOutput } from '../../async'
 import { WhittleError } from '../../errors'
 import { check, native } from '../../native'
-import { allocate, sizeOf, type Tensor, type TensorLike, type TypedArray } from '../../tensor'
+import { allocate, sizeOf, typedArrayName, type Tensor, type TensorLike, type TypedArray } from '../../tensor'
 import { fail, finite, integer, output, tensor } from '../../validate'
 
 type Call = (...args: (TypedArray | null)[]) => number
@@ -24,6 +24,12 @@ declare module '../../native' {
 /** A tensor, or a bare array with its dims in an option beside it. */
 export type Operand = TensorLike | Float32Array
 
+/** Logits: a float32 or bfloat16 tensor, or a bare array of them (`Uint16Array` holds bfloat16). */
+export type LogitOperand = TensorLike | Float32Array | Uint16Array
+
+/** @internal A checked tensor of logits. */
+export type LogitTensor = Tensor<Float32Array | Uint16Array>
+
 /** @internal Memory that a call writes: the caller's, or `fresh` from here. */
 export interface Output {
   readonly view: Float32Array
@@ -39,16 +45,21 @@ export interface Prepared<R> {
   readonly outputs: readonly (Output | null)[]
   readonly results: number
   /** Float inputs by name, searched for the culprit when the kernel meets a number that is not finite. */
-  readonly suspects: readonly (readonly [string, Float32Array])[]
+  readonly suspects: readonly (readonly [string, Float32Array | Uint16Array])[]
   readonly finish: (result: Float64Array, outputs: readonly Float32Array[]) => R
+}
+
+function numberAt(data: Float32Array | Uint16Array, at: number): number {
+  if (typedArrayName(data) !== 'Uint16Array') return data[at] as number
+  return new Float32Array(new Uint32Array([(data[at] as number) << 16]).buffer)[0] as number
 }
 
 function settle(status: number, p: Prepared<unknown>): void {
   const kNonFinite = 8
   if (status !== kNonFinite) return check(status, p.suspects[0]?.[0] ?? '')
   for (const [parameter, data] of p.suspects) {
-    const at = data.findIndex((x) => !Number.isFinite(x))
-    if (at >= 0) fail('ERR_RANGE', `${parameter}[${at}]`, 'a finite number', data[at])
+    const at = typedArrayName(data) === 'Uint16Array' ? data.findIndex((x) => (x & 0x7f80) === 0x7f80) : data.findIndex((x) => !Number.isFinite(x))
+    if (at >= 0) fail('ERR_RANGE', `${parameter}[${at}]`, 'a finite number', numberAt(data, at))
   }
   const parameter = p.suspects[0]?.[0] ?? ''
   throw new WhittleError('ERR_RANGE', parameter, `${parameter}: the loss is beyond the range of float32`)
@@ -76,12 +87,20 @@ export async function runAsync<R>(p: Prepared<R>): Promise<R> {
 
 const kFloat = ['float32'] as const
 
-/** @internal A float32 tensor with at least `rank` dimensions, none of them 0. */
-export function floats(value: unknown, parameter: string, rank: number, dims?: unknown): Tensor<Float32Array> {
-  const t = tensor(value, parameter, kFloat, dims) as Tensor<Float32Array>
+function withRank<T extends Tensor>(t: T, parameter: string, rank: number): T {
   if (t.dims.length < rank) fail('ERR_SHAPE', parameter, `at least ${rank} dimension${rank > 1 ? 's' : ''}`, shown(t.dims))
   if (t.data.length === 0) fail('ERR_SHAPE', parameter, 'no dimension of 0', shown(t.dims))
   return t
+}
+
+/** @internal A float32 tensor with at least `rank` dimensions, none of them 0. */
+export function floats(value: unknown, parameter: string, rank: number, dims?: unknown): Tensor<Float32Array> {
+  return withRank(tensor(value, parameter, kFloat, dims) as Tensor<Float32Array>, parameter, rank)
+}
+
+/** @internal The same in float32 or bfloat16. */
+export function logitsOf(value: unknown, parameter: string, rank: number, dims?: unknown): LogitTensor {
+  return withRank(tensor(value, parameter, ['float32', 'bfloat16'], dims) as LogitTensor, parameter, rank)
 }
 
 /** @internal Dims as a user writes them, for messages. */

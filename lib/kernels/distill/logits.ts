@@ -1,10 +1,10 @@
 import { WhittleError } from '../../errors'
-import { sizeOf, type Tensor, type TensorLike } from '../../tensor'
+import { allocate, sizeOf, type Tensor, type TensorLike } from '../../tensor'
 import { fail, finite, integer, oneOf, options } from '../../validate'
 import {
   classLabels,
   f32,
-  floats,
+  logitsOf,
   nonNegative,
   outputOf,
   run,
@@ -13,6 +13,8 @@ import {
   shown,
   temperatureOf,
   threadsOf,
+  type LogitOperand,
+  type LogitTensor,
   type Operand,
   type Output,
   type Prepared,
@@ -25,7 +27,10 @@ import {
  */
 export type Reduction = 'mean' | 'batchmean' | 'sum' | 'none'
 
-/** A loss and its gradient with respect to the student (its dims), float32. */
+/**
+ * A loss and its gradient with respect to the student (its dims). Both are float32 for bfloat16 logits too: the arithmetic
+ * has those digits, and rounding them away is the caller's choice.
+ */
 export interface Loss<R extends string = 'mean'> {
   readonly loss: R extends 'none' ? Tensor<Float32Array> : number
   readonly grad: Tensor<Float32Array>
@@ -123,7 +128,7 @@ interface AnyDkdLoss extends AnyLoss {
 
 /** Everything that the numbers of a call (binding/distill.cpp) and its result need. */
 interface Setup {
-  readonly student: Tensor<Float32Array>
+  readonly student: LogitTensor
   readonly temperature?: number
   readonly alpha?: number
   readonly beta?: number
@@ -131,7 +136,9 @@ interface Setup {
   readonly ignore?: number | undefined
   readonly reduction: (typeof kReductions)[number]
   readonly teachers?: number
-  readonly teacher?: Float32Array
+  readonly teacher?: Float32Array | Uint16Array
+  /** The teacher's logits are bfloat16. */
+  readonly teacherHalf?: boolean
   readonly mix?: Float32Array | null
   readonly labels?: Int32Array | null
   readonly weights?: Float32Array | null
@@ -140,7 +147,7 @@ interface Setup {
   readonly options: Partial<Record<'out' | 'outLoss' | 'threads', unknown>>
 }
 
-function lossOf(name: Prepared<unknown>['name'], s: Setup, suspects: readonly (readonly [string, Float32Array])[]): Prepared<AnyLoss> {
+function lossOf(name: Prepared<unknown>['name'], s: Setup, suspects: Prepared<unknown>['suspects']): Prepared<AnyLoss> {
   const dims = s.student.dims
   const classes = dims[dims.length - 1] as number
   const samples = sizeOf(dims) / classes
@@ -157,6 +164,7 @@ function lossOf(name: Prepared<unknown>['name'], s: Setup, suspects: readonly (r
     numbers: [
       samples, classes, s.teachers ?? 1, s.ignore === undefined ? 0 : 1, s.ignore ?? 0, s.temperature ?? 1, s.alpha ?? 1,
       s.beta ?? 0, s.smoothing ?? 0, kReductions.indexOf(s.reduction), threadsOf(s.options.threads), losses ? losses.view.length : 0,
+      s.student.type === 'bfloat16' ? 1 : 0, s.teacherHalf ? 1 : 0,
     ], // prettier-ignore
     inputs,
     outputs: [grad, losses],
@@ -182,7 +190,7 @@ function hardOf(o: Partial<Record<(typeof kHard)[number], unknown>>, classes: nu
 
 function prepareCrossEntropy(logits: unknown, labels: unknown, given: unknown): Prepared<AnyLoss> {
   const o = options(given, 'options', kCrossEntropy)
-  const student = floats(logits, 'logits', 1, o.logitsDims)
+  const student = logitsOf(logits, 'logits', 1, o.logitsDims)
   const classes = student.dims[student.dims.length - 1] as number
   const reduction = o.reduction === undefined ? 'mean' : oneOf(o.reduction, 'reduction', ['mean', 'sum', 'none'] as const)
   const ignore = ignoreOf(o.ignoreIndex)
@@ -205,31 +213,31 @@ function mixed(o: Partial<Record<(typeof kKl)[number], unknown>>, samples: numbe
 }
 
 function pair(studentValue: unknown, teacherValue: unknown, o: { studentDims?: unknown; teacherDims?: unknown }) {
-  const student = floats(studentValue, 'student', 1, o.studentDims)
-  const teacher = floats(teacherValue, 'teacher', 1, o.teacherDims ?? o.studentDims)
+  const student = logitsOf(studentValue, 'student', 1, o.studentDims)
+  const teacher = logitsOf(teacherValue, 'teacher', 1, o.teacherDims ?? o.studentDims)
   sameDims(student.dims, teacher.dims, 'teacher')
   const classes = student.dims[student.dims.length - 1] as number
-  return { student, teacher, classes, samples: student.data.length / classes }
+  return { student, teacher, teacherHalf: teacher.type === 'bfloat16', classes, samples: student.data.length / classes }
 }
 
 function prepareKl(studentValue: unknown, teacherValue: unknown, given: unknown): Prepared<AnyLoss> {
   const o = options(given, 'options', kKl)
-  const { student, teacher, classes, samples } = pair(studentValue, teacherValue, o)
-  const setup = { student, teacher: teacher.data, ...mixed(o, samples, classes), options: o }
+  const { student, teacher, teacherHalf, classes, samples } = pair(studentValue, teacherValue, o)
+  const setup = { student, teacher: teacher.data, teacherHalf, ...mixed(o, samples, classes), options: o }
   return lossOf('distillKl', setup, [['student', student.data], ['teacher', teacher.data]])
 }
 
 function prepareJs(studentValue: unknown, teacherValue: unknown, given: unknown): Prepared<AnyLoss> {
   const o = options(given, 'options', kSoft)
-  const { student, teacher } = pair(studentValue, teacherValue, o)
+  const { student, teacher, teacherHalf } = pair(studentValue, teacherValue, o)
   const reduction = o.reduction === undefined ? 'batchmean' : oneOf(o.reduction, 'reduction', kReductions)
-  const setup = { student, teacher: teacher.data, reduction, temperature: temperatureOf(o.temperature), options: o }
+  const setup = { student, teacher: teacher.data, teacherHalf, reduction, temperature: temperatureOf(o.temperature), options: o }
   return lossOf('distillJs', setup, [['student', student.data], ['teacher', teacher.data]])
 }
 
 function prepareDkd(studentValue: unknown, teacherValue: unknown, labels: unknown, given: unknown): Prepared<AnyDkdLoss> {
   const o = options(given, 'options', kDkd)
-  const { student, teacher, classes, samples } = pair(studentValue, teacherValue, o)
+  const { student, teacher, teacherHalf, classes, samples } = pair(studentValue, teacherValue, o)
   if (classes < 2) fail('ERR_SHAPE', 'student', 'at least 2 classes, a target and others', shown(student.dims))
   const ignore = ignoreOf(o.ignoreIndex)
   const p = lossOf(
@@ -237,6 +245,7 @@ function prepareDkd(studentValue: unknown, teacherValue: unknown, labels: unknow
     {
       student,
       teacher: teacher.data,
+      teacherHalf,
       reduction: o.reduction === undefined ? 'batchmean' : oneOf(o.reduction, 'reduction', kReductions),
       temperature: temperatureOf(o.temperature),
       alpha: o.alpha === undefined ? 1 : finite(o.alpha, 'alpha', 0, 1e6),
@@ -253,33 +262,35 @@ function prepareDkd(studentValue: unknown, teacherValue: unknown, labels: unknow
   }
 }
 
-/** [K, ...student.dims] in one array: as given, or copied together from a list. */
-function stacked(value: unknown, student: Tensor<Float32Array>, dims: unknown): { data: Float32Array; count: number } {
+/** [K, ...student.dims] in one array: as given, or copied together from a list whose members have one type. */
+function stacked(value: unknown, student: LogitTensor, dims: unknown): { teacher: Float32Array | Uint16Array; teacherHalf: boolean; teachers: number } {
   if (Array.isArray(value)) {
     const list: unknown[] = value
     if (list.length === 0) fail('ERR_SHAPE', 'teachers', 'at least one teacher', value)
-    const data = new Float32Array(list.length * student.data.length)
-    list.forEach((one, k) => {
-      const t = floats(one, `teachers[${k}]`, 1, dims ?? student.dims)
+    const each = list.map((one, k) => logitsOf(one, `teachers[${k}]`, 1, dims ?? student.dims))
+    const type = (each[0] as LogitTensor).type as 'float32' | 'bfloat16'
+    const teacher = allocate(type, list.length * student.data.length, 'teachers') as Float32Array | Uint16Array
+    each.forEach((t, k) => {
       sameDims(student.dims, t.dims, `teachers[${k}]`)
-      data.set(t.data, k * student.data.length)
+      if (t.type !== type) fail('ERR_DTYPE', `teachers[${k}]`, `${type}, as the first teacher`, t.type)
+      teacher.set(t.data, k * student.data.length)
     })
-    return { data, count: list.length }
+    return { teacher, teacherHalf: type === 'bfloat16', teachers: list.length }
   }
-  const t = floats(value, 'teachers', 2, dims)
+  const t = logitsOf(value, 'teachers', 2, dims)
   sameDims(student.dims, t.dims.slice(1), 'teachers')
-  return { data: t.data, count: t.dims[0] as number }
+  return { teacher: t.data, teacherHalf: t.type === 'bfloat16', teachers: t.dims[0] as number }
 }
 
 function prepareMultiTeacher(studentValue: unknown, teachers: unknown, given: unknown): Prepared<AnyLoss> {
   const o = options(given, 'options', kMultiTeacher)
-  const student = floats(studentValue, 'student', 1, o.studentDims)
+  const student = logitsOf(studentValue, 'student', 1, o.studentDims)
   const classes = student.dims[student.dims.length - 1] as number
-  const { data, count } = stacked(teachers, student, o.teacherDims)
-  const mix = o.weights === undefined ? new Float32Array(count).fill(1) : nonNegative(o.weights, 'weights', count, 'teacher')
+  const all = stacked(teachers, student, o.teacherDims)
+  const mix = o.weights === undefined ? new Float32Array(all.teachers).fill(1) : nonNegative(o.weights, 'weights', all.teachers, 'teacher')
   if (!mix.some((w) => w > 0)) fail('ERR_RANGE', 'weights', 'at least one above 0', o.weights)
-  const setup = { student, teacher: data, teachers: count, mix, ...mixed(o, student.data.length / classes, classes), options: o }
-  return lossOf('distillMultiTeacher', setup, [['student', student.data], ['teachers', data]])
+  const setup = { student, ...all, mix, ...mixed(o, student.data.length / classes, classes), options: o }
+  return lossOf('distillMultiTeacher', setup, [['student', student.data], ['teachers', all.teacher]])
 }
 
 /**
@@ -287,7 +298,7 @@ function prepareMultiTeacher(studentValue: unknown, teachers: unknown, given: un
  *
  * Exact on extreme logits: the maximum is subtracted before anything else. If every sample is ignored the loss is 0.
  *
- * @param logits float32 […, classes], or a Float32Array with `logitsDims` (one sample without)
+ * @param logits float32 or bfloat16 […, classes], or a bare array with `logitsDims` (one sample without)
  * @param labels one class for each sample
  * @throws {WhittleError} `ERR_SHAPE`, `ERR_DTYPE`, `ERR_RANGE` (a label out of range, a NaN or infinite logit, a loss
  * beyond float32, options), `ERR_HANDLE` for a detached buffer. After an error `out` holds unspecified numbers.
@@ -295,13 +306,13 @@ function prepareMultiTeacher(studentValue: unknown, teachers: unknown, given: un
  * const logits = { type: 'float32', dims: [2, 3], data: new Float32Array([2, 1, 0, 0, 3, 0]) }
  * const { loss, grad } = crossEntropy(logits, new Int32Array([0, 1]), { labelSmoothing: 0.1 })
  */
-export function crossEntropy<R extends 'mean' | 'sum' | 'none' = 'mean'>(logits: Operand, labels: Labels, options?: CrossEntropyOptions<R>): Loss<R> {
+export function crossEntropy<R extends 'mean' | 'sum' | 'none' = 'mean'>(logits: LogitOperand, labels: Labels, options?: CrossEntropyOptions<R>): Loss<R> {
   return run(prepareCrossEntropy(logits, labels, options)) as Loss<R>
 }
 
 /** {@link crossEntropy} off the JavaScript thread; inputs must not be written until the promise settles. */
 export async function crossEntropyAsync<R extends 'mean' | 'sum' | 'none' = 'mean'>(
-  logits: Operand,
+  logits: LogitOperand,
   labels: Labels,
   options?: CrossEntropyOptions<R>,
 ): Promise<Loss<R>> {
@@ -315,18 +326,18 @@ export async function crossEntropyAsync<R extends 'mean' | 'sum' | 'none' = 'mea
  * `reduction: 'none'` keeps the samples × classes terms (`student`'s dims); with labels one value for each sample. With
  * `classWeights` the two parts have means of their own: the cross-entropy divides by the sum of weights.
  *
- * @param student float32 logits […, classes], or a Float32Array with `studentDims`
- * @param teacher logits of the same dims
+ * @param student float32 or bfloat16 logits […, classes], or a bare array with `studentDims`
+ * @param teacher logits of the same dims, float32 or bfloat16 whatever the student's
  * @throws as {@link crossEntropy}; `ERR_RANGE` too for a temperature that is not above 0 or an alpha outside [0, 1]
  * @example
  * const { loss, grad } = distill.kl(student, teacher, { temperature: 4, labels, alpha: 0.9 })
  */
-export function kl<R extends Reduction = 'batchmean'>(student: Operand, teacher: Operand, options?: KlOptions<R>): Loss<R> {
+export function kl<R extends Reduction = 'batchmean'>(student: LogitOperand, teacher: LogitOperand, options?: KlOptions<R>): Loss<R> {
   return run(prepareKl(student, teacher, options)) as Loss<R>
 }
 
 /** {@link kl} off the JavaScript thread; inputs must not be written until the promise settles. */
-export async function klAsync<R extends Reduction = 'batchmean'>(student: Operand, teacher: Operand, options?: KlOptions<R>): Promise<Loss<R>> {
+export async function klAsync<R extends Reduction = 'batchmean'>(student: LogitOperand, teacher: LogitOperand, options?: KlOptions<R>): Promise<Loss<R>> {
   return (await runAsync(prepareKl(student, teacher, options))) as Loss<R>
 }
 
@@ -338,12 +349,12 @@ export async function klAsync<R extends Reduction = 'batchmean'>(student: Operan
  * @example
  * const { loss, grad } = distill.js(student, teacher, { temperature: 2 })
  */
-export function js<R extends Reduction = 'batchmean'>(student: Operand, teacher: Operand, options?: JsOptions<R>): Loss<R> {
+export function js<R extends Reduction = 'batchmean'>(student: LogitOperand, teacher: LogitOperand, options?: JsOptions<R>): Loss<R> {
   return run(prepareJs(student, teacher, options)) as Loss<R>
 }
 
 /** {@link js} off the JavaScript thread; inputs must not be written until the promise settles. */
-export async function jsAsync<R extends Reduction = 'batchmean'>(student: Operand, teacher: Operand, options?: JsOptions<R>): Promise<Loss<R>> {
+export async function jsAsync<R extends Reduction = 'batchmean'>(student: LogitOperand, teacher: LogitOperand, options?: JsOptions<R>): Promise<Loss<R>> {
   return (await runAsync(prepareJs(student, teacher, options))) as Loss<R>
 }
 
@@ -357,14 +368,14 @@ export async function jsAsync<R extends Reduction = 'batchmean'>(student: Operan
  * @example
  * const { loss, grad, target, nonTarget } = distill.dkd(student, teacher, labels, { temperature: 4, beta: 2 })
  */
-export function dkd<R extends Reduction = 'batchmean'>(student: Operand, teacher: Operand, labels: Labels, options?: DkdOptions<R>): DkdLoss<R> {
+export function dkd<R extends Reduction = 'batchmean'>(student: LogitOperand, teacher: LogitOperand, labels: Labels, options?: DkdOptions<R>): DkdLoss<R> {
   return run(prepareDkd(student, teacher, labels, options)) as DkdLoss<R>
 }
 
 /** {@link dkd} off the JavaScript thread; inputs must not be written until the promise settles. */
 export async function dkdAsync<R extends Reduction = 'batchmean'>(
-  student: Operand,
-  teacher: Operand,
+  student: LogitOperand,
+  teacher: LogitOperand,
   labels: Labels,
   options?: DkdOptions<R>,
 ): Promise<DkdLoss<R>> {
@@ -380,8 +391,8 @@ export async function dkdAsync<R extends Reduction = 'batchmean'>(
  * const { loss, grad } = distill.multiTeacher(student, [a, b], { temperature: 4, weights: new Float32Array([2, 1]) })
  */
 export function multiTeacher<R extends Reduction = 'batchmean'>(
-  student: Operand,
-  teachers: Operand | readonly Operand[],
+  student: LogitOperand,
+  teachers: LogitOperand | readonly LogitOperand[],
   options?: MultiTeacherOptions<R>,
 ): Loss<R> {
   return run(prepareMultiTeacher(student, teachers, options)) as Loss<R>
@@ -389,8 +400,8 @@ export function multiTeacher<R extends Reduction = 'batchmean'>(
 
 /** {@link multiTeacher} off the JavaScript thread; inputs must not be written until the promise settles. */
 export async function multiTeacherAsync<R extends Reduction = 'batchmean'>(
-  student: Operand,
-  teachers: Operand | readonly Operand[],
+  student: LogitOperand,
+  teachers: LogitOperand | readonly LogitOperand[],
   options?: MultiTeacherOptions<R>,
 ): Promise<Loss<R>> {
   return (await runAsync(prepareMultiTeacher(student, teachers, options))) as Loss<R>
