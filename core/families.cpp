@@ -4,6 +4,7 @@
 #include "core/gemm_int8.h"
 #include "core/quantize.h"
 #include "core/select.h"
+#include "core/svd.h"
 #include "core/variants.h"
 
 namespace whittle {
@@ -15,6 +16,7 @@ int families(const FamilyInfo** out) {
       {"quantize", quantize_tier()},
       {"select", select_tier()},
       {"gemm_int8", gemm_int8_tier()},
+      {"svd", svd_tier()},
   };
   *out = rows;
   return static_cast<int>(sizeof rows / sizeof rows[0]);
