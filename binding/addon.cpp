@@ -9,6 +9,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
     return exports;
   }
   whittle::init_system(env, exports);
+  whittle::init_codebook(env, exports);
   whittle::init_distill(env, exports);
   whittle::init_gemm(env, exports);
   whittle::init_select(env, exports);

@@ -1,4 +1,5 @@
 // The list of kernel families; a new family adds its line here.
+#include "core/codebook.h"
 #include "core/distill.h"
 #include "core/gemm.h"
 #include "core/gemm_int8.h"
@@ -11,6 +12,7 @@ namespace whittle {
 
 int families(const FamilyInfo** out) {
   static const FamilyInfo rows[] = {
+      {"codebook", codebook_tier()},
       {"distill", distill_tier()},
       {"gemm", gemm_tier()},
       {"quantize", quantize_tier()},

@@ -47,3 +47,20 @@ export {
   type GemmInt8Options,
   type PackInt8Options,
 } from './gemm_int8'
+export {
+  codebookDecode,
+  codebookDecodeAsync,
+  codebookEncode,
+  codebookEncodeAsync,
+  codebookGradient,
+  codebookGradientAsync,
+  kmeans,
+  kmeansAsync,
+  type Codebook,
+  type CodebookDecodeOptions,
+  type CodebookEncoded,
+  type CodebookEncodeOptions,
+  type CodebookIndices,
+  type KmeansInit,
+  type KmeansOptions,
+} from './codebook'

@@ -97,6 +97,34 @@ if (w.packInt8Async) {
   }
 }
 
+const bytes = (x) => new Uint8Array(x.buffer, x.byteOffset, x.length)
+const levels = Float32Array.from({ length: 256 }, (_, i) => i / 40 - 3.2)
+if (w.kmeansAsync) {
+  const o = { clusters: 16, iterations: 5 }
+  calls.kmeans = {
+    async: (x, out) => w.kmeansAsync(x, { ...o, out }),
+    sync: (x) => w.kmeans(x, o),
+    out: (n) => [Uint8Array, n],
+    size: (n) => n * 2,
+  }
+  calls.codebookEncode = {
+    async: (x, out) => w.codebookEncodeAsync(x, levels, { out }),
+    sync: (x) => w.codebookEncode(x, levels),
+    out: (n) => [Uint8Array, n],
+    size: (n) => n * 2,
+  }
+  calls.codebookDecode = {
+    async: (x, out) => w.codebookDecodeAsync(bytes(x), levels, { out }),
+    sync: (x) => w.codebookDecode(bytes(x), levels),
+    out: (n) => [Float32Array, n],
+    size: (n) => n * 2,
+  }
+  calls.codebookGradient = {
+    async: (x) => w.codebookGradientAsync(x, new Uint8Array(x.length).fill(3), 5),
+    sync: (x) => w.codebookGradient(x, new Uint8Array(x.length).fill(3), 5),
+  }
+}
+
 function rows(x) {
   return { type: 'float32', dims: [x.length / 50, 50], data: x }
 }
@@ -118,7 +146,7 @@ function maskOf(n) {
 }
 
 const data = (r) =>
-  typeof r === 'number' ? [r] : (r.data ?? r.grad?.data ?? r.grads?.[0]?.data ?? r.y?.data ?? missing(Object.keys(r)))
+  typeof r === 'number' ? [r] : (r.data ?? r.indices?.data ?? r.grad?.data ?? r.grads?.[0]?.data ?? r.y?.data ?? missing(Object.keys(r)))
 const same = (a, b) => data(a).length === data(b).length && data(a).every((v, i) => Object.is(v, data(b)[i]))
 
 // What JavaScript does to a buffer while the call is in flight; answers what it achieved.
