@@ -171,4 +171,44 @@ function caseOf(job: Job): Case {
   }
 }
 
-export const cases: readonly Case[] = kJobs.map(caseOf)
+// Fused linear layers and KL; torch holds both logit tensors. `weights` asks for the weight's gradient too.
+function linearCase(n: number, classes: number, size: number, weights: boolean): Case {
+  return {
+    case: `f32linearkl${weights ? 'weights' : ''}_${n}x${classes}x${size}`,
+    prepare: async (bench: Bench): Promise<Prepared> => {
+      const make = (rows: number, scale: number): Tensor<Float32Array> => ({ type: 'float32', dims: [rows, size], data: bench.normal(rows * size, scale) })
+      const [hs, ws, ht, wt] = [make(n, 1), make(classes, 0.1), make(n, 1), make(classes, 0.1)]
+      const out = new Float32Array(n * size)
+      const outWeight = weights ? new Float32Array(classes * size) : out
+      const inputs = { a: hs, b: ws, c: ht, d: wt }
+      const torch = bench.rival('torch', {
+        inputs: Object.fromEntries(Object.entries(inputs).map(([name, t]) => [name, { data: t.data, dims: [...t.dims] }])),
+        setup:
+          'import torch.nn.functional as F\nhs = torch.from_numpy(a).requires_grad_(True)\nht = torch.from_numpy(c)\n' +
+          `ws = torch.from_numpy(b)${weights ? '.requires_grad_(True)' : ''}\nwt = torch.from_numpy(d)\n`,
+        op:
+          'with torch.enable_grad():\n    hs.grad = None\n    ws.grad = None\n' +
+          "    loss = F.kl_div(F.log_softmax(hs @ ws.t(), 1), F.softmax(ht @ wt.t(), 1), reduction='batchmean')\n    loss.backward()",
+        result: 'hs.grad.detach().numpy()',
+      })
+      const student = { hidden: hs, weight: ws }
+      const teacher = { hidden: ht, weight: wt }
+      return {
+        ours: () =>
+          weights ? distill.linearKl(student, teacher, { out, outWeight, gradWeight: true }) : distill.linearKl(student, teacher, { out }),
+        result: () => out,
+        rivals: [torch],
+        check: close({ atol: 1e-7, rtol: 2e-3 }),
+        bound: bench.dram({ read: 8 * classes * size, write: weights ? 4 * classes * size : 0 }),
+      }
+    },
+  }
+}
+
+export const cases: readonly Case[] = [
+  ...kJobs.map(caseOf),
+  linearCase(8, 128256, 256, false),
+  linearCase(8, 128256, 256, true),
+  linearCase(256, 32000, 256, false),
+  linearCase(256, 32000, 256, true),
+]

@@ -8,6 +8,7 @@
 #include <memory>
 #include <new>
 
+#include "core/distill_logits.h"
 #include "core/scratch.h"
 #include "core/threads.h"
 
@@ -35,25 +36,6 @@ const Resolved<DistillKernels>& resolved() {
 
 constexpr int64_t kChunk = 16384;  // elements that are worth a thread's attention
 constexpr int64_t kBlock = 2048;   // bfloat16 logits are widened this many at a time
-
-// A row of logits as floats: itself, or widened block by block into `room`.
-struct Row {
-  Logits of;
-  int64_t start;
-  float* room;
-  // Elements [at, at + n); valid until the next call. n <= kBlock for bfloat16.
-  const float* block(const DistillKernels& k, int64_t at, int64_t n) const {
-    if (!of.half) return static_cast<const float*>(of.data) + start + at;
-    k.widen(static_cast<const uint16_t*>(of.data) + start + at, n, room);
-    return room;
-  }
-  float element(const DistillKernels& k, int64_t at) const {
-    if (!of.half) return static_cast<const float*>(of.data)[start + at];
-    float x;
-    k.widen(static_cast<const uint16_t*>(of.data) + start + at, 1, &x);
-    return x;
-  }
-};
 
 // body(at, n) over [begin, end): in one go where the rows are floats. False as soon as a body answers false.
 template <class Body>
@@ -88,32 +70,6 @@ struct Sample {
     });
   }
 };
-
-// What the reduction makes of one sample's terms.
-struct Scales {
-  double hard, soft;  // of w_y*CE and of the divergence
-};
-
-bool ignored(const LogitLoss& l, int64_t row) { return l.labels && l.has_ignore && l.labels[row] == l.ignore; }
-
-// Checks the labels and answers the factors; nothing to average gives factors of 0.
-WhittleStatus reduce(const LogitLoss& l, Scales* scales) {
-  double weight = 0, count = static_cast<double>(l.samples);
-  if (l.labels) {
-    count = 0;
-    for (int64_t i = 0; i < l.samples; i++) {
-      if (ignored(l, i)) continue;
-      if (l.labels[i] < 0 || l.labels[i] >= l.classes) return WHITTLE_RANGE;
-      count++;
-      weight += l.class_weights ? l.class_weights[l.labels[i]] : 1.0;
-    }
-  }
-  const bool mean = l.reduction == kDistillMean || l.reduction == kDistillBatchMean;
-  if (l.reduction == kDistillMean && !l.labels) count *= static_cast<double>(l.classes);
-  scales->hard = !mean ? 1 : weight > 0 ? 1 / weight : 0;
-  scales->soft = !mean ? 1 : count > 0 ? 1 / count : 0;
-  return WHITTLE_OK;
-}
 
 // Runs body(sample, out) for every sample that counts, out[0..2) being its share of the results; then adds the shares up
 // in the order of the samples, so that the thread count does not show.
@@ -174,15 +130,6 @@ double hard_loss(const LogitLoss& l, const Sample& one, const SoftSums& sums, do
   return loss;
 }
 
-double total_weight(const LogitLoss& l) {
-  if (!l.class_weights) return static_cast<double>(l.classes);
-  double sum = 0;
-  for (int64_t c = 0; c < l.classes; c++) sum += l.class_weights[c];
-  return sum;
-}
-
-const SoftSums kEmpty = {-FLT_MAX, 0};
-
 }  // namespace
 
 const DistillKernels& distill_kernels() { return resolved().table; }
@@ -194,7 +141,7 @@ WhittleStatus distill_cross_entropy(const LogitLoss& l) {
   const double weight_sum = total_weight(l);
   if (l.reduction == kDistillNone) memset(l.losses, 0, static_cast<size_t>(l.samples) * sizeof(float));
   return each_row(l, [&](const Sample& one, double* share) {
-    SoftSums sums = kEmpty;
+    SoftSums sums = kNoSums;
     if (!one.soft_sums(one.student, 1, &sums)) return WHITTLE_NONFINITE;
     const double loss = hard_loss(l, one, sums, weight_sum, scales.hard, false);
     if (l.reduction == kDistillNone) l.losses[one.index] = static_cast<float>(loss);
@@ -210,7 +157,7 @@ WhittleStatus blend(const LogitLoss& l, const Sample& one, double alpha, double 
                     const Scales& scales, double weight_sum, double* share) {
   double hard = 0;
   if (l.labels && alpha < 1) {
-    SoftSums sums = kEmpty;
+    SoftSums sums = kNoSums;
     if (at_one) sums = *at_one;
     else if (!one.soft_sums(one.student, 1, &sums)) return WHITTLE_NONFINITE;
     hard = (1 - alpha) * hard_loss(l, one, sums, weight_sum, (1 - alpha) * scales.hard, true);
@@ -256,7 +203,7 @@ WhittleStatus distill_js(const LogitLoss& l) {
   const float inv_t = static_cast<float>(1 / l.temperature);
   return each_row(l, [&](const Sample& one, double* share) {
     const DistillKernels& k = one.k;
-    SoftSums a = kEmpty, b = kEmpty;
+    SoftSums a = kNoSums, b = kNoSums;
     if (!one.soft_sums(one.student, inv_t, &a) || !one.soft_sums(one.teacher, inv_t, &b)) return WHITTLE_NONFINITE;
     const float s_scale = static_cast<float>(1 / a.sum), t_scale = static_cast<float>(1 / b.sum);
     double q_log = 0, p_log = 0;
@@ -340,11 +287,11 @@ WhittleStatus distill_multi_teacher(const LogitLoss& l) {
     float* p = static_cast<float*>(room.take(l.classes * static_cast<int64_t>(sizeof(float))));
     if (!p) return WHITTLE_OUT_OF_MEMORY;
     const DistillKernels& k = one.k;
-    SoftSums own = kEmpty;
+    SoftSums own = kNoSums;
     if (!one.soft_sums(one.student, inv_t, &own)) return WHITTLE_NONFINITE;
     for (int64_t j = 0; j < l.teachers; j++) {
       const Row t = {l.teacher, (j * l.samples + one.index) * l.classes, one.teacher.room};
-      SoftSums sums = kEmpty;
+      SoftSums sums = kNoSums;
       if (!one.soft_sums(t, inv_t, &sums)) return WHITTLE_NONFINITE;
       blocks(t.of.half, 0, l.classes, [&](int64_t at, int64_t n) {
         k.mix(t.block(k, at, n), n, inv_t, sums.max, static_cast<float>(l.mix[j] / mix_sum / sums.sum), j > 0, p + at);

@@ -135,6 +135,25 @@ WhittleStatus distill_js(const LogitLoss& l);
 WhittleStatus distill_dkd(const LogitLoss& l);
 WhittleStatus distill_multi_teacher(const LogitLoss& l);
 
+// kl of logits that are never held as a whole: student = hidden*weightT + bias, the teacher likewise or given. Scratch is
+// a few [256 samples][2048 classes] blocks at most, less for few samples. The gradient of the weights needs a second
+// pass over the vocabulary. In `loss` student and teacher are ignored but for given teacher logits; grad is
+// [samples][student_size]; reduction none answers one loss a sample.
+struct Head {
+  int64_t size;
+  const float* hidden;          // [samples][size]
+  const float* weight;          // [classes][size]
+  const float* bias;            // [classes], or null
+};
+struct LinearLoss {
+  LogitLoss loss;
+  Head student;
+  Head teacher;                 // hidden null: loss.teacher holds its logits
+  float* grad_weight;           // or null
+  float* grad_bias;             // or null
+};
+WhittleStatus distill_linear_kl(const LinearLoss& l);
+
 // mean((r(s) - t)^2); with a regressor [teacher_channels][student_channels] applied to [batch][channels][positions],
 // without one over batch*channels*positions elements (student_channels == teacher_channels).
 struct FeatureLoss {

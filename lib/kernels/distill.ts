@@ -1,4 +1,5 @@
 import * as features from './distill/features'
+import * as linear from './distill/linear'
 import * as logits from './distill/logits'
 
 export { crossEntropy, crossEntropyAsync } from './distill/logits'
@@ -13,6 +14,7 @@ export type {
   MultiTeacherOptions,
   Reduction,
 } from './distill/logits'
+export type { GivenLogits, LinearHead, LinearKlLoss, LinearKlOptions } from './distill/linear'
 export type {
   AttentionOptions,
   CorrelationOptions,
@@ -32,6 +34,8 @@ export type {
 export const distill = {
   kl: logits.kl,
   klAsync: logits.klAsync,
+  linearKl: linear.linearKl,
+  linearKlAsync: linear.linearKlAsync,
   js: logits.js,
   jsAsync: logits.jsAsync,
   dkd: logits.dkd,

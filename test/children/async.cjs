@@ -73,6 +73,11 @@ for (const name of ['kl', 'js', 'feature'])
       async: (x) => w.distill[`${name}Async`](rows(x), teacher(x.length)),
       sync: (x) => w.distill[name](rows(x), teacher(x.length)),
     }
+if (w.distill?.linearKlAsync)
+  calls['distill.linearKl'] = {
+    async: (x) => w.distill.linearKlAsync({ hidden: rows(x), weight: head() }, { logits: logits(x) }),
+    sync: (x) => w.distill.linearKl({ hidden: rows(x), weight: head() }, { logits: logits(x) }),
+  }
 if (w.crossEntropyAsync)
   calls.crossEntropy = {
     async: (x) => w.crossEntropyAsync(rows(x), new Int32Array(x.length / 50)),
@@ -127,6 +132,14 @@ if (w.kmeansAsync) {
 
 function rows(x) {
   return { type: 'float32', dims: [x.length / 50, 50], data: x }
+}
+
+function head() {
+  return { type: 'float32', dims: [20, 50], data: floats(new ArrayBuffer(4000), 1000, 7) }
+}
+
+function logits(x) {
+  return { type: 'float32', dims: [x.length / 50, 20], data: floats(new ArrayBuffer((x.length / 50) * 80), (x.length / 50) * 20, 3) }
 }
 
 function teacher(n) {

@@ -12,6 +12,7 @@ type Name =
   | 'distillJs'
   | 'distillDkd'
   | 'distillMultiTeacher'
+  | 'distillLinearKl'
   | 'distillFeature'
   | 'distillAttention'
   | 'distillRelation'

@@ -69,7 +69,7 @@ function prepareFeature(studentValue: unknown, teacherValue: unknown, given: unk
     sameDims(student.dims, teacher.dims, 'teacher')
     return {
       ...common,
-      numbers: [1, 1, 1, student.data.length, 0, 0, threads],
+      numbers: [1, 1, 1, student.data.length, threads],
       inputs: [student.data, teacher.data, null],
       outputs: [outputOf(o.out, 'out', student.dims, [student.data, teacher.data]), null],
       suspects: [['student', student.data], ['teacher', teacher.data]],
@@ -86,7 +86,7 @@ function prepareFeature(studentValue: unknown, teacherValue: unknown, given: unk
   const grad = outputOf(o.out, 'out', student.dims, buffers)
   return {
     ...common,
-    numbers: [batch as number, own, outputs, student.data.length / (batch as number) / own, 0, 0, threads],
+    numbers: [batch as number, own, outputs, student.data.length / (batch as number) / own, threads],
     inputs: buffers,
     outputs: [grad, outputOf(o.outRegressor, 'outRegressor', regressor.dims, [...buffers, grad.view])],
     suspects: [['student', student.data], ['teacher', teacher.data], ['regressor', regressor.data]],

@@ -109,15 +109,19 @@ export interface DkdLoss<R extends string = 'batchmean'> extends Loss<R> {
   readonly nonTarget: number
 }
 
-const kReductions = ['mean', 'batchmean', 'sum', 'none'] as const
-const kSoft = ['temperature', 'reduction', 'studentDims', 'teacherDims', 'out', 'outLoss', 'threads'] as const
-const kHard = ['classWeights', 'ignoreIndex', 'labelSmoothing'] as const
+/** @internal */
+export const kReductions = ['mean', 'batchmean', 'sum', 'none'] as const
+/** @internal Options of the divergence. */
+export const kSoft = ['temperature', 'reduction', 'studentDims', 'teacherDims', 'out', 'outLoss', 'threads'] as const
+/** @internal Options of the labels beside `labels` and `alpha`. */
+export const kHard = ['classWeights', 'ignoreIndex', 'labelSmoothing'] as const
 const kCrossEntropy = [...kHard, 'reduction', 'logitsDims', 'out', 'outLoss', 'threads'] as const
 const kKl = [...kSoft, ...kHard, 'labels', 'alpha'] as const
 const kMultiTeacher = [...kKl, 'weights'] as const
 const kDkd = [...kSoft, 'alpha', 'beta', 'ignoreIndex'] as const
 
-interface AnyLoss {
+/** @internal */
+export interface AnyLoss {
   readonly loss: number | Tensor<Float32Array>
   readonly grad: Tensor<Float32Array>
 }
@@ -126,25 +130,44 @@ interface AnyDkdLoss extends AnyLoss {
   readonly nonTarget: number
 }
 
-/** Everything that the numbers of a call (binding/distill.cpp) and its result need. */
-interface Setup {
-  readonly student: LogitTensor
+/** @internal What labels, temperature and reduction come to. */
+export interface Terms {
   readonly temperature?: number
   readonly alpha?: number
   readonly beta?: number
   readonly smoothing?: number
   readonly ignore?: number | undefined
   readonly reduction: (typeof kReductions)[number]
+  readonly labels?: Int32Array | null
+  readonly weights?: Float32Array | null
+  /** `'none'` keeps one value for each class, not for each sample. */
+  readonly perClass?: boolean
+}
+
+interface Setup extends Terms {
+  readonly student: LogitTensor
   readonly teachers?: number
   readonly teacher?: Float32Array | Uint16Array
   /** The teacher's logits are bfloat16. */
   readonly teacherHalf?: boolean
   readonly mix?: Float32Array | null
-  readonly labels?: Int32Array | null
-  readonly weights?: Float32Array | null
-  /** `'none'` keeps one value for each class, not for each sample. */
-  readonly perClass?: boolean
   readonly options: Partial<Record<'out' | 'outLoss' | 'threads', unknown>>
+}
+
+/** @internal The numbers that every loss over logits begins with, in the order of binding/distill.cpp. */
+export function numbersOf(t: Terms, samples: number, classes: number, teachers: number, threads: number, losses: Output | null, half: readonly boolean[]): number[] {
+  return [
+    samples, classes, teachers, t.ignore === undefined ? 0 : 1, t.ignore ?? 0, t.temperature ?? 1, t.alpha ?? 1, t.beta ?? 0,
+    t.smoothing ?? 0, kReductions.indexOf(t.reduction), threads, losses ? losses.view.length : 0, ...half.map(Number),
+  ] // prettier-ignore
+}
+
+/** @internal Memory for the values that `'none'` keeps. */
+export function lossesOf(t: Terms, value: unknown, dims: readonly number[], buffers: readonly ArrayBufferView[]): Output | null {
+  if (t.reduction === 'none') return outputOf(value, 'outLoss', dims, buffers)
+  if (value !== undefined)
+    throw new WhittleError('ERR_RANGE', 'outLoss', `outLoss: expected only with reduction 'none', which keeps values, got reduction '${t.reduction}'`)
+  return null
 }
 
 function lossOf(name: Prepared<unknown>['name'], s: Setup, suspects: Prepared<unknown>['suspects']): Prepared<AnyLoss> {
@@ -154,18 +177,12 @@ function lossOf(name: Prepared<unknown>['name'], s: Setup, suspects: Prepared<un
   const inputs = [s.student.data, s.teacher ?? null, s.mix ?? null, s.labels ?? null, s.weights ?? null]
   const buffers = inputs.filter((x) => x !== null)
   const grad = outputOf(s.options.out, 'out', dims, buffers)
-  let losses: Output | null = null
   const lossDims = s.perClass ? dims : dims.slice(0, -1)
-  if (s.reduction === 'none') losses = outputOf(s.options.outLoss, 'outLoss', lossDims, [...buffers, grad.view])
-  else if (s.options.outLoss !== undefined)
-    throw new WhittleError('ERR_RANGE', 'outLoss', `outLoss: expected only with reduction 'none', which keeps values, got reduction '${s.reduction}'`)
+  const losses = lossesOf(s, s.options.outLoss, lossDims, [...buffers, grad.view])
+  const half = [s.student.type === 'bfloat16', s.teacherHalf ?? false]
   return {
     name,
-    numbers: [
-      samples, classes, s.teachers ?? 1, s.ignore === undefined ? 0 : 1, s.ignore ?? 0, s.temperature ?? 1, s.alpha ?? 1,
-      s.beta ?? 0, s.smoothing ?? 0, kReductions.indexOf(s.reduction), threadsOf(s.options.threads), losses ? losses.view.length : 0,
-      s.student.type === 'bfloat16' ? 1 : 0, s.teacherHalf ? 1 : 0,
-    ], // prettier-ignore
+    numbers: numbersOf(s, samples, classes, s.teachers ?? 1, threadsOf(s.options.threads), losses, half),
     inputs,
     outputs: [grad, losses],
     results: 3,
@@ -198,8 +215,8 @@ function prepareCrossEntropy(logits: unknown, labels: unknown, given: unknown): 
   return lossOf('distillCrossEntropy', { student, reduction, ignore, labels: known, ...hardOf(o, classes), options: o }, [['logits', student.data]])
 }
 
-/** The part of `kl` and `multiTeacher` that concerns labels. */
-function mixed(o: Partial<Record<(typeof kKl)[number], unknown>>, samples: number, classes: number): Omit<Setup, 'student' | 'options'> {
+/** @internal The part of `kl` and its kin that concerns labels. */
+export function mixed(o: Partial<Record<(typeof kKl)[number], unknown>>, samples: number, classes: number): Terms {
   const reduction = o.reduction === undefined ? 'batchmean' : oneOf(o.reduction, 'reduction', kReductions)
   const temperature = temperatureOf(o.temperature)
   if (o.labels === undefined) {
