@@ -91,6 +91,16 @@ void fill_rows(const Matrix& m, int64_t row, int64_t rows, int64_t k, int64_t le
   else m.e->kernels.pack_a(rows, length, m.a + row * g.a_row + k * g.a_col, g.a_row, g.a_col, out);
 }
 
+// True where rows of A may be read as they lie: the lines that a tile reads at a time must not crowd a few sets of L1
+// (64 sets of 8 lines nearly everywhere).
+bool rows_apart(int64_t stride, int64_t rows) {
+  constexpr int64_t kSets = 64, kMost = 4;
+  uint8_t used[kSets] = {0};
+  for (int64_t i = 0; i < rows; i++)
+    if (++used[i * stride / 16 % kSets] > kMost) return false;
+  return true;
+}
+
 // Names the part of A that the tile after this one copies.
 void look_ahead(const Matrix& m, const Rect& r, int64_t tiles, int64_t i, int64_t k, int64_t length, int64_t step, GemmTile* t) {
   const GemmProblem& g = *m.g;
@@ -109,19 +119,24 @@ void look_ahead(const Matrix& m, const Rect& r, int64_t tiles, int64_t i, int64_
   t->ahead_length = g.a_col == 1 ? length : rows;
 }
 
+constexpr int64_t kPanelGap = 16;
+
 // General product of one rectangle, whose columns begin at a panel.
 bool run_packed(const Matrix& m, const Rect& r) {
   const GemmProblem& g = *m.g;
   const GemmKernels& kernels = m.e->kernels;
   const int64_t nr = kernels.nr, step = gemm_k_block(g.k, *m.e), panels = ceil_div(r.cols, nr);
   const int64_t a_floats = kernels.mr * kGemmRowStride;
-  float* a = scratch_floats(a_floats + (g.packed ? 0 : panels * nr * step));
+  float* a = scratch_floats(a_floats + (g.packed ? 0 : panels * (nr * step + kPanelGap)));
   if (!a) return false;
   load_source(g, m.source, m.c, r);
   const int64_t tiles = ceil_div(r.rows, kernels.mr);
+  float* b = a + a_floats;
   GemmTile t = {};
   t.cols = r.cols;
+  const bool in_place = !g.fill && g.a_col == 1 && rows_apart(g.a_row, kernels.mr);
   t.a = a;
+  t.a_row = in_place ? g.a_row : kGemmRowStride;
   t.b_row = nr;
   t.b_padded = true;
   t.ldc = g.ldc;
@@ -134,8 +149,9 @@ bool run_packed(const Matrix& m, const Rect& r) {
     if (g.packed) {
       t.b = g.packed + k * ceil_div(g.n, nr) * nr + r.col / nr * t.b_panel;
     } else {
-      float* b = a + a_floats;
-      kernels.pack_b(t.k, r.cols, m.b + k * g.b_row + r.col * g.b_col, g.b_row, g.b_col, b);
+      // Panels a power of two apart would be written into one set of L1.
+      t.b_panel += kPanelGap;
+      kernels.pack_b(t.k, r.cols, m.b + k * g.b_row + r.col * g.b_col, g.b_row, g.b_col, b, t.b_panel);
       t.b = b;
     }
     t.beta = k == 0 ? g.beta : 1;
@@ -148,7 +164,8 @@ bool run_packed(const Matrix& m, const Rect& r) {
       const int64_t row = r.row + r.rows * i / tiles;
       t.rows = r.row + r.rows * (i + 1) / tiles - row;
       t.c = m.c + row * g.ldc + r.col;
-      fill_rows(m, row, t.rows, k, t.k, a);
+      if (in_place) t.a = m.a + row * g.a_row + k;
+      else fill_rows(m, row, t.rows, k, t.k, a);
       look_ahead(m, r, tiles, i, k, t.k, step, &t);
       kernels.tile(&t);
       if (last && !is_clip(g.activation)) kernels.finish(t.rows, r.cols, t.c, g.ldc, nullptr, &g.activation);
@@ -172,6 +189,7 @@ bool run_direct(const Matrix& m, const Rect& r) {
   load_source(g, m.source, m.c, r);
   GemmTile t = {};
   t.cols = r.cols;
+  t.a_row = kGemmRowStride;
   t.b_row = g.b_row;
   t.b_panel = kernels.nr;
   t.ldc = g.ldc;
@@ -466,7 +484,7 @@ WhittleStatus gemm_pack_b(int64_t k, int64_t n, const float* b, int64_t row, int
     for (int64_t p = 0; p < k; p += step) {
       const int64_t length = std::min(step, k - p), first = begin * nr;
       kernels.pack_b(length, std::min(n, end * nr) - first, b + p * row + first * col, row, col,
-                     out + p * panels * nr + begin * length * nr);
+                     out + p * panels * nr + begin * length * nr, length * nr);
     }
   });
   return WHITTLE_OK;

@@ -24,7 +24,8 @@ constexpr int64_t kGemmMaxRows = 32;     // most rows in one call of `tile`
 // c[i,j] = alpha * sum_p a[i,p] b[p,j] + beta * c[i,j], then + bias[j], then clip to [lo, hi].
 struct GemmTile {
   int64_t rows, cols, k;             // rows <= kGemmMaxRows, k <= kGemmMaxK, all >= 1
-  const float* a;                    // a[i * kGemmRowStride + p]
+  const float* a;                    // a[i * a_row + p]
+  int64_t a_row;
   const float* b;                    // columns in panels of nr: panel q, row p at b[q * b_panel + p * b_row]
   int64_t b_row, b_panel;
   bool b_padded;                     // every panel may be read to its full width
@@ -66,8 +67,8 @@ struct GemmKernels {
   int32_t mr, nr;  // rows and columns of the register tile; nr is also the width of a panel of packed B
   // out[i * kGemmRowStride + p] = a[i * row + p * col]; one of the strides is 1.
   void (*pack_a)(int64_t rows, int64_t k, const float* a, int64_t row, int64_t col, float* out);
-  // out[(q * k + p) * nr + j] = b[p * row + (q * nr + j) * col], zeros past the last column; one of the strides is 1.
-  void (*pack_b)(int64_t k, int64_t cols, const float* b, int64_t row, int64_t col, float* out);
+  // out[q * panel + p * nr + j] = b[p * row + (q * nr + j) * col], zeros past the last column; one of the strides is 1.
+  void (*pack_b)(int64_t k, int64_t cols, const float* b, int64_t row, int64_t col, float* out, int64_t panel);
   void (*tile)(const GemmTile*);
   void (*dot)(const GemmDot*);
   void (*narrow)(const GemmDot*);

@@ -41,31 +41,49 @@ struct Tail {
   const float* bias;  // of the panel, or null
 };
 
+// The compiler must take x for a new number: else it keeps a pointer to every row and spills them.
+INLINE void opaque(int64_t& x) {
+#if defined(__GNUC__)
+  __asm__("" : "+r"(x));
+#else
+  (void)x;
+#endif
+}
+
+// Rows of A from one pointer to three rows: a stride times 0, 1 or 2 is part of an x86 address.
 template <int R, bool kMask, bool kDirect>
-INLINE void step(__m256 (&acc)[R][2], const float* a, const float* b, const Tail* s) {
+INLINE void step(__m256 (&acc)[R][2], const float* const (&a)[(R + 2) / 3], int64_t a_row, int64_t at, const float* b, const Tail* s) {
   const __m256 x0 = kMask ? _mm256_maskload_ps(b, s->mask[0]) : _mm256_loadu_ps(b);
   const __m256 x1 = kMask ? _mm256_maskload_ps(b + 8, s->mask[1]) : _mm256_loadu_ps(b + 8);
   // In place B advances a whole matrix row per step, which no hardware prefetcher follows for long.
   if (kDirect) _mm_prefetch((const char*)(b + 64), _MM_HINT_T0);
   UNROLL for (int i = 0; i < R; i++) {
-    const __m256 y = _mm256_broadcast_ss(a + i * kGemmRowStride);
+    const __m256 y = _mm256_broadcast_ss(a[i / 3] + i % 3 * a_row + at);
     fma_into(acc[i][0], y, x0);
     fma_into(acc[i][1], y, x1);
   }
 }
 
 template <int R, bool kMask, bool kDirect>
-static void micro(int64_t k, const float* a, const float* b, int64_t b_row, float* c, int64_t ldc, const Tail* s) {
+static void micro(int64_t k, const float* a, int64_t a_row, const float* b, int64_t b_row, float* c, int64_t ldc, const Tail* s) {
   __m256 acc[R][2];
   UNROLL for (int i = 0; i < R; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
   for (int i = 0; i < R; i++) _mm_prefetch((const char*)(c + i * ldc), _MM_HINT_T0);
+  constexpr int kBases = (R + 2) / 3;
+  const float* base[kBases];
+  UNROLL for (int i = 0; i < kBases; i++) base[i] = a + 3 * i * a_row;
+  const int64_t row = kDirect ? b_row : kNr;
   int64_t p = 0;
   for (; p + 4 <= k; p += 4) {
-    UNROLL for (int u = 0; u < 4; u++) step<R, kMask, kDirect>(acc, a + u, b + u * (kDirect ? b_row : kNr), s);
-    a += 4;
-    b += 4 * (kDirect ? b_row : kNr);
+    opaque(a_row);
+    UNROLL for (int u = 0; u < 4; u++) step<R, kMask, kDirect>(acc, base, a_row, u, b + u * row, s);
+    UNROLL for (int i = 0; i < kBases; i++) base[i] += 4;
+    b += 4 * row;
   }
-  for (; p < k; p++, a++, b += kDirect ? b_row : kNr) step<R, kMask, kDirect>(acc, a, b, s);
+  for (; p < k; p++, b += row) {
+    step<R, kMask, kDirect>(acc, base, a_row, 0, b, s);
+    UNROLL for (int i = 0; i < kBases; i++) base[i]++;
+  }
   UNROLL for (int i = 0; i < R; i++) {
     UNROLL for (int v = 0; v < 2; v++) {
       float* to = c + i * ldc + 8 * v;
@@ -80,7 +98,7 @@ static void micro(int64_t k, const float* a, const float* b, int64_t b_row, floa
   }
 }
 
-typedef void (*Micro)(int64_t, const float*, const float*, int64_t, float*, int64_t, const Tail*);
+typedef void (*Micro)(int64_t, const float*, int64_t, const float*, int64_t, float*, int64_t, const Tail*);
 #define ROWS(M, D) {0, micro<1, M, D>, micro<2, M, D>, micro<3, M, D>, micro<4, M, D>, micro<5, M, D>, micro<6, M, D>}
 // By full or partial panel, use in place, and rows.
 static const Micro kMicro[2][2][kMr + 1] = {{ROWS(false, false), ROWS(false, true)}, {ROWS(true, false), ROWS(true, true)}};
@@ -106,7 +124,7 @@ static void tile(const GemmTile* t) {
     s.bias = t->bias ? t->bias + j : nullptr;
     for (int64_t g = 0, i = 0; g < groups; g++) {
       const int64_t end = g + 1 == groups ? t->rows : t->rows * (g + 1) / groups;
-      kMicro[t->cols - j < kNr][direct][end - i](t->k, t->a + i * kGemmRowStride, b, t->b_row, t->c + i * t->ldc + j, t->ldc, &s);
+      kMicro[t->cols - j < kNr][direct][end - i](t->k, t->a + i * t->a_row, t->a_row, b, t->b_row, t->c + i * t->ldc + j, t->ldc, &s);
       i = end;
     }
   }
@@ -154,7 +172,7 @@ static void pack_a(int64_t rows, int64_t k, const float* a, int64_t row, int64_t
                       kGemmRowStride, false);
 }
 
-static void pack_b(int64_t k, int64_t cols, const float* b, int64_t row, int64_t col, float* out) {
+static void pack_b(int64_t k, int64_t cols, const float* b, int64_t row, int64_t col, float* out, int64_t panel) {
   if (col == 1) {
     // Whole rows at a time, prefetched a few rows ahead: reads are the slow side.
     const int64_t full = cols / kNr, rest = cols % kNr;
@@ -162,7 +180,7 @@ static void pack_b(int64_t k, int64_t cols, const float* b, int64_t row, int64_t
     for (int64_t p = 0; p < k; p++) {
       const float* from = b + p * row;
       float* to = out + p * kNr;
-      for (int64_t q = 0; q < full; q++, to += k * kNr) {
+      for (int64_t q = 0; q < full; q++, to += panel) {
         _mm_prefetch((const char*)(from + 6 * row + q * kNr), _MM_HINT_T0);
         _mm256_storeu_ps(to, _mm256_loadu_ps(from + q * kNr));
         _mm256_storeu_ps(to + 8, _mm256_loadu_ps(from + q * kNr + 8));
@@ -174,7 +192,7 @@ static void pack_b(int64_t k, int64_t cols, const float* b, int64_t row, int64_t
     }
     return;
   }
-  for (int64_t j = 0; j < cols; j += kNr, out += k * kNr)
+  for (int64_t j = 0; j < cols; j += kNr, out += panel)
     for (int64_t p = 0; p < k; p += 8)
       for (int64_t h = 0; h < kNr; h += 8) {
         const int64_t left = cols - j - h, rows = left < 0 ? 0 : left < 8 ? left : 8;

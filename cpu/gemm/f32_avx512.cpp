@@ -24,6 +24,15 @@ INLINE void fma_into(__m512& acc, __m512 x, __m512 y) {
 #endif
 }
 
+// The compiler must take x for a new number: else it keeps a pointer to every row and spills them.
+INLINE void opaque(int64_t& x) {
+#if defined(__GNUC__)
+  __asm__("" : "+r"(x));
+#else
+  (void)x;
+#endif
+}
+
 static const int kMr = 14, kNr = 32;
 
 INLINE __mmask16 head_mask(int64_t n) { return n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (n < 0 ? 0 : n)) - 1); }
@@ -39,40 +48,62 @@ struct Tail {
   int64_t near_step, near_count;
 };
 
+// Rows of A from one pointer to three rows: a stride times 0, 1 or 2 is part of an x86 address.
 template <int R, int V, bool kMask, bool kDirect>
-INLINE void step(__m512 (&acc)[R][V], const float* a, const float* b, __mmask16 mask) {
+INLINE void step(__m512 (&acc)[R][V], const float* const (&a)[(R + 2) / 3], int64_t a_row, int64_t at, const float* b, __mmask16 mask) {
   __m512 x[V];
   UNROLL for (int v = 0; v < V; v++)
     x[v] = kMask && v == V - 1 ? _mm512_maskz_loadu_ps(mask, b + 16 * v) : _mm512_loadu_ps(b + 16 * v);
   // In place B advances a whole matrix row per step, which no hardware prefetcher follows for long.
   if (kDirect) UNROLL for (int v = 0; v < V; v++) _mm_prefetch((const char*)(b + 64 + 16 * v), _MM_HINT_T0);
   UNROLL for (int i = 0; i < R; i++) {
-    const __m512 y = _mm512_set1_ps(a[i * kGemmRowStride]);
+    const __m512 y = _mm512_set1_ps(*(a[i / 3] + i % 3 * a_row + at));
     UNROLL for (int v = 0; v < V; v++) fma_into(acc[i][v], y, x[v]);
   }
 }
 
 template <int R, int V, bool kMask, bool kDirect>
-static void micro(int64_t k, const float* a, const float* b, int64_t b_row, float* c, int64_t ldc, const Tail* s,
+static void micro(int64_t k, const float* a, int64_t a_row, const float* b, int64_t b_row, float* c, int64_t ldc, const Tail* s,
                   __mmask16 mask) {
   __m512 acc[R][V];
   UNROLL for (int i = 0; i < R; i++)
     UNROLL for (int v = 0; v < V; v++) acc[i][v] = _mm512_setzero_ps();
-  int64_t p = 0;
-  const float* row = c;
+  constexpr int kBases = (R + 2) / 3;
+  const float* base[kBases];
+  UNROLL for (int i = 0; i < kBases; i++) base[i] = a + 3 * i * a_row;
+  const int64_t row = kDirect ? b_row : kNr;
+  const float* to = c;
   const float* near = s->near;
   int64_t near_left = s->near_count, rows_left = R;
-  for (; p + 4 <= k; p += 4) {
-    _mm_prefetch((const char*)row, _MM_HINT_T0);
-    _mm_prefetch((const char*)(row + 31), _MM_HINT_T0);
-    _mm_prefetch((const char*)near, _MM_HINT_T1);
-    row += --rows_left > 0 ? ldc : 0;
-    near += --near_left > 0 ? s->near_step : 0;
-    UNROLL for (int u = 0; u < 4; u++) step<R, V, kMask, kDirect>(acc, a + u, b + u * (kDirect ? b_row : kNr), mask);
-    a += 4;
-    b += 4 * (kDirect ? b_row : kNr);
+  int64_t p = 0;
+  for (; p + 16 <= k; p += 16) {
+    // Spread out: a burst of prefetches would hold up the loads of B.
+    if (rows_left > 0) {
+      _mm_prefetch((const char*)to, _MM_HINT_T0);
+      _mm_prefetch((const char*)(to + 31), _MM_HINT_T0);
+      to += ldc;
+      rows_left--;
+    }
+    if (near_left > 0) {
+      _mm_prefetch((const char*)near, _MM_HINT_T1);
+      _mm_prefetch((const char*)(near + s->near_step), _MM_HINT_T1);
+      near += 2 * s->near_step;
+      near_left -= 2;
+    }
+#ifdef PFA
+    UNROLL for (int i = 0; i < R; i++) _mm_prefetch((const char*)(base[i / 3] + i % 3 * a_row + 16), _MM_HINT_T0);
+#endif
+    for (int g = 0; g < 4; g++) {
+      opaque(a_row);
+      UNROLL for (int u = 0; u < 4; u++) step<R, V, kMask, kDirect>(acc, base, a_row, u, b + u * row, mask);
+      UNROLL for (int i = 0; i < kBases; i++) base[i] += 4;
+      b += 4 * row;
+    }
   }
-  for (; p < k; p++, a++, b += kDirect ? b_row : kNr) step<R, V, kMask, kDirect>(acc, a, b, mask);
+  for (; p < k; p++, b += row) {
+    step<R, V, kMask, kDirect>(acc, base, a_row, 0, b, mask);
+    UNROLL for (int i = 0; i < kBases; i++) base[i]++;
+  }
   if (!kMask && s->plain) {
     UNROLL for (int i = 0; i < R; i++)
       UNROLL for (int v = 0; v < V; v++) {
@@ -99,7 +130,7 @@ static void micro(int64_t k, const float* a, const float* b, int64_t b_row, floa
   }
 }
 
-typedef void (*Micro)(int64_t, const float*, const float*, int64_t, float*, int64_t, const Tail*, __mmask16);
+typedef void (*Micro)(int64_t, const float*, int64_t, const float*, int64_t, float*, int64_t, const Tail*, __mmask16);
 #define ROWS(V, M, D)                                                                                                 \
   {0, micro<1, V, M, D>, micro<2, V, M, D>, micro<3, V, M, D>, micro<4, V, M, D>, micro<5, V, M, D>,                   \
    micro<6, V, M, D>, micro<7, V, M, D>, micro<8, V, M, D>, micro<9, V, M, D>, micro<10, V, M, D>,                     \
@@ -144,7 +175,7 @@ static void tile(const GemmTile* t) {
     s.bias = t->bias ? t->bias + j : nullptr;
     for (int64_t g = 0, i = 0; g < groups; g++) {
       const int64_t end = g + 1 == groups ? t->rows : t->rows * (g + 1) / groups;
-      kMicro[kind][direct][end - i](t->k, t->a + i * kGemmRowStride, b, t->b_row, t->c + i * t->ldc + j, t->ldc, &s, mask);
+      kMicro[kind][direct][end - i](t->k, t->a + i * t->a_row, t->a_row, b, t->b_row, t->c + i * t->ldc + j, t->ldc, &s, mask);
       i = end;
     }
   }
@@ -207,14 +238,14 @@ static void pack_a(int64_t rows, int64_t k, const float* a, int64_t row, int64_t
 }
 
 // Whole rows of B at a time, prefetched a few rows ahead: reads are the slow side.
-static void pack_b_rows(int64_t k, int64_t cols, const float* b, int64_t row, float* out) {
+static void pack_b_rows(int64_t k, int64_t cols, const float* b, int64_t row, float* out, int64_t panel) {
   const int64_t full = cols / kNr, rest = cols % kNr;
   const __mmask16 m0 = head_mask(rest), m1 = head_mask(rest - 16);
   for (int64_t p = 0; p < k; p++) {
     const float* from = b + p * row;
     const float* ahead = from + 6 * row;
     float* to = out + p * kNr;
-    for (int64_t q = 0; q < full; q++, to += k * kNr) {
+    for (int64_t q = 0; q < full; q++, to += panel) {
       _mm_prefetch((const char*)(ahead + q * kNr), _MM_HINT_T0);
       _mm_prefetch((const char*)(ahead + q * kNr + 16), _MM_HINT_T0);
       _mm512_storeu_ps(to, _mm512_loadu_ps(from + q * kNr));
@@ -227,9 +258,9 @@ static void pack_b_rows(int64_t k, int64_t cols, const float* b, int64_t row, fl
   }
 }
 
-static void pack_b(int64_t k, int64_t cols, const float* b, int64_t row, int64_t col, float* out) {
-  if (col == 1) return pack_b_rows(k, cols, b, row, out);
-  for (int64_t j = 0; j < cols; j += kNr, out += k * kNr)
+static void pack_b(int64_t k, int64_t cols, const float* b, int64_t row, int64_t col, float* out, int64_t panel) {
+  if (col == 1) return pack_b_rows(k, cols, b, row, out, panel);
+  for (int64_t j = 0; j < cols; j += kNr, out += panel)
     for (int64_t p = 0; p < k; p += 16)
       for (int64_t h = 0; h < kNr; h += 16) {
         const int64_t left = cols - j - h, rows = left < 0 ? 0 : left < 16 ? left : 16;

@@ -19,12 +19,12 @@ using namespace whittle;
 static const int kMr = 8, kNr = 8;
 
 template <int R>
-static void accumulate(int64_t k, const float* a, const float* b, int64_t b_row, float32x4_t (&acc)[R][2]) {
+static void accumulate(int64_t k, const float* a, int64_t a_row, const float* b, int64_t b_row, float32x4_t (&acc)[R][2]) {
   UNROLL for (int i = 0; i < R; i++) acc[i][0] = acc[i][1] = vdupq_n_f32(0);
   int64_t p = 0;
   for (; p + 4 <= k; p += 4) {
     float32x4_t x[R];
-    UNROLL for (int i = 0; i < R; i++) x[i] = vld1q_f32(a + i * kGemmRowStride + p);
+    UNROLL for (int i = 0; i < R; i++) x[i] = vld1q_f32(a + i * a_row + p);
 #define STEP(lane)                                                          \
   {                                                                         \
     const float32x4_t b0 = vld1q_f32(b), b1 = vld1q_f32(b + 4);             \
@@ -40,7 +40,7 @@ static void accumulate(int64_t k, const float* a, const float* b, int64_t b_row,
   for (; p < k; p++, b += b_row) {
     const float32x4_t b0 = vld1q_f32(b), b1 = vld1q_f32(b + 4);
     UNROLL for (int i = 0; i < R; i++) {
-      const float x = a[i * kGemmRowStride + p];
+      const float x = a[i * a_row + p];
       acc[i][0] = vfmaq_n_f32(acc[i][0], b0, x);
       acc[i][1] = vfmaq_n_f32(acc[i][1], b1, x);
     }
@@ -51,7 +51,7 @@ static void accumulate(int64_t k, const float* a, const float* b, int64_t b_row,
 template <int R>
 static void micro(const GemmTile* t, const float* a, const float* b, float* c, int64_t ldc, const float* bias) {
   float32x4_t acc[R][2];
-  accumulate<R>(t->k, a, b, t->b_row, acc);
+  accumulate<R>(t->k, a, t->a_row, b, t->b_row, acc);
   const float32x4_t lo = vdupq_n_f32(t->lo), hi = vdupq_n_f32(t->hi);
   UNROLL for (int i = 0; i < R; i++) {
     UNROLL for (int v = 0; v < 2; v++) {
@@ -76,7 +76,7 @@ static void tile(const GemmTile* t) {
     if (width >= kNr) {
       for (int64_t g = 0, i = 0; g < groups; g++) {
         const int64_t end = g + 1 == groups ? t->rows : t->rows * (g + 1) / groups;
-        kMicro[end - i](t, t->a + i * kGemmRowStride, b, t->c + i * t->ldc + j, t->ldc, bias);
+        kMicro[end - i](t, t->a + i * t->a_row, b, t->c + i * t->ldc + j, t->ldc, bias);
         i = end;
       }
       continue;
@@ -95,7 +95,7 @@ static void tile(const GemmTile* t) {
       memset(wide_c, 0, sizeof wide_c);
       if (t->beta != 0)
         for (int64_t r = i; r < end; r++) memcpy(wide_c + (r - i) * kNr, t->c + r * t->ldc + j, (size_t)width * 4);
-      kMicro[end - i](&s, t->a + i * kGemmRowStride, t->b_padded ? b : wide_b, wide_c, kNr, bias ? wide_bias : nullptr);
+      kMicro[end - i](&s, t->a + i * t->a_row, t->b_padded ? b : wide_b, wide_c, kNr, bias ? wide_bias : nullptr);
       for (int64_t r = i; r < end; r++) memcpy(t->c + r * t->ldc + j, wide_c + (r - i) * kNr, (size_t)width * 4);
       i = end;
     }
@@ -130,8 +130,8 @@ static void pack_a(int64_t rows, int64_t k, const float* a, int64_t row, int64_t
   for (int64_t i = 0; i < rows; i++) memcpy(out + i * kGemmRowStride, a + i * row, (size_t)k * 4);
 }
 
-static void pack_b(int64_t k, int64_t cols, const float* b, int64_t row, int64_t col, float* out) {
-  for (int64_t j = 0; j < cols; j += kNr, out += k * kNr) {
+static void pack_b(int64_t k, int64_t cols, const float* b, int64_t row, int64_t col, float* out, int64_t panel) {
+  for (int64_t j = 0; j < cols; j += kNr, out += panel) {
     const int64_t width = cols - j < kNr ? cols - j : kNr;
     if (width < kNr) memset(out, 0, (size_t)(k * kNr) * 4);
     if (col != 1) {

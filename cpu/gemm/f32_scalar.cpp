@@ -18,30 +18,31 @@ static void pack_a(int64_t rows, int64_t k, const float* a, int64_t row, int64_t
     for (int64_t p = 0; p < k; p++) out[i * kGemmRowStride + p] = a[i * row + p * col];
 }
 
-static void pack_b(int64_t k, int64_t cols, const float* b, int64_t row, int64_t col, float* out) {
-  for (int64_t q = 0; q < cols; q += kNr) {
+static void pack_b(int64_t k, int64_t cols, const float* b, int64_t row, int64_t col, float* out, int64_t panel) {
+  for (int64_t q = 0; q < cols; q += kNr, out += panel) {
+    float* to = out;
     const int64_t width = cols - q < kNr ? cols - q : kNr;
-    for (int64_t p = 0; p < k; p++, out += kNr) {
-      for (int64_t j = 0; j < width; j++) out[j] = b[p * row + (q + j) * col];
-      for (int64_t j = width; j < kNr; j++) out[j] = 0;
+    for (int64_t p = 0; p < k; p++, to += kNr) {
+      for (int64_t j = 0; j < width; j++) to[j] = b[p * row + (q + j) * col];
+      for (int64_t j = width; j < kNr; j++) to[j] = 0;
     }
   }
 }
 
 // Accumulates rows x width of one panel; a full tile has constant trip counts.
-static inline void accumulate(int64_t rows, int64_t width, int64_t k, const float* a, const float* b, int64_t b_row,
-                              float acc[4][8]) {
+static inline void accumulate(int64_t rows, int64_t width, int64_t k, const float* a, int64_t a_row, const float* b,
+                              int64_t b_row, float acc[4][8]) {
   for (int64_t i = 0; i < kMr; i++)
     for (int64_t j = 0; j < kNr; j++) acc[i][j] = 0;
   if (rows == kMr && width == kNr) {
     for (int64_t p = 0; p < k; p++)
       for (int64_t i = 0; i < kMr; i++)
-        for (int64_t j = 0; j < kNr; j++) acc[i][j] += a[i * kGemmRowStride + p] * b[p * b_row + j];
+        for (int64_t j = 0; j < kNr; j++) acc[i][j] += a[i * a_row + p] * b[p * b_row + j];
     return;
   }
   for (int64_t p = 0; p < k; p++)
     for (int64_t i = 0; i < rows; i++)
-      for (int64_t j = 0; j < width; j++) acc[i][j] += a[i * kGemmRowStride + p] * b[p * b_row + j];
+      for (int64_t j = 0; j < width; j++) acc[i][j] += a[i * a_row + p] * b[p * b_row + j];
 }
 
 static void tile(const GemmTile* t) {
@@ -50,7 +51,7 @@ static void tile(const GemmTile* t) {
     for (int64_t i0 = 0; i0 < t->rows; i0 += kMr) {
       const int64_t rows = t->rows - i0 < kMr ? t->rows - i0 : kMr;
       float acc[4][8];
-      accumulate(rows, width, t->k, t->a + i0 * kGemmRowStride, t->b + q * t->b_panel, t->b_row, acc);
+      accumulate(rows, width, t->k, t->a + i0 * t->a_row, t->a_row, t->b + q * t->b_panel, t->b_row, acc);
       for (int64_t i = 0; i < rows; i++) {
         float* c = t->c + (i0 + i) * t->ldc + j0;
         for (int64_t j = 0; j < width; j++) {
