@@ -6,6 +6,8 @@
 #include "core/quantize.h"
 #include "core/select.h"
 #include "core/svd.h"
+#include "core/sparse.h"
+#include "core/sparse_int8.h"
 #include "core/variants.h"
 
 namespace whittle {
@@ -19,6 +21,8 @@ int families(const FamilyInfo** out) {
       {"select", select_tier()},
       {"gemm_int8", gemm_int8_tier()},
       {"svd", svd_tier()},
+      {"sparse", sparse_tier()},
+      {"sparse_int8", sparse_int8_tier()},
   };
   *out = rows;
   return static_cast<int>(sizeof rows / sizeof rows[0]);

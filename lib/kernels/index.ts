@@ -68,3 +68,14 @@ export {
   type KmeansInit,
   type KmeansOptions,
 } from './codebook'
+export {
+  SparseMatrix,
+  sparsify,
+  sparsifyAsync,
+  spmm,
+  spmmAsync,
+  type SparseFormat,
+  type SparsifyOptions,
+  type SparseType,
+  type SpmmOptions,
+} from './sparse'

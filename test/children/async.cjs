@@ -101,6 +101,21 @@ if (w.packInt8Async) {
     size: (n) => n * 2,
   }
 }
+if (w.spmmAsync) {
+  const product = (x, sparse) => w.spmm(sparse, square(x))
+  calls.sparsify = {
+    async: async (x) => product(floats(new ArrayBuffer(x.byteLength), x.length, 1), await w.sparsifyAsync(square(x))),
+    sync: (x) => product(floats(new ArrayBuffer(x.byteLength), x.length, 1), w.sparsify(square(x))),
+    size: (n) => Math.min(n, 90_000),
+  }
+  const weights = (n) => w.sparsify(square(floats(new ArrayBuffer(n * 4), n, 2)), { format: 'csr' })
+  calls.spmm = {
+    async: (x, out) => w.spmmAsync(weights(x.length), square(x), { out }),
+    sync: (x) => w.spmm(weights(x.length), square(x)),
+    out: (n) => [Float32Array, side(n) ** 2],
+    size: (n) => Math.min(n, 90_000),
+  }
+}
 
 const bytes = (x) => new Uint8Array(x.buffer, x.byteOffset, x.length)
 const levels = Float32Array.from({ length: 256 }, (_, i) => i / 40 - 3.2)

@@ -1,0 +1,299 @@
+#include "core/sparse.h"
+
+#include <string.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "core/gemm.h"
+#include "core/scratch.h"
+#include "core/sparse_int8.h"
+#include "core/sparse_nm.h"
+#include "core/threads.h"
+
+#define WHITTLE_VARIANT(tier) extern "C" void sparse_install_##tier(whittle::SparseKernels*);
+#include "cpu/sparse/variants.inc"
+#undef WHITTLE_VARIANT
+
+namespace whittle {
+
+VariantList<SparseKernels> sparse_variants() {
+  static const Variant<SparseKernels> list[] = {
+#define WHITTLE_VARIANT(tier) {Tier::tier, sparse_install_##tier},
+#include "cpu/sparse/variants.inc"
+#undef WHITTLE_VARIANT
+  };
+  return {list, static_cast<int>(sizeof list / sizeof *list)};
+}
+
+namespace {
+
+const Resolved<SparseKernels>& resolved() {
+  static const Resolved<SparseKernels> r = resolve(sparse_variants());
+  return r;
+}
+
+constexpr int64_t kPackedBytes = int64_t(8) << 20;  // of X packed at a time
+constexpr int64_t kPackRows = 256;                  // of X in one piece of packing
+
+// Strips of about equal width: units of strip s of `strips`.
+struct Strips {
+  int64_t units, count;
+  int64_t begin(int64_t s) const { return units * s / count; }
+};
+
+Strips strips_of(int64_t columns) {
+  const int64_t units = (columns + kSparseUnit - 1) / kSparseUnit;
+  return {units, (units + kSparseMaxUnits - 2) / (kSparseMaxUnits - 1)};
+}
+
+int64_t value_size(const SparseMatrix& w) { return w.type == kSparseF32 ? 4 : 2; }
+
+SparseTile tile_of(const SparseMatrix& w, int64_t panel, int64_t block) {
+  const SparseTiles& t = *w.tiles;
+  const SparseCell& cell = t.cells[static_cast<size_t>(panel * t.blocks + block)];
+  SparseTile k = {};
+  k.type = w.type;
+  k.height = t.height;
+  k.width = t.width;
+  k.runs = t.runs.data() + cell.run;
+  k.groups = cell.groups;
+  k.index = t.index.data() + cell.entry;
+  k.values = t.values.data() + cell.entry * t.height * t.width * value_size(w);
+  k.fresh = block == 0;
+  return k;
+}
+
+// Few columns: one product of matrix and vector after the other.
+WhittleStatus multiply_vector(const SparseKernels& kernels, const SparseArgs& a, int threads) {
+  const SparseMatrix& w = *a.w;
+  static thread_local Scratch columns, sums;
+  const int64_t slack = w.tiles ? w.tiles->width : 1;
+  float* x = static_cast<float*>(columns.take((w.cols + slack) * 4));
+  if (!x) return WHITTLE_OUT_OF_MEMORY;
+  SparseFinish f = {};
+  f.acc_stride = 1;
+  f.columns = 1;
+  f.activation = a.activation;
+  f.transposed = 1;
+  std::atomic<bool> failed{false};
+  for (int64_t j = 0; j < a.columns; j++) {
+    const float* from = static_cast<const float*>(a.x) + (a.by_rows ? j * w.cols : j);
+    float* out = static_cast<float*>(a.out) + (a.by_rows ? j * w.rows : j);
+    if (a.by_rows) memcpy(x, from, static_cast<size_t>(w.cols) * 4);
+    else
+      for (int64_t p = 0; p < w.cols; p++) x[p] = from[p * a.columns];
+    memset(x + w.cols, 0, static_cast<size_t>(slack) * 4);
+    const bool spread = !a.by_rows && a.columns > 1;
+    const auto finish = [&](const float* acc, int64_t row, int64_t rows) {
+      SparseFinish g = f;
+      g.acc = acc;
+      g.rows = rows;
+      g.bias = a.bias ? a.bias + row : nullptr;
+      g.out = out + (spread ? row * a.columns : row);
+      g.transposed = spread ? 0 : 1;
+      g.out_stride = spread ? a.columns : 1;
+      kernels.finish(&g);
+    };
+    if (w.slices) {
+      const SparseSlices& s = *w.slices;
+      float* y = static_cast<float*>(sums.take((s.rows + w.rows) * 4));
+      if (!y) return WHITTLE_OUT_OF_MEMORY;
+      float* ordered = y + s.rows;
+      parallel_for(s.pieces, 1, threads, [&](int64_t begin, int64_t end) {
+        for (int64_t p = begin; p < end; p++) {
+          const int64_t first = s.piece[static_cast<size_t>(p)], last = s.piece[static_cast<size_t>(p) + 1];
+          SparseSlice k = {};
+          k.type = w.type;
+          k.counts = s.counts.data() + first;
+          k.slices = last - first;
+          k.index = s.index.data() + s.first[static_cast<size_t>(p)] * kSparseUnit;
+          k.values = s.values.data() + s.first[static_cast<size_t>(p)] * kSparseUnit * value_size(w);
+          k.x = x;
+          k.acc = y + first * kSparseUnit;
+          kernels.slice(&k);
+          for (int64_t i = first * kSparseUnit; i < last * kSparseUnit; i++)
+            if (s.order[static_cast<size_t>(i)] >= 0) ordered[s.order[static_cast<size_t>(i)]] = y[i];
+        }
+      });
+      finish(ordered, 0, w.rows);
+      continue;
+    }
+    const SparseTiles& t = *w.tiles;
+    parallel_for(t.panels, 1, threads, [&](int64_t begin, int64_t end) {
+      static thread_local Scratch panel;
+      for (int64_t p = begin; p < end; p++) {
+        const int64_t row = t.panel_rows[static_cast<size_t>(p)], padded = t.panel_rows[static_cast<size_t>(p) + 1] - row;
+        float* acc = static_cast<float*>(panel.take(padded * 4));
+        if (!acc) {
+          failed = true;
+          return;
+        }
+        for (int64_t b = 0; b < t.blocks; b++) {
+          SparseTile k = tile_of(w, p, b);
+          k.x = x + b * t.block;
+          k.acc = acc;
+          kernels.vector(&k);
+        }
+        finish(acc, row, std::min(padded, w.rows - row));
+      }
+    });
+  }
+  return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
+}
+
+// One strip of X for one panel of rows of a sliced matrix: a column at a time would read W too often, so it is not offered
+// many columns; this keeps the answer right when it is.
+WhittleStatus multiply_slices(const SparseKernels& kernels, const SparseArgs& a, int threads) {
+  const SparseMatrix& w = *a.w;
+  SparseArgs one = a;
+  if (a.by_rows) return multiply_vector(kernels, a, threads);
+  for (int64_t i = 0; i < a.batch; i++) {
+    one.batch = 1;
+    one.x = static_cast<const float*>(a.x) + i * w.cols * a.columns;
+    one.out = static_cast<float*>(a.out) + i * w.rows * a.columns;
+    const WhittleStatus s = multiply_vector(kernels, one, threads);
+    if (s != WHITTLE_OK) return s;
+  }
+  return WHITTLE_OK;
+}
+
+WhittleStatus multiply_tiles(const SparseKernels& kernels, const SparseArgs& a, int threads) {
+  const SparseMatrix& w = *a.w;
+  const SparseTiles& t = *w.tiles;
+  const Strips strips = strips_of(a.columns);
+  const int64_t padded_k = t.blocks * t.block + t.width, total = strips.count * a.batch;
+  const float* x = static_cast<const float*>(a.x);
+  float* out = static_cast<float*>(a.out);
+  // X serves as it lies where one strip takes exactly its columns.
+  const bool direct = !a.by_rows && strips.count == 1 && a.columns % kSparseUnit == 0 && w.cols % t.width == 0;
+  static thread_local Scratch packed;
+  const int64_t strip_floats = padded_k * kSparseMaxUnits * kSparseUnit;
+  const int64_t together = direct ? total : std::max<int64_t>(1, std::min(total, kPackedBytes / (strip_floats * 4)));
+  float* near = direct ? nullptr : static_cast<float*>(packed.take(together * strip_floats * 4));
+  if (!direct && !near) return WHITTLE_OUT_OF_MEMORY;
+  std::atomic<bool> failed{false};
+  for (int64_t base = 0; base < total; base += together) {
+    const int64_t now = std::min(together, total - base);
+    if (!direct) {
+      const int64_t chunks = (padded_k + kPackRows - 1) / kPackRows;
+      parallel_for(now * chunks, 1, threads, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++) {
+          const int64_t s = (base + i / chunks) % strips.count, product = (base + i / chunks) / strips.count, p = i % chunks * kPackRows;
+          const int64_t column = strips.begin(s) * kSparseUnit;
+          SparsePack k = {};
+          k.units = static_cast<int32_t>(strips.begin(s + 1) - strips.begin(s));
+          k.k = std::min(kPackRows, padded_k - p);
+          k.valid = std::max<int64_t>(0, std::min(k.k, w.cols - p));
+          k.columns = std::min(a.columns - column, k.units * kSparseUnit);
+          k.stride = a.by_rows ? w.cols : a.columns;
+          k.transposed = a.by_rows;
+          k.x = k.valid == 0 ? nullptr : a.by_rows ? x + column * w.cols + p : x + (product * w.cols + p) * a.columns + column;
+          k.out = near + i / chunks * strip_floats + p * k.units * kSparseUnit;
+          kernels.pack(&k);
+        }
+      });
+    }
+    parallel_for(now * t.panels, 1, threads, [&](int64_t begin, int64_t end) {
+      static thread_local Scratch sums;
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t s = (base + i / t.panels) % strips.count, product = (base + i / t.panels) / strips.count, p = i % t.panels;
+        const int64_t units = strips.begin(s + 1) - strips.begin(s), wide = units * kSparseUnit, column = strips.begin(s) * kSparseUnit;
+        const int64_t row = t.panel_rows[static_cast<size_t>(p)], padded = t.panel_rows[static_cast<size_t>(p) + 1] - row;
+        float* acc = static_cast<float*>(sums.take(padded * wide * 4));
+        if (!acc) {
+          failed = true;
+          return;
+        }
+        const float* strip = direct ? x + product * w.cols * a.columns : near + i / t.panels * strip_floats;
+        for (int64_t b = 0; b < t.blocks; b++) {
+          SparseTile k = tile_of(w, p, b);
+          if (k.groups == 0) continue;
+          k.units = static_cast<int32_t>(units);
+          k.x = strip + b * t.block * wide;
+          k.acc = acc;
+          kernels.tile(&k);
+        }
+        SparseFinish f = {};
+        f.acc = acc;
+        f.acc_stride = wide;
+        f.rows = std::min(padded, w.rows - row);
+        f.columns = std::min(a.columns - column, wide);
+        f.bias = a.bias ? a.bias + row : nullptr;
+        f.activation = a.activation;
+        f.transposed = a.by_rows;
+        f.out_stride = a.by_rows ? w.rows : a.columns;
+        f.out = a.by_rows ? out + column * w.rows + row : out + (product * w.rows + row) * a.columns + column;
+        kernels.finish(&f);
+      }
+    });
+  }
+  return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
+}
+
+WhittleStatus multiply_dense(const SparseArgs& a) {
+  const SparseMatrix& w = *a.w;
+  GemmProblem g;
+  g.activation = a.activation;
+  g.k = w.cols;
+  g.c = static_cast<float*>(a.out);
+  const float* x = static_cast<const float*>(a.x);
+  if (a.by_rows) {
+    g.m = a.columns;
+    g.n = w.rows;
+    g.a = x;
+    g.a_row = w.cols;
+    g.b = w.dense.data();
+    g.b_row = 1;
+    g.b_col = w.cols;
+    g.bias = a.bias;
+    g.ldc = w.rows;
+    return gemm_f32(g, a.threads);
+  }
+  g.m = w.rows;
+  g.n = a.columns;
+  g.a = w.dense.data();
+  g.a_row = w.cols;
+  g.b = x;
+  g.b_row = a.columns;
+  g.ldc = a.columns;
+  g.batch = a.batch;
+  g.b_batch = w.cols * a.columns;
+  g.c_batch = w.rows * a.columns;
+  if (a.bias) {
+    g.source = a.bias;
+    g.source_row = 1;
+    g.beta = 1;
+  }
+  return gemm_f32(g, a.threads);
+}
+
+}  // namespace
+
+const SparseKernels& sparse_kernels() { return resolved().table; }
+Tier sparse_tier() { return resolved().tier; }
+
+WhittleStatus sparse_multiply_f32(const SparseKernels& kernels, const SparseArgs& args) {
+  SparseArgs a = args;
+  const SparseMatrix& w = *a.w;
+  if (a.columns <= 0 || a.batch <= 0 || w.rows <= 0) return WHITTLE_OK;
+  if (!a.by_rows && a.columns == 1) {
+    a.by_rows = true;
+    a.columns = a.batch;
+    a.batch = 1;
+  }
+  if (w.format == kSparseDense) return multiply_dense(a);
+  const double work = static_cast<double>(w.nnz + w.rows) * static_cast<double>(a.columns) * static_cast<double>(a.batch);
+  const int threads = work < 200e3 ? 1 : a.threads;
+  if (w.slices) return multiply_slices(kernels, a, threads);
+  if (a.batch == 1 && a.columns <= 2) return multiply_vector(kernels, a, threads);
+  return multiply_tiles(kernels, a, threads);
+}
+
+WhittleStatus sparse_multiply(const SparseArgs& args) {
+  if (args.w->type == kSparseInt8) return sparse_int8_multiply(args);
+  if (args.w->format == kSparseNm) return sparse_nm_multiply(args);
+  return sparse_multiply_f32(resolved().table, args);
+}
+
+}  // namespace whittle
