@@ -78,6 +78,9 @@ struct Scratch {
 struct ThreadState {
   Scratch rows;      // converted rows of a, then their sums
   Scratch columns;   // the epilogue's arrays
+  Scratch sums;      // between blocks of k
+  Scratch raw;       // what a fill wrote, before its conversion
+  Scratch weights;   // packed for this call only
   uint64_t call = 0; // whose rows these are
   int64_t block = -1;
 };
@@ -126,62 +129,88 @@ bool sums_fit(const GemmInt8Args& g) {
   return lo >= INT32_MIN && hi <= INT32_MAX;
 }
 
-// Fills the epilogue for one product. `sums` are the column sums of b'.
-WhittleStatus prepare(const GemmInt8Kernels& table, const GemmInt8Args& g, const int32_t* sums, Scratch* scratch,
-                      GemmInt8Epilogue* e) {
-  const int64_t n = g.n, padded = round_up(n, table.columns);
-  const bool floats = g.out_type != kOutInt32;
-  const bool zeros = g.b_zeros || g.b_zero != (g.b_unsigned ? 128 : 0);
-  int32_t* at = static_cast<int32_t*>(scratch->need(static_cast<size_t>(padded) * 16));
-  if (!at) return WHITTLE_OUT_OF_MEMORY;
-  int32_t* offset = at;
-  int32_t* b_zero = zeros ? at + padded : nullptr;
-  float* scale = reinterpret_cast<float*>(at + 2 * padded);
-  float* bias = reinterpret_cast<float*>(at + 3 * padded);
+struct Columns {
+  int32_t *offset, *b_zero;
+  float *scale, *bias;
+};
+
+// What the columns [first, last) start at. `sums` are column sums of b', from `first` on.
+void set_offsets(const GemmInt8Kernels& table, const GemmInt8Args& g, const Columns& c, const int32_t* sums, int64_t first,
+                 int64_t last) {
   const uint32_t a_zero = static_cast<uint32_t>(g.a_zero + (g.a_signed ? table.shift_s8 : table.shift_u8));
-  if (zeros) {
+  for (int64_t j = first; j < last; j++) {
+    uint32_t v = 0u - static_cast<uint32_t>(sums[j - first]);
+    if (c.b_zero) v += static_cast<uint32_t>(g.k) * static_cast<uint32_t>(c.b_zero[j]);
+    v *= a_zero;
+    if (g.bias_int) v += static_cast<uint32_t>(g.bias_int[j]);
+    c.offset[j] = static_cast<int32_t>(v);
+  }
+}
+
+// The columns' arrays but for the offsets.
+WhittleStatus prepare(const GemmInt8Kernels& table, const GemmInt8Args& g, Columns* c) {
+  const int64_t n = g.n, padded = round_up(n, table.columns);
+  int32_t* at = static_cast<int32_t*>(t_state.columns.need(static_cast<size_t>(padded) * 16 + 64));
+  if (!at) return WHITTLE_OUT_OF_MEMORY;
+  c->offset = at;
+  c->b_zero = g.b_zeros || g.b_zero != (g.b_unsigned ? 128 : 0) ? at + padded : nullptr;
+  c->scale = reinterpret_cast<float*>(at + 2 * padded);
+  c->bias = reinterpret_cast<float*>(at + 3 * padded);
+  for (int64_t j = n; j < padded; j++) c->offset[j] = 0;
+  if (c->b_zero) {
     const int32_t shift = g.b_unsigned ? 128 : 0;
     for (int64_t j = 0; j < n; j++)
-      b_zero[j] = (!g.b_zeros ? g.b_zero : g.b_unsigned ? g.b_zeros[j] : static_cast<int8_t>(g.b_zeros[j])) - shift;
-    for (int64_t j = 0; j < n; j++)
-      offset[j] = static_cast<int32_t>(a_zero * (static_cast<uint32_t>(g.k) * static_cast<uint32_t>(b_zero[j]) -
-                                                 static_cast<uint32_t>(sums[j])));
-  } else {
-    for (int64_t j = 0; j < n; j++) offset[j] = static_cast<int32_t>(0u - a_zero * static_cast<uint32_t>(sums[j]));
+      c->b_zero[j] = (!g.b_zeros ? g.b_zero : g.b_unsigned ? g.b_zeros[j] : static_cast<int8_t>(g.b_zeros[j])) - shift;
   }
-  if (g.bias_int)
-    for (int64_t j = 0; j < n; j++)
-      offset[j] = static_cast<int32_t>(static_cast<uint32_t>(offset[j]) + static_cast<uint32_t>(g.bias_int[j]));
-  if (floats) {
-    bool good = true;
+  if (g.out_type == kOutInt32) return WHITTLE_OK;
+  bool good = true;
+  for (int64_t j = 0; j < n; j++) {
+    c->scale[j] = g.a_scale * (g.b_scales ? g.b_scales[j] : g.b_scale);
+    good &= c->scale[j] > 0 && c->scale[j] <= 3.402823466e38f;
+  }
+  if (!good) return WHITTLE_RANGE;
+  if (g.bias_float) {
     for (int64_t j = 0; j < n; j++) {
-      scale[j] = g.a_scale * (g.b_scales ? g.b_scales[j] : g.b_scale);
-      good &= scale[j] > 0 && scale[j] <= 3.402823466e38f;
+      c->bias[j] = g.bias_float[j];
+      good &= c->bias[j] - c->bias[j] == 0;
     }
-    if (!good) return WHITTLE_RANGE;
-    if (g.bias_float) {
-      for (int64_t j = 0; j < n; j++) {
-        bias[j] = g.bias_float[j];
-        good &= bias[j] - bias[j] == 0;
-      }
-      if (!good) return WHITTLE_NONFINITE;
-    } else {
-      for (int64_t j = 0; j < n; j++) bias[j] = -0.0f;
-    }
+    if (!good) return WHITTLE_NONFINITE;
+  } else {
+    for (int64_t j = 0; j < n; j++) c->bias[j] = -0.0f;
   }
-  e->offset = offset;
-  e->b_zero = b_zero;
-  e->scale = scale;
-  e->bias = bias;
-  e->out_scale = g.out_scale;
-  e->out_zero = g.out_zero;
-  e->activation = g.activation;
-  e->out_type = g.out_type;
   return WHITTLE_OK;
+}
+
+GemmInt8Epilogue epilogue_of(const GemmInt8Args& g, const Columns& c) {
+  GemmInt8Epilogue e;
+  e.offset = c.offset;
+  e.b_zero = c.b_zero;
+  e.scale = c.scale;
+  e.bias = c.bias;
+  e.out_scale = g.out_scale;
+  e.out_zero = g.out_zero;
+  e.activation = g.activation;
+  e.out_type = g.out_type;
+  return e;
 }
 
 int64_t packed_bytes(const GemmInt8Kernels& table, int64_t k, int64_t n) {
   return round_up(n, table.vector) * round_up(k, table.k_step);
+}
+
+void pack_one(const GemmInt8Kernels& table, const uint8_t* w, bool is_unsigned, bool transposed, int64_t k, int64_t n,
+              int64_t panel, int8_t* out, int32_t* sums) {
+  GemmInt8Pack pack = {};
+  pack.w = w;
+  pack.k = k;
+  pack.n = n;
+  pack.stride = transposed ? k : n;
+  pack.transposed = transposed;
+  pack.flip = is_unsigned ? 0x80 : 0;
+  pack.panel = panel;
+  pack.out = out;
+  pack.sums = sums;
+  table.pack(&pack);
 }
 
 void pack_all(const GemmInt8Kernels& table, const uint8_t* w, bool is_unsigned, bool transposed, int64_t k, int64_t n,
@@ -190,30 +219,22 @@ void pack_all(const GemmInt8Kernels& table, const uint8_t* w, bool is_unsigned, 
   const int64_t panel_bytes = table.columns * round_up(k, table.k_step);
   if (k * n < 65536) threads = 1;
   parallel_for(panels, 1, threads, [&](int64_t first, int64_t last) {
-    for (int64_t p = first; p < last; p++) {
-      GemmInt8Pack pack = {};
-      pack.w = w;
-      pack.k = k;
-      pack.n = n;
-      pack.stride = transposed ? k : n;
-      pack.transposed = transposed;
-      pack.flip = is_unsigned ? 0x80 : 0;
-      pack.panel = p;
-      pack.out = data + p * panel_bytes;
-      pack.sums = sums + p * table.columns;
-      table.pack(&pack);
-    }
+    for (int64_t p = first; p < last; p++)
+      pack_one(table, w, is_unsigned, transposed, k, n, p, data + p * panel_bytes, sums + p * table.columns);
   });
 }
 
+// One matrix product.
 struct Product {
   const GemmInt8Kernels* table;
+  const GemmInt8Args* args;
   const GemmInt8Epilogue* epilogue;
+  const Columns* columns;
   const uint8_t* a;
-  bool a_signed;
-  int64_t m, n, k, padded_k, panels, panel_bytes, size;
-  const int8_t* data;
+  const int8_t* data;  // packed, or null: `weights`, which a piece packs a panel at a time
+  const uint8_t* weights;
   uint8_t* out;
+  int64_t padded_k, panels, panel_bytes, size;
   // How the work is cut: blocks of rows times groups of panels.
   int64_t block_rows, blocks, group_panels, groups, stride;
   bool direct;  // the caller's rows serve as they are
@@ -221,37 +242,64 @@ struct Product {
   std::atomic<bool>* short_of_memory;
 };
 
-void run_piece(const Product& p, int64_t block, int64_t group) {
+// Rows [first, first + rows) of a', into this thread's memory. False where there is none.
+bool load_rows(const Product& p, int64_t first, int64_t rows, size_t bytes, ThreadState* state) {
   const GemmInt8Kernels& table = *p.table;
+  const GemmInt8Args& g = *p.args;
+  uint8_t* to = static_cast<uint8_t*>(state->rows.need(bytes + static_cast<size_t>(rows) * 4));
+  if (!to) return false;
+  GemmInt8Convert convert = {};
+  convert.stride = g.k;
+  convert.k = g.k;
+  convert.padded = p.padded_k;
+  convert.is_signed = g.a_signed;
+  convert.out_stride = p.stride;
+  int32_t* sums = p.epilogue->b_zero ? reinterpret_cast<int32_t*>(to + bytes) : nullptr;
+  if (!g.fill) {
+    convert.a = p.a + first * g.k;
+    convert.rows = rows;
+    convert.out = to;
+    convert.sums = sums;
+    table.convert(&convert);
+    return true;
+  }
+  const bool same = table.a_bytes == 1 && (g.a_signed ? table.shift_s8 : table.shift_u8) == 0 && !sums;
+  if (same) {
+    g.fill(g.fill_context, first, rows, to, p.stride);
+    if (p.padded_k > g.k)
+      for (int64_t r = 0; r < rows; r++) memset(to + r * p.stride + g.k, 0, static_cast<size_t>(p.padded_k - g.k));
+    return true;
+  }
+  // A few rows at a time, which are still in the first-level cache when they are converted.
+  const int64_t strip = g.k > 0 && g.k < 8192 ? 16384 / g.k + 1 : 2;
+  uint8_t* raw = static_cast<uint8_t*>(state->raw.need(static_cast<size_t>(strip * g.k) + 64));
+  if (!raw) return false;
+  convert.a = raw;
+  for (int64_t r = 0; r < rows; r += strip) {
+    convert.rows = rows - r < strip ? rows - r : strip;
+    convert.out = to + r * p.stride;
+    convert.sums = sums ? sums + r : nullptr;
+    g.fill(g.fill_context, first + r, convert.rows, raw, g.k);
+    table.convert(&convert);
+  }
+  return true;
+}
+
+bool run_piece(const Product& p, int64_t block, int64_t group) {
+  const GemmInt8Kernels& table = *p.table;
+  const GemmInt8Args& g = *p.args;
   const int64_t first = block * p.block_rows;
-  const int64_t rows = p.m - first < p.block_rows ? p.m - first : p.block_rows;
+  const int64_t rows = g.m - first < p.block_rows ? g.m - first : p.block_rows;
   ThreadState& state = t_state;
-  const uint8_t* source = p.a + first * p.k;
   GemmInt8Panel panel = {};
   if (p.direct) {
-    panel.a = source;
-    panel.a_stride = p.k;
+    panel.a = p.a + first * g.k;
+    panel.a_stride = g.k;
   } else {
     const size_t bytes = static_cast<size_t>(rows) * static_cast<size_t>(p.stride);
     if (state.call != p.call || state.block != block) {
       state.call = 0;
-      if (!state.rows.need(bytes + static_cast<size_t>(rows) * 4)) {
-        p.short_of_memory->store(true);
-        return;
-      }
-      GemmInt8Convert convert = {};
-      convert.a = source;
-      convert.stride = p.k;
-      convert.rows = rows;
-      convert.k = p.k;
-      convert.padded = p.padded_k;
-      convert.is_signed = p.a_signed;
-      convert.out = state.rows.data;
-      convert.out_stride = p.stride;
-      convert.sums = p.epilogue->b_zero
-                         ? reinterpret_cast<int32_t*>(static_cast<uint8_t*>(state.rows.data) + bytes)
-                         : nullptr;
-      table.convert(&convert);
+      if (!load_rows(p, first, rows, bytes, &state)) return false;
       state.call = p.call;
       state.block = block;
     }
@@ -260,69 +308,107 @@ void run_piece(const Product& p, int64_t block, int64_t group) {
     if (p.epilogue->b_zero)
       panel.a_sums = reinterpret_cast<const int32_t*>(static_cast<const uint8_t*>(state.rows.data) + bytes);
   }
+  int8_t* fresh = nullptr;
+  int32_t* fresh_sums = nullptr;
+  if (!p.data) {
+    fresh = static_cast<int8_t*>(state.weights.need(static_cast<size_t>(p.panel_bytes + table.columns * 4)));
+    if (!fresh) return false;
+    fresh_sums = reinterpret_cast<int32_t*>(fresh + p.panel_bytes);
+  }
   panel.rows = rows;
   panel.steps = p.padded_k / table.k_step;
   panel.epilogue = p.epilogue;
-  panel.out = p.out + first * p.n * p.size;
-  panel.out_stride = p.n;
+  panel.out = p.out + first * g.n * p.size;
+  panel.out_stride = g.n;
+  const int64_t share = cache_sizes().l1d;
+  panel.block = (share < kGemmInt8Block ? share : kGemmInt8Block) / table.step_bytes;
+  if (panel.block < 1) panel.block = 1;
+  if (panel.steps > panel.block) {
+    panel.sums = static_cast<int32_t*>(state.sums.need(static_cast<size_t>(round_up(rows, table.rows) * table.columns) * 4));
+    if (!panel.sums) return false;
+  }
   const int64_t end = (group + 1) * p.group_panels < p.panels ? (group + 1) * p.group_panels : p.panels;
+  if (table.begin) table.begin();
   for (int64_t i = group * p.group_panels; i < end; i++) {
-    panel.b = p.data + i * p.panel_bytes;
     panel.column = i * table.columns;
-    panel.columns = p.n - panel.column < table.columns ? p.n - panel.column : table.columns;
+    panel.columns = g.n - panel.column < table.columns ? g.n - panel.column : table.columns;
+    if (p.data) {
+      panel.b = p.data + i * p.panel_bytes;
+    } else {
+      pack_one(table, p.weights, g.b_unsigned, g.b_transposed, g.k, g.n, i, fresh, fresh_sums);
+      set_offsets(table, g, *p.columns, fresh_sums, panel.column, panel.column + panel.columns);
+      panel.b = fresh;
+    }
     table.panel(&panel);
   }
+  if (table.end) table.end();
+  return true;
 }
 
-// Rows per block so that a block of a' stays in half the second-level cache while all panels pass by; then enough pieces
-// that threads finish together.
-void cut(Product* p, int threads) {
+// Rows per block so that a block of a' stays in a quarter of the second-level cache (neighbours may share it) while all panels pass by; then enough pieces
+// that threads finish together, along the longer side: what the other side brings, every thread reads.
+void cut(const GemmInt8Args& g, Product* p, int threads) {
   const GemmInt8Kernels& t = *p->table;
   p->stride = round_up(p->padded_k * t.a_bytes, 64) + 64;  // never a multiple of 4096 bytes: rows spread over cache sets
-  int64_t most = cache_sizes().l2 / 2 / p->stride / t.rows * t.rows;
+  int64_t most = cache_sizes().l2 / 4 / p->stride / t.rows * t.rows;
   if (most < t.rows) most = t.rows;
-  p->blocks = (p->m + most - 1) / most;
+  p->blocks = (g.m + most - 1) / most;
   const int64_t want = threads > 1 ? 8 * static_cast<int64_t>(threads) : 1;
-  if (p->blocks * p->panels < want) {
-    const int64_t finest = (p->m + 4 * t.rows - 1) / (4 * t.rows);
-    const int64_t blocks = (want + p->panels - 1) / p->panels;
-    p->blocks = blocks > finest ? (finest > p->blocks ? finest : p->blocks) : blocks;
+  const int64_t finest = (g.m + 4 * t.rows - 1) / (4 * t.rows), across = g.n >= g.m ? p->panels : 1;
+  if (p->blocks * across < want) {
+    int64_t blocks = (want + across - 1) / across;
+    if (blocks > finest) blocks = finest;
+    if (blocks > p->blocks) p->blocks = blocks;
   }
-  p->block_rows = round_up((p->m + p->blocks - 1) / p->blocks, t.rows);
-  p->blocks = (p->m + p->block_rows - 1) / p->block_rows;
-  int64_t groups = (want + p->blocks - 1) / p->blocks;
-  if (groups > p->panels) groups = p->panels;
-  p->group_panels = (p->panels + groups - 1) / groups;
+  p->block_rows = round_up((g.m + p->blocks - 1) / p->blocks, t.rows);
+  p->blocks = (g.m + p->block_rows - 1) / p->block_rows;
+  const int64_t groups = (want + p->blocks - 1) / p->blocks;
+  p->group_panels = groups < p->panels ? p->panels / groups : 1;
   p->groups = (p->panels + p->group_panels - 1) / p->group_panels;
 }
 
+// `data` are packed weights and `sums` their sums; or data is null, and `weights` are packed here.
 WhittleStatus run_product(const GemmInt8Kernels& table, const GemmInt8Args& g, const uint8_t* a, const int8_t* data,
-                          const GemmInt8Epilogue& e, uint8_t* out, int threads) {
+                          const int32_t* sums, const uint8_t* weights, const Columns& columns, uint8_t* out, int threads) {
   std::atomic<bool> short_of_memory{false};
+  const GemmInt8Epilogue e = epilogue_of(g, columns);
   Product p = {};
   p.table = &table;
+  p.args = &g;
   p.epilogue = &e;
+  p.columns = &columns;
   p.a = a;
-  p.a_signed = g.a_signed;
-  p.m = g.m;
-  p.n = g.n;
-  p.k = g.k;
+  p.data = data;
+  p.weights = weights;
+  p.out = out;
   p.padded_k = round_up(g.k, table.k_step);
   p.panels = (g.n + table.columns - 1) / table.columns;
   p.panel_bytes = table.columns * p.padded_k;
   p.size = g.out_type == kOutInt32 || g.out_type == kOutFloat32 ? 4 : 1;
-  p.data = data;
-  p.out = out;
   p.call = g_call.fetch_add(1, std::memory_order_relaxed) + 1;
-  p.short_of_memory = &short_of_memory;
-  p.direct = table.a_bytes == 1 && (g.a_signed ? table.shift_s8 : table.shift_u8) == 0 && p.padded_k == g.k && !e.b_zero &&
-             (g.k % 1024 != 0 || g.m <= 4);
+  p.direct = !g.fill && table.a_bytes == 1 && (g.a_signed ? table.shift_s8 : table.shift_u8) == 0 && p.padded_k == g.k &&
+             !e.b_zero && (g.k % 1024 != 0 || g.m <= 4);
   const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
   if (work < 400e3) threads = 1;
   else if (threads <= 0) threads = thread_limit();
-  cut(&p, threads);
+  cut(g, &p, threads);
+  Scratch large;
+  if (data) {
+    set_offsets(table, g, columns, sums, 0, g.n);
+  } else if (p.blocks > 1) {
+    // Several blocks of rows read each panel: pack all of them first. Memory beyond 8 MB is given back.
+    const int64_t bytes = round_up(packed_bytes(table, g.k, g.n), 64), sum_bytes = round_up(g.n, table.columns) * 4;
+    Scratch& memory = bytes > (8 << 20) ? large : t_state.weights;
+    int8_t* fresh = static_cast<int8_t*>(memory.need(static_cast<size_t>(bytes + sum_bytes)));
+    if (!fresh) return WHITTLE_OUT_OF_MEMORY;
+    int32_t* fresh_sums = reinterpret_cast<int32_t*>(fresh + bytes);
+    pack_all(table, weights, g.b_unsigned, g.b_transposed, g.k, g.n, threads, fresh, fresh_sums);
+    set_offsets(table, g, columns, fresh_sums, 0, g.n);
+    p.data = fresh;
+  }
   parallel_for(p.blocks * p.groups, 1, threads, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; i++) run_piece(p, i / p.groups, i % p.groups);
+    for (int64_t i = first; i < last; i++)
+      if (!run_piece(p, i / p.groups, i % p.groups)) short_of_memory = true;
   });
   return short_of_memory ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
 }
@@ -365,63 +451,52 @@ void free_packed_int8(PackedInt8* packed) {
   delete packed;
 }
 
+void gemm_int8_fill_indirect(const void* indirect, int64_t row, int64_t rows, uint8_t* out, int64_t stride) {
+  const GemmInt8Indirect& x = *static_cast<const GemmInt8Indirect*>(indirect);
+  const int64_t* offset = x.offset + row * x.pieces;
+  const size_t length = static_cast<size_t>(x.length);
+  for (int64_t r = 0; r < rows; r++) {
+    uint8_t* to = out + r * stride;
+    for (int64_t i = 0; i < x.pieces; i++, to += length) {
+      const int64_t at = *offset++;
+      if (at >= 0) memcpy(to, x.data + at, length);
+      else memset(to, x.pad, length);
+    }
+  }
+}
+
 WhittleStatus gemm_int8(const GemmInt8Kernels& table, const GemmInt8Args& g) {
   if (g.packed && (g.packed->k != g.k || g.packed->n != g.n || g.packed->is_unsigned != g.b_unsigned)) return WHITTLE_SHAPE;
+  if (g.fill && g.batch != 1) return WHITTLE_SHAPE;
   if (!sums_fit(g)) return WHITTLE_RANGE;
   const int64_t size = g.out_type == kOutInt32 || g.out_type == kOutFloat32 ? 4 : 1;
   uint8_t* out = static_cast<uint8_t*>(g.out);
   // Refuses bad scales and biases before anything is written, also where there is nothing to compute.
-  GemmInt8Epilogue e;
-  if (g.packed) {
-    const WhittleStatus status = prepare(table, g, g.packed->sums, &t_state.columns, &e);
-    if (status != WHITTLE_OK || g.m == 0 || g.n == 0) return status;
+  Columns columns;
+  const WhittleStatus ready = prepare(table, g, &columns);
+  if (ready != WHITTLE_OK || g.m == 0 || g.n == 0) return ready;
+  auto product = [&](int64_t i, const Columns& c, int threads) {
+    const int64_t ai = g.a_index ? g.a_index[i] : i, bi = g.b_index ? g.b_index[i] : i;
+    const uint8_t* a = g.fill ? nullptr : g.a + ai * g.m * g.k;
+    uint8_t* y = out + i * g.m * g.n * size;
+    if (g.packed) return run_product(table, g, a, g.packed->data, g.packed->sums, nullptr, c, y, threads);
+    return run_product(table, g, a, nullptr, nullptr, g.b + bi * g.k * g.n, c, y, threads);
+  };
+  // Many products: a thread each. Few: all threads on each.
+  const int threads = g.threads > 0 ? g.threads : thread_limit();
+  if (threads == 1 || g.batch < threads) {
     for (int64_t i = 0; i < g.batch; i++) {
-      const int64_t ai = g.a_index ? g.a_index[i] : i;
-      const WhittleStatus s =
-          run_product(table, g, g.a + ai * g.m * g.k, g.packed->data, e, out + i * g.m * g.n * size, g.threads);
+      const WhittleStatus s = product(i, columns, g.threads);
       if (s != WHITTLE_OK) return s;
     }
     return WHITTLE_OK;
   }
-  const int64_t bytes = round_up(packed_bytes(table, g.k, g.n), 64), columns = round_up(g.n, table.columns);
-  {
-    Scratch trial;
-    int32_t* sums = static_cast<int32_t*>(trial.need(static_cast<size_t>(columns) * 4));
-    if (!sums) return WHITTLE_OUT_OF_MEMORY;
-    memset(sums, 0, static_cast<size_t>(columns) * 4);
-    const WhittleStatus status = prepare(table, g, sums, &t_state.columns, &e);
-    if (status != WHITTLE_OK || g.m == 0 || g.n == 0) return status;
-  }
-  // Many products: a thread each. Few: all threads on each.
-  int threads = g.threads > 0 ? g.threads : thread_limit();
-  const bool spread = threads > 1 && g.batch >= threads;
   std::atomic<int> status{WHITTLE_OK};
-  parallel_for(g.batch, spread ? 1 : g.batch, spread ? threads : 1, [&](int64_t first, int64_t last) {
-    Scratch weights;
-    int8_t* data = static_cast<int8_t*>(weights.need(static_cast<size_t>(bytes + columns * 4)));
-    if (!data) {
-      status = WHITTLE_OUT_OF_MEMORY;
-      return;
-    }
-    int32_t* sums = reinterpret_cast<int32_t*>(data + bytes);
-    int64_t packed = -1;
-    GemmInt8Epilogue own;
-    for (int64_t i = first; i < last && status == WHITTLE_OK; i++) {
-      const int64_t bi = g.b_index ? g.b_index[i] : i, ai = g.a_index ? g.a_index[i] : i;
-      const int inner = spread ? 1 : threads;
-      if (bi != packed) {
-        pack_all(table, g.b + bi * g.k * g.n, g.b_unsigned, g.b_transposed, g.k, g.n, inner, data, sums);
-        packed = bi;
-        const WhittleStatus s = prepare(table, g, sums, &t_state.columns, &own);
-        if (s != WHITTLE_OK) {
-          status = s;
-          return;
-        }
-      }
-      const WhittleStatus s =
-          run_product(table, g, g.a + ai * g.m * g.k, data, own, out + i * g.m * g.n * size, inner);
-      if (s != WHITTLE_OK) status = s;
-    }
+  parallel_for(g.batch, 1, threads, [&](int64_t first, int64_t last) {
+    Columns own;  // this thread's: the offsets are the product's
+    WhittleStatus s = prepare(table, g, &own);
+    for (int64_t i = first; i < last && s == WHITTLE_OK; i++) s = product(i, own, 1);
+    if (s != WHITTLE_OK) status = s;
   });
   return static_cast<WhittleStatus>(status.load());
 }

@@ -22,7 +22,8 @@ namespace whittle {
 enum GemmInt8Out { kOutInt32 = 0, kOutFloat32 = 1, kOutInt8 = 2, kOutUint8 = 3 };
 // What happens to a sum. Arrays are indexed by column.
 struct GemmInt8Epilogue {
-  const int32_t* offset;  // added: zero points times column sums, integer bias (modulo 2^32)
+  // What sums start at: zero points times column sums, integer bias (modulo 2^32). Padded to whole panels.
+  const int32_t* offset;
   const int32_t* b_zero;  // zero points in the canonical domain, times the row's sum subtracted; null if all are 0
   const float* scale;     // not read for int32 output
   const float* bias;      // -0 where there is none
@@ -32,7 +33,8 @@ struct GemmInt8Epilogue {
   int32_t out_type;
 };
 
-// Rows of a' against one panel of b'. `a` holds `rows` rows of steps * k_step elements, `a_stride` bytes apart.
+// Rows of a' against one panel of b'. `a` holds `rows` rows of steps * k_step elements, `a_stride` bytes apart; b' may be
+// prefetched beyond its end.
 struct GemmInt8Panel {
   const void* a;
   int64_t a_stride;
@@ -45,6 +47,8 @@ struct GemmInt8Panel {
   const GemmInt8Epilogue* epilogue;
   void* out;           // row 0, column 0
   int64_t out_stride;  // elements
+  int64_t block;       // steps whose share of the panel stays in the first-level cache
+  int32_t* sums;       // working memory: a panel's columns for each of `rows` rounded up to the register tile's
 };
 
 // k x n weights, or n x k if `transposed`, to panels [n / columns][k / k_step][columns][k_step], zero padded; the last
@@ -69,16 +73,22 @@ struct GemmInt8Convert {
   int32_t* sums;       // of a', or null
 };
 
+constexpr int64_t kGemmInt8Block = 32768;  // most bytes of a panel in GemmInt8Panel::block
+
 struct GemmInt8Kernels {
   int32_t rows;          // of the register tile
   int32_t columns;       // of a panel
   int32_t vector;        // a panel's width is a multiple of this
   int32_t k_step;        // values of k side by side in a panel; k is padded to a multiple
   int32_t a_bytes;       // of one element of a': 1 or 2
+  int32_t step_bytes;    // of a step of a panel as the loop reads it: says how many steps a cache holds
   int32_t shift_u8, shift_s8;  // a' - a by the type of a
   void (*pack)(const GemmInt8Pack*);
   void (*convert)(const GemmInt8Convert*);
   void (*panel)(const GemmInt8Panel*);
+  // Around a run of `panel` calls on one thread (AMX holds its tiles configured meanwhile); null: nothing to do.
+  void (*begin)();
+  void (*end)();
   // A register-only loop of this variant's multiply-add: the ceiling that benchmarks quote. Answers operations (2 a MAC).
   double (*peak)(int64_t iterations);
 };
@@ -97,8 +107,24 @@ inline int64_t gemm_int8_panel_width(const GemmInt8Kernels& t, int64_t n, int64_
   return left >= t.columns ? t.columns : (left + t.vector - 1) / t.vector * t.vector;
 }
 
+// Copies rows [row, row + rows) of a, k bytes each, to out, `stride` bytes apart: whoever can do that gets a product without
+// an a in memory. A convolution copies pieces of its input rows, and its padding is a's zero point.
+typedef void (*GemmInt8Fill)(const void* context, int64_t row, int64_t rows, uint8_t* out, int64_t stride);
+
+// A fill by indirection: row r of a is `pieces` runs of `length` bytes, at data + offset[r * pieces + i], or of the byte `pad`
+// where that offset is negative.
+struct GemmInt8Indirect {
+  const uint8_t* data;
+  const int64_t* offset;
+  int64_t pieces, length;
+  uint8_t pad;
+};
+void gemm_int8_fill_indirect(const void* indirect, int64_t row, int64_t rows, uint8_t* out, int64_t stride);
+
 struct GemmInt8Args {
   const uint8_t* a;
+  GemmInt8Fill fill;  // instead of a, where batch is 1; called from any of the threads
+  const void* fill_context;
   bool a_signed;
   int64_t m, n, k;
   // Either packed weights (one for every product of the batch) or k x n bytes (n x k if transposed).

@@ -15,6 +15,10 @@ typedef __m256i Vec;
 #define ZERO() _mm256_setzero_si256()
 #define LOAD_B(p) _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))
 #define DOT(sum, a, b) _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
+#define LOAD(p) _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))
+#define WIDE_BYTES 32
+#define LOAD_WIDE(p) LOAD(p)
+#define WIDEN(to, from) _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), LOAD_B(from))
 #define ADD(x, y) _mm256_add_epi32(x, y)
 #define STORE(p, x) _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x)
 static inline __m256i broadcast4(const uint8_t* p) {

@@ -15,6 +15,7 @@ typedef __m512i Vec;
 #define ZERO() _mm512_setzero_si512()
 #define LOAD_B(p) _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))
 #define DOT(sum, a, b) _mm512_add_epi32(sum, _mm512_madd_epi16(a, b))
+#define LOAD(p) _mm512_loadu_si512(p)
 #define ADD(x, y) _mm512_add_epi32(x, y)
 #define STORE(p, x) _mm512_storeu_si512(p, x)
 static inline __m512i broadcast4(const uint8_t* p) {

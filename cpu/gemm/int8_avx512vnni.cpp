@@ -16,6 +16,7 @@ typedef __m512i Vec;
 #define ZERO() _mm512_setzero_si512()
 #define LOAD_B(p) _mm512_loadu_si512(p)
 #define DOT(sum, a, b) _mm512_dpbusd_epi32(sum, a, b)
+#define LOAD(p) _mm512_loadu_si512(p)
 #define ADD(x, y) _mm512_add_epi32(x, y)
 #define STORE(p, x) _mm512_storeu_si512(p, x)
 static inline __m512i broadcast4(const uint8_t* p) {

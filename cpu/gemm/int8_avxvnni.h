@@ -15,6 +15,7 @@
 typedef __m256i Vec;
 #define ZERO() _mm256_setzero_si256()
 #define LOAD_B(p) _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))
+#define LOAD(p) _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))
 #define ADD(x, y) _mm256_add_epi32(x, y)
 #define STORE(p, x) _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x)
 static inline __m256i broadcast4(const uint8_t* p) {

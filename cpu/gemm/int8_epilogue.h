@@ -144,27 +144,16 @@ WHITTLE_INLINE void epilogue_activate(const GemmInt8Epilogue* e, float* f, int64
   }
 }
 
-// `acc` holds n <= TILE_COLUMNS sums of one row and is overwritten; out is that row at that column.
+// `acc` holds n <= TILE_COLUMNS sums of one row, the offset among them, and is overwritten; out is that row at that column.
 WHITTLE_INLINE void epilogue_columns(const GemmInt8Epilogue* e, int64_t column, int32_t row_sum, int32_t* __restrict acc, int64_t n,
                                      void* __restrict out) {
-  const int32_t* __restrict offset = e->offset + column;
   // Unsigned arithmetic: intermediate values may wrap, the final one fits.
   if (e->b_zero) {
     const int32_t* __restrict zero = e->b_zero + column;
     WHITTLE_VECTOR_LOOP
     for (int64_t i = 0; i < n; i++)
-      acc[i] = static_cast<int32_t>(static_cast<uint32_t>(acc[i]) + static_cast<uint32_t>(offset[i]) -
+      acc[i] = static_cast<int32_t>(static_cast<uint32_t>(acc[i]) -
                                     static_cast<uint32_t>(zero[i]) * static_cast<uint32_t>(row_sum));
-  } else if (e->out_type == kOutInt32) {
-    int32_t* __restrict y = static_cast<int32_t*>(out);
-    WHITTLE_VECTOR_LOOP
-    for (int64_t i = 0; i < n; i++)
-      y[i] = static_cast<int32_t>(static_cast<uint32_t>(acc[i]) + static_cast<uint32_t>(offset[i]));
-    return;
-  } else {
-    WHITTLE_VECTOR_LOOP
-    for (int64_t i = 0; i < n; i++)
-      acc[i] = static_cast<int32_t>(static_cast<uint32_t>(acc[i]) + static_cast<uint32_t>(offset[i]));
   }
   if (e->out_type == kOutInt32) {
     memcpy(out, acc, static_cast<size_t>(n) * 4);

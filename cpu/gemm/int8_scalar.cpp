@@ -14,6 +14,7 @@ void panel(const GemmInt8Panel* p) {
   for (int64_t r = 0; r < p->rows; r++) {
     const int16_t* a = reinterpret_cast<const int16_t*>(static_cast<const uint8_t*>(p->a) + r * p->a_stride);
     uint32_t sums[TILE_COLUMNS] = {0};
+    for (int64_t j = 0; j < width; j++) sums[j] = static_cast<uint32_t>(p->epilogue->offset[p->column + j]);
     const int8_t* b = p->b;
     for (int64_t k = 0; k < p->steps; k++, b += width) {
       const int32_t x = a[k];
@@ -49,6 +50,8 @@ extern "C" void gemm_int8_install_scalar(whittle::GemmInt8Kernels* t) {
   t->columns = TILE_COLUMNS;
   t->vector = TILE_VECTOR;
   t->k_step = K_STEP;
+  t->step_bytes = TILE_COLUMNS;
+  t->begin = t->end = nullptr;
   t->a_bytes = 2;
   t->shift_u8 = 0;
   t->shift_s8 = 0;

@@ -183,6 +183,55 @@ Case random_case(Rng& rng, const GemmInt8Kernels& t) {
   return c;
 }
 
+// A 3 x 3 convolution of stride 2 with padding, rows of a taken from the image piece by piece, against plain loops.
+void check_convolution(Harness& h, const GemmInt8Kernels& table) {
+  for (int variation = 0; variation < 8; variation++) {
+    Rng rng = h.rng();
+    const int64_t height = 23, width = 19, channels = variation & 1 ? 5 : 16, n = table.columns + 3, k = 9 * channels;
+    const int64_t out_height = (height + 1) / 2, out_width = (width + 1) / 2, m = out_height * out_width;
+    const bool is_signed = variation & 2;
+    const int32_t a_zero = is_signed ? -7 : 131, b_zero = variation & 4 ? -3 : 0;
+    Guarded<uint8_t> image(height * width * channels, 3), w(k * n, 1);
+    fill(rng, image.data(), image.size(), 0, is_signed, false);
+    fill(rng, w.data(), w.size(), 0, true, false);
+    std::vector<int64_t> offset;
+    for (int64_t y = 0; y < out_height; y++)
+      for (int64_t x = 0; x < out_width; x++)
+        for (int64_t i = 0; i < 9; i++) {
+          const int64_t iy = 2 * y + i / 3 - 1, ix = 2 * x + i % 3 - 1;
+          const bool inside = iy >= 0 && iy < height && ix >= 0 && ix < width;
+          offset.push_back(inside ? (iy * width + ix) * channels : -1);
+        }
+    const GemmInt8Indirect source = {image.data(), offset.data(), 9, channels, static_cast<uint8_t>(a_zero)};
+    PackedInt8* packed = pack_int8(table, w.data(), false, false, k, n, 1);
+    std::vector<int32_t> got(static_cast<size_t>(m * n), -1);
+    GemmInt8Args g = {};
+    g.fill = gemm_int8_fill_indirect, g.fill_context = &source;
+    g.a_signed = is_signed, g.m = m, g.n = n, g.k = k, g.batch = 1, g.packed = packed, g.a_zero = a_zero, g.b_zero = b_zero;
+    g.out = got.data(), g.threads = 1 + variation % 3;
+    const WhittleStatus s = gemm_int8(table, g);
+    g.batch = 2;
+    const WhittleStatus refused = gemm_int8(table, g);
+    free_packed_int8(packed);
+    if (!h.expect(s == WHITTLE_OK && refused == WHITTLE_SHAPE, "status %d, of a batch %d", s, refused)) return;
+    for (int64_t r = 0; r < m; r++)
+      for (int64_t j = 0; j < n; j++) {
+        int64_t sum = 0;
+        for (int64_t i = 0; i < 9; i++)
+          for (int64_t c = 0; c < channels; c++) {
+            const int64_t y = 2 * (r / out_width) + i / 3 - 1, x = 2 * (r % out_width) + i % 3 - 1;
+            if (y < 0 || y >= height || x < 0 || x >= width) continue;
+            const uint8_t v = image[(y * width + x) * channels + c];
+            sum += ((is_signed ? static_cast<int8_t>(v) : int64_t(v)) - a_zero) *
+                   (static_cast<int8_t>(w[(i * channels + c) * n + j]) - b_zero);
+          }
+        if (!h.expect(got[static_cast<size_t>(r * n + j)] == sum, "variation %d: [%d,%d] = %d, want %lld", variation, int(r), int(j),
+                      got[static_cast<size_t>(r * n + j)], static_cast<long long>(sum)))
+          return;
+      }
+  }
+}
+
 void check_table(Harness& h, const GemmInt8Kernels& reference, const GemmInt8Kernels& table) {
   h.row("exact sums around the tile", [&] {
     const int64_t ms[] = {0, 1, 2, 3, 5, table.rows - 1, table.rows, table.rows + 1, 2 * table.rows + 1, 37};
@@ -255,6 +304,16 @@ void check_table(Harness& h, const GemmInt8Kernels& reference, const GemmInt8Ker
   });
   if (std::string(h.variant()) == "amx in C")
     h.row("leaves no tile state behind", [&] { h.expect(amx_released(), "tiles are still configured"); });
+  h.row("k in blocks", [&] {
+    Case c = {};
+    c.m = 4 * table.rows + 3, c.n = table.columns + 5, c.k = h.lean() ? 1100 : 2205;
+    for (int out = kOutInt32; out <= kOutUint8; out++) {
+      c.out_type = out, c.a_signed = out & 1, c.packed = out & 2, c.b_zero = out == kOutInt8 ? 9 : 0;
+      run_case(h, reference, table, c);
+      c.n = table.columns;
+    }
+  });
+  h.row("a convolution fills rows from where they lie", [&] { check_convolution(h, table); });
   h.row("larger products, blocked and threaded", [&] {
     for (int threads : {1, 2, 3}) {
       Case c = {};
