@@ -80,6 +80,20 @@ struct DistillKernels {
                    int64_t b_column, double* c, int64_t ldc, bool add);
   // out[i] = the bfloat16 x[i], exactly
   void (*widen)(const uint16_t* x, int64_t n, float* out);
+  // Rows of the other relations, in double. sums[0..2) are answered, not added to.
+  // g[j] = d = sqrt(g_ii + diagonal[j] - 2*g[j]), 0 where rounding may have made it; sums: of d, and how many d > 0.
+  void (*distance_row)(double* g, const double* diagonal, double g_ii, int64_t n, double* sums);
+  // e = s*fs - t*ft, h its Huber derivative: sums of the loss h*(e - h/2) and of h*s*fs.
+  void (*huber_row)(const double* s, const double* t, int64_t n, double fs, double ft, double delta, double* sums);
+  // w = s > 0 ? k*(h - shift)/s : 0; m[j] = -w; answers the sum of w. h as above.
+  double (*distance_pull)(const double* s, const double* t, int64_t n, double fs, double ft, double delta, double shift, double k,
+                          float* m);
+  // e = s*fs - t*ft: sums of e^2 and of e*s*fs.
+  void (*gap_row)(const float* s, const float* t, int64_t n, double fs, double ft, double* sums);
+  // Sum of x^2.
+  double (*square_sum)(const float* x, int64_t n);
+  // out = fs*s + ft*t, rounded once; out may be s or t.
+  void (*blend_row)(const float* s, const float* t, int64_t n, double fs, double ft, float* out);
   // p[k] += h*rs_i[k]*rs_ij
   void (*angle_row)(const AngleRow* row, int64_t n, double* p, AngleSums* sums);
 };

@@ -6,11 +6,11 @@
 #include <float.h>
 #include <math.h>
 
-#include <memory>
-#include <new>
+#include <atomic>
 
 #include "core/distill.h"
 #include "core/gemm.h"
+#include "core/scratch.h"
 #include "core/threads.h"
 
 namespace whittle {
@@ -18,31 +18,51 @@ namespace {
 
 constexpr int64_t kPanel = 48;  // columns of a product that one task owns: a multiple of every variant's tile
 constexpr int64_t kRows = 8;    // rows of a samples x samples matrix that one task owns
+constexpr int64_t kBand = 64;   // rows of a float Gram matrix that are computed at a time
 
-typedef std::unique_ptr<double[]> Doubles;
-typedef std::unique_ptr<float[]> Floats;
-Doubles doubles(int64_t n) { return Doubles(new (std::nothrow) double[static_cast<size_t>(n)]); }
-Floats floats(int64_t n) { return Floats(new (std::nothrow) float[static_cast<size_t>(n)]); }
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// body(i) for every row; answers the sum of what it answers, added in order.
+// The memory of one call, in parts: kept by the thread up to kKept bytes, since fresh pages cost more than the arithmetic.
+class Room {
+ public:
+  // What `parts` arrays of together `bytes` take.
+  Room(int64_t bytes, int64_t parts) {
+    constexpr int64_t kKept = 16 << 20;
+    static thread_local Scratch kept;
+    bytes += parts * 64;
+    at_ = static_cast<char*>(bytes <= kKept ? kept.take(bytes) : once_.take(bytes));
+  }
+  bool ok() const { return at_ != nullptr; }
+  double* doubles(int64_t n) { return reinterpret_cast<double*>(cut(n * 8)); }
+  float* floats(int64_t n) { return reinterpret_cast<float*>(cut(n * 4)); }
+
+ private:
+  char* cut(int64_t bytes) {
+    char* p = at_;
+    at_ += (bytes + 63) & ~int64_t(63);
+    return p;
+  }
+  Scratch once_;
+  char* at_;
+};
+
+// body(i) for every row; answers the sum of what it answers, added in order. `parts` has room for n.
 template <class Body>
-bool each(int64_t n, int threads, double* sum, const Body& body) {
-  Doubles parts = doubles(n);
-  if (!parts) return false;
+double each(int64_t n, int threads, double* parts, const Body& body) {
   parallel_for(n, kRows, threads, [&](int64_t b, int64_t e) {
-    for (int64_t i = b; i < e; i++) parts[static_cast<size_t>(i)] = body(i);
+    for (int64_t i = b; i < e; i++) parts[i] = body(i);
   });
-  *sum = 0;
-  for (int64_t i = 0; i < n; i++) *sum += parts[static_cast<size_t>(i)];
-  return true;
+  double sum = 0;
+  for (int64_t i = 0; i < n; i++) sum += parts[i];
+  return sum;
 }
 
-// x*xT in double: only panels on and above the diagonal are computed, the rest is mirrored.
+// x*xT in double: only panels on and above the diagonal are computed, the largest first; the rest is mirrored.
 void gram64(const double* x, int64_t n, int64_t size, double* g, int threads) {
-  parallel_for((n + kPanel - 1) / kPanel, 1, threads, [&](int64_t from, int64_t to) {
+  const int64_t panels = (n + kPanel - 1) / kPanel;
+  parallel_for(panels, 1, threads, [&](int64_t from, int64_t to) {
     for (; from < to; from++) {
-      const int64_t j = from * kPanel, end = least(j + kPanel, n);
+      const int64_t j = (panels - 1 - from) * kPanel, end = least(j + kPanel, n);
       distill_kernels().matmul64(end, end - j, size, x, size, x + j * size, 1, size, g + j, n, false);
     }
   });
@@ -52,17 +72,30 @@ void gram64(const double* x, int64_t n, int64_t size, double* g, int threads) {
   });
 }
 
+// x*xT: bands of rows from the diagonal on, the longest first, each in one thread; the rest is mirrored.
 WhittleStatus gram32(const float* x, int64_t n, int64_t size, float* g, int threads) {
-  GemmProblem p;
-  p.m = p.n = n;
-  p.k = size;
-  p.a = p.b = x;
-  p.a_row = size;
-  p.b_row = 1;
-  p.b_col = size;
-  p.c = g;
-  p.ldc = n;
-  return gemm_f32(p, threads);
+  std::atomic<int> failed{WHITTLE_OK};
+  parallel_for((n + kBand - 1) / kBand, 1, threads, [&](int64_t from, int64_t to) {
+    for (int64_t i = from * kBand; from < to; from++, i += kBand) {
+      GemmProblem p;
+      p.m = least(kBand, n - i);
+      p.n = n - i;
+      p.k = size;
+      p.a = p.b = x + i * size;
+      p.a_row = size;
+      p.b_row = 1;
+      p.b_col = size;
+      p.c = g + i * n + i;
+      p.ldc = n;
+      const WhittleStatus status = gemm_f32(p, 1);
+      if (status != WHITTLE_OK) failed.store(status);
+    }
+  });
+  parallel_for(n, kBand, threads, [&](int64_t b, int64_t e) {
+    for (int64_t i = b; i < e; i++)
+      for (int64_t j = 0; j < i / kBand * kBand; j++) g[i * n + j] = g[j * n + i];
+  });
+  return static_cast<WhittleStatus>(failed.load());
 }
 
 // grad = m*x
@@ -80,43 +113,35 @@ WhittleStatus pull_back(const float* m, const float* x, int64_t n, int64_t size,
   return gemm_f32(p, threads);
 }
 
-bool all_finite(const float* x, int64_t n) {
-  for (int64_t i = 0; i < n; i++)
-    if (!(fabsf(x[i]) <= FLT_MAX)) return false;
-  return true;
-}
+// A sum of squares of finite floats stays finite in double.
+bool all_finite(const float* x, int64_t n) { return distill_kernels().square_sum(x, n) <= DBL_MAX; }
 
 // Features less their mean, in double and (where wanted) in float, and their Gram matrix.
 struct Centred {
-  Doubles wide, gram;
-  Floats narrow;
+  double *wide, *gram;
+  float* narrow;
 };
-bool centre(const float* x, int64_t n, int64_t size, int threads, bool narrow, Centred* out) {
-  out->wide = doubles(n * size);
-  out->gram = doubles(n * n);
-  if (narrow) out->narrow = floats(n * size);
-  Doubles mean = doubles(size);
-  if (!out->wide || !out->gram || !mean || (narrow && !out->narrow)) return false;
-  for (int64_t d = 0; d < size; d++) mean[static_cast<size_t>(d)] = 0;
-  for (int64_t i = 0; i < n; i++)
-    for (int64_t d = 0; d < size; d++) mean[static_cast<size_t>(d)] += x[i * size + d];
-  for (int64_t d = 0; d < size; d++) mean[static_cast<size_t>(d)] /= static_cast<double>(n);
-  parallel_for(n, kRows, threads, [&](int64_t b, int64_t e) {
-    for (int64_t i = b; i < e; i++)
-      for (int64_t d = 0; d < size; d++) {
-        const double v = x[i * size + d] - mean[static_cast<size_t>(d)];
-        out->wide[static_cast<size_t>(i * size + d)] = v;
-        if (narrow) out->narrow[static_cast<size_t>(i * size + d)] = static_cast<float>(v);
-      }
-  });
-  gram64(out->wide.get(), n, size, out->gram.get(), threads);
-  return true;
-}
+int64_t centred_bytes(int64_t n, int64_t size) { return 8 * (n * size + n * n + size) + 4 * n * size; }
 
-// Squared distance of two points from the Gram matrix; what rounding leaves of a distance of 0 is 0.
-double squared_distance(const double* g, int64_t n, int64_t i, int64_t j) {
-  const double sum = g[i * n + i] + g[j * n + j], d = sum - 2 * g[i * n + j];
-  return d > sum * 0x1p-48 ? d : 0;
+Centred centre(const float* x, int64_t n, int64_t size, int threads, bool narrow, Room* room) {
+  const Centred out = {room->doubles(n * size), room->doubles(n * n), narrow ? room->floats(n * size) : nullptr};
+  double* mean = room->doubles(size);
+  for (int64_t d = 0; d < size; d++) mean[d] = 0;
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t d = 0; d < size; d++) mean[d] += x[i * size + d];
+  for (int64_t d = 0; d < size; d++) mean[d] /= static_cast<double>(n);
+  parallel_for(n, kRows, threads, [&](int64_t b, int64_t e) {
+    for (int64_t i = b; i < e; i++) {
+      const float* from = x + i * size;
+      double* wide = out.wide + i * size;
+      for (int64_t d = 0; d < size; d++) wide[d] = from[d] - mean[d];
+      if (!narrow) continue;
+      float* to = out.narrow + i * size;
+      for (int64_t d = 0; d < size; d++) to[d] = static_cast<float>(wide[d]);
+    }
+  });
+  gram64(out.wide, n, size, out.gram, threads);
+  return out;
 }
 
 WhittleStatus answer(double loss, double* result) {
@@ -125,74 +150,60 @@ WhittleStatus answer(double loss, double* result) {
   return WHITTLE_OK;
 }
 
-double clip(double x, double delta) { return x > delta ? delta : x < -delta ? -delta : x; }
-
 // Distances in place of a Gram matrix; answers the mean of the positive ones (0 if there are none) and their number.
-bool distances(double* g, int64_t n, int threads, double* mean, double* count) {
-  Doubles out = doubles(n * n), counts = doubles(n);
-  if (!out || !counts) return false;
-  double sum = 0;
-  if (!each(n, threads, &sum, [&](int64_t i) {
-        double row = 0, positive = 0;
-        for (int64_t j = 0; j < n; j++) {
-          const double d = i == j ? 0 : sqrt(squared_distance(g, n, i, j));
-          out[static_cast<size_t>(i * n + j)] = d;
-          row += d;
-          positive += d > 0;
-        }
-        counts[static_cast<size_t>(i)] = positive;
-        return row;
-      }))
-    return false;
+double distances(double* g, int64_t n, int threads, double* diagonal, double* parts, double* counts, double* count) {
+  const DistillKernels& k = distill_kernels();
+  for (int64_t i = 0; i < n; i++) diagonal[i] = g[i * n + i];
+  const double sum = each(n, threads, parts, [&](int64_t i) {
+    double sums[2];
+    k.distance_row(g + i * n, diagonal, diagonal[i], n, sums);
+    counts[i] = sums[1];
+    return sums[0];
+  });
   *count = 0;
-  for (int64_t i = 0; i < n; i++) *count += counts[static_cast<size_t>(i)];
-  *mean = *count > 0 ? sum / *count : 0;
-  for (int64_t i = 0; i < n * n; i++) g[i] = out[static_cast<size_t>(i)];
-  return true;
+  for (int64_t i = 0; i < n; i++) *count += counts[i];
+  return *count > 0 ? sum / *count : 0;
 }
 
 // L = 1/n^2 sum huber(d_ij/mean - d'_ij/mean'), the mean differentiated too; dL/dx_i = sum_j 2 w_ij (x_i - x_j).
 WhittleStatus distance_loss(const RelationLoss& l) {
   const int64_t n = l.samples;
-  Centred s, t;
-  double s_mean, t_mean, s_count, t_count;
-  Floats m = floats(n * n);
-  Doubles along = doubles(n);
-  if (!m || !along || !centre(l.student, n, l.student_size, l.threads, true, &s) ||
-      !centre(l.teacher, n, l.teacher_size, l.threads, false, &t) ||
-      !distances(s.gram.get(), n, l.threads, &s_mean, &s_count) || !distances(t.gram.get(), n, l.threads, &t_mean, &t_count))
-    return WHITTLE_OUT_OF_MEMORY;
+  const DistillKernels& k = distill_kernels();
+  Room room(centred_bytes(n, l.student_size) + centred_bytes(n, l.teacher_size) + 4 * n * n + 8 * 3 * n, 12);
+  if (!room.ok()) return WHITTLE_OUT_OF_MEMORY;
+  const Centred s = centre(l.student, n, l.student_size, l.threads, true, &room);
+  const Centred t = centre(l.teacher, n, l.teacher_size, l.threads, false, &room);
+  float* m = room.floats(n * n);
+  double *parts = room.doubles(n), *along = room.doubles(n), *diagonal = room.doubles(n), s_count, t_count;
+  const double s_mean = distances(s.gram, n, l.threads, diagonal, parts, along, &s_count);
+  const double t_mean = distances(t.gram, n, l.threads, diagonal, parts, along, &t_count);
   const double entries = static_cast<double>(n) * static_cast<double>(n);
   const double fs = s_mean > 0 ? 1 / s_mean : 0, ft = t_mean > 0 ? 1 / t_mean : 0;
-  const double *ds = s.gram.get(), *dt = t.gram.get();
-  double loss = 0, shift = 0;
-  if (!each(n, l.threads, &loss, [&](int64_t i) {
-        double sum = 0, by_mean = 0;
-        for (int64_t j = 0; j < n; j++) {
-          const double a = ds[i * n + j] * fs, d = a - dt[i * n + j] * ft, h = clip(d, l.delta);
-          sum += h * (d - 0.5 * h);
-          by_mean += h * a;
-        }
-        along[static_cast<size_t>(i)] = by_mean;
-        return sum;
-      }))
-    return WHITTLE_OUT_OF_MEMORY;
-  for (int64_t i = 0; i < n; i++) shift += along[static_cast<size_t>(i)];
+  const double loss = each(n, l.threads, parts, [&](int64_t i) {
+    double sums[2];
+    k.huber_row(s.gram + i * n, t.gram + i * n, n, fs, ft, l.delta, sums);
+    along[i] = sums[1];
+    return sums[0];
+  });
+  double shift = 0;
+  for (int64_t i = 0; i < n; i++) shift += along[i];
   if (s_count > 0) shift /= s_count;
+  const double scale = 2 * fs / entries;
   parallel_for(n, kRows, l.threads, [&](int64_t b, int64_t e) {
     for (int64_t i = b; i < e; i++) {
-      double total = 0;
-      for (int64_t j = 0; j < n; j++) {
-        const double d = ds[i * n + j], h = clip(d * fs - dt[i * n + j] * ft, l.delta);
-        const double w = d > 0 ? 2 * fs * (h - shift) / (d * entries) : 0;
-        total += w;
-        m[static_cast<size_t>(i * n + j)] = static_cast<float>(-w);
-      }
-      m[static_cast<size_t>(i * n + i)] = static_cast<float>(total);
+      float* row = m + i * n;
+      const double sum = k.distance_pull(s.gram + i * n, t.gram + i * n, n, fs, ft, l.delta, shift, scale, row);
+      row[i] = static_cast<float>(sum);
     }
   });
-  if (const WhittleStatus status = pull_back(m.get(), s.narrow.get(), n, l.student_size, l.grad, l.threads)) return status;
+  if (const WhittleStatus status = pull_back(m, s.narrow, n, l.student_size, l.grad, l.threads)) return status;
   return answer(loss / entries, l.result);
+}
+
+// Squared distance of two points from the Gram matrix; what rounding leaves of a distance of 0 is 0.
+double squared_distance(const double* g, int64_t n, int64_t i, int64_t j) {
+  const double sum = g[i * n + i] + g[j * n + j], d = sum - 2 * g[i * n + j];
+  return d > sum * 0x1p-48 ? d : 0;
 }
 
 // inverse[i][j] = 1/|x_i - x_j|, 0 where they coincide
@@ -212,117 +223,108 @@ void inverse_distances(const double* g, int64_t n, double* inverse, int threads)
 WhittleStatus angle_loss(const RelationLoss& l) {
   const int64_t n = l.samples;
   const DistillKernels& k = distill_kernels();
-  Centred s, t;
-  Doubles rs = doubles(n * n), rt = doubles(n * n), p = doubles(n * n), pulls = doubles(n * n);
-  Floats m = floats(n * n);
-  if (!rs || !rt || !p || !pulls || !m || !centre(l.student, n, l.student_size, l.threads, true, &s) ||
-      !centre(l.teacher, n, l.teacher_size, l.threads, false, &t))
-    return WHITTLE_OUT_OF_MEMORY;
-  const double *gs = s.gram.get(), *gt = t.gram.get();
-  inverse_distances(gs, n, rs.get(), l.threads);
-  inverse_distances(gt, n, rt.get(), l.threads);
-  double loss = 0;
+  Room room(centred_bytes(n, l.student_size) + centred_bytes(n, l.teacher_size) + 8 * 4 * n * n + 4 * n * n + 8 * n, 16);
+  if (!room.ok()) return WHITTLE_OUT_OF_MEMORY;
+  const Centred s = centre(l.student, n, l.student_size, l.threads, true, &room);
+  const Centred t = centre(l.teacher, n, l.teacher_size, l.threads, false, &room);
+  double *rs = room.doubles(n * n), *rt = room.doubles(n * n), *p = room.doubles(n * n), *pulls = room.doubles(n * n);
+  double* parts = room.doubles(n);
+  float* m = room.floats(n * n);
+  const double *gs = s.gram, *gt = t.gram;
+  inverse_distances(gs, n, rs, l.threads);
+  inverse_distances(gt, n, rt, l.threads);
   // pulls[j][i] = E_ij
-  if (!each(n, l.threads, &loss, [&](int64_t j) {
-        double* row = p.get() + j * n;
-        double sum = 0;
-        for (int64_t i = 0; i < n; i++) row[i] = 0;
-        for (int64_t i = 0; i < n; i++) {
-          const double r_ij = rs[static_cast<size_t>(i * n + j)];
-          const AngleRow a = {gs + j * n, gs + i * n, rs.get() + i * n, gt + j * n, gt + i * n, rt.get() + i * n,
-                              gs[i * n + j] - gs[i * n + i], gt[i * n + j] - gt[i * n + i],
-                              r_ij, rt[static_cast<size_t>(i * n + j)], l.delta};
-          AngleSums sums;
-          k.angle_row(&a, n, row, &sums);
-          sum += sums.loss;
-          pulls[static_cast<size_t>(j * n + i)] = r_ij * (r_ij * sums.cosine - sums.pull);
-        }
-        return sum;
-      }))
-    return WHITTLE_OUT_OF_MEMORY;
+  const double loss = each(n, l.threads, parts, [&](int64_t j) {
+    double* row = p + j * n;
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) row[i] = 0;
+    for (int64_t i = 0; i < n; i++) {
+      const double r_ij = rs[i * n + j];
+      const AngleRow a = {gs + j * n, gs + i * n, rs + i * n, gt + j * n, gt + i * n, rt + i * n,
+                          gs[i * n + j] - gs[i * n + i], gt[i * n + j] - gt[i * n + i], r_ij, rt[i * n + j], l.delta};
+      AngleSums sums;
+      k.angle_row(&a, n, row, &sums);
+      sum += sums.loss;
+      pulls[j * n + i] = r_ij * (r_ij * sums.cosine - sums.pull);
+    }
+    return sum;
+  });
   const double entries = static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n), scale = 2 / entries;
   parallel_for(n, kRows, l.threads, [&](int64_t b, int64_t e) {
     for (int64_t j = b; j < e; j++) {
       double rest = 0;
       for (int64_t i = 0; i < n; i++) {
         if (i == j) continue;
-        const double v = p[static_cast<size_t>(j * n + i)] + pulls[static_cast<size_t>(j * n + i)] +
-                         pulls[static_cast<size_t>(i * n + j)];
-        m[static_cast<size_t>(j * n + i)] = static_cast<float>(scale * v);
+        const double v = p[j * n + i] + pulls[j * n + i] + pulls[i * n + j];
+        m[j * n + i] = static_cast<float>(scale * v);
         rest += v;
       }
-      m[static_cast<size_t>(j * n + j)] = static_cast<float>(-scale * rest);
+      m[j * n + j] = static_cast<float>(-scale * rest);
     }
   });
-  if (const WhittleStatus status = pull_back(m.get(), s.narrow.get(), n, l.student_size, l.grad, l.threads)) return status;
+  if (const WhittleStatus status = pull_back(m, s.narrow, n, l.student_size, l.grad, l.threads)) return status;
   return answer(loss / entries, l.result);
 }
 
 // G = F*FT with rows divided by their norms; L = |G_t - G_s|^2 / n^2.
 WhittleStatus similarity_loss(const RelationLoss& l) {
   const int64_t n = l.samples;
-  Floats gs = floats(n * n), gt = floats(n * n), m = floats(n * n);
-  if (!gs || !gt || !m) return WHITTLE_OUT_OF_MEMORY;
-  if (const WhittleStatus status = gram32(l.student, n, l.student_size, gs.get(), l.threads)) return status;
-  if (const WhittleStatus status = gram32(l.teacher, n, l.teacher_size, gt.get(), l.threads)) return status;
+  const DistillKernels& k = distill_kernels();
+  Room room(3 * 4 * n * n + 8 * n, 4);
+  if (!room.ok()) return WHITTLE_OUT_OF_MEMORY;
+  float *gs = room.floats(n * n), *gt = room.floats(n * n), *m = room.floats(n * n);
+  double* parts = room.doubles(n);
+  if (const WhittleStatus status = gram32(l.student, n, l.student_size, gs, l.threads)) return status;
+  if (const WhittleStatus status = gram32(l.teacher, n, l.teacher_size, gt, l.threads)) return status;
   const double entries = static_cast<double>(n) * static_cast<double>(n);
-  double loss = 0;
-  if (!each(n, l.threads, &loss, [&](int64_t i) {
-        float *a = gs.get() + i * n, *b = gt.get() + i * n;
-        double sa = 0, sb = 0, sum = 0, along = 0;
-        for (int64_t j = 0; j < n; j++) {
-          sa += double(a[j]) * a[j];
-          sb += double(b[j]) * b[j];
-        }
-        const double fa = sa > 0 ? 1 / sqrt(sa) : 0, fb = sb > 0 ? 1 / sqrt(sb) : 0;
-        if (!(sa <= DBL_MAX) || !(sb <= DBL_MAX)) return double(NAN);
-        for (int64_t j = 0; j < n; j++) {
-          const double d = a[j] * fa - b[j] * fb;
-          sum += d * d;
-          along += d * a[j] * fa;
-        }
-        for (int64_t j = 0; j < n; j++) {
-          const double d = a[j] * fa - b[j] * fb;
-          b[j] = static_cast<float>(2 / entries * fa * (d - a[j] * fa * along));
-        }
-        return sum;
-      }))
-    return WHITTLE_OUT_OF_MEMORY;
-  for (int64_t i = 0; i < n; i++)
-    for (int64_t j = 0; j < n; j++)
-      m[static_cast<size_t>(i * n + j)] = gt[static_cast<size_t>(i * n + j)] + gt[static_cast<size_t>(j * n + i)];
-  if (const WhittleStatus status = pull_back(m.get(), l.student, n, l.student_size, l.grad, l.threads)) return status;
+  const double loss = each(n, l.threads, parts, [&](int64_t i) {
+    float *a = gs + i * n, *b = gt + i * n;
+    const double sa = k.square_sum(a, n), sb = k.square_sum(b, n);
+    const double fa = sa > 0 ? 1 / sqrt(sa) : 0, fb = sb > 0 ? 1 / sqrt(sb) : 0;
+    if (!(sa <= DBL_MAX) || !(sb <= DBL_MAX)) return double(NAN);
+    double sums[2];
+    k.gap_row(a, b, n, fa, fb, sums);
+    // the derivative by the row before it was divided by its norm: 2/n^2 * fa * (e - a*fa*along)
+    const double by = 2 / entries * fa;
+    k.blend_row(a, b, n, by * fa * (1 - sums[1]), -by * fb, b);
+    return sums[0];
+  });
+  // m = gt + gtT, in tiles that stay in cache
+  parallel_for((n + kBand - 1) / kBand, 1, l.threads, [&](int64_t from, int64_t to) {
+    for (; from < to; from++)
+      for (int64_t j0 = 0; j0 < n; j0 += kBand)
+        for (int64_t i = from * kBand; i < least((from + 1) * kBand, n); i++)
+          for (int64_t j = j0; j < least(j0 + kBand, n); j++) m[i * n + j] = gt[i * n + j] + gt[j * n + i];
+  });
+  if (const WhittleStatus status = pull_back(m, l.student, n, l.student_size, l.grad, l.threads)) return status;
   return answer(loss / entries, l.result);
 }
 
 // Rows divided by their norms; the norms' inverses, 0 for a row of zeros.
-bool unit_rows(const float* x, int64_t n, int64_t size, int threads, Floats* out, Doubles* inverse) {
-  *out = floats(n * size);
-  *inverse = doubles(n);
-  if (!*out || !*inverse) return false;
+void unit_rows(const float* x, int64_t n, int64_t size, int threads, float* out, double* inverse) {
+  const DistillKernels& k = distill_kernels();
   parallel_for(n, kRows, threads, [&](int64_t b, int64_t e) {
     for (int64_t i = b; i < e; i++) {
-      double square = 0;
-      for (int64_t d = 0; d < size; d++) square += double(x[i * size + d]) * x[i * size + d];
-      const double f = square > 0 ? 1 / sqrt(square) : 0;
-      (*inverse)[static_cast<size_t>(i)] = f;
-      for (int64_t d = 0; d < size; d++) (*out)[static_cast<size_t>(i * size + d)] = static_cast<float>(x[i * size + d] * f);
+      const double square = k.square_sum(x + i * size, size), f = square > 0 ? 1 / sqrt(square) : 0;
+      inverse[i] = f;
+      k.blend_row(x + i * size, x + i * size, size, f, 0, out + i * size);
     }
   });
-  return true;
 }
 
 // Gaussian kernel of unit rows, exp(-gamma |a - b|^2) = e^(-2 gamma) sum_p (2 gamma)^p/p! (a.b)^p up to `order`;
 // L = 1/n^2 sum (C_s - C_t)^2.
 WhittleStatus correlation_loss(const RelationLoss& l) {
   const int64_t n = l.samples, size = l.student_size;
-  Floats us, ut, gs = floats(n * n), gt = floats(n * n);
-  Doubles fs, ft;
-  if (!gs || !gt || !unit_rows(l.student, n, size, l.threads, &us, &fs) ||
-      !unit_rows(l.teacher, n, l.teacher_size, l.threads, &ut, &ft))
-    return WHITTLE_OUT_OF_MEMORY;
-  if (const WhittleStatus status = gram32(us.get(), n, size, gs.get(), l.threads)) return status;
-  if (const WhittleStatus status = gram32(ut.get(), n, l.teacher_size, gt.get(), l.threads)) return status;
+  const DistillKernels& k = distill_kernels();
+  Room room(4 * (n * size + n * l.teacher_size + 2 * n * n) + 8 * 3 * n, 7);
+  if (!room.ok()) return WHITTLE_OUT_OF_MEMORY;
+  float *us = room.floats(n * size), *ut = room.floats(n * l.teacher_size), *gs = room.floats(n * n), *gt = room.floats(n * n);
+  double *fs = room.doubles(n), *ft = room.doubles(n), *parts = room.doubles(n);
+  unit_rows(l.student, n, size, l.threads, us, fs);
+  unit_rows(l.teacher, n, l.teacher_size, l.threads, ut, ft);
+  if (const WhittleStatus status = gram32(us, n, size, gs, l.threads)) return status;
+  if (const WhittleStatus status = gram32(ut, n, l.teacher_size, gt, l.threads)) return status;
   const double entries = static_cast<double>(n) * static_cast<double>(n), base = exp(-2 * l.gamma);
   // Horner on sum_p (2 gamma)^p/p! x^p and its derivative.
   const auto series = [&](double x, double* slope) {
@@ -335,25 +337,23 @@ WhittleStatus correlation_loss(const RelationLoss& l) {
     *slope = base * derivative;
     return base * value;
   };
-  double loss = 0;
-  if (!each(n, l.threads, &loss, [&](int64_t i) {
-        double sum = 0, slope, unused;
-        for (int64_t j = 0; j < n; j++) {
-          const double d = series(gs[static_cast<size_t>(i * n + j)], &slope) - series(gt[static_cast<size_t>(i * n + j)], &unused);
-          sum += d * d;
-          gs[static_cast<size_t>(i * n + j)] = static_cast<float>(4 / entries * d * slope);
-        }
-        return sum;
-      }))
-    return WHITTLE_OUT_OF_MEMORY;
-  if (const WhittleStatus status = pull_back(gs.get(), us.get(), n, size, l.grad, l.threads)) return status;
+  const double loss = each(n, l.threads, parts, [&](int64_t i) {
+    double sum = 0, slope, unused;
+    for (int64_t j = 0; j < n; j++) {
+      const double d = series(gs[i * n + j], &slope) - series(gt[i * n + j], &unused);
+      sum += d * d;
+      gs[i * n + j] = static_cast<float>(4 / entries * d * slope);
+    }
+    return sum;
+  });
+  if (const WhittleStatus status = pull_back(gs, us, n, size, l.grad, l.threads)) return status;
   parallel_for(n, kRows, l.threads, [&](int64_t b, int64_t e) {
     for (int64_t i = b; i < e; i++) {
       float* g = l.grad + i * size;
-      const float* u = us.get() + i * size;
+      const float* u = us + i * size;
       double along = 0;
       for (int64_t d = 0; d < size; d++) along += double(g[d]) * u[d];
-      for (int64_t d = 0; d < size; d++) g[d] = static_cast<float>((g[d] - along * u[d]) * fs[static_cast<size_t>(i)]);
+      k.blend_row(g, u, size, fs[i], -along * fs[i], g);
     }
   });
   return answer(loss / entries, l.result);

@@ -1,3 +1,4 @@
+import * as fs from 'node:fs'
 import * as path from 'node:path'
 import { WhittleError, type WhittleErrorCode } from './errors'
 
@@ -47,7 +48,6 @@ export function native(): NativeBinding {
 function load(): NativeBinding {
   // The package's root, found by its package.json: this file runs from lib/, dist/ and the tools' build.
   let root = path.dirname(__dirname)
-  const fs = process.getBuiltinModule ? process.getBuiltinModule('node:fs') : (require('node:fs') as typeof import('node:fs'))
   while (!fs.existsSync(path.join(root, 'package.json')) && path.dirname(root) !== root) root = path.dirname(root)
   try {
     const nodeGypBuild = require('node-gyp-build') as (dir: string) => unknown

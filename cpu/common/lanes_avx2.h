@@ -64,3 +64,16 @@ static inline double d_sum(vd v) {
   const __m128d s = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
   return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
 }
+static inline vd d_div(vd a, vd b) { return _mm256_div_pd(a, b); }
+static inline vd d_sqrt(vd x) { return _mm256_sqrt_pd(x); }
+// v where x > limit, else 0
+static inline vd d_above(vd x, vd limit, vd v) { return _mm256_and_pd(_mm256_cmp_pd(x, limit, _CMP_GT_OQ), v); }
+// infinity in the lanes past the first n, else 0
+static inline vd d_past(int64_t n) {
+  return _mm256_andnot_pd(_mm256_castsi256_pd(d_first(n)), _mm256_set1_pd(__builtin_inf()));
+}
+static inline vd d_from_floats(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
+static inline __m128i d_first_floats(int64_t n) { return _mm_cmpgt_epi32(_mm_set1_epi32((int)n), _mm_setr_epi32(0, 1, 2, 3)); }
+static inline vd d_from_floats_part(const float* p, int64_t n) { return _mm256_cvtps_pd(_mm_maskload_ps(p, d_first_floats(n))); }
+static inline void d_to_floats(float* p, vd v) { _mm_storeu_ps(p, _mm256_cvtpd_ps(v)); }
+static inline void d_to_floats_part(float* p, vd v, int64_t n) { _mm_maskstore_ps(p, d_first_floats(n), _mm256_cvtpd_ps(v)); }

@@ -43,3 +43,17 @@ static inline vd d_fnma(vd a, vd b, vd c) { return _mm512_fnmadd_pd(a, b, c); }
 static inline vd d_max(vd a, vd b) { return _mm512_max_pd(a, b); }
 static inline vd d_min(vd a, vd b) { return _mm512_min_pd(a, b); }
 static inline double d_sum(vd v) { return _mm512_reduce_add_pd(v); }
+static inline vd d_div(vd a, vd b) { return _mm512_div_pd(a, b); }
+static inline vd d_sqrt(vd x) { return _mm512_sqrt_pd(x); }
+// v where x > limit, else 0
+static inline vd d_above(vd x, vd limit, vd v) { return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(x, limit, _CMP_GT_OQ), v); }
+// infinity in the lanes past the first n, else 0
+static inline vd d_past(int64_t n) { return _mm512_maskz_mov_pd((__mmask8)~d_first(n), _mm512_set1_pd(__builtin_inf())); }
+static inline vd d_from_floats(const float* p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+static inline vd d_from_floats_part(const float* p, int64_t n) {
+  return _mm512_cvtps_pd(_mm512_castps512_ps256(_mm512_maskz_loadu_ps(d_first(n), p)));
+}
+static inline void d_to_floats(float* p, vd v) { _mm256_storeu_ps(p, _mm512_cvtpd_ps(v)); }
+static inline void d_to_floats_part(float* p, vd v, int64_t n) {
+  _mm512_mask_storeu_ps(p, d_first(n), _mm512_castps256_ps512(_mm512_cvtpd_ps(v)));
+}

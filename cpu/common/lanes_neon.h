@@ -57,3 +57,20 @@ static inline vd d_fnma(vd a, vd b, vd c) { return vfmsq_f64(c, a, b); }
 static inline vd d_max(vd a, vd b) { return vmaxq_f64(a, b); }
 static inline vd d_min(vd a, vd b) { return vminq_f64(a, b); }
 static inline double d_sum(vd v) { return vaddvq_f64(v); }
+static inline vd d_div(vd a, vd b) { return vdivq_f64(a, b); }
+static inline vd d_sqrt(vd x) { return vsqrtq_f64(x); }
+// v where x > limit, else 0
+static inline vd d_above(vd x, vd limit, vd v) {
+  return vreinterpretq_f64_u64(vandq_u64(vcgtq_f64(x, limit), vreinterpretq_u64_f64(v)));
+}
+// infinity in the lanes past the first n, else 0
+static inline vd d_past(int64_t n) {
+  const double inf = __builtin_inf();
+  return vsetq_lane_f64(n > 0 ? 0 : inf, vdupq_n_f64(inf), 0);
+}
+static inline vd d_from_floats(const float* p) { return vcvt_f64_f32(vld1_f32(p)); }
+static inline vd d_from_floats_part(const float* p, int64_t n) { return vsetq_lane_f64(n > 0 ? (double)p[0] : 0, vdupq_n_f64(0), 0); }
+static inline void d_to_floats(float* p, vd v) { vst1_f32(p, vcvt_f32_f64(v)); }
+static inline void d_to_floats_part(float* p, vd v, int64_t n) {
+  if (n > 0) p[0] = (float)vgetq_lane_f64(v, 0);
+}

@@ -138,6 +138,103 @@ static inline void angle_row_simd(const whittle::AngleRow* row, int64_t n, doubl
   sums->pull = d_sum(pull);
 }
 
+// EACH64(n, body) walks a row of doubles or of what becomes doubles: the body sees i and k (VD_LANES but in the tail, where
+// loads fill up with 0) and loads by LOADD or LOADF.
+#define LOADD(p) (k == VD_LANES ? d_load((p) + i) : d_load_part((p) + i, k))
+#define LOADF(p) (k == VD_LANES ? d_from_floats((p) + i) : d_from_floats_part((p) + i, k))
+#define STORED(p, v)                              \
+  do {                                            \
+    if (k == VD_LANES) d_store((p) + i, v);       \
+    else d_store_part((p) + i, v, k);             \
+  } while (0)
+#define STOREF(p, v)                              \
+  do {                                            \
+    if (k == VD_LANES) d_to_floats((p) + i, v);   \
+    else d_to_floats_part((p) + i, v, k);         \
+  } while (0)
+#define EACH64(n, ...)                           \
+  do {                                           \
+    int64_t i = 0;                               \
+    for (; i + VD_LANES <= (n); i += VD_LANES) { \
+      const int64_t k = VD_LANES;                \
+      __VA_ARGS__                                \
+    }                                            \
+    if (i < (n)) {                               \
+      const int64_t k = (n) - i;                 \
+      __VA_ARGS__                                \
+    }                                            \
+  } while (0)
+
+static inline void distance_row_simd(double* g, const double* diagonal, double g_ii, int64_t n, double* sums) {
+  const vd own = d_set(g_ii), least = d_set(0x1p-48), one = d_set(1);
+  vd total = d_set(0), count = d_set(0);
+  EACH64(n, {
+    const vd size = d_add(own, LOADD(diagonal)), got = LOADD(g), square = d_sub(size, d_add(got, got));
+    // the tail's lanes count for nothing: they are pushed below the threshold
+    vd limit = d_mul(size, least);
+    if (k < VD_LANES) limit = d_max(limit, d_past(k));
+    const vd d = d_sqrt(d_above(square, limit, square));
+    STORED(g, d);
+    total = d_add(total, d);
+    count = d_add(count, d_above(d, d_set(0), one));
+  });
+  sums[0] = d_sum(total);
+  sums[1] = d_sum(count);
+}
+
+static inline vd d_clip(vd x, vd delta) { return d_min(delta, d_max(d_sub(d_set(0), delta), x)); }
+
+static inline void huber_row_simd(const double* s, const double* t, int64_t n, double fs, double ft, double delta, double* sums) {
+  const vd by_s = d_set(fs), by_t = d_set(ft), most = d_set(delta), half = d_set(0.5);
+  vd loss = d_set(0), by_scale = d_set(0);
+  EACH64(n, {
+    const vd a = d_mul(LOADD(s), by_s), e = d_fnma(LOADD(t), by_t, a), h = d_clip(e, most);
+    loss = d_fma(h, d_fnma(half, h, e), loss);
+    by_scale = d_fma(h, a, by_scale);
+  });
+  sums[0] = d_sum(loss);
+  sums[1] = d_sum(by_scale);
+}
+
+static inline double distance_pull_simd(const double* s, const double* t, int64_t n, double fs, double ft, double delta,
+                                        double shift, double factor, float* m) {
+  const vd by_s = d_set(fs), by_t = d_set(ft), most = d_set(delta), away = d_set(shift), f = d_set(factor);
+  vd total = d_set(0);
+  EACH64(n, {
+    const vd d = LOADD(s), h = d_clip(d_fnma(LOADD(t), by_t, d_mul(d, by_s)), most);
+    const vd w = d_above(d, d_set(0), d_div(d_mul(f, d_sub(h, away)), d));
+    STOREF(m, d_sub(d_set(0), w));
+    total = d_add(total, w);
+  });
+  return d_sum(total);
+}
+
+static inline void gap_row_simd(const float* s, const float* t, int64_t n, double fs, double ft, double* sums) {
+  const vd by_s = d_set(fs), by_t = d_set(ft);
+  vd square = d_set(0), along = d_set(0);
+  EACH64(n, {
+    const vd a = d_mul(LOADF(s), by_s), e = d_fnma(LOADF(t), by_t, a);
+    square = d_fma(e, e, square);
+    along = d_fma(e, a, along);
+  });
+  sums[0] = d_sum(square);
+  sums[1] = d_sum(along);
+}
+
+static inline double square_sum_simd(const float* x, int64_t n) {
+  vd sum = d_set(0);
+  EACH64(n, {
+    const vd v = LOADF(x);
+    sum = d_fma(v, v, sum);
+  });
+  return d_sum(sum);
+}
+
+static inline void blend_row_simd(const float* s, const float* t, int64_t n, double fs, double ft, float* out) {
+  const vd by_s = d_set(fs), by_t = d_set(ft);
+  EACH64(n, { STOREF(out, d_fma(by_s, LOADF(s), d_mul(by_t, LOADF(t)))); });
+}
+
 static inline void install_simd(whittle::DistillKernels* t) {
   t->soft_sums = soft_sums_simd;
   t->pair_sums = pair_sums_simd;
@@ -154,5 +251,11 @@ static inline void install_simd(whittle::DistillKernels* t) {
   t->attention_grad = attention_grad_simd;
   t->matmul64 = matmul64_simd;
   t->widen = widen_simd;
+  t->distance_row = distance_row_simd;
+  t->huber_row = huber_row_simd;
+  t->distance_pull = distance_pull_simd;
+  t->gap_row = gap_row_simd;
+  t->square_sum = square_sum_simd;
+  t->blend_row = blend_row_simd;
   t->angle_row = angle_row_simd;
 }

@@ -172,6 +172,63 @@ void widen_scalar(const uint16_t* x, int64_t n, float* out) {
   }
 }
 
+double clip(double x, double delta) { return x > delta ? delta : x < -delta ? -delta : x; }
+
+void distance_row_scalar(double* g, const double* diagonal, double g_ii, int64_t n, double* sums) {
+  double total = 0, count = 0;
+  for (int64_t j = 0; j < n; j++) {
+    const double size = g_ii + diagonal[j], square = size - 2 * g[j], d = square > size * 0x1p-48 ? sqrt(square) : 0;
+    g[j] = d;
+    total += d;
+    count += d > 0;
+  }
+  sums[0] = total;
+  sums[1] = count;
+}
+
+void huber_row_scalar(const double* s, const double* t, int64_t n, double fs, double ft, double delta, double* sums) {
+  double loss = 0, by_scale = 0;
+  for (int64_t j = 0; j < n; j++) {
+    const double a = s[j] * fs, e = a - t[j] * ft, h = clip(e, delta);
+    loss += h * (e - 0.5 * h);
+    by_scale += h * a;
+  }
+  sums[0] = loss;
+  sums[1] = by_scale;
+}
+
+double distance_pull_scalar(const double* s, const double* t, int64_t n, double fs, double ft, double delta, double shift, double k,
+                            float* m) {
+  double total = 0;
+  for (int64_t j = 0; j < n; j++) {
+    const double w = s[j] > 0 ? k * (clip(s[j] * fs - t[j] * ft, delta) - shift) / s[j] : 0;
+    m[j] = float(-w);
+    total += w;
+  }
+  return total;
+}
+
+void gap_row_scalar(const float* s, const float* t, int64_t n, double fs, double ft, double* sums) {
+  double square = 0, along = 0;
+  for (int64_t j = 0; j < n; j++) {
+    const double a = s[j] * fs, e = a - t[j] * ft;
+    square += e * e;
+    along += e * a;
+  }
+  sums[0] = square;
+  sums[1] = along;
+}
+
+double square_sum_scalar(const float* x, int64_t n) {
+  double sum = 0;
+  for (int64_t j = 0; j < n; j++) sum += double(x[j]) * x[j];
+  return sum;
+}
+
+void blend_row_scalar(const float* s, const float* t, int64_t n, double fs, double ft, float* out) {
+  for (int64_t j = 0; j < n; j++) out[j] = float(fs * s[j] + ft * t[j]);
+}
+
 void angle_row_scalar(const AngleRow* r, int64_t n, double* p, AngleSums* sums) {
   double loss = 0, cosine = 0, pull = 0;
   for (int64_t k = 0; k < n; k++) {
@@ -207,5 +264,11 @@ extern "C" void distill_install_scalar(whittle::DistillKernels* t) {
   t->attention_grad = attention_grad_scalar;
   t->matmul64 = matmul64_scalar;
   t->widen = widen_scalar;
+  t->distance_row = distance_row_scalar;
+  t->huber_row = huber_row_scalar;
+  t->distance_pull = distance_pull_scalar;
+  t->gap_row = gap_row_scalar;
+  t->square_sum = square_sum_scalar;
+  t->blend_row = blend_row_scalar;
   t->angle_row = angle_row_scalar;
 }

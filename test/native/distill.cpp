@@ -314,6 +314,71 @@ WHITTLE_CHECK(distill) {
       k.matmul64(n, n, d, x.data(), d, x.data(), 1, d, g.data(), n, false);
       for (double v : g) h.expect(v == g[0], "%.17g and %.17g", v, g[0]);
     });
+    h.row("rows of distances, similarities", [&] {
+      Rng rng = h.rng();
+      for (int64_t n : sizes_around(8))
+        for (double delta : {1.0, 0.2}) {
+          Guarded<double> g(n, 1), d(n, 3), t(n, 5);
+          Guarded<float> m(n, 3), a(n, 1), b(n, 2), out(n, 5);
+          std::vector<double> gram(static_cast<size_t>(n));
+          const double own = 2.5;
+          for (int64_t i = 0; i < n; i++) {
+            d[i] = rng.below(5) ? rng.uniform(0.1f, 4) : own;
+            gram[size_t(i)] = g[i] = rng.below(5) && d[i] != own ? rng.uniform(-1, 1) * 0.05f : (own + d[i]) / 2 * (1 + 0x1p-51);
+            t[i] = rng.uniform(0, 3);
+            a[i] = rng.normal();
+            b[i] = rng.normal();
+          }
+          double sums[2], total = 0, count = 0;
+          k.distance_row(g.data(), d.data(), own, n, sums);
+          for (int64_t i = 0; i < n; i++) {
+            const double square = own + d[i] - 2 * gram[size_t(i)], want = square > (own + d[i]) * 0x1p-48 ? sqrt(square) : 0;
+            h.expect(near(g[i], want, want * 0x1p-52), "distance n %d [%d]: %.17g, want %.17g", int(n), int(i), g[i], want);
+            total += want;
+            count += want > 0;
+          }
+          h.expect(near(sums[0], total, total * 1e-14) && sums[1] == count, "distances n %d: %g %g, want %g %g", int(n), sums[0], sums[1],
+                   total, count);
+          double loss = 0, by = 0, pull = 0, square = 0, along = 0, own_square = 0;
+          const double fs = 0.8, ft = 0.6, shift = 0.05, bound = 1e-13 * double(n + 1) * 10;
+          k.huber_row(g.data(), t.data(), n, fs, ft, delta, sums);
+          const double pulled = k.distance_pull(g.data(), t.data(), n, fs, ft, delta, shift, 1.5, m.data());
+          for (int64_t i = 0; i < n; i++) {
+            const double e = g[i] * fs - t[i] * ft, c = e > delta ? delta : e < -delta ? -delta : e;
+            loss += fabs(e) <= delta ? e * e / 2 : delta * (fabs(e) - delta / 2);
+            by += c * g[i] * fs;
+            const double w = g[i] > 0 ? 1.5 * (c - shift) / g[i] : 0;
+            pull += w;
+            h.expect(near(m[i], -w, fabs(w) * kU), "pull n %d [%d]: %g, want %g", int(n), int(i), m[i], -w);
+          }
+          h.expect(near(sums[0], loss, bound) && near(sums[1], by, bound) && near(pulled, pull, bound), "huber n %d: %g %g %g, want %g %g %g",
+                   int(n), sums[0], sums[1], pulled, loss, by, pull);
+          k.gap_row(a.data(), b.data(), n, fs, ft, sums);
+          const double got = k.square_sum(a.data(), n);
+          k.blend_row(a.data(), b.data(), n, fs, -ft, out.data());
+          for (int64_t i = 0; i < n; i++) {
+            const double e = a[i] * fs - b[i] * ft;
+            square += e * e;
+            along += e * a[i] * fs;
+            own_square += double(a[i]) * a[i];
+            h.expect(near(out[i], e, fabs(e) * kU + 1e-15), "blend n %d [%d]: %g, want %g", int(n), int(i), out[i], e);
+          }
+          h.expect(near(sums[0], square, bound) && near(sums[1], along, bound) && near(got, own_square, bound), "gap n %d: %g %g %g", int(n),
+                   sums[0], sums[1], got);
+          k.blend_row(a.data(), b.data(), n, fs, -ft, b.data());
+          for (int64_t i = 0; i < n; i++) h.expect(b[i] == out[i], "blend in place n %d [%d]", int(n), int(i));
+          h.expect(g.intact() && m.intact() && out.intact() && b.intact(), "wrote outside, n %d", int(n));
+        }
+      const int64_t n = 256;
+      std::vector<double> x(n, 0.5), diagonal(n, 1);
+      std::vector<float> m(n);
+      double sums[2];
+      h.bench("distance_row 256", 16.0 * n, [&] {
+        for (double& v : x) v = 0.25;
+        k.distance_row(x.data(), diagonal.data(), 1, n, sums);
+      });
+      h.bench("distance_pull 256", 20.0 * n, [&] { k.distance_pull(x.data(), diagonal.data(), n, 1, 1, 1, 0, 1, m.data()); });
+    });
     h.row("widen", [&] {
       Rng rng = h.rng();
       for (int64_t n : sizes_around(16)) {
