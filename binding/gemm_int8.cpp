@@ -67,42 +67,56 @@ napi_value packed_info(napi_env env, napi_callback_info info) {
   return out;
 }
 
+// gemmInt8(a, out, b | packed, bias | null, bScales | null, bZeros | null, aIndex | null, bIndex | null). Indices into the
+// call's numbers, which lib/kernels/gemm_int8.ts fills; the two lists must agree.
+enum Param {
+  kBatch, kM, kN, kK, kAMatrices, kBMatrices, kPacked, kASigned, kBUnsigned, kTransposed, kBias, kHasBScales, kHasBZeros,
+  kHasAIndex, kHasBIndex, kAZero, kBZero, kAScale, kBScale, kKind, kLo, kHi, kOutType, kOutScale, kOutZero, kThreads, kParams,
+};
+
 struct GemmCall {
   HandleUse packed;
   GemmInt8Args g;
 
   bool parse(Args& args) {
-    g.batch = args.integer();
-    g.m = args.integer();
-    g.n = args.integer();
-    g.k = args.integer();
-    const int64_t a_matrices = args.integer(), b_matrices = args.integer();
-    g.a = static_cast<const uint8_t*>(args.bytes(a_matrices * g.m * g.k));
-    g.a_signed = args.flag();
-    if (!packed.read(args, HandleKind::packed_int8)) return false;
-    g.packed = static_cast<const PackedInt8*>(packed.object());
-    g.b = static_cast<const uint8_t*>(args.bytes(g.packed ? 0 : b_matrices * g.k * g.n, g.packed != nullptr));
-    g.b_unsigned = args.flag();
-    g.b_transposed = args.flag();
-    g.a_index = args.optional<int32_t>(g.batch);
-    g.b_index = args.optional<int32_t>(g.batch);
-    g.a_zero = args.small();
-    g.b_zero = args.small();
-    g.b_zeros = static_cast<const uint8_t*>(args.bytes(g.n, true));
-    g.a_scale = static_cast<float>(args.number());
-    g.b_scale = static_cast<float>(args.number());
-    g.b_scales = args.optional<float>(g.n);
-    g.bias_int = args.optional<int32_t>(g.n);
-    g.bias_float = args.optional<float>(g.n);
-    g.activation.kind = args.small();
-    g.activation.lo = static_cast<float>(args.number());
-    g.activation.hi = static_cast<float>(args.number());
-    g.out_type = args.small();
-    g.out_scale = static_cast<float>(args.number());
-    g.out_zero = args.small();
+    static_assert(kParams <= kCallNumbers, "a call's numbers");
+    const double* p = args.numbers();
+    const auto integer = [&](Param i) { return static_cast<int64_t>(p[i]); };
+    const auto small = [&](Param i) { return static_cast<int32_t>(p[i]); };
+    g.batch = integer(kBatch);
+    g.m = integer(kM);
+    g.n = integer(kN);
+    g.k = integer(kK);
+    g.a_signed = p[kASigned] != 0;
+    g.b_unsigned = p[kBUnsigned] != 0;
+    g.b_transposed = p[kTransposed] != 0;
+    g.a_zero = small(kAZero);
+    g.b_zero = small(kBZero);
+    g.a_scale = static_cast<float>(p[kAScale]);
+    g.b_scale = static_cast<float>(p[kBScale]);
+    g.activation.kind = small(kKind);
+    g.activation.lo = static_cast<float>(p[kLo]);
+    g.activation.hi = static_cast<float>(p[kHi]);
+    g.out_type = small(kOutType);
+    g.out_scale = static_cast<float>(p[kOutScale]);
+    g.out_zero = small(kOutZero);
+    g.threads = small(kThreads);
     const int64_t size = g.out_type == kOutInt32 || g.out_type == kOutFloat32 ? 4 : 1;
+    g.a = static_cast<const uint8_t*>(args.bytes(integer(kAMatrices) * g.m * g.k));
     g.out = args.bytes(g.batch * g.m * g.n * size);
-    g.threads = args.small();
+    if (p[kPacked] != 0) {
+      if (!packed.read(args, HandleKind::packed_int8) || !packed.object()) return false;
+      g.packed = static_cast<const PackedInt8*>(packed.object());
+    } else {
+      g.b = static_cast<const uint8_t*>(args.bytes(integer(kBMatrices) * g.k * g.n));
+    }
+    const int bias = small(kBias);
+    if (bias == 2) g.bias_float = args.array<float>(g.n);
+    else g.bias_int = args.array_if<int32_t>(bias == 1, g.n);
+    g.b_scales = args.array_if<float>(p[kHasBScales] != 0, g.n);
+    g.b_zeros = p[kHasBZeros] != 0 ? static_cast<const uint8_t*>(args.bytes(g.n)) : args.array_if<uint8_t>(false, 0);
+    g.a_index = args.array_if<int32_t>(p[kHasAIndex] != 0, g.batch);
+    g.b_index = args.array_if<int32_t>(p[kHasBIndex] != 0, g.batch);
     return args.ok();
   }
   WhittleStatus run() { return gemm_int8(gemm_int8_kernels(), g); }

@@ -1,4 +1,4 @@
-import { pin, pinOutput } from '../async'
+import { pin, pinOutput, type PinnedOutput } from '../async'
 import { WhittleError } from '../errors'
 import { Handle, handleObject, registerHandle } from '../handle'
 import { check, native } from '../native'
@@ -7,12 +7,16 @@ import { boolean, describe, dims, fail, finite, integer, oneOf, options, output,
 import { activationOf, type Activation, type NativeActivation } from './activation'
 
 type Int8Data = Int8Array | Uint8Array
-type GemmArguments = [
-  batch: number, m: number, n: number, k: number, aMatrices: number, bMatrices: number,
-  a: TypedArray, aSigned: boolean, packed: object | null, b: TypedArray | null, bUnsigned: boolean, transposed: boolean,
-  aIndex: Int32Array | null, bIndex: Int32Array | null, aZero: number, bZero: number, bZeros: TypedArray | null,
-  aScale: number, bScale: number, bScales: TypedArray | null, biasInt: TypedArray | null, biasFloat: TypedArray | null,
-  activation: number, lo: number, hi: number, outType: number, outScale: number, outZero: number, out: TypedArray, threads: number,
+// The rest are numbers: see `prepare`, and binding/gemm_int8.cpp.
+type GemmCall = [
+  a: TypedArray,
+  out: TypedArray,
+  b: TypedArray | object,
+  bias: TypedArray | null,
+  bScales: TypedArray | null,
+  bZeros: TypedArray | null,
+  aIndex: Int32Array | null,
+  bIndex: Int32Array | null,
 ]
 
 declare module '../native' {
@@ -21,8 +25,8 @@ declare module '../native' {
     packInt8Fill(handle: object, w: TypedArray, transposed: boolean, threads: number): number
     packInt8FillAsync(handle: object, w: TypedArray, transposed: boolean, threads: number): Promise<number>
     packedInt8Info(handle: object): readonly [k: number, n: number, isUnsigned: boolean] | undefined
-    gemmInt8(...args: GemmArguments): number
-    gemmInt8Async(...args: GemmArguments): Promise<number>
+    gemmInt8(...args: GemmCall): number
+    gemmInt8Async(...args: GemmCall): Promise<number>
     gemmInt8Peak(iterations: number): number
   }
 }
@@ -136,15 +140,30 @@ export async function packInt8Async(w: TensorLike, options?: PackInt8Options): P
 }
 
 interface Prepared {
+  /** The arguments; the addon's `numbers` hold the rest, so nothing of the user's may run before the call. */
+  readonly call: GemmCall
   readonly dims: number[]
   readonly outType: DataType
-  readonly args: GemmArguments
-  readonly fresh: boolean
+  /** Present where memory was pinned for an asynchronous call. */
+  readonly output: PinnedOutput<TypedArray> | undefined
+  /** What an error's words need. */
+  readonly facts: Facts
 }
 
-// Positions in GemmArguments of arrays that another thread will read, and of out.
-const kInputs = [6, 9, 12, 13, 16, 19, 20, 21] as const
-const kOut = 28
+interface Facts {
+  readonly n: number
+  readonly k: number
+  readonly aSigned: boolean
+  readonly bUnsigned: boolean
+  readonly aZero: number
+  readonly bZero: number
+  readonly bZeros: TypedArray | null
+  readonly aScale: number
+  readonly bScale: number
+  readonly bScales: TypedArray | null
+  readonly intBias: boolean
+}
+
 const kOutTypes = ['int32', 'float32', 'int8', 'uint8'] as const
 const kOptionNames = [
   'aZeroPoint', 'bZeroPoint', 'aScale', 'bScale', 'bias', 'activation', 'outType', 'outScale', 'outZeroPoint', 'transposeB',
@@ -204,7 +223,7 @@ function broadcast(a: readonly number[], b: readonly number[]): number[] {
   })
 }
 
-function prepare(aValue: unknown, bValue: unknown, opts: unknown): Prepared {
+function prepare(aValue: unknown, bValue: unknown, opts: unknown, pinned: boolean): Prepared {
   const a = tensor(aValue, 'a', kTypes)
   const o = options(opts, 'options', kOptionNames)
   const outType = o.outType === undefined ? 'int32' : oneOf(o.outType, 'outType', kOutTypes)
@@ -233,7 +252,7 @@ function prepare(aValue: unknown, bValue: unknown, opts: unknown): Prepared {
     // One matrix for all: the batch is rows.
     lead = a.dims.slice(0, -1)
     batch = 1
-    m = sizeOf(lead)
+    m = rankA === 2 ? (a.dims[0] as number) : sizeOf(lead)
   } else {
     const t = tensor(bValue, 'b', kTypes)
     const rankB = t.dims.length
@@ -263,7 +282,9 @@ function prepare(aValue: unknown, bValue: unknown, opts: unknown): Prepared {
       }
     }
   }
-  const outDims = dims([...lead, n], 'out')
+  const outDims = rankA === 2 && lead.length === 1 ? [m, n] : [...lead, n]
+  const count = sizeOf(outDims)
+  if (count > 2 ** 31 - 1) dims(outDims, 'out')
 
   const aZero = zeroPoint(o.aZeroPoint, 'aZeroPoint', a.type)
   let bZero = 0
@@ -291,36 +312,69 @@ function prepare(aValue: unknown, bValue: unknown, opts: unknown): Prepared {
   } else if (o.bScale !== undefined) bScale = scaleOf(o.bScale, 'bScale')
   const outScale = o.outScale === undefined ? 1 : scaleOf(o.outScale, 'outScale')
   const outZero = quantized ? zeroPoint(o.outZeroPoint, 'outZeroPoint', outType) : 0
-  let biasInt: TypedArray | null = null
-  let biasFloat: TypedArray | null = null
+  let bias: TypedArray | null = null
+  let intBias = false
   if (o.bias !== undefined) {
     const kinds: DataType[] = floats ? ['int32', 'float32'] : ['int32']
-    const bias = typedArrayName(o.bias) ? typedArray(o.bias, 'bias', kinds) : tensor(o.bias, 'bias', kinds).data
+    bias = typedArrayName(o.bias) ? typedArray(o.bias, 'bias', kinds) : tensor(o.bias, 'bias', kinds).data
     if (bias.length !== n) fail('ERR_SHAPE', 'bias', `${n} elements, one a column`, bias)
-    if (typedArrayName(bias) === 'Int32Array') biasInt = bias
-    else biasFloat = bias
+    intBias = typedArrayName(bias) === 'Int32Array'
   }
   const activation: NativeActivation = activationOf(o.activation, 'activation')
   const threads = o.threads === undefined ? 0 : integer(o.threads, 'threads', 1, 256)
 
-  const count = sizeOf(outDims)
-  const inputs = [a.data, b, bZeros, bScales, biasInt, biasFloat].filter((x) => x !== null)
-  const out = o.out === undefined ? allocate(outType, count) : output(o.out, 'out', outType, count, inputs)
-  return {
-    dims: outDims,
-    outType,
-    fresh: o.out === undefined,
-    args: [
-      batch, m, n, k, aMatrices, bMatrices, a.data, !isUnsigned(a.type), packed, b, isUnsigned(bType), transposed, aIndex, bIndex, aZero,
-      bZero, bZeros, aScale, bScale, bScales, biasInt, biasFloat, activation.kind, activation.lo, activation.hi,
-      kOutTypes.indexOf(outType), outScale, outZero, out, threads,
-    ],
+  const fresh = o.out === undefined
+  let out: TypedArray
+  if (fresh) out = allocate(outType, count)
+  else {
+    const inputs: TypedArray[] = [a.data]
+    for (const x of [b, bias, bScales, bZeros]) if (x) inputs.push(x)
+    out = output(o.out, 'out', outType, count, inputs)
   }
+  let call: GemmCall = [a.data, out, packed ?? (b as TypedArray), bias, bScales, bZeros, aIndex, bIndex]
+  let pinnedOut: PinnedOutput<TypedArray> | undefined
+  if (pinned) {
+    pinnedOut = pinOutput(out, 'out', fresh)
+    call = [
+      pin(a.data), pinnedOut.view, packed ?? pin(b as TypedArray), bias && pin(bias), bScales && pin(bScales), bZeros && pin(bZeros),
+      aIndex, bIndex,
+    ]
+  }
+  const aSigned = a.type === 'int8'
+  const bUnsigned = isUnsigned(bType)
+  const p = native().numbers
+  p[0] = batch
+  p[1] = m
+  p[2] = n
+  p[3] = k
+  p[4] = aMatrices
+  p[5] = bMatrices
+  p[6] = packed ? 1 : 0
+  p[7] = aSigned ? 1 : 0
+  p[8] = bUnsigned ? 1 : 0
+  p[9] = transposed ? 1 : 0
+  p[10] = bias ? (intBias ? 1 : 2) : 0
+  p[11] = bScales ? 1 : 0
+  p[12] = bZeros ? 1 : 0
+  p[13] = aIndex ? 1 : 0
+  p[14] = bIndex ? 1 : 0
+  p[15] = aZero
+  p[16] = bZero
+  p[17] = aScale
+  p[18] = bScale
+  p[19] = activation.kind
+  p[20] = activation.lo
+  p[21] = activation.hi
+  p[22] = kOutTypes.indexOf(outType)
+  p[23] = outScale
+  p[24] = outZero
+  p[25] = threads
+  const facts = { n, k, aSigned, bUnsigned, aZero, bZero, bZeros, aScale, bScale, bScales, intBias }
+  return { call, dims: outDims, outType, output: pinnedOut, facts }
 }
 
 // Says what a native refusal means: the driver found a sum that could leave 32 bits, a scale or a bias that is no good.
-function answer(status: number, p: Prepared): Tensor {
-  const [, , n, k, , , , aSigned, , , bUnsigned, , , , aZero, bZero, bZeros, aScale, bScale, bScales, biasInt] = p.args
+function refusal(status: number, { n, k, aSigned, bUnsigned, aZero, bZero, bZeros, aScale, bScale, bScales, intBias }: Facts): void {
   if (status === 3) {
     const products = Array.from({ length: n === 0 || bZeros === null ? 1 : n }, (_, j) => {
       const zb = bZeros ? ((bZeros as Int8Data)[j] as number) : bZero
@@ -330,7 +384,7 @@ function answer(status: number, p: Prepared): Tensor {
       return Math.min(Math.floor(2 ** 31 / Math.max(0, -Math.min(...all))), Math.floor((2 ** 31 - 1) / Math.max(0, ...all)))
     })
     const most = Math.min(...products)
-    if (k > most || biasInt)
+    if (k > most || intBias)
       throw new WhittleError(
         'ERR_RANGE',
         k > most ? 'a' : 'bias',
@@ -342,7 +396,6 @@ function answer(status: number, p: Prepared): Tensor {
     throw new WhittleError('ERR_RANGE', 'bScale', `bScale: expected scales > 0 whose product with aScale float32 can hold, got ${describe(bad)}`)
   }
   check(status, status === 8 ? 'bias' : 'a')
-  return { type: p.outType, dims: p.dims, data: p.args[kOut] }
 }
 
 /**
@@ -368,8 +421,10 @@ function answer(status: number, p: Prepared): Tensor {
  * ) // y.data: Int32Array [137]
  */
 export function gemmInt8(a: TensorLike | Int8Array | Uint8Array, b: TensorLike | PackedInt8, options?: GemmInt8Options): Tensor {
-  const p = prepare(a, b, options)
-  return answer(native().gemmInt8(...p.args), p)
+  const { call, dims, outType, facts } = prepare(a, b, options, false)
+  const status = native().gemmInt8(...call)
+  if (status !== 0) refusal(status, facts)
+  return { type: outType, dims, data: call[1] }
 }
 
 /** {@link gemmInt8} off the main thread. Inputs must not be written to until it is done. */
@@ -378,12 +433,8 @@ export async function gemmInt8Async(
   b: TensorLike | PackedInt8,
   options?: GemmInt8Options,
 ): Promise<Tensor> {
-  const p = prepare(a, b, options)
-  const args = [...p.args] as GemmArguments
-  for (const i of kInputs) if (args[i] !== null) (args as unknown[])[i] = pin(args[i] as TypedArray)
-  const out = pinOutput(p.args[kOut], 'out', p.fresh)
-  args[kOut] = out.view
-  const result = answer(await native().gemmInt8Async(...args), p)
-  out.commit()
-  return result
+  const { call, dims, outType, output, facts } = prepare(a, b, options, true)
+  const status = await native().gemmInt8Async(...call)
+  if (status !== 0) refusal(status, facts)
+  return { type: outType, dims, data: (output as PinnedOutput<TypedArray>).commit() }
 }
