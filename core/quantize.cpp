@@ -105,6 +105,16 @@ void close_ranges(float* lo, float* hi, int64_t n) {
 const QuantizeKernels& quantize_kernels() { return resolved().table; }
 Tier quantize_tier() { return resolved().tier; }
 
+namespace {
+
+// rint for |v| < 2^51, without a call: this runs for every block of a tensor.
+inline double nearest(double v) {
+  const double magic = 0x1.8p52;
+  return fabs(v) < 0x1p51 ? (v + magic) - magic : v;
+}
+
+}  // namespace
+
 WhittleStatus quantize_parameters(const float* lo, const float* hi, int64_t count, const QuantizeRule& rule, float* scale,
                                   int32_t* zero) {
   const float steps = static_cast<float>(rule.qmax - rule.qmin);
@@ -128,13 +138,14 @@ WhittleStatus quantize_parameters(const float* lo, const float* hi, int64_t coun
     }
     int32_t z = rule.middle;
     if (!rule.symmetric) {
-      const double v = rule.qmin - rint(plain ? a / ((static_cast<double>(b) - a) / steps) : static_cast<double>(a / s));
+      const double v = rule.qmin - nearest(plain ? a / ((static_cast<double>(b) - a) / steps) : static_cast<double>(a / s));
       z = static_cast<int32_t>(v < rule.qmin ? rule.qmin : v > rule.qmax ? rule.qmax : v);
       if (most == 0 && !rule.torch) z = 0;
     }
     // The largest floats: no code that can occur may overflow on the way back. (An asymmetric power of two has no such
     // scale near; dequantize says so then.)
-    for (int tries = 0; tries < 8 && !(rule.power_of_two && !rule.symmetric); tries++) {
+    const bool large = s * (static_cast<float>(rule.qmax) - static_cast<float>(rule.qmin) + 1) > FLT_MAX;
+    for (int tries = 0; large && tries < 8 && !(rule.power_of_two && !rule.symmetric); tries++) {
       const double up = rint(static_cast<double>(b / s)), down = -rint(static_cast<double>(a / s));
       const double above = up < rule.qmax - z ? up : rule.qmax - z, below = down < z - rule.qmin ? down : z - rule.qmin;
       const float reach = static_cast<float>(above > below ? above : below);

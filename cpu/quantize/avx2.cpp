@@ -33,6 +33,26 @@ struct Avx2 {
   template <int kBits>
   static inline I right(I a) { return _mm256_srli_epi32(a, kBits); }
   static inline I iota() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
+  static inline void storei(int32_t* p, I v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static inline I either(I a, I b) { return _mm256_or_si256(a, b); }
+  static inline F pick(I mask, F yes, F no) { return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(mask)); }
+  static inline bool all_within(F v, F lo, F hi) {
+    return _mm256_movemask_ps(_mm256_and_ps(_mm256_cmp_ps(v, lo, _CMP_GE_OQ), _mm256_cmp_ps(v, hi, _CMP_LT_OQ))) == 0xff;
+  }
+  typedef __m256d D;
+  static inline D dset(double v) { return _mm256_set1_pd(v); }
+  static inline D dload(const double* p) { return _mm256_loadu_pd(p); }
+  static inline void dstore(double* p, D v) { _mm256_storeu_pd(p, v); }
+  static inline D dadd(D a, D b) { return _mm256_add_pd(a, b); }
+  static inline D dsub(D a, D b) { return _mm256_sub_pd(a, b); }
+  static inline D dmul(D a, D b) { return _mm256_mul_pd(a, b); }
+  static inline D dfma(D a, D b, D c) { return _mm256_fmadd_pd(a, b, c); }
+  static inline double dsum(D v) {
+    const __m128d s = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
+  }
+  // Lower (0) or upper (1) half, exactly.
+  static inline D half(F v, int h) { return _mm256_cvtps_pd(h ? _mm256_extractf128_ps(v, 1) : _mm256_castps256_ps128(v)); }
   static inline Bad good() { return _mm256_setzero_si256(); }
   static inline void watch(Bad* bad, F v) {
     const __m256i infinity = _mm256_set1_epi32(0x7f800000);
@@ -94,6 +114,47 @@ static void unpack4(const uint8_t* packed, int sign, int64_t n, uint8_t* codes) 
   }
 }
 
+// Pairs to nibbles, nibbles to bytes: as pack4, twice.
+static void pack2(const uint8_t* codes, int64_t n, uint8_t* packed) {
+  const __m256i mask = _mm256_set1_epi8(3), pairs = _mm256_set1_epi16(0x0401), nibbles = _mm256_set1_epi16(0x1001);
+  const auto load = [&](int64_t i) {
+    return _mm256_maddubs_epi16(_mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + i)), mask), pairs);
+  };
+  int64_t i = 0;
+  for (; i + 128 <= n; i += 128) {
+    const __m256i a = _mm256_permute4x64_epi64(_mm256_packus_epi16(load(i), load(i + 32)), 0xd8);
+    const __m256i b = _mm256_permute4x64_epi64(_mm256_packus_epi16(load(i + 64), load(i + 96)), 0xd8);
+    const __m256i mixed = _mm256_packus_epi16(_mm256_maddubs_epi16(a, nibbles), _mm256_maddubs_epi16(b, nibbles));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(packed + i / 4), _mm256_permute4x64_epi64(mixed, 0xd8));
+  }
+  for (; i < n; i += 4) {
+    int byte = 0;
+    for (int64_t j = i; j < i + 4 && j < n; j++) byte |= (codes[j] & 3) << ((j - i) * 2);
+    packed[i / 4] = static_cast<uint8_t>(byte);
+  }
+}
+
+static void unpack2(const uint8_t* packed, int sign, int64_t n, uint8_t* codes) {
+  const __m128i mask = _mm_set1_epi8(3), top = _mm_set1_epi8(sign ? 2 : 0);
+  int64_t i = 0;
+  for (; i + 64 <= n; i += 64) {
+    const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(packed + i / 4));
+    const auto part = [&](__m128i v) { return _mm_sub_epi8(_mm_xor_si128(_mm_and_si128(v, mask), top), top); };
+    const __m128i v0 = part(b), v1 = part(_mm_srli_epi16(b, 2)), v2 = part(_mm_srli_epi16(b, 4)), v3 = part(_mm_srli_epi16(b, 6));
+    const __m128i lo01 = _mm_unpacklo_epi8(v0, v1), lo23 = _mm_unpacklo_epi8(v2, v3);
+    const __m128i hi01 = _mm_unpackhi_epi8(v0, v1), hi23 = _mm_unpackhi_epi8(v2, v3);
+    __m128i* to = reinterpret_cast<__m128i*>(codes + i);
+    _mm_storeu_si128(to, _mm_unpacklo_epi16(lo01, lo23));
+    _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(lo01, lo23));
+    _mm_storeu_si128(to + 2, _mm_unpacklo_epi16(hi01, hi23));
+    _mm_storeu_si128(to + 3, _mm_unpackhi_epi16(hi01, hi23));
+  }
+  for (; i < n; i++) {
+    const int v = packed[i / 4] >> (i % 4 * 2) & 3;
+    codes[i] = static_cast<uint8_t>(sign ? (v ^ 2) - 2 : v);
+  }
+}
+
 static void widen_f16(const uint16_t* x, int64_t n, float* y) {
   int64_t i = 0;
   for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
@@ -116,6 +177,8 @@ extern "C" void quantize_install_avx2(whittle::QuantizeKernels* t) {
   Quantizer<Avx2>::install(t);
   t->pack4 = pack4;
   t->unpack4 = unpack4;
+  t->pack2 = pack2;
+  t->unpack2 = unpack2;
   t->widen_f16 = widen_f16;
   t->narrow_f16 = narrow_f16;
 }

@@ -33,6 +33,23 @@ struct Avx512 {
   template <int kBits>
   static inline I right(I a) { return _mm512_srli_epi32(a, kBits); }
   static inline I iota() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+  static inline void storei(int32_t* p, I v) { _mm512_storeu_si512(p, v); }
+  static inline I either(I a, I b) { return _mm512_or_si512(a, b); }
+  static inline F pick(I mask, F yes, F no) { return _mm512_mask_blend_ps(_mm512_movepi32_mask(mask), no, yes); }
+  static inline bool all_within(F v, F lo, F hi) {
+    return (_mm512_cmp_ps_mask(v, lo, _CMP_GE_OQ) & _mm512_cmp_ps_mask(v, hi, _CMP_LT_OQ)) == 0xffff;
+  }
+  typedef __m512d D;
+  static inline D dset(double v) { return _mm512_set1_pd(v); }
+  static inline D dload(const double* p) { return _mm512_loadu_pd(p); }
+  static inline void dstore(double* p, D v) { _mm512_storeu_pd(p, v); }
+  static inline D dadd(D a, D b) { return _mm512_add_pd(a, b); }
+  static inline D dsub(D a, D b) { return _mm512_sub_pd(a, b); }
+  static inline D dmul(D a, D b) { return _mm512_mul_pd(a, b); }
+  static inline D dfma(D a, D b, D c) { return _mm512_fmadd_pd(a, b, c); }
+  static inline double dsum(D v) { return _mm512_reduce_add_pd(v); }
+  // Lower (0) or upper (1) half, exactly.
+  static inline D half(F v, int h) { return _mm512_cvtps_pd(h ? _mm512_extractf32x8_ps(v, 1) : _mm512_castps512_ps256(v)); }
   static inline Bad good() { return 0; }
   // 0x99: quiet and signaling NaN, both infinities
   static inline void watch(Bad* bad, F v) { *bad = static_cast<Bad>(*bad | _mm512_fpclass_ps_mask(v, 0x99)); }

@@ -40,7 +40,12 @@ struct Quantizer {
 
   template <int kRounding>
   static inline I rounded(F x, const Bounds& b, const QuantizeStep& s, uint32_t index) {
-    const F v = O::min(O::max(O::div(x, b.scale), b.lo), b.hi);
+    return clipped<kRounding>(O::div(x, b.scale), b.lo, b.hi, s, index);
+  }
+
+  template <int kRounding>
+  static inline I clipped(F ratio, F lo, F hi, const QuantizeStep& s, uint32_t index) {
+    const F v = O::min(O::max(ratio, lo), hi);
     if (kRounding == kNearestEven) return O::nearest(v);
     I i = O::truncate(v);
     if (kRounding == kStochastic) {
@@ -269,7 +274,166 @@ struct Quantizer {
     return O::is_bad(bad);
   }
 
+  // The gradient of one vector: dx, and what dy is multiplied by for the scale's, as a difference of two vectors, since it
+  // is taken in double; `far` is dy where the code is clipped.
+  struct Slope {
+    F dx, a, b, far;
+  };
+  template <int kRounding>
+  static inline Slope slope(F x, F dy, const Bounds& bounds, const QuantizeStep& s, uint32_t index) {
+    const F v = O::div(x, bounds.scale), one = O::set(1.f), zero = O::set(0.f);
+    // One step of room on either side tells a value that rounds onto a bound from one that is clipped by it.
+    const F r = O::to_float(clipped<kRounding>(v, O::sub(bounds.lo, one), O::sub(bounds.hi, O::set(-1.f)), s, index));
+    const I below = O::greater(bounds.lo, r), above = O::greater(r, bounds.hi), out = O::either(below, above);
+    return {O::pick(out, zero, dy), O::pick(below, bounds.lo, O::pick(above, bounds.hi, r)), O::pick(out, zero, v), O::pick(out, dy, zero)};
+  }
+
+  // Adds one vector's terms to two half vectors of doubles each.
+  static inline void take(const Slope& g, F dy, typename O::D* scale, typename O::D* zero) {
+    for (int h = 0; h < 2; h++) {
+      scale[h] = O::dfma(O::half(dy, h), O::dsub(O::half(g.a, h), O::half(g.b, h)), scale[h]);
+      zero[h] = O::dadd(zero[h], O::half(g.far, h));
+    }
+  }
+
+  template <int kRounding>
+  static int gradient_runs(const float* x, const float* dy, int64_t runs, int64_t length, const QuantizeStep& s, float* dx, double* dscale,
+                           double* dzero) {
+    typename O::Bad bad = O::good();
+    for (int64_t r = 0; r < runs; r++) {
+      const Bounds b = bounds(s, r);
+      typename O::D scale[2] = {O::dset(0), O::dset(0)}, zero[2] = {O::dset(0), O::dset(0)};
+      const int64_t end = (r + 1) * length;
+      for (int64_t i = r * length; i < end; i += kWidth) {
+        const int64_t n = end - i < kWidth ? end - i : kWidth;
+        const uint32_t index = s.index + static_cast<uint32_t>(i);
+        if (n == kWidth) {
+          const F v = O::load(x + i), d = O::load(dy + i);
+          O::watch(&bad, v);
+          O::watch(&bad, d);
+          const Slope g = slope<kRounding>(v, d, b, s, index);
+          O::store(dx + i, g.dx);
+          take(g, d, scale, zero);
+          continue;
+        }
+        float tx[kWidth] = {0}, td[kWidth] = {0}, to[kWidth];
+        for (int64_t k = 0; k < n; k++) {
+          tx[k] = x[i + k];
+          td[k] = dy[i + k];
+        }
+        const F v = O::load(tx), d = O::load(td);
+        O::watch(&bad, v);
+        O::watch(&bad, d);
+        const Slope g = slope<kRounding>(v, d, b, s, index);
+        O::store(to, g.dx);
+        take(g, d, scale, zero);
+        for (int64_t k = 0; k < n; k++) dx[i + k] = to[k];
+      }
+      dscale[r] += O::dsum(O::dadd(scale[0], scale[1]));
+      dzero[r] -= O::dsum(O::dadd(zero[0], zero[1])) * static_cast<double>(s.scale[r]);
+    }
+    return O::is_bad(bad);
+  }
+
+  // As take, to sums in memory, one a column.
+  static inline void spread(const Slope& g, F dy, F scale, double* dscale, double* dzero) {
+    for (int h = 0; h < 2; h++) {
+      const int at = h * (kWidth / 2);
+      O::dstore(dscale + at, O::dfma(O::half(dy, h), O::dsub(O::half(g.a, h), O::half(g.b, h)), O::dload(dscale + at)));
+      O::dstore(dzero + at, O::dsub(O::dload(dzero + at), O::dmul(O::half(g.far, h), O::half(scale, h))));
+    }
+  }
+
+  template <int kRounding>
+  static int gradient_columns_of(const float* x, const float* dy, int64_t rows, int64_t columns, int64_t stride, const QuantizeStep& s,
+                                 float* dx, double* dscale, double* dzero) {
+    typename O::Bad bad = O::good();
+    const int64_t whole = columns - columns % kWidth, rest = columns - whole;
+    float scale[kWidth], tx[kWidth] = {0}, td[kWidth] = {0}, to[kWidth];
+    int32_t zero[kWidth];
+    double by_scale[kWidth] = {0}, by_zero[kWidth] = {0};
+    for (int64_t i = 0; i < kWidth; i++) {
+      scale[i] = i < rest ? s.scale[whole + i] : 1.f;
+      zero[i] = i < rest && s.zero ? s.zero[whole + i] : 0;
+    }
+    const Bounds tail = bounds_of(s, scale, zero);
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t first = r * stride;
+      for (int64_t c = 0; c < whole; c += kWidth) {
+        const Bounds b = bounds_of(s, s.scale + c, s.zero ? s.zero + c : nullptr);
+        const F v = O::load(x + first + c), d = O::load(dy + first + c);
+        O::watch(&bad, v);
+        O::watch(&bad, d);
+        const Slope g = slope<kRounding>(v, d, b, s, s.index + static_cast<uint32_t>(first + c));
+        O::store(dx + first + c, g.dx);
+        spread(g, d, b.scale, dscale + c, dzero + c);
+      }
+      if (!rest) continue;
+      for (int64_t k = 0; k < rest; k++) {
+        tx[k] = x[first + whole + k];
+        td[k] = dy[first + whole + k];
+      }
+      const F v = O::load(tx), d = O::load(td);
+      O::watch(&bad, v);
+      O::watch(&bad, d);
+      const Slope g = slope<kRounding>(v, d, tail, s, s.index + static_cast<uint32_t>(first + whole));
+      O::store(to, g.dx);
+      spread(g, d, tail.scale, by_scale, by_zero);
+      for (int64_t k = 0; k < rest; k++) dx[first + whole + k] = to[k];
+    }
+    for (int64_t k = 0; k < rest; k++) {
+      dscale[whole + k] += by_scale[k];
+      dzero[whole + k] += by_zero[k];
+    }
+    return O::is_bad(bad);
+  }
+
+  static int gradient(const float* x, const float* dy, int64_t runs, int64_t length, const QuantizeStep* s, float* dx, double* dscale,
+                      double* dzero) {
+    const auto of = s->rounding == kNearestEven  ? gradient_runs<kNearestEven>
+                    : s->rounding == kTowardZero ? gradient_runs<kTowardZero>
+                                                 : gradient_runs<kStochastic>;
+    return of(x, dy, runs, length, *s, dx, dscale, dzero);
+  }
+  static int gradient_columns(const float* x, const float* dy, int64_t rows, int64_t columns, int64_t stride, const QuantizeStep* s,
+                              float* dx, double* dscale, double* dzero) {
+    const auto of = s->rounding == kNearestEven  ? gradient_columns_of<kNearestEven>
+                    : s->rounding == kTowardZero ? gradient_columns_of<kTowardZero>
+                                                 : gradient_columns_of<kStochastic>;
+    return of(x, dy, rows, columns, stride, *s, dx, dscale, dzero);
+  }
+
+  // Places by vectors, counts one by one.
+  static int histogram(const float* x, int64_t n, float factor, int32_t bins, uint32_t* counts) {
+    const float half = static_cast<float>(bins / 2);
+    const F by = O::set(factor), lo = O::set(-half), hi = O::set(half);
+    int bad = 0;
+    int32_t at[kWidth];
+    for (int64_t i = 0; i < n; i += kWidth) {
+      const int64_t m = n - i < kWidth ? n - i : kWidth;
+      float t[kWidth] = {0};
+      if (m < kWidth)
+        for (int64_t k = 0; k < m; k++) t[k] = x[i + k];
+      const F v = O::mul(O::load(m < kWidth ? t : x + i), by);
+      const I places = O::truncate(v);
+      O::storei(at, O::add(O::add(places, O::greater(O::to_float(places), v)), O::seti(bins / 2)));
+      if (O::all_within(v, lo, hi)) {
+        for (int64_t k = 0; k < m; k++) counts[at[k]]++;
+        continue;
+      }
+      bad = 1;
+      for (int64_t k = 0; k < m; k++) {
+        const float one = x[i + k] * factor;
+        if (one >= -half && one < half) counts[at[k]]++;
+      }
+    }
+    return bad;
+  }
+
   static void install(QuantizeKernels* t) {
+    t->gradient = gradient;
+    t->gradient_columns = gradient_columns;
+    t->histogram = histogram;
     t->codes8 = runs<StoreCodes>;
     t->codes8_columns = columns<StoreCodes>;
     t->values8 = values8;
