@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "core/features.h"
 #include "core/scratch.h"
 #include "core/sparse_blocks.h"
 #include "core/sparse_nm.h"
@@ -45,125 +46,329 @@ bool sums_fit(const SparseArgs& a) {
   return lo >= INT32_MIN && hi <= INT32_MAX;
 }
 
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+constexpr int64_t kPackedBytes = int64_t(8) << 20;  // of X packed at a time
+constexpr int64_t kPackRows = 256;                  // of X in one piece of packing
+
+// How N columns are cut: whole strips, then a narrower one.
+struct Strips {
+  int64_t whole, units, count, last;
+  Strips(int64_t columns, int64_t most) : whole(columns / (most * kSparseUnit)), units(most), count(whole), last(0) {
+    const int64_t left = columns - whole * most * kSparseUnit;
+    if (left == 0) return;
+    for (last = 1; last * kSparseUnit < left; last *= 2) continue;
+    count++;
+  }
+  int64_t units_of(int64_t s) const { return s < whole ? units : last; }
+};
+
+int32_t height_of(int32_t r) { return r % 16 == 0 ? 16 : r % 8 == 0 ? 8 : r % 4 == 0 ? 4 : r % 2 == 0 ? 2 : 1; }
+
+// Columns of a block. Heights of 4 and more use a loaded strip of X often enough to read it from the second-level cache; single
+// rows want it in the first, unless products have one column, which is small whatever its length.
+int64_t block_columns(const SparseMatrix& w, int64_t columns, int64_t height) {
+  const CacheSizes& cache = cache_sizes();
+  const SparseInt8Kernels& k = sparse_int8_kernels();
+  int64_t most = 32768;
+  if (columns == 0 || columns > 2) {
+    const int64_t row = k.units * kSparseUnit * k.x_bytes;
+    most = std::min(most, (height >= 4 ? cache.l2 / 2 : cache.l1d * 3 / 4) / row / 16 * 16);
+  }
+  if (most < 16) most = 16;
+  const int64_t blocks = std::max<int64_t>(1, (w.cols + most - 1) / most);
+  return std::max<int64_t>(16, round_up((w.cols + blocks - 1) / blocks, 16));
+}
+
+SparseInt8Tile tile_of(const SparseInt8Data& d, int64_t panel, int64_t block) {
+  const SparseCell& cell = d.cells[static_cast<size_t>(panel * d.blocks + block)];
+  SparseInt8Tile t = {};
+  t.height = d.height;
+  t.aligned = d.aligned;
+  t.runs = d.runs.data() + cell.run;
+  t.groups = cell.groups;
+  t.index = d.index.data() + cell.entry * (d.aligned ? 1 : 4);
+  t.values = d.values.data() + cell.entry * d.height * 4;
+  t.fresh = block == 0;
+  return t;
+}
+
+// The epilogue of one product and where its results lie.
+struct Product {
+  const SparseInt8Kernels* kernels;
+  const SparseArgs* args;
+  GemmInt8Epilogue epilogue;
+  int64_t size;
+  int threads;
+};
+
+uint8_t* out_at(const Product& p, int64_t product, int64_t row, int64_t column) {
+  const SparseArgs& a = *p.args;
+  const int64_t at = a.by_rows ? column * a.w->rows + row : (product * a.w->rows + row) * a.columns + column;
+  return static_cast<uint8_t*>(a.out) + at * p.size;
+}
+
+// One column of X at a time; by_rows.
+WhittleStatus multiply_vector(const Product& p) {
+  const SparseArgs& a = *p.args;
+  const SparseMatrix& w = *a.w;
+  const SparseInt8Data& d = *w.int8;
+  const SparseInt8Kernels& k = *p.kernels;
+  static thread_local Scratch scratch;
+  const int64_t bytes = round_up(w.cols, 16) * k.x_bytes + 2 * kSparseInt8Near;
+  uint8_t* base = static_cast<uint8_t*>(scratch.take(bytes));
+  if (!base) return WHITTLE_OUT_OF_MEMORY;
+  memset(base, 0, static_cast<size_t>(bytes));
+  uint8_t* x = base + kSparseInt8Near;
+  for (int64_t j = 0; j < a.columns; j++) {
+    k.widen(static_cast<const uint8_t*>(a.x) + j * w.cols, w.cols, a.x_signed, x);
+    parallel_for(d.panels, d.panels >= 32 ? 4 : 1, p.threads, [&](int64_t begin, int64_t end) {
+      int32_t acc[kSparseInt8Panel];
+      for (int64_t q = begin; q < end; q++) {
+        for (int64_t b = 0; b < d.blocks; b++) {
+          SparseInt8Tile t = tile_of(d, q, b);
+          t.x = x + b * d.block * k.x_bytes;
+          t.acc = acc;
+          k.vector(&t);
+        }
+        const int64_t row = q * kSparseInt8Panel;
+        k.finish(&p.epilogue, row, false, acc, std::min(kSparseInt8Panel, w.rows - row), out_at(p, 0, row, j));
+      }
+    });
+  }
+  return WHITTLE_OK;
+}
+
+WhittleStatus multiply_strips(const Product& p) {
+  const SparseArgs& a = *p.args;
+  const SparseMatrix& w = *a.w;
+  const SparseInt8Data& d = *w.int8;
+  const SparseInt8Kernels& k = *p.kernels;
+  const Strips strips(a.columns, k.units);
+  const int64_t padded = round_up(std::max<int64_t>(w.cols, 1), 16), total = strips.count * a.batch;
+  const int64_t strip_bytes = padded * k.units * kSparseUnit * k.x_bytes;
+  const int64_t together = std::max<int64_t>(1, std::min(total, kPackedBytes / strip_bytes));
+  static thread_local Scratch packed;
+  uint8_t* near = static_cast<uint8_t*>(packed.take(together * strip_bytes));
+  if (!near) return WHITTLE_OUT_OF_MEMORY;
+  const uint8_t* x = static_cast<const uint8_t*>(a.x);
+  std::atomic<bool> failed{false};
+  for (int64_t base = 0; base < total; base += together) {
+    const int64_t now = std::min(together, total - base), chunks = (padded + kPackRows - 1) / kPackRows;
+    parallel_for(now * chunks, 1, p.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t s = (base + i / chunks) % strips.count, product = (base + i / chunks) / strips.count, row = i % chunks * kPackRows;
+        const int64_t column = s * k.units * kSparseUnit;
+        SparseInt8Pack c = {};
+        c.units = static_cast<int32_t>(strips.units_of(s));
+        c.stride = a.by_rows ? w.cols : a.columns;
+        c.transposed = a.by_rows;
+        c.is_signed = a.x_signed;
+        c.aligned = d.aligned;
+        c.padded = std::min(kPackRows, padded - row);
+        c.k = std::max<int64_t>(0, std::min(c.padded, w.cols - row));
+        c.columns = std::min(a.columns - column, c.units * kSparseUnit);
+        c.x = a.by_rows ? x + column * w.cols + row : x + (product * w.cols + row) * a.columns + column;
+        c.out = near + i / chunks * strip_bytes + row * c.units * kSparseUnit * k.x_bytes;
+        k.pack(&c);
+      }
+    });
+    parallel_for(now * d.panels, 1, p.threads, [&](int64_t begin, int64_t end) {
+      static thread_local Scratch sums;
+      const int64_t most = kSparseInt8Panel * k.units * kSparseUnit;
+      int32_t* acc = static_cast<int32_t*>(sums.take(most * 8));
+      if (!acc) {
+        failed = true;
+        return;
+      }
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t s = (base + i / d.panels) % strips.count, product = (base + i / d.panels) / strips.count, q = i % d.panels;
+        const int64_t units = strips.units_of(s), wide = units * kSparseUnit, column = s * k.units * kSparseUnit;
+        for (int64_t b = 0; b < d.blocks; b++) {
+          SparseInt8Tile t = tile_of(d, q, b);
+          t.units = static_cast<int32_t>(units);
+          t.x = near + i / d.panels * strip_bytes + b * d.block * wide * k.x_bytes;
+          t.acc = acc;
+          k.tile(&t);
+        }
+        const int64_t row = q * kSparseInt8Panel, rows = std::min(kSparseInt8Panel, w.rows - row);
+        const int64_t columns = std::min(a.columns - column, wide);
+        if (a.by_rows) {
+          int32_t* turned = acc + most;
+          k.turn(acc, rows, wide, turned);
+          for (int64_t j = 0; j < columns; j++)
+            k.finish(&p.epilogue, row, false, turned + j * kSparseInt8Panel, rows, out_at(p, 0, row, column + j));
+        } else {
+          for (int64_t r = 0; r < rows; r++)
+            k.finish(&p.epilogue, row + r, true, acc + r * wide, columns, out_at(p, product, row + r, column));
+        }
+      }
+    });
+  }
+  return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
+}
+
 }  // namespace
 
+const SparseInt8Kernels& sparse_int8_kernels() { return resolved().table; }
 Tier sparse_int8_tier() { return resolved().tier; }
 
 WhittleStatus sparse_int8_build(const SparseSource& source, SparseMatrix* out) {
   out->int8.reset(new SparseInt8Data);
   SparseInt8Data* d = out->int8.get();
-  const int64_t r = out->r, c = out->c;
+  const int64_t r = out->r, c = out->c, rows = out->rows, cols = out->cols;
   SparseBlocks<int8_t> blocks;
   blocks.collect(source, r, c);
   if (out->format == kSparseNm) {
     std::vector<uint8_t> position(static_cast<size_t>(out->n));
-    std::vector<int8_t> row(static_cast<size_t>(out->cols));
-    for (int64_t i = 0; i < out->rows; i++) {
+    std::vector<int8_t> row(static_cast<size_t>(cols));
+    for (int64_t i = 0; i < rows; i++) {
       source.row_int8(i, row.data());
-      for (int64_t g = 0; g < out->cols; g += out->m)
+      for (int64_t g = 0; g < cols; g += out->m)
         if (!sparse_nm_group(row.data() + g, out->n, out->m, position.data())) return WHITTLE_RANGE;
     }
   }
   out->nnz = blocks.nnz;
-  d->sums.resize(static_cast<size_t>(out->rows));
-  for (int64_t b = 0; b + 1 < static_cast<int64_t>(blocks.first.size()); b++)
-    for (int64_t e = blocks.first[static_cast<size_t>(b)]; e < blocks.first[static_cast<size_t>(b) + 1]; e++)
-      for (int64_t i = 0; i < r && b * r + i < out->rows; i++)
-        for (int64_t j = 0; j < c; j++) d->sums[static_cast<size_t>(b * r + i)] += blocks.values[static_cast<size_t>((e * r + i) * c + j)];
-  d->first = std::move(blocks.first);
-  d->column = std::move(blocks.column);
-  d->values = std::move(blocks.values);
-  out->bytes += static_cast<int64_t>(sizeof *d + d->first.size() * 8 + d->column.size() * 4 + d->values.size() + d->sums.size() * 4);
+  d->height = height_of(out->r);
+  d->aligned = c % 4 == 0;
+  d->block = block_columns(*out, source.build.columns, d->height);
+  d->blocks = std::max<int64_t>(1, (cols + d->block - 1) / d->block);
+  d->panels = (rows + kSparseInt8Panel - 1) / kSparseInt8Panel;
+  d->sums.resize(static_cast<size_t>(rows));
+
+  // The entries of a group of rows: columns for `index`, and where their values lie in `blocks`, `c` apart from row to row.
+  struct Entry {
+    int64_t column;
+    const int8_t* values;
+  };
+  const int64_t height = d->height, step = d->aligned ? 4 : 1, groups = kSparseInt8Panel / height;
+  std::vector<std::vector<Entry>> entries(static_cast<size_t>(groups));
+  std::vector<size_t> at(static_cast<size_t>(groups));
+  std::vector<SparseRun> runs;
+  for (int64_t p = 0; p < d->panels; p++) {
+    for (int64_t g = 0; g < groups; g++) {
+      std::vector<Entry>& list = entries[static_cast<size_t>(g)];
+      list.clear();
+      at[static_cast<size_t>(g)] = 0;
+      const int64_t row = p * kSparseInt8Panel + g * height;
+      if (row >= rows) continue;
+      const int64_t b = row / r;
+      for (int64_t e = blocks.first[static_cast<size_t>(b)]; e < blocks.first[static_cast<size_t>(b) + 1]; e++) {
+        const int8_t* v = &blocks.values[static_cast<size_t>((e * r + row % r) * c)];
+        for (int64_t j = 0; j < c; j += step) {
+          if (blocks.column[static_cast<size_t>(e)] + j >= cols) break;
+          bool some = false;
+          for (int64_t i = 0; i < height; i++)
+            for (int64_t q = 0; q < step; q++) some |= v[i * c + j + q] != 0;
+          if (some) list.push_back({blocks.column[static_cast<size_t>(e)] + j, v + j});
+        }
+      }
+      for (const Entry& e : list)
+        for (int64_t i = 0; i < height && row + i < rows; i++)
+          for (int64_t q = 0; q < step; q++) d->sums[static_cast<size_t>(row + i)] += e.values[i * c + q];
+    }
+    for (int64_t b = 0; b < d->blocks; b++) {
+      const int64_t limit = (b + 1) * d->block;
+      runs.clear();
+      std::vector<size_t> begin = at;
+      for (int64_t g = 0; g < groups; g++) {
+        const std::vector<Entry>& list = entries[static_cast<size_t>(g)];
+        size_t& cursor = at[static_cast<size_t>(g)];
+        while (cursor < list.size() && list[cursor].column < limit) cursor++;
+        const size_t count = cursor - begin[static_cast<size_t>(g)];
+        if (count == 0 && b > 0) continue;
+        runs.push_back({static_cast<uint16_t>(g), static_cast<uint16_t>(d->aligned ? count : (count + 3) / 4)});
+      }
+      std::stable_sort(runs.begin(), runs.end(), [](const SparseRun& x, const SparseRun& y) { return x.count > y.count; });
+      d->cells.push_back({static_cast<int64_t>(d->runs.size()), static_cast<int64_t>(runs.size()),
+                          static_cast<int64_t>(d->values.size()) / (height * 4)});
+      for (const SparseRun& run : runs) {
+        const std::vector<Entry>& list = entries[run.group];
+        const size_t from = begin[run.group], until = at[run.group];
+        const size_t value = d->values.size();
+        d->values.resize(value + static_cast<size_t>(run.count * height * 4));
+        int8_t* to = d->values.data() + value;
+        for (size_t e = from; e < until; e++) {
+          const int64_t place = static_cast<int64_t>(e - from) * step;
+          const int64_t column = list[e].column - b * d->block;
+          d->index.push_back(static_cast<uint16_t>(column / step));
+          for (int64_t i = 0; i < height; i++)
+            for (int64_t q = 0; q < step; q++) to[(place / 4 * height + i) * 4 + place % 4 + q] = list[e].values[i * c + q];
+        }
+        // Weights of 0 fill the last bundle up; they read a column that the group reads anyway.
+        for (size_t e = until - from; !d->aligned && e % 4 != 0; e++) d->index.push_back(d->index.back());
+      }
+      d->runs.insert(d->runs.end(), runs.begin(), runs.end());
+    }
+  }
+  d->index.resize(d->index.size() + 32);
+  d->values.resize(d->values.size() + 64);
+  d->index.shrink_to_fit();
+  d->values.shrink_to_fit();
+  out->bytes += static_cast<int64_t>(sizeof *d + d->cells.size() * sizeof(SparseCell) + d->runs.size() * sizeof(SparseRun) +
+                                     d->index.size() * 2 + d->values.size() + d->sums.size() * 4);
   return WHITTLE_OK;
 }
 
 void sparse_int8_to_dense(const SparseMatrix& w, int8_t* out) {
   const SparseInt8Data& d = *w.int8;
   memset(out, 0, static_cast<size_t>(w.rows * w.cols));
-  for (int64_t b = 0; b + 1 < static_cast<int64_t>(d.first.size()); b++)
-    for (int64_t e = d.first[static_cast<size_t>(b)]; e < d.first[static_cast<size_t>(b) + 1]; e++)
-      for (int64_t i = 0; i < w.r && b * w.r + i < w.rows; i++)
-        for (int64_t j = 0; j < w.c && d.column[static_cast<size_t>(e)] + j < w.cols; j++)
-          out[(b * w.r + i) * w.cols + d.column[static_cast<size_t>(e)] + j] = d.values[static_cast<size_t>((e * w.r + i) * w.c + j)];
+  for (int64_t p = 0; p < d.panels; p++)
+    for (int64_t b = 0; b < d.blocks; b++) {
+      const SparseInt8Tile t = tile_of(d, p, b);
+      const int8_t* v = t.values;
+      const uint16_t* index = t.index;
+      for (int64_t g = 0; g < t.groups; g++)
+        for (int64_t e = 0; e < t.runs[g].count; e++, index += d.aligned ? 1 : 4)
+          for (int64_t i = 0; i < d.height; i++, v += 4)
+            for (int64_t c = 0; c < 4; c++) {
+              if (v[c] == 0) continue;
+              const int64_t row = p * kSparseInt8Panel + t.runs[g].group * d.height + i;
+              out[row * w.cols + b * d.block + (d.aligned ? index[0] * 4 + c : index[c])] = v[c];
+            }
+    }
 }
 
-WhittleStatus sparse_int8_multiply(const SparseArgs& a) {
+WhittleStatus sparse_int8_multiply(const SparseInt8Kernels& kernels, const SparseArgs& args) {
+  SparseArgs a = args;
   const SparseMatrix& w = *a.w;
   const SparseInt8Data& d = *w.int8;
   if (!sums_fit(a)) return WHITTLE_RANGE;
   static thread_local Scratch arrays;
   const size_t rows = static_cast<size_t>(w.rows);
-  int32_t* offset = static_cast<int32_t*>(arrays.take(w.rows * 12));
+  int32_t* offset = static_cast<int32_t*>(arrays.take(w.rows * 12 + 4));
   if (!offset) return WHITTLE_OUT_OF_MEMORY;
   float* scale = reinterpret_cast<float*>(offset + w.rows);
   float* bias = scale + w.rows;
+  const uint32_t zero = static_cast<uint32_t>(a.x_zero) + static_cast<uint32_t>(a.x_signed ? kernels.shift_s8 : 0);
   for (size_t i = 0; i < rows; i++) {
-    offset[i] = static_cast<int32_t>((a.bias_int ? static_cast<uint32_t>(a.bias_int[i]) : 0u) -
-                                     static_cast<uint32_t>(a.x_zero) * static_cast<uint32_t>(d.sums[i]));
+    offset[i] = static_cast<int32_t>((a.bias_int ? static_cast<uint32_t>(a.bias_int[i]) : 0u) - zero * static_cast<uint32_t>(d.sums[i]));
     if (a.out_type == kOutInt32) continue;
     scale[i] = a.x_scale * w.scales[i];
     if (!(scale[i] > 0 && scale[i] <= 3.402823466e38f)) return WHITTLE_RANGE;
     bias[i] = a.bias ? a.bias[i] : -0.0f;
     if (bias[i] - bias[i] != 0) return WHITTLE_NONFINITE;
   }
-  if (a.columns == 0) return WHITTLE_OK;
-  const int64_t size = a.out_type == kOutInt32 || a.out_type == kOutFloat32 ? 4 : 1, blocks = static_cast<int64_t>(d.first.size()) - 1;
-  const uint8_t* x = static_cast<const uint8_t*>(a.x);
-  std::atomic<bool> failed{false};
-  for (int64_t q = 0; q < a.batch; q++)
-    parallel_for(blocks, std::max<int64_t>(1, 64 / w.r), a.threads, [&](int64_t begin, int64_t end) {
-      static thread_local Scratch scratch;
-      // One activation column's rows where they lie side by side in out, else one row's columns and its constants.
-      const int64_t wide = a.by_rows ? (end - begin) * w.r : a.columns;
-      int32_t* acc = static_cast<int32_t*>(scratch.take(wide * 16));
-      if (!acc) {
-        failed = true;
-        return;
-      }
-      GemmInt8Epilogue e = {};
-      e.activation = a.activation;
-      e.out_scale = a.out_scale;
-      e.out_zero = a.out_zero;
-      e.out_type = a.out_type;
-      e.offset = offset;
-      e.scale = scale;
-      e.bias = bias;
-      const auto value = [&](int64_t p, int64_t j) {
-        const uint8_t v = a.by_rows ? x[j * w.cols + p] : x[(q * w.cols + p) * a.columns + j];
-        return a.x_signed ? static_cast<int32_t>(static_cast<int8_t>(v)) : static_cast<int32_t>(v);
-      };
-      const auto sum = [&](int64_t i, int64_t j) {
-        uint32_t s = 0;
-        for (int64_t t = d.first[static_cast<size_t>(i / w.r)]; t < d.first[static_cast<size_t>(i / w.r) + 1]; t++)
-          for (int64_t c = 0; c < w.c && d.column[static_cast<size_t>(t)] + c < w.cols; c++)
-            s += static_cast<uint32_t>(d.values[static_cast<size_t>((t * w.r + i % w.r) * w.c + c)] * value(d.column[static_cast<size_t>(t)] + c, j));
-        return static_cast<int32_t>(s);
-      };
-      const int64_t first = begin * w.r, last = std::min(w.rows, end * w.r);
-      if (a.by_rows) {
-        for (int64_t j = 0; j < a.columns; j++) {
-          for (int64_t i = first; i < last; i++) acc[i - first] = sum(i, j);
-          resolved().table.finish(&e, first, acc, last - first, static_cast<uint8_t*>(a.out) + (j * w.rows + first) * size);
-        }
-        return;
-      }
-      for (int64_t i = first; i < last; i++) {
-        int32_t* same = acc + wide;
-        float* same_scale = reinterpret_cast<float*>(acc + 2 * wide);
-        float* same_bias = reinterpret_cast<float*>(acc + 3 * wide);
-        for (int64_t j = 0; j < wide; j++) {
-          acc[j] = sum(i, j);
-          same[j] = offset[i];
-          same_scale[j] = a.out_type == kOutInt32 ? 1.0f : scale[i];
-          same_bias[j] = a.out_type == kOutInt32 ? 0.0f : bias[i];
-        }
-        e.offset = same;
-        e.scale = same_scale;
-        e.bias = same_bias;
-        resolved().table.finish(&e, 0, acc, wide, static_cast<uint8_t*>(a.out) + (q * w.rows + i) * a.columns * size);
-      }
-    });
-  return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
+  if (a.columns <= 0 || a.batch <= 0 || w.rows <= 0) return WHITTLE_OK;
+  if (!a.by_rows && a.columns == 1) {
+    a.by_rows = true;
+    a.columns = a.batch;
+    a.batch = 1;
+  }
+  Product p = {};
+  p.kernels = &kernels;
+  p.args = &a;
+  p.epilogue.offset = offset;
+  p.epilogue.scale = scale;
+  p.epilogue.bias = bias;
+  p.epilogue.activation = a.activation;
+  p.epilogue.out_scale = a.out_scale;
+  p.epilogue.out_zero = a.out_zero;
+  p.epilogue.out_type = a.out_type;
+  p.size = a.out_type == kOutInt32 || a.out_type == kOutFloat32 ? 4 : 1;
+  const double work = static_cast<double>(w.nnz + w.rows) * static_cast<double>(a.columns) * static_cast<double>(a.batch);
+  p.threads = work < 400e3 ? 1 : a.threads;
+  return a.by_rows && a.columns == 1 ? multiply_vector(p) : multiply_strips(p);
 }
 
 }  // namespace whittle

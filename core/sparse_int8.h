@@ -1,14 +1,60 @@
 // int8 weights in any sparse format; sums in 32 bits, exact, and the epilogue of core/gemm_int8.h: the result is that of
 // gemmInt8 on the dense matrix to the bit.
+//
+// Weights lie in bundles of four columns: `height` rows x 4 values that meet four rows of X at a time, which are neighbours
+// (aligned: one index, blocks whose width is a multiple of 4) or any four (four indices, every other format). Rows are cut
+// into panels, columns into blocks that keep a strip of X near; a cell (panel, block) lists its groups of `height` rows by
+// falling number of bundles, so that loop counts repeat. One layout serves all variants and any number of columns.
 #pragma once
 #include "core/gemm_int8.h"
 #include "core/sparse.h"
 
 namespace whittle {
 
+constexpr int64_t kSparseInt8Panel = 64;  // rows of a panel, a multiple of every height
+constexpr int64_t kSparseInt8Near = 16;   // bytes that may be read before and after a prepared vector
+
+// acc[group * height + i][j] (+)= sum over bundles and c < 4 of values[bundle][i][c] * x'[column][j], column = index[bundle] * 4 + c
+// if aligned, else index[bundle * 4 + c]. x' is x plus the table's shift, in the table's own arrangement (see `pack`).
+struct SparseInt8Tile {
+  int32_t height;         // 1, 2, 4, 8 or 16
+  bool aligned;
+  int32_t units;          // j < units * kSparseUnit; 1, 2 or 4, at most the table's
+  const SparseRun* runs;
+  int64_t groups;
+  const uint16_t* index;
+  const int8_t* values;
+  const void* x;
+  int32_t* acc;           // rows units * kSparseUnit apart
+  bool fresh;             // acc = instead of acc +=
+};
+
+// The valid rows [0, k) of X, `columns` of each, to x' of `padded` rows (a multiple of 16) and units * kSparseUnit columns;
+// zeros beyond. A row takes units * kSparseUnit * x_bytes bytes, so pieces of X that start at a multiple of 16 can be packed apart.
+struct SparseInt8Pack {
+  const uint8_t* x;
+  int64_t stride;        // between rows of x as it lies
+  bool transposed;       // X[p][j] is x[j * stride + p]
+  bool is_signed, aligned;
+  int64_t k, padded, columns;
+  int32_t units;
+  void* out;
+};
+
 struct SparseInt8Kernels {
-  // n sums, which are overwritten, to out by elements [column, column + n) of the epilogue's arrays; b_zero must be null.
-  void (*finish)(const GemmInt8Epilogue* epilogue, int64_t column, int32_t* acc, int64_t n, void* out);
+  int32_t units;       // most in a strip
+  int32_t x_bytes;     // of an element of x'
+  int32_t shift_s8;    // x' - x for signed x
+  void (*pack)(const SparseInt8Pack*);
+  void (*tile)(const SparseInt8Tile*);
+  // One column: acc[group * height + i]; x is what `widen` made, kSparseInt8Near bytes before and after readable.
+  void (*widen)(const uint8_t* x, int64_t k, bool is_signed, void* out);
+  void (*vector)(const SparseInt8Tile*);
+  // n sums, which are overwritten, to out by elements [column, column + n) of the epilogue's arrays, or by element `column`
+  // for all of them if `same`; b_zero must be null.
+  void (*finish)(const GemmInt8Epilogue* epilogue, int64_t column, bool same, int32_t* acc, int64_t n, void* out);
+  // out[j * kSparseInt8Panel + i] = acc[i * columns + j] for i < rows, j < columns; both rounded up to multiples of 8.
+  void (*turn)(const int32_t* acc, int64_t rows, int64_t columns, int32_t* out);
 };
 
 }  // namespace whittle
@@ -17,19 +63,23 @@ struct SparseInt8Kernels {
 namespace whittle {
 
 struct SparseInt8Data {
-  // Blocks of r x c (CSR: 1 x 1) or, for n:m, the groups of a row as n blocks of 1 x 1.
-  std::vector<int64_t> first;   // of each block row, and the end
-  std::vector<int32_t> column;  // first column of each block
-  std::vector<int8_t> values;   // [block][r][c]
-  std::vector<int32_t> sums;    // of each row
+  int32_t height;
+  bool aligned;
+  int64_t block, blocks, panels;  // columns of a block, a multiple of 16
+  std::vector<SparseCell> cells;  // [panel][block]; `entry` counts bundles
+  std::vector<SparseRun> runs;
+  std::vector<uint16_t> index;    // 64 bytes past the end may be read
+  std::vector<int8_t> values;     // the same
+  std::vector<int32_t> sums;      // of each row
 };
 
 WhittleStatus sparse_int8_build(const SparseSource& source, SparseMatrix* out);
 void sparse_int8_to_dense(const SparseMatrix& w, int8_t* out);
 // WHITTLE_RANGE and WHITTLE_NONFINITE as gemm_int8 has them.
-WhittleStatus sparse_int8_multiply(const SparseArgs& args);
+WhittleStatus sparse_int8_multiply(const SparseInt8Kernels& kernels, const SparseArgs& args);
 
 VariantList<SparseInt8Kernels> sparse_int8_variants();
+const SparseInt8Kernels& sparse_int8_kernels();
 Tier sparse_int8_tier();
 
 }  // namespace whittle

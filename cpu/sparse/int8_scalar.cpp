@@ -1,19 +1,43 @@
-// Sparse int8 products: the reference epilogue.
-#define TILE_COLUMNS 16
-#include "cpu/gemm/int8_epilogue.h"
-
-#include "core/sparse_int8.h"
+// Sparse int8 products in plain loops: the reference and the portable fallback. x' is x in 16 bits, [column of W][column of X].
+#define WHITTLE_ISA_FILE
+#include "cpu/sparse/int8_finish.h"
+#include "cpu/sparse/int8_plain.h"
 
 namespace whittle {
 namespace {
 
-void finish(const GemmInt8Epilogue* e, int64_t column, int32_t* acc, int64_t n, void* out) {
-  const int64_t size = e->out_type == kOutInt32 || e->out_type == kOutFloat32 ? 4 : 1;
-  for (int64_t j = 0; j < n; j += TILE_COLUMNS)
-    epilogue_columns(e, column + j, 0, acc + j, n - j < TILE_COLUMNS ? n - j : TILE_COLUMNS, static_cast<uint8_t*>(out) + j * size);
+void multiply(const SparseInt8Tile* t, int64_t columns) {
+  const int16_t* x = static_cast<const int16_t*>(t->x);
+  const int8_t* v = t->values;
+  const uint16_t* index = t->index;
+  for (int64_t g = 0; g < t->groups; g++) {
+    int32_t* acc = t->acc + t->runs[g].group * t->height * columns;
+    if (t->fresh) memset(acc, 0, static_cast<size_t>(t->height * columns) * 4);
+    for (int64_t b = 0; b < t->runs[g].count; b++, index += t->aligned ? 1 : 4)
+      for (int64_t i = 0; i < t->height; i++, v += 4)
+        for (int64_t c = 0; c < 4; c++) {
+          const int16_t* from = x + (t->aligned ? index[0] * 4 + c : index[c]) * columns;
+          for (int64_t j = 0; j < columns; j++)
+            acc[i * columns + j] = static_cast<int32_t>(static_cast<uint32_t>(acc[i * columns + j]) + static_cast<uint32_t>(v[c] * from[j]));
+        }
+  }
 }
+
+void tile(const SparseInt8Tile* t) { multiply(t, t->units * kSparseUnit); }
+void vector(const SparseInt8Tile* t) { multiply(t, 1); }
 
 }  // namespace
 }  // namespace whittle
 
-extern "C" void sparse_int8_install_scalar(whittle::SparseInt8Kernels* t) { t->finish = whittle::finish; }
+extern "C" void sparse_int8_install_scalar(whittle::SparseInt8Kernels* t) {
+  using namespace whittle;
+  t->units = 4;
+  t->x_bytes = 2;
+  t->shift_s8 = 0;
+  t->pack = pack_plain;
+  t->tile = tile;
+  t->widen = widen_plain;
+  t->vector = vector;
+  t->finish = finish;
+  t->turn = turn_plain;
+}
