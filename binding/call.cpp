@@ -17,9 +17,7 @@ struct EnvState {
   double* numbers = nullptr;
 };
 
-namespace {
-
-int64_t element_size(napi_typedarray_type type) {
+int64_t typed_element_size(napi_typedarray_type type) {
   switch (type) {
     case napi_int8_array:
     case napi_uint8_array:
@@ -36,6 +34,8 @@ int64_t element_size(napi_typedarray_type type) {
       return 8;
   }
 }
+
+namespace {
 
 // Back on the JavaScript thread. `env` is null when the environment is going away: then only memory is freed.
 void settle(napi_env env, napi_value, void*, void* data) {
@@ -98,7 +98,7 @@ void* Args::any(int type, int64_t least, bool optional) {
   }
   const bool fits =
       type == kAnyType
-          ? static_cast<int64_t>(length) * element_size(got) >= least
+          ? static_cast<int64_t>(length) * typed_element_size(got) >= least
           : (got == type || (type == napi_uint8_array && got == napi_uint8_clamped_array)) &&
                 static_cast<int64_t>(length) >= least;
   if (!fits) {

@@ -32,6 +32,9 @@ template <> struct ElementType<int32_t> { static constexpr napi_typedarray_type 
 template <> struct ElementType<uint32_t> { static constexpr napi_typedarray_type value = napi_uint32_array; };
 template <> struct ElementType<int64_t> { static constexpr napi_typedarray_type value = napi_bigint64_array; };
 
+// Bytes of an element of a typed array.
+int64_t typed_element_size(napi_typedarray_type type);
+
 // Reads arguments in order; the first mismatch clears ok() and every later read answers zero.
 class Args {
  public:

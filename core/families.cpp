@@ -1,8 +1,11 @@
 // The list of kernel families; a new family adds its line here.
 #include "core/codebook.h"
+#include "core/conv.h"
 #include "core/distill.h"
+#include "core/elementwise.h"
 #include "core/gemm.h"
 #include "core/gemm_int8.h"
+#include "core/norm.h"
 #include "core/quantize.h"
 #include "core/select.h"
 #include "core/svd.h"
@@ -15,8 +18,11 @@ namespace whittle {
 int families(const FamilyInfo** out) {
   static const FamilyInfo rows[] = {
       {"codebook", codebook_tier()},
+      {"conv", conv_tier()},
       {"distill", distill_tier()},
+      {"elementwise", elementwise_tier()},
       {"gemm", gemm_tier()},
+      {"norm", norm_tier()},
       {"quantize", quantize_tier()},
       {"select", select_tier()},
       {"gemm_int8", gemm_int8_tier()},

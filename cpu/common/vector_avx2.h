@@ -27,3 +27,6 @@ static inline vf v_ldexp(vf x, vf n) {
 static inline vm v_less(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 static inline vm v_negative(vf x) { return x; }
 static inline vf v_select(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
+static inline vf v_sqrt(vf x) { return _mm256_sqrt_ps(x); }
+static inline vf v_neg(vf x) { return _mm256_xor_ps(x, _mm256_set1_ps(-0.0f)); }
+static inline vm v_same(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }

@@ -21,3 +21,6 @@ static inline vf v_ldexp(vf x, vf n) { return _mm512_scalef_ps(x, n); }
 static inline vm v_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 static inline vm v_negative(vf x) { return _mm512_movepi32_mask(_mm512_castps_si512(x)); }
 static inline vf v_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
+static inline vf v_sqrt(vf x) { return _mm512_sqrt_ps(x); }
+static inline vf v_neg(vf x) { return _mm512_xor_ps(x, _mm512_set1_ps(-0.0f)); }
+static inline vm v_same(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }

@@ -27,3 +27,6 @@ static inline vf v_ldexp(vf x, vf n) {
 static inline vm v_less(vf a, vf b) { return vcltq_f32(a, b); }
 static inline vm v_negative(vf x) { return vreinterpretq_u32_s32(vshrq_n_s32(vreinterpretq_s32_f32(x), 31)); }
 static inline vf v_select(vm m, vf yes, vf no) { return vbslq_f32(m, yes, no); }
+static inline vf v_sqrt(vf x) { return vsqrtq_f32(x); }
+static inline vf v_neg(vf x) { return vnegq_f32(x); }
+static inline vm v_same(vf a, vf b) { return vceqq_f32(a, b); }

@@ -1,0 +1,167 @@
+// Models ready to run: constants and plans are added from JavaScript, runs happen on any thread.
+#include <atomic>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "binding/call.h"
+#include "binding/families.h"
+#include "binding/handles.h"
+#include "core/plan/plan.h"
+
+namespace whittle {
+namespace {
+
+napi_value strings(napi_env env, const std::vector<const char*>& names) {
+  napi_value out = nullptr, v;
+  napi_create_array_with_length(env, names.size(), &out);
+  for (uint32_t i = 0; i < names.size(); i++) {
+    napi_create_string_utf8(env, names[i], NAPI_AUTO_LENGTH, &v);
+    napi_set_element(env, out, i, v);
+  }
+  return out;
+}
+
+// sessionNames() → [steps, elementwise operations], in the order of their numbers.
+napi_value names(napi_env env, napi_callback_info) {
+  napi_value out = nullptr;
+  napi_create_array_with_length(env, 2, &out);
+  napi_set_element(env, out, 0, strings(env, plan_steps()));
+  napi_set_element(env, out, 1, strings(env, plan_elementwise()));
+  return out;
+}
+
+// sessionNew(bytes) → a handle; `bytes` is what the constants will take, as V8 is to count it.
+napi_value session_new(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const int64_t bytes = args.integer();
+  napi_value none = nullptr;
+  napi_get_undefined(env, &none);
+  PlanModel* model = args.ok() ? new (std::nothrow) PlanModel : nullptr;
+  if (!model) return none;
+  HandleEntry* entry = handle_create(HandleKind::session, model, bytes, [](void* p) { delete static_cast<PlanModel*>(p); });
+  if (!entry) {
+    delete model;
+    return none;
+  }
+  napi_value object = handle_object(env, entry);
+  return object ? object : none;
+}
+
+// sessionConstant(handle, kind, data, groups, k, n, row, col) → its number, -1 if it cannot be had
+napi_value session_constant(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  HandleUse use;
+  int64_t number = -1;
+  if (use.read(args, HandleKind::session) && use.object()) {
+    const auto kind = static_cast<ConstantKind>(args.small());
+    size_t at = 2;
+    const void* data = args.bytes(0);
+    size_t length = 0;
+    napi_typedarray_type type;
+    int64_t bytes = 0;
+    if (args.ok() && napi_get_typedarray_info(env, args.value(at), &type, &length, nullptr, nullptr, nullptr) == napi_ok)
+      bytes = static_cast<int64_t>(length) * typed_element_size(type);
+    const int64_t groups = args.integer(), k = args.integer(), n = args.integer(), row = args.integer(), col = args.integer();
+    if (args.ok()) number = static_cast<PlanModel*>(use.object())->add_constant(kind, data, bytes, groups, k, n, row, col);
+  }
+  napi_value v = nullptr;
+  napi_create_int64(env, number, &v);
+  return v;
+}
+
+// sessionPlan(handle, program, length) → its number, or why not
+napi_value session_plan(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  HandleUse use;
+  std::string error = "not a session";
+  int64_t number = -1;
+  if (use.read(args, HandleKind::session) && use.object()) {
+    const int64_t length = args.integer();
+    const double* program = args.array<double>(length);
+    error.clear();
+    if (args.ok()) number = static_cast<PlanModel*>(use.object())->add_plan(program, length, &error);
+  }
+  napi_value v = nullptr;
+  if (number >= 0) napi_create_int64(env, number, &v);
+  else napi_create_string_utf8(env, error.c_str(), NAPI_AUTO_LENGTH, &v);
+  return v;
+}
+
+// sessionRun(handle, plan, inputs, outputs, threads, times, cancel); inputs and outputs are arrays of typed arrays.
+struct RunCall {
+  HandleUse use;
+  std::shared_ptr<const Plan> plan;
+  std::vector<void*> inputs, outputs;
+  int32_t threads;
+  double* times;
+  int32_t* cancel;
+
+  static bool pointers(Args& args, const std::vector<int64_t>& bytes, std::vector<void*>* out) {
+    const napi_env env = args.env();
+    const napi_value list = args.any_value();
+    static char empty;
+    for (uint32_t i = 0; list && i < bytes.size(); i++) {
+      napi_value v;
+      napi_typedarray_type type;
+      size_t length = 0;
+      void* data = nullptr;
+      bool typed = false;
+      if (napi_get_element(env, list, i, &v) != napi_ok || napi_is_typedarray(env, v, &typed) != napi_ok || !typed ||
+          napi_get_typedarray_info(env, v, &type, &length, &data, nullptr, nullptr) != napi_ok ||
+          static_cast<int64_t>(length) * typed_element_size(type) != bytes[i])
+        return false;
+      out->push_back(data ? data : &empty);
+    }
+    return list != nullptr;
+  }
+
+  bool parse(Args& args) {
+    if (!use.read(args, HandleKind::session) || !use.object()) return false;
+    plan = static_cast<PlanModel*>(use.object())->plan(args.integer());
+    if (!plan || !pointers(args, plan->input_bytes, &inputs) || !pointers(args, plan->output_bytes, &outputs)) return false;
+    threads = args.small();
+    times = args.optional<double>(static_cast<int64_t>(plan->steps.size()));
+    cancel = args.optional<int32_t>(1);
+    return args.ok();
+  }
+  WhittleStatus run() {
+    static_assert(sizeof(std::atomic<int32_t>) == sizeof(int32_t), "a flag in JavaScript's memory");
+    return static_cast<PlanModel*>(use.object())
+        ->run(*plan, inputs.data(), outputs.data(), threads, reinterpret_cast<const std::atomic<int32_t>*>(cancel), times);
+  }
+};
+
+// sessionForget(handle, plan): runs of it that are under way end first
+napi_value session_forget(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  HandleUse use;
+  if (use.read(args, HandleKind::session) && use.object()) static_cast<PlanModel*>(use.object())->forget(args.integer());
+  napi_value none = nullptr;
+  napi_get_undefined(env, &none);
+  return none;
+}
+
+// sessionBytes(handle) → bytes of constants as they lie in memory
+napi_value session_bytes(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  HandleUse use;
+  napi_value v = nullptr;
+  const bool ok = use.read(args, HandleKind::session) && use.object();
+  napi_create_int64(env, ok ? static_cast<PlanModel*>(use.object())->constant_bytes() : 0, &v);
+  return v;
+}
+
+}  // namespace
+
+void init_session(napi_env env, napi_value exports) {
+  export_function(env, exports, "sessionNames", names);
+  export_function(env, exports, "sessionNew", session_new);
+  export_function(env, exports, "sessionConstant", session_constant);
+  export_function(env, exports, "sessionPlan", session_plan);
+  export_function(env, exports, "sessionForget", session_forget);
+  export_function(env, exports, "sessionBytes", session_bytes);
+  expose<RunCall>(env, exports, "sessionRun", "sessionRunAsync");
+}
+
+}  // namespace whittle

@@ -1,0 +1,143 @@
+// Steps that multiply: products and convolutions.
+#include "core/conv.h"
+#include "core/gemm.h"
+#include "core/plan/reader.h"
+
+namespace whittle {
+namespace {
+
+// m, n, k, batch, row and column strides of a and b, bytes between matrices by index map; see make_gemm for the order.
+struct Gemm final : Step {
+  Operand a, b, bias, residual, c;
+  int64_t m, n, k, batch;
+  int64_t a_row, a_col, b_row, b_col, a_batch, b_batch;
+  std::vector<int32_t> map;
+  bool packed;
+  float alpha;
+  Activation activation;
+
+  WhittleStatus run(const RunContext& x) const override {
+    GemmProblem g;
+    g.m = m;
+    g.n = n;
+    g.k = k;
+    g.a = x.at<const float>(a);
+    g.a_row = a_row;
+    g.a_col = a_col;
+    if (packed) g.packed = x.at<const float>(b);
+    else g.b = x.at<const float>(b);
+    g.b_row = b_row;
+    g.b_col = b_col;
+    g.c = x.at<float>(c);
+    g.ldc = n;
+    g.alpha = alpha;
+    g.bias = x.at<const float>(bias);
+    g.source = x.at<const float>(residual);
+    if (g.source) {
+      g.beta = 1;
+      g.source_row = n;
+      g.source_col = 1;
+      g.source_batch = m * n;
+    }
+    g.activation = activation;
+    g.batch = batch;
+    g.a_batch = a_batch;
+    g.b_batch = b_batch;
+    g.c_batch = m * n;
+    if (!map.empty()) g.map = map.data();
+    return gemm_f32(g, x.threads);
+  }
+};
+
+// Floats that a matrix of `rows` x `cols` with these strides reaches over; -1 if one is negative.
+int64_t reach(int64_t rows, int64_t cols, int64_t row, int64_t col) {
+  if (row < 0 || col < 0) return -1;
+  if (rows == 0 || cols == 0) return 0;
+  const int64_t a = plan_product({rows - 1, row}), b = plan_product({cols - 1, col});
+  return a < 0 || b < 0 ? -1 : a + b + 1;
+}
+
+struct Conv final : Step {
+  Operand x, weight, bias, residual, out;
+  ConvProblem p;
+
+  WhittleStatus run(const RunContext& c) const override {
+    ConvProblem q = p;
+    q.x = c.at<const float>(x);
+    q.weight = c.at<const float>(weight);
+    q.bias = c.at<const float>(bias);
+    q.residual = c.at<const float>(residual);
+    q.out = c.at<float>(out);
+    return conv_f32(q, c.threads);
+  }
+};
+
+}  // namespace
+
+// m n k | batch, then batch x (a index, b index) if batch > 1 | a strides, a matrix stride, a matrices | the same for b |
+// packed | alpha, activation | a, b, bias?, residual?, c
+Step* make_gemm(PlanReader& r) {
+  auto s = std::make_unique<Gemm>();
+  s->m = r.size();
+  s->n = r.size();
+  s->k = r.size();
+  s->batch = r.within(1, 1 << 24);
+  int64_t most_a = 0, most_b = 0;
+  for (int64_t i = 0; s->batch > 1 && i < s->batch && r.ok(); i++) {
+    const int64_t a = r.within(0, 1 << 24), b = r.within(0, 1 << 24);
+    most_a = a > most_a ? a : most_a;
+    most_b = b > most_b ? b : most_b;
+    s->map.push_back(static_cast<int32_t>(a));
+    s->map.push_back(static_cast<int32_t>(b));
+    s->map.push_back(static_cast<int32_t>(i));
+  }
+  s->a_row = r.integer();
+  s->a_col = r.integer();
+  s->a_batch = r.size();
+  s->b_row = r.integer();
+  s->b_col = r.integer();
+  s->b_batch = r.size();
+  s->packed = r.within(0, 1) != 0;
+  s->alpha = r.real();
+  s->activation = r.activation();
+  if (!r.ok()) return nullptr;
+  r.require((s->a_row == 1 || s->a_col == 1) && (s->b_row == 1 || s->b_col == 1), "a matrix without contiguous side");
+  r.require(!s->packed || s->batch == 1, "packed weights in a batch");
+  const int64_t out = plan_product({s->batch, s->m, s->n});
+  const int64_t more_a = plan_product({most_a, s->a_batch}), more_b = plan_product({most_b, s->b_batch});
+  const int64_t a = reach(s->m, s->k, s->a_row, s->a_col), b = reach(s->k, s->n, s->b_row, s->b_col);
+  r.require(out >= 0 && more_a >= 0 && more_b >= 0 && a >= 0 && b >= 0, "sizes too large");
+  if (!r.ok()) return nullptr;
+  s->a = r.floats(a == 0 ? 0 : a + more_a);
+  s->b = s->packed ? r.packed(1, s->k, s->n) : r.floats(b == 0 ? 0 : b + more_b);
+  s->bias = r.floats(s->n, true);
+  s->residual = r.floats(out, true);
+  s->c = r.floats(out);
+  return s.release();
+}
+
+// n h w c oh ow oc | kh kw, strides, dilations, pad top and left, groups | activation | x, weight, bias?, residual?, out
+Step* make_conv(PlanReader& r) {
+  auto s = std::make_unique<Conv>();
+  ConvProblem& p = s->p;
+  for (int64_t* v : {&p.n, &p.h, &p.w, &p.c, &p.oh, &p.ow, &p.oc}) *v = r.size();
+  for (int64_t* v : {&p.kh, &p.kw, &p.stride_h, &p.stride_w, &p.dilation_h, &p.dilation_w}) *v = r.within(1, 1 << 20);
+  p.pad_top = r.within(0, 1 << 20);
+  p.pad_left = r.within(0, 1 << 20);
+  p.groups = r.within(1, 1 << 20);
+  p.activation = r.activation();
+  if (!r.ok()) return nullptr;
+  const int64_t in = plan_product({p.n, p.h, p.w, p.c}), out = plan_product({p.n, p.oh, p.ow, p.oc});
+  if (!r.require(in >= 0 && out >= 0 && p.c % p.groups == 0 && p.oc % p.groups == 0, "sizes that do not fit")) return nullptr;
+  s->x = r.floats(in);
+  const bool depthwise = conv_is_depthwise(p.c, p.oc, p.groups);
+  s->weight = depthwise ? r.floats(plan_product({p.kh, p.kw, p.c}))
+                        : r.packed(p.groups, p.kh * p.kw * (p.c / p.groups), p.oc / p.groups);
+  s->bias = r.floats(p.oc, true);
+  s->residual = r.floats(out, true);
+  r.require(!depthwise || s->residual.place == Place::none, "a residual of a depthwise convolution");
+  s->out = r.floats(out);
+  return s.release();
+}
+
+}  // namespace whittle

@@ -1,0 +1,237 @@
+#include "core/plan/plan.h"
+
+#include <string.h>
+
+#include <chrono>
+#include <new>
+
+#include "core/elementwise.h"
+#include "core/gemm.h"
+#include "core/plan/reader.h"
+
+namespace whittle {
+namespace {
+
+struct StepRow {
+  const char* name;
+  StepMaker make;
+};
+const StepRow kSteps[] = {
+#define WHITTLE_STEP(name) {#name, make_##name},
+#include "core/plan/steps.inc"
+#undef WHITTLE_STEP
+};
+constexpr int64_t kStepCount = sizeof kSteps / sizeof *kSteps;
+
+uint8_t* align64(uint8_t* p) {
+  return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(p) + 63) & ~static_cast<uintptr_t>(63));
+}
+
+// Arenas kept for later runs. More are made when more runs meet, and freed after.
+constexpr size_t kSpareArenas = 4;
+
+}  // namespace
+
+std::vector<const char*> plan_steps() {
+  std::vector<const char*> names;
+  for (const StepRow& s : kSteps) names.push_back(s.name);
+  return names;
+}
+
+std::vector<const char*> plan_elementwise() {
+  return {
+#define WHITTLE_ELEMENTWISE(name, operands) #name,
+#include "core/elementwise.inc"
+#undef WHITTLE_ELEMENTWISE
+  };
+}
+
+int64_t plan_product(std::initializer_list<int64_t> sizes) {
+  constexpr int64_t kMost = int64_t(1) << 40;
+  int64_t n = 1;
+  for (int64_t s : sizes) {
+    if (s < 0 || s > kMost) return -1;
+    if (s == 0) return 0;
+    if (n > kMost / s) return -1;
+    n *= s;
+  }
+  return n;
+}
+
+Operand PlanReader::operand(int64_t least, bool optional) {
+  Operand o;
+  const int64_t place = within(0, 4);
+  o.at = within(0, int64_t(1) << 50);
+  o.bytes = within(0, int64_t(1) << 50);
+  if (!ok()) return Operand();
+  o.place = static_cast<Place>(place);
+  if (o.place == Place::none) {
+    if (!optional) refuse("an operand is missing");
+    return Operand();
+  }
+  int64_t room = 0;
+  if (o.place == Place::arena) {
+    room = plan_->arena_bytes - o.at;
+    require(o.at % 4 == 0, "an operand is not aligned");
+  } else if (o.place == Place::constant) {
+    const Constant* c = model_->constant(o.at);
+    if (c && c->kind == ConstantKind::raw) {
+      room = c->bytes;
+      o.fixed = c->data;
+    }
+  } else {
+    const std::vector<int64_t>& sizes = o.place == Place::input ? plan_->input_bytes : plan_->output_bytes;
+    if (o.at < static_cast<int64_t>(sizes.size())) room = sizes[static_cast<size_t>(o.at)];
+  }
+  if (least < 0 || o.bytes > room || least > o.bytes) {
+    refuse("an operand is smaller than the step needs");
+    return Operand();
+  }
+  return o;
+}
+
+Operand PlanReader::packed(int64_t groups, int64_t k, int64_t n) {
+  const int64_t number = within(0, int64_t(1) << 40);
+  const Constant* c = ok() ? model_->constant(number) : nullptr;
+  Operand o;
+  if (!c || c->kind != ConstantKind::gemm || c->groups != groups || c->k != k || c->n != n) {
+    refuse("packed weights of another shape");
+    return o;
+  }
+  o.place = Place::constant;
+  o.at = number;
+  o.bytes = c->bytes;
+  o.fixed = c->data;
+  return o;
+}
+
+PlanModel::~PlanModel() = default;
+
+const Constant* PlanModel::constant(int64_t number) {
+  std::lock_guard<std::mutex> hold(lock_);
+  return number >= 0 && number < static_cast<int64_t>(constants_.size()) ? constants_[static_cast<size_t>(number)].get() : nullptr;
+}
+
+std::shared_ptr<const Plan> PlanModel::plan(int64_t number) {
+  std::lock_guard<std::mutex> hold(lock_);
+  return number >= 0 && number < static_cast<int64_t>(plans_.size()) ? plans_[static_cast<size_t>(number)] : nullptr;
+}
+
+void PlanModel::forget(int64_t number) {
+  std::lock_guard<std::mutex> hold(lock_);
+  if (number >= 0 && number < static_cast<int64_t>(plans_.size())) plans_[static_cast<size_t>(number)].reset();
+}
+
+int64_t PlanModel::constant_bytes() {
+  std::lock_guard<std::mutex> hold(lock_);
+  int64_t sum = 0;
+  for (const auto& c : constants_) sum += c->bytes;
+  return sum;
+}
+
+int64_t PlanModel::add_constant(ConstantKind kind, const void* data, int64_t bytes, int64_t groups, int64_t k, int64_t n,
+                                int64_t row, int64_t col) {
+  auto c = std::make_unique<Constant>();
+  c->kind = kind;
+  c->groups = groups;
+  c->k = k;
+  c->n = n;
+  int64_t each = 0;
+  if (kind == ConstantKind::gemm) {
+    const int64_t all = plan_product({groups, k, n, 4});
+    if (all < 0 || all != bytes) return -1;
+    // One stride is 1 and the other spans the matrix, so that every read lies inside.
+    if (!(col == 1 && row == n) && !(row == 1 && col == k)) return -1;
+    each = gemm_packed_size(k, n);
+    c->bytes = each * groups * 4;
+  } else {
+    c->bytes = bytes;
+  }
+  c->memory.reset(new (std::nothrow) uint8_t[static_cast<size_t>(c->bytes) + 64]);
+  if (!c->memory) return -1;
+  c->data = align64(c->memory.get());
+  if (kind == ConstantKind::gemm) {
+    for (int64_t g = 0; g < groups; g++) {
+      float* to = reinterpret_cast<float*>(c->data) + g * each;
+      if (gemm_pack_b(k, n, static_cast<const float*>(data) + g * k * n, row, col, to, 0) != WHITTLE_OK) return -1;
+    }
+  } else {
+    memcpy(c->data, data, static_cast<size_t>(bytes));
+  }
+  std::lock_guard<std::mutex> hold(lock_);
+  constants_.push_back(std::move(c));
+  return static_cast<int64_t>(constants_.size()) - 1;
+}
+
+int64_t PlanModel::add_plan(const double* program, int64_t length, std::string* error) {
+  auto plan = std::make_shared<Plan>();
+  PlanReader reader(program, length, this, plan.get());
+  plan->input_bytes = reader.list(1 << 16);
+  plan->output_bytes = reader.list(1 << 16);
+  plan->arena_bytes = reader.size();
+  const int64_t steps = reader.within(0, 1 << 24);
+  for (int64_t i = 0; i < steps && reader.ok(); i++) {
+    const int64_t op = reader.within(0, kStepCount - 1);
+    if (!reader.ok()) break;
+    std::unique_ptr<Step> step(kSteps[op].make(reader));
+    if (!step) reader.refuse("the step cannot be made");
+    if (!reader.ok()) *error = "step " + std::to_string(i) + ", " + kSteps[op].name + ": " + reader.reason();
+    plan->steps.push_back(std::move(step));
+  }
+  if (reader.ok() && !reader.done()) reader.refuse("numbers are left over");
+  if (!reader.ok()) {
+    if (error->empty()) *error = reader.reason();
+    return -1;
+  }
+  std::lock_guard<std::mutex> hold(lock_);
+  plans_.push_back(std::move(plan));
+  return static_cast<int64_t>(plans_.size()) - 1;
+}
+
+uint8_t* PlanModel::take_arena(int64_t bytes, Arena* arena) {
+  {
+    std::lock_guard<std::mutex> hold(lock_);
+    for (size_t i = 0; i < arenas_.size(); i++) {
+      if (arenas_[i].bytes < bytes) continue;
+      *arena = std::move(arenas_[i]);
+      arenas_.erase(arenas_.begin() + static_cast<std::ptrdiff_t>(i));
+      return align64(arena->memory.get());
+    }
+    // None is large enough: a small one makes room.
+    if (!arenas_.empty()) arenas_.pop_back();
+  }
+  arena->memory.reset(new (std::nothrow) uint8_t[static_cast<size_t>(bytes) + 64]);
+  arena->bytes = bytes;
+  return arena->memory ? align64(arena->memory.get()) : nullptr;
+}
+
+void PlanModel::give_arena(Arena arena) {
+  std::lock_guard<std::mutex> hold(lock_);
+  if (arenas_.size() < kSpareArenas) arenas_.push_back(std::move(arena));
+}
+
+WhittleStatus PlanModel::run(const Plan& plan, void* const* inputs, void* const* outputs, int threads,
+                             const std::atomic<int32_t>* cancel, double* times) {
+  Arena arena;
+  uint8_t* memory = take_arena(plan.arena_bytes, &arena);
+  if (!memory) return WHITTLE_OUT_OF_MEMORY;
+  const RunContext context = {memory, inputs, outputs, threads};
+  WhittleStatus status = WHITTLE_OK;
+  for (size_t i = 0; i < plan.steps.size() && status == WHITTLE_OK; i++) {
+    if (cancel && cancel->load(std::memory_order_relaxed)) {
+      status = WHITTLE_ABORTED;
+      break;
+    }
+    if (!times) {
+      status = plan.steps[i]->run(context);
+      continue;
+    }
+    const auto start = std::chrono::steady_clock::now();
+    status = plan.steps[i]->run(context);
+    times[i] = std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count();
+  }
+  give_arena(std::move(arena));
+  return status;
+}
+
+}  // namespace whittle

@@ -1,0 +1,107 @@
+// A model ready to run: weights in the layout of this machine's kernels, and one plan (a flat list of steps over one arena)
+// for each set of input shapes. A run is one call; what it needs beyond its outputs is taken from arenas that are kept.
+//
+// lib/session writes a plan as a list of numbers ("program"); every step checks while it is built that what it names exists
+// and is large enough, so that a wrong program is an error, not a wild pointer. Any number of threads may run plans of one
+// model at once; constants and plans are only ever added.
+#pragma once
+#include <stdint.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+
+namespace whittle {
+
+enum class Place : int32_t { none = 0, arena = 1, constant = 2, input = 3, output = 4 };
+
+// A value that a step reads or writes: bytes at an offset of the arena, or a whole constant, input or output.
+struct Operand {
+  Place place = Place::none;
+  int64_t at = 0;  // offset or index
+  int64_t bytes = 0;
+  const void* fixed = nullptr;  // of a constant
+};
+
+// What a constant holds. The numbers cross into lib/session/program.ts.
+enum class ConstantKind : int32_t {
+  raw = 0,
+  gemm = 1,  // `groups` float32 matrices k x n, packed by gemm_pack_b one after another
+};
+
+struct Constant {
+  ConstantKind kind;
+  int64_t groups, k, n;
+  int64_t bytes;
+  std::unique_ptr<uint8_t[]> memory;
+  uint8_t* data;  // 64-byte aligned
+};
+
+struct RunContext {
+  uint8_t* arena;
+  void* const* inputs;
+  void* const* outputs;
+  int threads;
+  template <class T>
+  T* at(const Operand& o) const {
+    switch (o.place) {
+      case Place::arena: return reinterpret_cast<T*>(arena + o.at);
+      case Place::constant: return static_cast<T*>(const_cast<void*>(o.fixed));
+      case Place::input: return static_cast<T*>(inputs[o.at]);
+      case Place::output: return static_cast<T*>(outputs[o.at]);
+      default: return nullptr;
+    }
+  }
+};
+
+class Step {
+ public:
+  virtual ~Step() = default;
+  virtual WhittleStatus run(const RunContext& context) const = 0;
+};
+
+struct Plan {
+  std::vector<int64_t> input_bytes, output_bytes;
+  int64_t arena_bytes = 0;
+  std::vector<std::unique_ptr<Step>> steps;
+};
+
+class PlanModel {
+ public:
+  ~PlanModel();
+  // The constant's number, or -1 if memory is short or the sizes do not fit `bytes`.
+  int64_t add_constant(ConstantKind kind, const void* data, int64_t bytes, int64_t groups, int64_t k, int64_t n, int64_t row,
+                       int64_t col);
+  // The plan's number, or -1 with the reason.
+  int64_t add_plan(const double* program, int64_t length, std::string* error);
+  std::shared_ptr<const Plan> plan(int64_t number);
+  void forget(int64_t number);
+  const Constant* constant(int64_t number);
+  // `times`: null, or nanoseconds of each step. `cancel`: null, or a flag that ends the run between two steps.
+  WhittleStatus run(const Plan& plan, void* const* inputs, void* const* outputs, int threads, const std::atomic<int32_t>* cancel,
+                    double* times);
+  int64_t constant_bytes();
+
+ private:
+  struct Arena {
+    std::unique_ptr<uint8_t[]> memory;
+    int64_t bytes;
+  };
+  uint8_t* take_arena(int64_t bytes, Arena* arena);
+  void give_arena(Arena arena);
+
+  std::mutex lock_;
+  std::vector<std::unique_ptr<Constant>> constants_;
+  std::vector<std::shared_ptr<const Plan>> plans_;
+  std::vector<Arena> arenas_;
+};
+
+// Names of the steps and of the elementwise operations, in the order of their numbers.
+std::vector<const char*> plan_steps();
+std::vector<const char*> plan_elementwise();
+
+}  // namespace whittle

@@ -1,0 +1,90 @@
+// Reads a plan's numbers. The first mismatch clears ok(); everything read later is zero.
+#pragma once
+#include <math.h>
+#include <stdint.h>
+
+#include <string>
+#include <vector>
+
+#include "core/activation.h"
+#include "core/plan/plan.h"
+
+namespace whittle {
+
+class PlanReader {
+ public:
+  PlanReader(const double* numbers, int64_t count, PlanModel* model, Plan* plan)
+      : numbers_(numbers), count_(count), model_(model), plan_(plan) {}
+
+  bool ok() const { return reason_.empty(); }
+  bool done() const { return at_ == count_; }
+  const std::string& reason() const { return reason_; }
+  void refuse(const char* why) {
+    if (ok()) reason_ = why;
+  }
+  bool require(bool fits, const char* why) {
+    if (!fits) refuse(why);
+    return fits;
+  }
+
+  double number() {
+    if (!ok() || at_ >= count_) {
+      refuse("the program ends too early");
+      return 0;
+    }
+    return numbers_[at_++];
+  }
+  int64_t integer() {
+    const double v = number();
+    if (!(fabs(v) <= 9007199254740992.0) || v != floor(v)) {
+      refuse("not an integer");
+      return 0;
+    }
+    return static_cast<int64_t>(v);
+  }
+  // An integer from lo to hi.
+  int64_t within(int64_t lo, int64_t hi) {
+    const int64_t v = integer();
+    if (v >= lo && v <= hi) return v;
+    refuse("a number out of range");
+    return lo;
+  }
+  int64_t size() { return within(0, int64_t(1) << 40); }
+  float real() { return static_cast<float>(number()); }
+  Activation activation() {
+    Activation a;
+    a.kind = static_cast<int32_t>(within(0, kActivationGeluTanh));
+    a.lo = real();
+    a.hi = real();
+    return a;
+  }
+  std::vector<int64_t> list(int64_t most) {
+    std::vector<int64_t> v(static_cast<size_t>(within(0, most)));
+    for (int64_t& x : v) x = integer();
+    return v;
+  }
+
+  // place, at, bytes; `least` bytes or more. A missing operand is (0, 0, 0) and accepted where it is optional.
+  Operand operand(int64_t least, bool optional = false);
+  Operand floats(int64_t count, bool optional = false) { return operand(count * 4, optional); }
+  // A constant packed for `groups` products k x n.
+  Operand packed(int64_t groups, int64_t k, int64_t n);
+
+ private:
+  const double* numbers_;
+  int64_t count_, at_ = 0;
+  PlanModel* model_;
+  Plan* plan_;
+  std::string reason_;
+};
+
+typedef Step* (*StepMaker)(PlanReader&);
+
+// The product of sizes, or -1 if it leaves 2^40.
+int64_t plan_product(std::initializer_list<int64_t> sizes);
+
+#define WHITTLE_STEP(name) Step* make_##name(PlanReader&);
+#include "core/plan/steps.inc"
+#undef WHITTLE_STEP
+
+}  // namespace whittle

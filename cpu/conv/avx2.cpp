@@ -1,0 +1,8 @@
+// vector.h over this vector.
+#define WHITTLE_ISA_FILE
+#include "core/conv.h"
+#include "cpu/common/lanes_avx2.h"
+#include "cpu/gemm/activation_avx2.h"
+#include "cpu/conv/vector.h"
+
+extern "C" void conv_install_avx2(whittle::ConvKernels* table) { install_vector(table); }

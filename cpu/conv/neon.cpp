@@ -1,0 +1,8 @@
+// vector.h over this vector.
+#define WHITTLE_ISA_FILE
+#include "core/conv.h"
+#include "cpu/common/lanes_neon.h"
+#include "cpu/gemm/activation_neon.h"
+#include "cpu/conv/vector.h"
+
+extern "C" void conv_install_neon(whittle::ConvKernels* table) { install_vector(table); }

@@ -1,0 +1,29 @@
+// The reference: taps in order, each a rounded product and sum by FMA as on vectors.
+#include <math.h>
+
+#define WHITTLE_ISA_FILE
+#include "core/conv.h"
+#include "cpu/gemm/activation_scalar.h"
+
+namespace {
+
+void depthwise(const whittle::ConvDepthwise* d) {
+  for (int64_t ox = 0; ox < d->ow; ox++)
+    for (int64_t ch = 0; ch < d->c; ch++) {
+      float s = d->bias ? d->bias[ch] : 0.0f;
+      for (int64_t ky = 0; ky < d->kh; ky++) {
+        const int64_t iy = d->oy * d->stride_h - d->pad_top + ky * d->dilation_h;
+        if (iy < 0 || iy >= d->h) continue;
+        for (int64_t kx = 0; kx < d->kw; kx++) {
+          const int64_t ix = ox * d->stride_w - d->pad_left + kx * d->dilation_w;
+          if (ix < 0 || ix >= d->w) continue;
+          s = fmaf(d->x[(iy * d->w + ix) * d->c + ch], d->weight[(ky * d->kw + kx) * d->c + ch], s);
+        }
+      }
+      d->out[ox * d->c + ch] = act_apply_scalar(s, d->activation.kind, d->activation.lo, d->activation.hi);
+    }
+}
+
+}  // namespace
+
+extern "C" void conv_install_scalar(whittle::ConvKernels* t) { t->depthwise = depthwise; }

@@ -1,0 +1,8 @@
+// vector.h over this vector.
+#define WHITTLE_ISA_FILE
+#include "core/activation.h"
+#include "core/norm.h"
+#include "cpu/common/lanes_neon.h"
+#include "cpu/norm/vector.h"
+
+extern "C" void norm_install_neon(whittle::NormKernels* table) { install_vector(table); }

@@ -1,0 +1,58 @@
+// The reference: sums in double.
+#include <math.h>
+
+#define WHITTLE_ISA_FILE
+#include "core/norm.h"
+
+namespace {
+
+float top(int64_t n, const float* x) {
+  float m = -INFINITY;
+  for (int64_t i = 0; i < n; i++) m = x[i] > m || x[i] != x[i] ? x[i] : m;
+  return m;
+}
+
+float bottom(int64_t n, const float* x) {
+  float m = INFINITY;
+  for (int64_t i = 0; i < n; i++) m = x[i] < m || x[i] != x[i] ? x[i] : m;
+  return m;
+}
+
+void softmax(int64_t n, const float* x, int32_t log_, float* out) {
+  const double m = top(n, x);
+  double sum = 0;
+  for (int64_t i = 0; i < n; i++) sum += exp(x[i] - m);
+  const double l = log(sum);
+  for (int64_t i = 0; i < n; i++) out[i] = static_cast<float>(log_ ? (x[i] - m) - l : exp(x[i] - m) / sum);
+}
+
+void layer(int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out) {
+  double mean = 0, variance = 0;
+  for (int64_t i = 0; i < n; i++) mean += x[i];
+  mean /= static_cast<double>(n);
+  for (int64_t i = 0; i < n; i++) variance += (x[i] - mean) * (x[i] - mean);
+  const double r = 1 / sqrt(variance / static_cast<double>(n) + epsilon);
+  for (int64_t i = 0; i < n; i++) out[i] = static_cast<float>((x[i] - mean) * r * (gamma ? gamma[i] : 1.0) + (beta ? beta[i] : 0.0));
+}
+
+float sum(int64_t n, const float* x) {
+  double s = 0;
+  for (int64_t i = 0; i < n; i++) s += x[i];
+  return static_cast<float>(s);
+}
+
+float sum_squares(int64_t n, const float* x) {
+  double s = 0;
+  for (int64_t i = 0; i < n; i++) s += static_cast<double>(x[i]) * x[i];
+  return static_cast<float>(s);
+}
+
+float sum_abs(int64_t n, const float* x) {
+  double s = 0;
+  for (int64_t i = 0; i < n; i++) s += fabs(x[i]);
+  return static_cast<float>(s);
+}
+
+}  // namespace
+
+extern "C" void norm_install_scalar(whittle::NormKernels* t) { *t = {softmax, layer, sum, sum_squares, sum_abs, top, bottom}; }

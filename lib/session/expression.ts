@@ -1,0 +1,96 @@
+import type { Node } from '../model'
+import { sizeOf } from '../tensor'
+import type { Lowering } from './lowering'
+import { elementwiseNumber, type Memory } from './program'
+import { identity, isValue, stridesOf, type Expression, type Value } from './value'
+
+// core/elementwise.h
+const kRegisters = 24
+const kRank = 8
+
+/** Values and operations in an expression, each once. */
+function weigh(x: Expression | Value, seen = new Set<Expression | Value>()): Set<Expression | Value> {
+  if (seen.has(x)) return seen
+  seen.add(x)
+  if (!isValue(x)) {
+    weigh(x.a, seen)
+    if (x.b) weigh(x.b, seen)
+  } else if (x.expression && !x.memory) {
+    seen.delete(x)
+    weigh(x.expression, seen)
+  }
+  return seen
+}
+
+/** Whether an expression still fits the registers of one pass. */
+export function fits(x: Expression): boolean {
+  return weigh(x).size <= kRegisters
+}
+
+/** Writes the step that computes an expression. */
+export function emitExpression(l: Lowering, v: Value, node: Node): Value & { readonly memory: Memory } {
+  const root = v.expression as Expression
+  const rank = v.dims.length
+  const leaves: (Value & { readonly memory: Memory })[] = []
+  const registers = new Map<Expression | Value, number>()
+  const order: Expression[] = []
+  const visit = (x: Expression | Value): void => {
+    if (registers.has(x)) return
+    if (isValue(x)) {
+      if (x.expression && !x.memory) {
+        visit(x.expression)
+        registers.set(x, registers.get(x.expression) as number)
+        return
+      }
+      registers.set(x, leaves.length)
+      leaves.push(l.inMemory(x, node))
+      return
+    }
+    visit(x.a)
+    if (x.b) visit(x.b)
+    order.push(x)
+    registers.set(x, -1)
+  }
+  visit(root)
+  // Results take the registers after the leaves.
+  order.forEach((x, i) => registers.set(x, leaves.length + i))
+  const register = (x: Expression | Value): number => {
+    const direct = registers.get(x) as number
+    return isValue(x) && x.expression && !x.memory ? (registers.get(x.expression) as number) : direct
+  }
+
+  // The result lies like the first operand that is as large; smaller ones repeat.
+  const size = sizeOf(v.dims)
+  const model = leaves.find((x) => x.dims.length === rank && sizeOf(x.dims) === size && !x.constant)
+  const axes = model ? model.order : identity(rank)
+  if (rank > kRank) l.unsupported(node, `a tensor of rank ${rank}`)
+  const out = l.make('float32', v.dims, axes)
+  const strides = leaves.flatMap((x) => {
+    const own = stridesOf(x.dims, x.order)
+    return axes.map((axis) => {
+      const at = axis - (rank - x.dims.length)
+      return at < 0 || x.dims[at] === 1 ? 0 : (own[at] as number)
+    })
+  })
+  const operands = leaves.flatMap((x, i) => [...strides.slice(i * rank, (i + 1) * rank), x.memory])
+  const steps = order.flatMap((x, i) => [
+    elementwiseNumber(x.op),
+    register(x.a),
+    register(x.b ?? x.a),
+    leaves.length + i,
+    x.p ?? 0,
+    x.q ?? 0,
+  ])
+  l.program.step(
+    'elementwise',
+    node.label,
+    rank,
+    ...axes.map((a) => v.dims[a] as number),
+    leaves.length,
+    ...operands,
+    order.length,
+    ...steps,
+    out.memory,
+  )
+  return out
+}

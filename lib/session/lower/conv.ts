@@ -1,0 +1,69 @@
+import type { Lower } from '../lowering'
+import { takeAffines, takeEpilogue } from './epilogue'
+import { channelsLast, imageOf, windowOf } from './window'
+
+/** A convolution with what follows it: batch normalization and other scales fold into the weights. */
+const conv: Lower = (node, l) => {
+  const [xName, wName, bName] = node.inputs as [string, string, string | undefined]
+  const w = l.constant(wName, node)
+  if (!w) return l.unsupported(node, 'a convolution whose weights are computed')
+  if (w.type !== 'float32') return l.unsupported(node, `weights of type ${w.type}`)
+  const weights = w.data as Float32Array
+  const xDims = l.dims(xName, node)
+  const outDims = l.dims(node.outputs[0] as string, node)
+  const groups = node.int('group', 1)
+  const [n, h, wide, c] = imageOf(xDims)
+  const [, oh, ow, oc] = imageOf(outDims)
+  const window = windowOf(node, l, w.dims.slice(2), xDims.slice(2), outDims.slice(2))
+  const [kh, kw] = window.kernel
+  const order = channelsLast(xDims.length)
+  const x = l.inOrder(l.lazy(xName, node), order, node)
+  l.float(x, node)
+
+  const map = takeAffines(l, node.outputs[0] as string, 1, oc)
+  const depthwise = groups > 1 && groups === c && oc === c
+  const { activation, residual, output } = takeEpilogue(l, map.output, order, !depthwise, node)
+
+  const given = bName ? l.constant(bName, node) : undefined
+  if (bName && !given) return l.unsupported(node, 'a bias that is computed')
+  const bias = Float32Array.from(map.add, (a, i) => a + (given ? (given.data[i] as number) : 0) * (map.multiply[i] as number))
+  const hasBias = bias.some((v) => v !== 0)
+  const key = node.outputs[0] as string
+  const ic = c / groups
+  const taps = kh * kw
+  const per = oc / groups
+  // W is [oc][ic][tap]; kernels take [tap][ic][oc], a matrix for each group.
+  const arranged = (): Float32Array => {
+    const to = new Float32Array(weights.length)
+    for (let o = 0; o < oc; o++) {
+      const base = Math.floor(o / per) * taps * ic * per + (o % per)
+      const m = map.multiply[o] as number
+      for (let i = 0; i < ic; i++)
+        for (let t = 0; t < taps; t++) to[base + (t * ic + i) * per] = (weights[(o * ic + i) * taps + t] as number) * m
+    }
+    return to
+  }
+  const byTap = (): Float32Array => {
+    const to = new Float32Array(weights.length)
+    for (let o = 0; o < oc; o++)
+      for (let t = 0; t < taps; t++) to[t * oc + o] = (weights[o * taps + t] as number) * (map.multiply[o] as number)
+    return to
+  }
+  const memory = depthwise ? l.constants.raw(`conv ${key}`, byTap) : l.constants.gemm(`conv ${key}`, groups, taps * ic, per, per, 1, arranged)
+  const out = l.make('float32', outDims, order)
+  l.program.step(
+    'conv',
+    node.label,
+    ...[n, h, wide, c, oh, ow, oc],
+    ...[kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1], groups],
+    ...activation,
+    x.memory,
+    depthwise ? memory : memory.at,
+    hasBias ? l.constants.raw(`bias ${key}`, () => bias) : null,
+    residual?.memory ?? null,
+    out.memory,
+  )
+  l.define(output, out, node)
+}
+
+export const convolution: Readonly<Record<string, Lower>> = { Conv: conv }

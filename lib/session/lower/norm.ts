@@ -1,0 +1,91 @@
+import { sizeOf } from '../../tensor'
+import type { Lower } from '../lowering'
+import { identity } from '../value'
+import { affineOf } from './epilogue'
+import { axisOf } from './layout'
+import { kReduce, reduceAxes } from './pool'
+
+function softmax(log: boolean): Lower {
+  return (node, l) => {
+    const v = l.value(node.inputs[0] as string, node)
+    l.float(v, node)
+    const rank = v.dims.length
+    const axis = axisOf(node.int('axis', -1), rank)
+    // The axis must lie innermost; the others may stay as they are.
+    const x = l.inOrder(v, v.order[rank - 1] === axis ? v.order : [...v.order.filter((a) => a !== axis), axis], node)
+    const out = l.make('float32', x.dims, x.order)
+    const n = x.dims[axis] as number
+    l.program.step('softmax', node.label, n === 0 ? 0 : sizeOf(x.dims) / n, n, log ? 1 : 0, x.memory, out.memory)
+    l.define(node.outputs[0] as string, out, node)
+  }
+}
+
+const layerNorm: Lower = (node, l) => {
+  if (node.outputs[1] || node.outputs[2]) l.unsupported(node, 'the outputs Mean and InvStdDev')
+  const v = l.value(node.inputs[0] as string, node)
+  l.float(v, node)
+  const rank = v.dims.length
+  const axis = axisOf(node.int('axis', -1), rank)
+  const inner = identity(rank).slice(axis)
+  const order = [...v.order.filter((a) => a < axis), ...inner]
+  const x = l.inOrder(v, order, node)
+  const n = sizeOf(v.dims.slice(axis))
+  const part = (name: string | undefined): Parameters<typeof l.program.step>[2] => {
+    if (!name) return null
+    const t = l.rowMajor(l.lazy(name, node), node)
+    if (sizeOf(t.dims) !== n) l.unsupported(node, `a scale of ${sizeOf(t.dims)} for ${n} elements`)
+    return t.memory
+  }
+  const out = l.make('float32', v.dims, order)
+  const rows = n === 0 ? 0 : sizeOf(v.dims) / n
+  l.program.step('layer_norm', node.label, rows, n, node.float('epsilon', 1e-5), x.memory, part(node.inputs[1]), part(node.inputs[2]), out.memory)
+  l.define(node.outputs[0] as string, out, node)
+}
+
+/** One that no convolution took along: a scale and a shift for each channel. */
+const batchNorm: Lower = (node, l) => {
+  const name = node.inputs[0] as string
+  const x = l.lazy(name, node)
+  l.float(x, node)
+  const channels = x.dims[1] as number
+  const map = affineOf(l, node, name, 1, channels)
+  if (!map) return l.unsupported(node, 'statistics that are computed')
+  const dims = l.dims(node.outputs[0] as string, node)
+  const vector = (what: string, data: Float64Array) => ({
+    kind: 'value' as const,
+    type: 'float32' as const,
+    dims: [channels, ...dims.slice(2).map(() => 1)],
+    order: identity(dims.length - 1),
+    memory: l.constants.raw(`${what} ${node.outputs[0]}`, () => Float32Array.from(data)),
+  })
+  const scaled = { op: 'mul', a: x, b: vector('scale', map.multiply) }
+  const expression = { op: 'add', a: scaled, b: vector('shift', map.add) }
+  l.define(node.outputs[0] as string, { kind: 'value', type: 'float32', dims, order: identity(dims.length), memory: undefined, expression }, node)
+}
+
+function reduce(kind: number): Lower {
+  return (node, l) => {
+    const rank = l.dims(node.inputs[0] as string, node).length
+    const given = node.inputs[1] ? l.ints(node.inputs[1], node) : node.ints('axes')
+    if (node.inputs[1] && !given) return l.unsupported(node, 'axes that are computed')
+    if ((!given || given.length === 0) && node.int('noop_with_empty_axes', 0)) return reduceAxes(l, node, kind, [])
+    reduceAxes(l, node, kind, given && given.length > 0 ? given.map((a) => axisOf(a, rank)) : identity(rank))
+  }
+}
+
+export const norm: Readonly<Record<string, Lower>> = {
+  Softmax: softmax(false),
+  LogSoftmax: softmax(true),
+  LayerNormalization: layerNorm,
+  BatchNormalization: batchNorm,
+  ReduceSum: reduce(kReduce.sum),
+  ReduceMean: reduce(kReduce.mean),
+  ReduceMax: reduce(kReduce.max),
+  ReduceMin: reduce(kReduce.min),
+  ReduceL1: reduce(kReduce.l1),
+  ReduceL2: reduce(kReduce.l2),
+  ReduceSumSquare: reduce(kReduce.sumSquare),
+  ReduceLogSum: reduce(kReduce.logSum),
+  ReduceLogSumExp: reduce(kReduce.logSumExp),
+  ReduceProd: reduce(kReduce.prod),
+}

@@ -1,0 +1,83 @@
+import type { Node } from '../../model'
+import { sizeOf } from '../../tensor'
+import type { Lower, Lowering } from '../lowering'
+import { channelsLast, imageOf, windowOf } from './window'
+
+function pool(average: boolean): Lower {
+  return (node, l) => {
+    if (node.outputs[1]) l.unsupported(node, 'the positions of maxima')
+    const dims = l.dims(node.inputs[0] as string, node)
+    const outDims = l.dims(node.outputs[0] as string, node)
+    const w = windowOf(node, l, node.ints('kernel_shape', []), dims.slice(2), outDims.slice(2))
+    const order = channelsLast(dims.length)
+    const x = l.inOrder(l.lazy(node.inputs[0] as string, node), order, node)
+    l.float(x, node)
+    const out = l.make('float32', outDims, order)
+    const [n, h, wide, c] = imageOf(dims)
+    const [, oh, ow] = imageOf(outDims)
+    l.program.step(
+      'pool',
+      node.label,
+      ...[n, h, wide, c, oh, ow],
+      ...[...w.kernel, ...w.strides, ...w.dilations, ...w.pads],
+      average ? 1 : 0,
+      node.int('count_include_pad', 0),
+      x.memory,
+      out.memory,
+    )
+    l.define(node.outputs[0] as string, out, node)
+  }
+}
+
+/** core/norm.h: ReduceKind */
+export const kReduce = { sum: 0, mean: 1, max: 2, min: 3, l1: 4, l2: 5, sumSquare: 6, logSum: 7, logSumExp: 8, prod: 9 } as const
+
+function global(kind: number): Lower {
+  return (node, l) => reduceAxes(l, node, kind, null)
+}
+
+/** Reduces all but the first two axes (`axes` null) or those named. */
+export function reduceAxes(l: Lowering, node: Node, kind: number, axes: readonly number[] | null): void {
+  const name = node.outputs[0] as string
+  let x = l.value(node.inputs[0] as string, node)
+  l.float(x, node)
+  const rank = x.dims.length
+  const gone = new Set(axes ?? Array.from({ length: rank - 2 }, (_, i) => i + 2))
+  const dims = l.dims(name, node)
+  if (gone.size === 0) return l.define(name, { ...x, dims }, node)
+  // One run of reduced axes in memory is read where it lies; otherwise they go last.
+  const runs = (order: readonly number[]): number => {
+    const kept = order.filter((a) => x.dims[a] !== 1)
+    let count = 0
+    kept.forEach((a, i) => {
+      if (gone.has(a) && (i === 0 || !gone.has(kept[i - 1] as number))) count++
+    })
+    return count
+  }
+  if (runs(x.order) > 1) x = l.inOrder(x, [...x.order.filter((a) => !gone.has(a)), ...x.order.filter((a) => gone.has(a))], node)
+  const far = x.order.filter((a) => x.dims[a] !== 1)
+  const first = far.findIndex((a) => gone.has(a))
+  const product = (list: readonly number[]): number => sizeOf(list.map((a) => x.dims[a] as number))
+  const n = product([...gone])
+  const outer = first < 0 ? sizeOf(x.dims) : product(far.slice(0, first))
+  const inner = first < 0 ? 1 : product(far.slice(first).filter((a) => !gone.has(a)))
+  const kept = rank === dims.length
+  const rest = x.order.filter((a) => !gone.has(a))
+  // Where reduced axes are dropped the others move up.
+  const place = new Map(
+    Array.from({ length: rank }, (_, a) => a)
+      .filter((a) => !gone.has(a))
+      .map((a, i) => [a, kept ? a : i]),
+  )
+  const order = [...(kept ? [...gone] : []), ...rest.map((a) => place.get(a) as number)]
+  const out = l.make('float32', dims, order)
+  l.program.step('reduce', node.label, kind, outer, n, inner, x.memory, out.memory)
+  l.define(name, out, node)
+}
+
+export const pooling: Readonly<Record<string, Lower>> = {
+  MaxPool: pool(false),
+  AveragePool: pool(true),
+  GlobalAveragePool: global(kReduce.mean),
+  GlobalMaxPool: global(kReduce.max),
+}

@@ -1,0 +1,44 @@
+import type { Node } from '../../model'
+import type { Lowering } from '../lowering'
+
+/** A two-dimensional sliding window with its padding worked out; one-dimensional ones have height 1. */
+export interface Window {
+  readonly kernel: readonly [number, number]
+  readonly strides: readonly [number, number]
+  readonly dilations: readonly [number, number]
+  /** top, left, bottom, right */
+  readonly pads: readonly [number, number, number, number]
+}
+
+/** `sizes` and `out`: the spatial sizes of input and output. */
+export function windowOf(node: Node, l: Lowering, kernel: readonly number[], sizes: readonly number[], out: readonly number[]): Window {
+  const n = kernel.length
+  if (n > 2) l.unsupported(node, `a window over ${n} axes`)
+  const strides = node.ints('strides', new Array<number>(n).fill(1))
+  const dilations = node.ints('dilations', new Array<number>(n).fill(1))
+  const given = node.ints('pads', new Array<number>(2 * n).fill(0))
+  const auto = node.string('auto_pad', 'NOTSET') || 'NOTSET'
+  const pads = sizes.map((size, i): [number, number] => {
+    if (auto === 'NOTSET') return [given[i] as number, given[i + n] as number]
+    if (auto === 'VALID') return [0, 0]
+    const need = ((out[i] as number) - 1) * (strides[i] as number) + ((kernel[i] as number) - 1) * (dilations[i] as number) + 1 - size
+    const small = Math.floor(Math.max(0, need) / 2)
+    const large = Math.max(0, need) - small
+    return auto === 'SAME_LOWER' ? [large, small] : [small, large]
+  })
+  const two = <T>(list: readonly T[], first: T): readonly [T, T] => (n === 1 ? [first, list[0] as T] : [list[0] as T, list[1] as T])
+  const [y, x] = two<readonly [number, number]>(pads, [0, 0])
+  if ([...y, ...x].some((p) => p < 0)) l.unsupported(node, 'negative padding')
+  return { kernel: two(kernel, 1), strides: two(strides, 1), dilations: two(dilations, 1), pads: [y[0], x[0], y[1], x[1]] }
+}
+
+/** Channels-last order of a feature map [n, c, …]. */
+export function channelsLast(rank: number): number[] {
+  return [0, ...Array.from({ length: rank - 2 }, (_, i) => i + 2), 1]
+}
+
+/** n, h, w, c of a map [n, c, w] or [n, c, h, w]. */
+export function imageOf(dims: readonly number[]): [n: number, h: number, w: number, c: number] {
+  const [n, c, h, w] = dims as [number, number, number, number | undefined]
+  return w === undefined ? [n, 1, h, c] : [n, h, w, c]
+}

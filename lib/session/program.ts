@@ -1,0 +1,195 @@
+import { WhittleError } from '../errors'
+import { native } from '../native'
+import type { DataType, TypedArray } from '../tensor'
+import { bitsOf, sizeOf } from '../tensor'
+
+declare module '../native' {
+  interface NativeBinding {
+    sessionNames(): readonly [steps: readonly string[], elementwise: readonly string[]]
+    sessionNew(bytes: number): object | undefined
+    sessionConstant(
+      session: object,
+      kind: number,
+      data: TypedArray,
+      groups: number,
+      k: number,
+      n: number,
+      row: number,
+      col: number,
+    ): number
+    sessionPlan(session: object, length: number, program: Float64Array): number | string
+    sessionForget(session: object, plan: number): void
+    sessionBytes(session: object): number
+    sessionRun(...args: RunArguments): number
+    sessionRunAsync(...args: RunArguments): Promise<number>
+  }
+}
+
+/** @internal */
+export type RunArguments = [
+  session: object,
+  plan: number,
+  inputs: readonly TypedArray[],
+  outputs: readonly TypedArray[],
+  threads: number,
+  times: Float64Array | null,
+  cancel: Int32Array | null,
+]
+
+// core/plan/plan.h
+const kPlaces = { none: 0, arena: 1, constant: 2, input: 3, output: 4 } as const
+const kConstantKinds = { raw: 0, gemm: 1 } as const
+
+/** Memory that steps read and write. Offsets are given out once all steps are known. */
+export interface Memory {
+  readonly bytes: number
+  place: keyof typeof kPlaces
+  /** offset, or number of the constant, input or output */
+  at: number
+  /** steps that touch it first and last */
+  first: number
+  last: number
+}
+
+/** What a step's numbers may hold: numbers as they are, memory as three of them, a missing operand as three zeros. */
+export type Argument = number | Memory | null
+
+/** One step of a {@link Program}. */
+export interface ProgramStep {
+  readonly op: string
+  readonly args: readonly Argument[]
+  /** the ONNX node it came from, for messages and profiles */
+  readonly node: string
+}
+
+/** Weights of a session in native memory, each given over once, whichever plans use it. */
+export class Constants {
+  readonly #session: object
+  readonly #known = new Map<string, Memory>()
+
+  constructor(session: object) {
+    this.#session = session
+  }
+
+  /** Data as it is. `key` names it: the same key, the same data. */
+  raw(key: string, data: () => TypedArray): Memory {
+    return this.#add(`raw ${key}`, 'raw', data, 0, 0, 0, 0, 0)
+  }
+
+  /** `groups` matrices of k x n floats, one after another, packed for products; row and col are the strides of each. */
+  gemm(key: string, groups: number, k: number, n: number, row: number, col: number, data: () => TypedArray): Memory {
+    return this.#add(`gemm ${key}`, 'gemm', data, groups, k, n, row, col)
+  }
+
+  #add(
+    key: string,
+    kind: keyof typeof kConstantKinds,
+    make: () => TypedArray,
+    groups: number,
+    k: number,
+    n: number,
+    row: number,
+    col: number,
+  ): Memory {
+    const known = this.#known.get(key)
+    if (known) return known
+    const data = make()
+    const at = native().sessionConstant(this.#session, kConstantKinds[kind], data, groups, k, n, row, col)
+    if (at < 0) throw new WhittleError('ERR_OUT_OF_MEMORY', 'model', `model: no memory for the weights ${key}`)
+    const memory: Memory = { bytes: data.byteLength, place: 'constant', at, first: 0, last: 0 }
+    this.#known.set(key, memory)
+    return memory
+  }
+}
+
+let stepNumbers: ReadonlyMap<string, number> | undefined
+let elementwiseNumbers: ReadonlyMap<string, number> | undefined
+
+function numbers(names: readonly string[]): ReadonlyMap<string, number> {
+  return new Map(names.map((name, i) => [name, i]))
+}
+
+/** The number of an elementwise operation (core/elementwise.inc). */
+export function elementwiseNumber(name: string): number {
+  elementwiseNumbers ??= numbers(native().sessionNames()[1])
+  const n = elementwiseNumbers.get(name)
+  if (n === undefined) throw new Error(`no elementwise operation ${name}`)
+  return n
+}
+
+/** A plan in the making: steps in order of execution, over memory that is laid out at the end. */
+export class Program {
+  readonly steps: ProgramStep[] = []
+  readonly inputs: Memory[] = []
+  readonly outputs: Memory[] = []
+  #arena: Memory[] = []
+  /** bytes that the steps' memory takes, once laid out */
+  arenaBytes = 0
+
+  input(bytes: number): Memory {
+    const memory: Memory = { bytes, place: 'input', at: this.inputs.length, first: 0, last: 0 }
+    this.inputs.push(memory)
+    return memory
+  }
+
+  /** Memory for `count` elements that some step will write. */
+  memory(type: DataType, count: number): Memory {
+    const memory: Memory = { bytes: (count * bitsOf(type)) / 8, place: 'arena', at: 0, first: -1, last: -1 }
+    this.#arena.push(memory)
+    return memory
+  }
+
+  /** Makes arena memory an output of the plan. */
+  bindOutput(memory: Memory): void {
+    memory.place = 'output'
+    memory.at = this.outputs.length
+    this.#arena = this.#arena.filter((m) => m !== memory)
+    this.outputs.push(memory)
+  }
+
+  step(op: string, node: string, ...args: Argument[]): void {
+    for (const a of args)
+      if (a !== null && typeof a === 'object' && a.place === 'arena') {
+        if (a.first < 0) a.first = this.steps.length
+        a.last = this.steps.length
+      }
+    this.steps.push({ op, args, node })
+  }
+
+  /** Lays out the arena (largest first, each at the lowest place that is free while it lives) and writes the numbers. */
+  encode(): Float64Array {
+    const placed: Memory[] = []
+    for (const m of [...this.#arena].filter((a) => a.first >= 0).sort((a, b) => b.bytes - a.bytes)) {
+      const beside = placed.filter((o) => o.first <= m.last && m.first <= o.last).sort((a, b) => a.at - b.at)
+      let at = 0
+      for (const o of beside) {
+        if (at + m.bytes <= o.at) break
+        at = Math.max(at, Math.ceil((o.at + o.bytes) / 64) * 64)
+      }
+      m.at = at
+      this.arenaBytes = Math.max(this.arenaBytes, at + m.bytes)
+      placed.push(m)
+    }
+    stepNumbers ??= numbers(native().sessionNames()[0])
+    const out: number[] = []
+    for (const list of [this.inputs, this.outputs]) out.push(list.length, ...list.map((m) => m.bytes))
+    out.push(this.arenaBytes, this.steps.length)
+    for (const s of this.steps) {
+      const op = stepNumbers.get(s.op)
+      if (op === undefined) throw new Error(`no step ${s.op}`)
+      out.push(op)
+      for (const a of s.args)
+        if (typeof a === 'number') out.push(a)
+        else if (a === null) out.push(0, 0, 0)
+        else out.push(kPlaces[a.place], a.at, a.bytes)
+    }
+    return Float64Array.from(out)
+  }
+}
+
+/** Elements of `dims`; throws `ERR_SHAPE` at 2³¹ and beyond. */
+export function countOf(dims: readonly number[], what: string): number {
+  const n = sizeOf(dims)
+  if (n > 2 ** 31 - 1) throw new WhittleError('ERR_SHAPE', what, `${what}: [${dims.join(', ')}] has 2^31 elements or more`)
+  return n
+}

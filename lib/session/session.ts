@@ -1,0 +1,262 @@
+import { WhittleError } from '../errors'
+import { pin } from '../async'
+import { Handle, handleObject, registerHandle } from '../handle'
+import { Model, type Dim } from '../model'
+import { check, native } from '../native'
+import { allocate, isDataType, sizeOf, type Tensor, type TensorLike, type TypedArray } from '../tensor'
+import { fail, integer, options as checkOptions, tensor } from '../validate'
+import { lower, type Lowered } from './plan'
+import { prepare } from './prepare'
+import { Constants, type RunArguments } from './program'
+
+/** Options of {@link Session.create}. */
+export interface SessionOptions {
+  /** Threads that a run may use, 1 … 256. Default: the process's limit (`setThreads`, `WHITTLE_THREADS`). */
+  threads?: number
+}
+
+/** Options of {@link Session.run}. */
+export interface RunOptions {
+  /** Names of values to be answered instead of the model's outputs: any value of the graph that survives fusion is cheap. */
+  fetch?: readonly string[]
+  /** Ends the run early with `ERR_ABORTED`. */
+  signal?: AbortSignal
+}
+
+/** An input or output of a session. */
+export interface SessionValue {
+  readonly name: string
+  readonly type: string
+  /** a string is a symbolic size, null one that is not known */
+  readonly dims: readonly Dim[] | null
+}
+
+/** One step of {@link Session.plan}. */
+export interface PlanStep {
+  /** the kernel: conv, gemm, elementwise, … */
+  readonly op: string
+  /** the ONNX node it begins with */
+  readonly node: string
+}
+
+/** What {@link Session.plan} tells of the plan for one set of input shapes. */
+export interface PlanReport {
+  readonly steps: readonly PlanStep[]
+  /** bytes of working memory that a run takes */
+  readonly arenaBytes: number
+  /** bytes of weights, packed for this machine's kernels, shared by all plans of the session */
+  readonly weightBytes: number
+}
+
+interface Plan extends Lowered {
+  readonly number: number
+  readonly report: readonly PlanStep[]
+  readonly arenaBytes: number
+}
+
+/** Plans kept for other input shapes; the one used longest ago goes first. */
+const kPlans = 16
+
+class SessionHandle extends Handle {
+  constructor(object: unknown) {
+    super('Session', object)
+  }
+}
+registerHandle('Session', (object) => new SessionHandle(object))
+
+/**
+ * A model ready to run on the CPU: lowered once for each set of input shapes to a flat list of kernels, with batch
+ * normalization, activations and residual additions folded into products, weights packed for this machine, and working
+ * memory laid out beforehand. A run is one native call.
+ *
+ * Float32 results agree with ONNX's definition to rounding: sums are taken in another order than other runtimes take
+ * them, and constant scales are folded into weights in double precision.
+ *
+ * @example
+ * const session = await Session.create('model.onnx', { threads: 2 })
+ * const { y } = await session.run({ x: { type: 'float32', dims: [1, 3, 224, 224], data } })
+ */
+export class Session {
+  readonly #model: Model
+  readonly #handle: SessionHandle
+  readonly #constants: Constants
+  readonly #threads: number
+  readonly #plans = new Map<string, Plan>()
+  /** The model's inputs, those with default values left out. */
+  readonly inputs: readonly SessionValue[]
+  readonly outputs: readonly SessionValue[]
+
+  private constructor(model: Model, threads: number) {
+    this.#model = prepare(model)
+    const graph = this.#model.graph
+    this.inputs = graph.inputs
+      .filter((i) => !graph.initializers.has(i.name))
+      .map(({ name, type, dims }) => ({ name, type, dims }))
+    this.outputs = graph.outputs.map(({ name, type, dims }) => ({ name, type, dims }))
+    let bytes = 0
+    for (const i of graph.initializers.values()) bytes += i.byteLength
+    const object = native().sessionNew(bytes)
+    if (!object) throw new WhittleError('ERR_OUT_OF_MEMORY', 'model', 'model: no memory for a session')
+    this.#handle = new SessionHandle(object)
+    this.#constants = new Constants(object)
+    this.#threads = threads
+  }
+
+  /**
+   * Prepares a model. Where all input shapes are fixed the plan is made at once, else at the first run of each shape.
+   *
+   * @param model a model, the path of an ONNX file, or its bytes
+   * @throws {WhittleError} `ERR_UNSUPPORTED_OP` naming the node for an op without kernel, `ERR_MODEL_FORMAT`, `ERR_IO`
+   */
+  static async create(model: Model | string | Uint8Array | ArrayBuffer, options?: SessionOptions): Promise<Session> {
+    const { threads } = checkOptions(options, 'options', ['threads'])
+    const n = threads === undefined ? 0 : integer(threads, 'options.threads', 1, 256)
+    const loaded = model instanceof Model ? model : await Model.load(model)
+    const session = new Session(loaded, n)
+    const fixed = session.inputs.map((i) => i.dims)
+    if (fixed.every((d) => d?.every((x) => typeof x === 'number')))
+      session.#plan(new Map(session.inputs.map((i) => [i.name, i.dims as readonly number[]])), session.outputs.map((o) => o.name))
+    return session
+  }
+
+  /**
+   * Runs the model off the main thread.
+   *
+   * @param inputs a tensor for each input, by name
+   * @returns the outputs by name
+   * @throws {WhittleError} `ERR_SHAPE`, `ERR_DTYPE` naming the input; `ERR_UNSUPPORTED_OP`; `ERR_ABORTED`; `ERR_HANDLE`
+   * after {@link dispose}
+   */
+  async run(inputs: Readonly<Record<string, TensorLike | TypedArray>>, options?: RunOptions): Promise<Record<string, Tensor>> {
+    const call = this.#prepare(inputs, options)
+    const { signal } = call
+    if (signal?.aborted) throw new WhittleError('ERR_ABORTED', 'options.signal', 'options.signal: aborted')
+    call.args[2] = call.args[2].map((d) => pin(d))
+    let flag: Int32Array | undefined
+    const stop = (): void => void (flag && Atomics.store(flag, 0, 1))
+    if (signal) {
+      flag = new Int32Array(new SharedArrayBuffer(4))
+      call.args[6] = flag
+      signal.addEventListener('abort', stop, { once: true })
+    }
+    try {
+      check(await native().sessionRunAsync(...call.args), 'inputs')
+    } finally {
+      signal?.removeEventListener('abort', stop)
+    }
+    return call.outputs
+  }
+
+  /** {@link run} on this thread. */
+  runSync(inputs: Readonly<Record<string, TensorLike | TypedArray>>, options?: RunOptions): Record<string, Tensor> {
+    const call = this.#prepare(inputs, options)
+    check(native().sessionRun(...call.args), 'inputs')
+    return call.outputs
+  }
+
+  /** The plan for inputs of these dims, by name. */
+  plan(dims: Readonly<Record<string, readonly number[]>>): PlanReport {
+    this.#object()
+    const plan = this.#plan(this.#checkDims(new Map(Object.entries(dims)), 'dims'), this.outputs.map((o) => o.name))
+    return { steps: plan.report, arenaBytes: plan.arenaBytes, weightBytes: native().sessionBytes(this.#object()) }
+  }
+
+  /** Frees native memory. Runs in flight end first. */
+  dispose(): void {
+    this.#handle.dispose()
+    this.#plans.clear()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+
+  #object(): object {
+    return handleObject(this.#handle, 'Session', 'session')
+  }
+
+  #prepare(inputs: unknown, given: RunOptions | undefined): { args: RunArguments; outputs: Record<string, Tensor>; signal: AbortSignal | undefined } {
+    const object = this.#object()
+    if (inputs === null || typeof inputs !== 'object' || Array.isArray(inputs) || ArrayBuffer.isView(inputs))
+      fail('ERR_DTYPE', 'inputs', 'an object of tensors by name', inputs)
+    const { fetch, signal } = checkOptions(given, 'options', ['fetch', 'signal'])
+    const names = fetch === undefined ? this.outputs.map((o) => o.name) : this.#checkFetch(fetch)
+    const tensors = new Map<string, Tensor>()
+    for (const [name, value] of Object.entries(inputs)) {
+      const known = this.inputs.find((i) => i.name === name)
+      if (!known) fail('ERR_RANGE', `inputs.${name}`, `one of the model's inputs (${this.inputs.map((i) => i.name).join(', ')})`, name)
+      if (!isDataType(known.type)) fail('ERR_DTYPE', `inputs.${name}`, 'an input that holds numbers', known.type)
+      const shape = typeof value === 'object' && ArrayBuffer.isView(value) && known.dims?.every((d) => typeof d === 'number') ? known.dims : undefined
+      tensors.set(name, tensor(value, `inputs.${name}`, [known.type], shape))
+    }
+    const dims = this.#checkDims(new Map([...tensors].map(([name, t]) => [name, t.dims])), 'inputs')
+    const plan = this.#plan(dims, names)
+    const outputs: Record<string, Tensor> = {}
+    const arrays = plan.outputs.map((o) => {
+      const data = allocate(o.type, sizeOf(o.dims))
+      outputs[o.name] = { type: o.type, dims: [...o.dims], data }
+      return data
+    })
+    const data = plan.inputs.map((name) => (tensors.get(name) as Tensor).data)
+    return { args: [object, plan.number, data, arrays, this.#threads, null, null], outputs, signal: signal as AbortSignal | undefined }
+  }
+
+  #checkFetch(fetch: unknown): readonly string[] {
+    if (!Array.isArray(fetch) || fetch.length === 0) fail('ERR_DTYPE', 'options.fetch', 'an array of names of values', fetch)
+    for (const name of fetch)
+      if (typeof name !== 'string' || !this.#model.graph.defines(name)) fail('ERR_RANGE', 'options.fetch', 'names of values of the model', name)
+    return [...new Set(fetch as string[])]
+  }
+
+  /** Every input present, of the right rank, fixed sizes kept and symbols equal wherever they occur. */
+  #checkDims(given: ReadonlyMap<string, readonly number[]>, parameter: string): Map<string, readonly number[]> {
+    const symbols = new Map<string, readonly [number, string]>()
+    const out = new Map<string, readonly number[]>()
+    for (const input of this.inputs) {
+      const dims = given.get(input.name)
+      const what = `${parameter}.${input.name}`
+      if (!dims) fail('ERR_SHAPE', what, 'a tensor: the model needs this input', undefined)
+      const want = input.dims
+      if (want && want.length !== dims.length) fail('ERR_SHAPE', what, `rank ${want.length} (${show(want)})`, show(dims))
+      want?.forEach((d, i) => {
+        const got = dims[i] as number
+        if (typeof d === 'number' && d !== got) fail('ERR_SHAPE', what, `dims ${show(want)}`, show(dims))
+        if (typeof d !== 'string') return
+        const [size, where] = symbols.get(d) ?? [got, input.name]
+        if (size !== got) fail('ERR_SHAPE', what, `size ${size} for ${d} on axis ${i}, as in ${where}`, got)
+        symbols.set(d, [size, where])
+      })
+      out.set(input.name, dims)
+    }
+    for (const name of given.keys()) if (!out.has(name)) fail('ERR_RANGE', `${parameter}.${name}`, `one of the model's inputs`, name)
+    return out
+  }
+
+  #plan(dims: ReadonlyMap<string, readonly number[]>, fetch: readonly string[]): Plan {
+    const key = JSON.stringify([[...dims.values()], fetch])
+    const known = this.#plans.get(key)
+    if (known) {
+      this.#plans.delete(key)
+      this.#plans.set(key, known)
+      return known
+    }
+    const object = this.#object()
+    const lowered = lower(this.#model, dims, fetch, this.#constants)
+    const numbers = lowered.program.encode()
+    const number = native().sessionPlan(object, numbers.length, numbers)
+    if (typeof number !== 'number') throw new Error(`whittle: a plan was refused: ${number}`)
+    const report = lowered.program.steps.map(({ op, node }) => ({ op, node }))
+    const plan: Plan = { ...lowered, number, report, arenaBytes: lowered.program.arenaBytes }
+    this.#plans.set(key, plan)
+    if (this.#plans.size > kPlans) {
+      const [oldest, old] = this.#plans.entries().next().value as [string, Plan]
+      this.#plans.delete(oldest)
+      native().sessionForget(object, old.number)
+    }
+    return plan
+  }
+}
+
+function show(dims: readonly Dim[]): string {
+  return `[${dims.map((d) => d ?? '?').join(', ')}]`
+}
