@@ -1,0 +1,174 @@
+// Convolutions: depthwise rows of every variant against scalar, whole convolutions against the definition.
+#include <math.h>
+
+#include "core/conv.h"
+#include "core/gemm.h"
+#include "core/layout.h"
+#include "test/native/harness.h"
+
+namespace whittle {
+namespace {
+
+int64_t out_size(int64_t in, int64_t pad, int64_t k, int64_t stride, int64_t dilation) {
+  const int64_t room = in + pad - (k - 1) * dilation - 1;
+  return room < 0 ? 0 : room / stride + 1;
+}
+
+void fill(Rng& rng, float* p, int64_t n) {
+  for (int64_t i = 0; i < n; i++) p[i] = rng.normal();
+}
+
+}  // namespace
+
+WHITTLE_CHECK(conv) {
+  each_variant(h, conv_variants(), [&](const ConvKernels& ref, const ConvKernels& got) {
+    h.row("depthwise", [&] {
+      Rng rng = h.rng();
+      for (int round = 0; round < (h.lean() ? 40 : 300); round++) {
+        ConvDepthwise d = {};
+        d.h = rng.between(1, 9);
+        d.w = rng.between(1, 40);
+        d.c = rng.between(1, 40);
+        d.kh = rng.between(1, 5);
+        d.kw = rng.between(1, 5);
+        d.stride_h = rng.between(1, 2);
+        d.stride_w = rng.between(1, 3);
+        d.dilation_h = rng.between(1, 2);
+        d.dilation_w = rng.between(1, 2);
+        d.pad_top = rng.between(0, 3);
+        d.pad_left = rng.between(0, 5);
+        const int64_t oh = out_size(d.h, d.pad_top + rng.between(0, 3), d.kh, d.stride_h, d.dilation_h);
+        d.ow = out_size(d.w, d.pad_left + rng.between(0, 5), d.kw, d.stride_w, d.dilation_w);
+        if (oh == 0 || d.ow == 0) continue;
+        Guarded<float> x(d.h * d.w * d.c, round & 1), w(d.kh * d.kw * d.c), bias(d.c), want(d.ow * d.c), out(d.ow * d.c, 1);
+        fill(rng, x.data(), x.size());
+        fill(rng, w.data(), w.size());
+        fill(rng, bias.data(), d.c);
+        d.x = x.data();
+        d.weight = w.data();
+        d.bias = round % 3 ? bias.data() : nullptr;
+        d.activation = {round % 4 == 0 ? kActivationClip : round % 4 == 1 ? kActivationHardswish : kActivationNone, 0, 6};
+        for (d.oy = 0; d.oy < oh; d.oy++) {
+          d.out = want.data();
+          ref.depthwise(&d);
+          d.out = out.data();
+          got.depthwise(&d);
+          for (int64_t i = 0; i < d.ow * d.c; i++)
+            if (!h.expect(fabsf(out[i] - want[i]) <= 1e-5f * (1 + fabsf(want[i])), "row %lld, element %lld: %g, want %g",
+                          (long long)d.oy, (long long)i, out[i], want[i]))
+              return;
+          h.expect(out.intact(), "wrote outside of the row");
+        }
+      }
+    });
+    ConvDepthwise b = {20, 96, 64, 96, 3, 3, 1, 1, 1, 1, 1, 1, nullptr, 5, nullptr, nullptr, {kActivationHardswish, 0, 0}, nullptr};
+    std::vector<float> x(20 * 96 * 64, 0.5f), w(9 * 64, 0.25f), out(96 * 64);
+    b.x = x.data();
+    b.weight = w.data();
+    b.out = out.data();
+    h.bench("depthwise 3x3 row 96x64", 0, [&] { got.depthwise(&b); }, 2.0 * 9 * 96 * 64);
+  });
+
+  h.row("whole convolutions", [&] {
+    Rng rng = h.rng();
+    for (int round = 0; round < (h.lean() ? 15 : 120); round++) {
+      ConvProblem p = {};
+      p.groups = rng.between(1, 3);
+      const int64_t c = rng.between(1, 20), oc = rng.between(1, 40);
+      p.n = rng.between(1, 2);
+      p.h = rng.between(1, 9);
+      p.w = rng.between(1, 12);
+      p.c = c * p.groups;
+      p.oc = oc * p.groups;
+      p.kh = rng.between(1, 3);
+      p.kw = rng.between(1, 3);
+      p.stride_h = rng.between(1, 2);
+      p.stride_w = rng.between(1, 2);
+      p.dilation_h = rng.between(1, 2);
+      p.dilation_w = rng.between(1, 2);
+      p.pad_top = rng.between(0, 2);
+      p.pad_left = rng.between(0, 2);
+      p.oh = out_size(p.h, p.pad_top + rng.between(0, 2), p.kh, p.stride_h, p.dilation_h);
+      p.ow = out_size(p.w, p.pad_left + rng.between(0, 2), p.kw, p.stride_w, p.dilation_w);
+      if (p.oh == 0 || p.ow == 0 || conv_is_depthwise(p.c, p.oc, p.groups)) continue;
+      const int64_t k = p.kh * p.kw * c, packed = gemm_packed_size(k, oc), outs = p.n * p.oh * p.ow * p.oc;
+      std::vector<float> weight(static_cast<size_t>(p.groups * k * oc)), ready(static_cast<size_t>(p.groups * packed));
+      Guarded<float> x(p.n * p.h * p.w * p.c), bias(p.oc), residual(outs), out(outs);
+      fill(rng, weight.data(), static_cast<int64_t>(weight.size()));
+      fill(rng, x.data(), x.size());
+      fill(rng, bias.data(), p.oc);
+      fill(rng, residual.data(), outs);
+      for (int64_t g = 0; g < p.groups; g++) gemm_pack_b(k, oc, weight.data() + g * k * oc, oc, 1, ready.data() + g * packed, 1);
+      p.x = x.data();
+      p.weight = ready.data();
+      p.bias = round % 3 ? bias.data() : nullptr;
+      p.residual = round % 2 ? residual.data() : nullptr;
+      p.activation = {round % 4 ? kActivationNone : kActivationClip, 0, INFINITY};
+      p.out = out.data();
+      h.expect(conv_f32(p, static_cast<int>(rng.between(1, 2))) == WHITTLE_OK, "refused");
+      for (int64_t t = 0; t < outs; t++) {
+        const int64_t o = t % p.oc, ox = t / p.oc % p.ow, oy = t / p.oc / p.ow % p.oh, n = t / p.oc / p.ow / p.oh, g = o / oc;
+        double s = p.bias ? bias[o] : 0.0, scale = 1;
+        if (p.residual) s += residual[t];
+        for (int64_t ky = 0; ky < p.kh; ky++)
+          for (int64_t kx = 0; kx < p.kw; kx++) {
+            const int64_t iy = oy * p.stride_h - p.pad_top + ky * p.dilation_h, ix = ox * p.stride_w - p.pad_left + kx * p.dilation_w;
+            if (iy < 0 || iy >= p.h || ix < 0 || ix >= p.w) continue;
+            for (int64_t i = 0; i < c; i++) {
+              const double v = static_cast<double>(x[((n * p.h + iy) * p.w + ix) * p.c + g * c + i]) *
+                               weight[static_cast<size_t>((g * k + (ky * p.kw + kx) * c + i) * oc + o % oc)];
+              s += v;
+              scale += fabs(v);
+            }
+          }
+        if (p.activation.kind == kActivationClip && s < 0) s = 0;
+        if (!h.expect(fabs(out[t] - s) <= 1e-5 * scale, "element %lld: %g, want %g", (long long)t, out[t], s)) return;
+      }
+      h.expect(out.intact(), "wrote outside of the image");
+    }
+  });
+
+  h.row("strided copies", [&] {
+    Rng rng = h.rng();
+    for (int round = 0; round < (h.lean() ? 40 : 400); round++) {
+      StridedCopy c = {};
+      c.rank = static_cast<int32_t>(rng.between(1, 5));
+      c.size = int64_t(1) << rng.below(4);
+      int64_t count = 1, step_in = 1, step_out = 1;
+      int order[5] = {0, 1, 2, 3, 4};
+      for (int k = 0; k < c.rank; k++) {
+        c.dims[k] = rng.between(1, rng.below(4) == 0 ? 40 : 6);
+        count *= c.dims[k];
+        std::swap(order[k], order[rng.below(k + 1)]);
+      }
+      if (count > 100000) continue;
+      for (int k = c.rank - 1; k >= 0; k--) {
+        c.out_strides[k] = step_out;
+        step_out *= c.dims[k];
+      }
+      for (int k = c.rank - 1; k >= 0; k--) {
+        const bool repeat = rng.below(6) == 0;
+        c.in_strides[order[k]] = repeat ? 0 : step_in;
+        if (!repeat) step_in *= c.dims[order[k]];
+      }
+      std::vector<uint8_t> in(static_cast<size_t>(step_in * c.size));
+      for (uint8_t& b : in) b = static_cast<uint8_t>(rng.below(256));
+      Guarded<uint8_t> out(count * c.size);
+      const StridedCopy plain = c;
+      layout_simplify(&c);
+      layout_copy(c, in.data(), out.data(), static_cast<int>(rng.between(1, 2)));
+      for (int64_t t = 0; t < count; t++) {
+        int64_t rest = t, from = 0;
+        for (int k = plain.rank - 1; k >= 0; k--) {
+          from += rest % plain.dims[k] * plain.in_strides[k];
+          rest /= plain.dims[k];
+        }
+        for (int64_t b = 0; b < c.size; b++)
+          if (!h.expect(out[t * c.size + b] == in[static_cast<size_t>(from * c.size + b)], "element %lld differs", (long long)t)) return;
+      }
+      h.expect(out.intact(), "wrote outside of the result");
+    }
+  });
+}
+
+}  // namespace whittle
