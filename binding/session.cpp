@@ -91,7 +91,7 @@ napi_value session_plan(napi_env env, napi_callback_info info) {
 // sessionRun(handle, plan, inputs, outputs, threads, times, cancel); inputs and outputs are arrays of typed arrays.
 struct RunCall {
   HandleUse use;
-  std::shared_ptr<const Plan> plan;
+  PlanUse plan;
   std::vector<void*> inputs, outputs;
   int32_t threads;
   double* times;

@@ -112,14 +112,14 @@ const Constant* PlanModel::constant(int64_t number) {
   return number >= 0 && number < static_cast<int64_t>(constants_.size()) ? constants_[static_cast<size_t>(number)].get() : nullptr;
 }
 
-std::shared_ptr<const Plan> PlanModel::plan(int64_t number) {
+PlanUse PlanModel::plan(int64_t number) {
   std::lock_guard<std::mutex> hold(lock_);
-  return number >= 0 && number < static_cast<int64_t>(plans_.size()) ? plans_[static_cast<size_t>(number)] : nullptr;
+  return number >= 0 && number < static_cast<int64_t>(plans_.size()) ? plans_[static_cast<size_t>(number)] : PlanUse();
 }
 
 void PlanModel::forget(int64_t number) {
   std::lock_guard<std::mutex> hold(lock_);
-  if (number >= 0 && number < static_cast<int64_t>(plans_.size())) plans_[static_cast<size_t>(number)].reset();
+  if (number >= 0 && number < static_cast<int64_t>(plans_.size())) plans_[static_cast<size_t>(number)] = PlanUse();
 }
 
 int64_t PlanModel::constant_bytes() {
@@ -164,8 +164,13 @@ int64_t PlanModel::add_constant(ConstantKind kind, const void* data, int64_t byt
 }
 
 int64_t PlanModel::add_plan(const double* program, int64_t length, std::string* error) {
-  auto plan = std::make_shared<Plan>();
-  PlanReader reader(program, length, this, plan.get());
+  Plan* plan = new (std::nothrow) Plan;
+  if (!plan) {
+    *error = "out of memory";
+    return -1;
+  }
+  PlanUse use(plan);
+  PlanReader reader(program, length, this, plan);
   plan->input_bytes = reader.list(1 << 16);
   plan->output_bytes = reader.list(1 << 16);
   plan->arena_bytes = reader.size();
@@ -184,7 +189,7 @@ int64_t PlanModel::add_plan(const double* program, int64_t length, std::string* 
     return -1;
   }
   std::lock_guard<std::mutex> hold(lock_);
-  plans_.push_back(std::move(plan));
+  plans_.push_back(use);
   return static_cast<int64_t>(plans_.size()) - 1;
 }
 

@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/status.h"
@@ -68,6 +69,30 @@ struct Plan {
   std::vector<int64_t> input_bytes, output_bytes;
   int64_t arena_bytes = 0;
   std::vector<std::unique_ptr<Step>> steps;
+  std::atomic<int> uses{0};
+};
+
+// Keeps a plan alive. (Not std::shared_ptr: its code asks glibc 2.32 for a symbol that older systems lack.)
+class PlanUse {
+ public:
+  PlanUse() = default;
+  explicit PlanUse(Plan* plan) : plan_(plan) {
+    if (plan_) plan_->uses.fetch_add(1, std::memory_order_relaxed);
+  }
+  PlanUse(const PlanUse& other) : PlanUse(other.plan_) {}
+  PlanUse& operator=(PlanUse other) {
+    std::swap(plan_, other.plan_);
+    return *this;
+  }
+  ~PlanUse() {
+    if (plan_ && plan_->uses.fetch_sub(1, std::memory_order_acq_rel) == 1) delete plan_;
+  }
+  const Plan* operator->() const { return plan_; }
+  const Plan& operator*() const { return *plan_; }
+  explicit operator bool() const { return plan_ != nullptr; }
+
+ private:
+  Plan* plan_ = nullptr;
 };
 
 class PlanModel {
@@ -78,7 +103,7 @@ class PlanModel {
                        int64_t col);
   // The plan's number, or -1 with the reason.
   int64_t add_plan(const double* program, int64_t length, std::string* error);
-  std::shared_ptr<const Plan> plan(int64_t number);
+  PlanUse plan(int64_t number);
   void forget(int64_t number);
   const Constant* constant(int64_t number);
   // `times`: null, or nanoseconds of each step. `cancel`: null, or a flag that ends the run between two steps.
@@ -96,7 +121,7 @@ class PlanModel {
 
   std::mutex lock_;
   std::vector<std::unique_ptr<Constant>> constants_;
-  std::vector<std::shared_ptr<const Plan>> plans_;
+  std::vector<PlanUse> plans_;
   std::vector<Arena> arenas_;
 };
 
