@@ -151,7 +151,8 @@ bool run_packed(const Matrix& m, const Rect& r) {
     } else {
       // Panels a power of two apart would be written into one set of L1.
       t.b_panel += kPanelGap;
-      kernels.pack_b(t.k, r.cols, m.b + k * g.b_row + r.col * g.b_col, g.b_row, g.b_col, b, t.b_panel);
+      if (g.pack) g.pack(g.pack_context, k, t.k, r.col, r.cols, b, t.b_panel);
+      else kernels.pack_b(t.k, r.cols, m.b + k * g.b_row + r.col * g.b_col, g.b_row, g.b_col, b, t.b_panel);
       t.b = b;
     }
     t.beta = k == 0 ? g.beta : 1;
@@ -332,7 +333,7 @@ enum class Path { empty, packed, direct, dot_rows, dot_cols, narrow_rows, narrow
 
 Path choose(const GemmProblem& g, const GemmKernels& kernels) {
   if (g.k == 0) return Path::empty;
-  if (g.packed || g.fill) return Path::packed;
+  if (g.packed || g.fill || g.pack) return Path::packed;
   const bool long_k = g.k >= 16;
   if (g.m == 1 && g.b_col == 1 && g.n > 1) return Path::axpy_row;
   if (g.n == 1 && g.a_row == 1 && g.a_col != 1) return Path::axpy_col;

@@ -100,6 +100,10 @@ const GemmEngine& gemm_default();  // the strongest variant allowed
 // Copies rows [row, row + rows) and columns [k, k + length) of A to out, kGemmRowStride floats a row.
 typedef void (*GemmFill)(const void* context, int64_t row, int64_t rows, int64_t k, int64_t length, float* out);
 
+// Writes rows [k, k + length) and columns [col, col + cols) of B as `pack_b` does; col is a multiple of nr.
+typedef void (*GemmPackB)(const void* context, int64_t k, int64_t length, int64_t col, int64_t cols, float* out,
+                          int64_t panel);
+
 struct GemmProblem {
   int64_t m = 0, n = 0, k = 0;
   const float* a = nullptr;              // a[i * a_row + p * a_col], one stride 1
@@ -108,6 +112,8 @@ struct GemmProblem {
   const void* fill_context = nullptr;
   const float* b = nullptr;              // b[p * b_row + j * b_col], one stride 1
   int64_t b_row = 0, b_col = 1;
+  GemmPackB pack = nullptr;              // instead of b, which lies in another form; then batch must be 1
+  const void* pack_context = nullptr;
   const float* packed = nullptr;         // instead of b: what gemm_pack_b wrote for this k and n; batch must be 1
   float* c = nullptr;
   int64_t ldc = 0;
