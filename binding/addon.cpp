@@ -18,6 +18,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   whittle::init_gemm_int8(env, exports);
   whittle::init_sparse(env, exports);
   whittle::init_session(env, exports);
+  whittle::init_gemm_weight(env, exports);
   return exports;
 }
 

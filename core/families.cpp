@@ -6,6 +6,7 @@
 #include "core/gemm.h"
 #include "core/gemm_int8.h"
 #include "core/norm.h"
+#include "core/gemm_weight.h"
 #include "core/quantize.h"
 #include "core/select.h"
 #include "core/svd.h"
@@ -29,6 +30,7 @@ int families(const FamilyInfo** out) {
       {"svd", svd_tier()},
       {"sparse", sparse_tier()},
       {"sparse_int8", sparse_int8_tier()},
+      {"gemm_weight", gemm_weight_tier()},
   };
   *out = rows;
   return static_cast<int>(sizeof rows / sizeof rows[0]);
