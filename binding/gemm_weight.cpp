@@ -40,7 +40,7 @@ enum Param {
   kZeroDefault, kThreads, kParams,
 };
 
-// packWeightFill(handle, numbers, codes, scales, zeros)
+// packWeightFill(numbers, handle, codes, scales, zeros)
 struct Fill {
   HandleUse handle;
   WeightSource s;

@@ -3,7 +3,9 @@ import { WhittleError } from '../errors'
 import { check, native } from '../native'
 import { allocate, sizeOf, type Tensor, type TensorLike } from '../tensor'
 import { boolean, fail, finite, options, output, tensor } from '../validate'
+import { Handle } from '../handle'
 import { activationOf, type Activation } from './activation'
+import { kBfloat16, multiply, multiplyAsync, type PackedBfloat16 } from './gemm_weight'
 
 declare module '../native' {
   interface NativeBinding {
@@ -243,6 +245,14 @@ function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown, pinned
   return { call, dims, output: pinnedOut }
 }
 
+// Packed weights know how they lie, and their product takes neither factors nor a summand.
+function packedOptions(given: unknown): unknown {
+  const o = options(given, 'options', kOptions)
+  for (const name of ['transposeA', 'transposeB', 'alpha', 'beta', 'c', 'bDims', 'cDims'] as const)
+    if (o[name] !== undefined) fail('ERR_RANGE', name, `no ${name} with packed weights`, o[name])
+  return given
+}
+
 /**
  * Matrix product: `activation(alpha · op(a) · op(b) + beta · c + bias)` in float32.
  *
@@ -254,7 +264,8 @@ function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown, pinned
  * threads. NaN and infinities follow IEEE arithmetic: 0·∞ is NaN, and beta = 0 ignores what `c` or `out` hold.
  *
  * @param a float32 tensor of rank ≥ 2, or a Float32Array with `aDims`
- * @param b float32 tensor of rank ≥ 2, or a Float32Array with `bDims`
+ * @param b float32 tensor of rank ≥ 2, or a Float32Array with `bDims`, or weights of {@link packBfloat16} (with `bias`,
+ * `activation`, `aDims`, `out` only; `a` may be a vector then)
  * @throws {WhittleError} `ERR_SHAPE` (`a`, `b`, `c`, `bias`, `out`), `ERR_DTYPE`, `ERR_RANGE` (also an `out` that overlaps
  * an input), `ERR_HANDLE` for a detached buffer, `ERR_DEVICE` for tensors elsewhere
  * @example
@@ -262,7 +273,12 @@ function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown, pinned
  * const w = { type: 'float32', dims: [4, 3], data: new Float32Array(12).fill(0.5) }
  * gemm(a, w, { transposeB: true, activation: 'relu' }).data // Float32Array(8) [ 3, 3, 3, 3, 7.5, 7.5, 7.5, 7.5 ]
  */
-export function gemm(a: TensorLike | Float32Array, b: TensorLike | Float32Array, options?: GemmOptions): Tensor<Float32Array> {
+export function gemm(
+  a: TensorLike | Float32Array,
+  b: TensorLike | Float32Array | PackedBfloat16,
+  options?: GemmOptions,
+): Tensor<Float32Array> {
+  if (Handle.is(b)) return multiply(kBfloat16, a, b, packedOptions(options))
   const { call, dims } = prepare(a, b, options, false)
   check(native().gemm(...call), 'a')
   return { type: 'float32', dims, data: call[2] }
@@ -271,9 +287,10 @@ export function gemm(a: TensorLike | Float32Array, b: TensorLike | Float32Array,
 /** {@link gemm} off the JavaScript thread; inputs must not be written until the promise settles. */
 export async function gemmAsync(
   a: TensorLike | Float32Array,
-  b: TensorLike | Float32Array,
+  b: TensorLike | Float32Array | PackedBfloat16,
   options?: GemmOptions,
 ): Promise<Tensor<Float32Array>> {
+  if (Handle.is(b)) return multiplyAsync(kBfloat16, a, b, packedOptions(options))
   const { call, dims, output } = prepare(a, b, options, true)
   check(await native().gemmAsync(...call), 'a')
   return { type: 'float32', dims, data: (output as PinnedOutput<Float32Array>).commit() }

@@ -1,6 +1,7 @@
+import { WhittleError } from '../errors'
 import { Handle, registerHandle } from '../handle'
 import { type Tensor, type TensorLike, type TypedArray } from '../tensor'
-import { boolean, fail, options } from '../validate'
+import { boolean, fail, options, tensor } from '../validate'
 import {
   blobSource,
   infoOf,
@@ -86,7 +87,8 @@ function plan(w: unknown, given: unknown): Plan {
     return { packing: { source: quantizedSource(kInt4, t as QuantizedLike, transpose), threads } }
   }
   if (!kFloatTypes.includes(type as 'float32')) fail('ERR_DTYPE', 'w.type', [...kFloatTypes, 'int4', 'uint4', 'or uint8 of [n, blocks, blockSize/2]'].join(', '), type ?? w)
-  if (!Array.isArray((t as TensorLike).dims) || (t as TensorLike).dims.length !== 2) fail('ERR_SHAPE', 'w', 'a matrix (rank 2)', (t as TensorLike).dims)
+  const { dims } = tensor(w, 'w', kFloatTypes)
+  if (dims.length !== 2) fail('ERR_SHAPE', 'w', 'a matrix (rank 2)', `[${dims.join(', ')}]`)
   return {
     float: (q) => ({ source: quantizedSource(kInt4, q, transpose), threads }),
     options: {
@@ -97,6 +99,12 @@ function plan(w: unknown, given: unknown): Plan {
       ...(threads ? { threads } : {}),
     },
   }
+}
+
+// What quantize calls x is w here.
+function renamed(e: unknown): unknown {
+  if (!(e instanceof WhittleError) || e.parameter !== 'x') return e
+  return new WhittleError(e.code, 'w', e.message.replace(/^x:/, 'w:'), { cause: e })
 }
 
 /**
@@ -118,13 +126,23 @@ function plan(w: unknown, given: unknown): Plan {
  */
 export function packInt4(w: TensorLike | QuantizedLike, options?: PackInt4Options): PackedInt4 {
   const p = plan(w, options)
-  return new PackedInt4(pack('packing' in p ? p.packing : p.float(quantize(w as TensorLike, p.options))))
+  if ('packing' in p) return new PackedInt4(pack(p.packing))
+  try {
+    return new PackedInt4(pack(p.float(quantize(w as TensorLike, p.options))))
+  } catch (e) {
+    throw renamed(e)
+  }
 }
 
 /** {@link packInt4} off the main thread. */
 export async function packInt4Async(w: TensorLike | QuantizedLike, options?: PackInt4Options): Promise<PackedInt4> {
   const p = plan(w, options)
-  return new PackedInt4(await packAsync('packing' in p ? p.packing : p.float(await quantizeAsync(w as TensorLike, p.options))))
+  if ('packing' in p) return new PackedInt4(await packAsync(p.packing))
+  try {
+    return new PackedInt4(await packAsync(p.float(await quantizeAsync(w as TensorLike, p.options))))
+  } catch (e) {
+    throw renamed(e)
+  }
 }
 
 /**

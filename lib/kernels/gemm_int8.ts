@@ -5,6 +5,17 @@ import { check, native } from '../native'
 import { allocate, sizeOf, typedArrayName, type DataType, type Tensor, type TensorLike, type TypedArray } from '../tensor'
 import { boolean, describe, dims, fail, finite, integer, oneOf, options, output, tensor, typedArray } from '../validate'
 import { activationOf, type Activation, type NativeActivation } from './activation'
+import {
+  kScaledInt8,
+  multiply,
+  multiplyAsync,
+  pack,
+  packAsync,
+  PackedScaledInt8,
+  prepareScaledInt8,
+  type GemmWeightOptions,
+  type PackScaledInt8Options,
+} from './gemm_weight'
 
 type Int8Data = Int8Array | Uint8Array
 // The rest are numbers: see `prepare`, and binding/gemm_int8.cpp.
@@ -116,6 +127,10 @@ function preparePack(w: unknown, opts: unknown): Weights {
   return { k, n, data: t.data, transpose, threads, object }
 }
 
+function isScaled(options: unknown): boolean {
+  return typeof options === 'object' && options !== null && (options as { scale?: unknown }).scale !== undefined
+}
+
 /**
  * Packs int8 or uint8 weights for {@link gemmInt8}.
  *
@@ -126,14 +141,32 @@ function preparePack(w: unknown, opts: unknown): Weights {
  * using packed = packInt8({ type: 'int8', dims: [768, 768], data: weights })
  * const y = gemmInt8(x, packed, { aScale: 0.02, bScale: scales, outType: 'float32' })
  */
-export function packInt8(w: TensorLike, options?: PackInt8Options): PackedInt8 {
+export function packInt8(w: TensorLike, options?: PackInt8Options): PackedInt8
+/**
+ * The same with scales inside, for {@link gemmInt8} of float32 rows: `scale` (and `zeroPoint`) of the matrix, of each column, or
+ * of blocks of `blockSize` along k; or a file's 8-bit `MatMulNBits` tensor, uint8 `[n, blocks, blockSize]`.
+ *
+ * @throws {WhittleError} also `ERR_RANGE` on a scale that is not finite and above 0
+ * @example
+ * using w = packInt8({ type: 'int8', dims: [768, 768], data: codes }, { scale: scales })
+ * const y = gemmInt8(x, w, { bias }) // x float32
+ */
+export function packInt8(w: TensorLike, options: PackScaledInt8Options): PackedScaledInt8
+export function packInt8(w: TensorLike, options?: PackInt8Options | PackScaledInt8Options): PackedInt8 | PackedScaledInt8 {
+  if (isScaled(options)) return new PackedScaledInt8(pack(prepareScaledInt8(w, options)))
   const p = preparePack(w, options)
   check(native().packInt8Fill(p.object, p.data, p.transpose, p.threads), 'w')
   return new PackedInt8(p.object)
 }
 
 /** {@link packInt8} off the main thread. */
-export async function packInt8Async(w: TensorLike, options?: PackInt8Options): Promise<PackedInt8> {
+export async function packInt8Async(w: TensorLike, options?: PackInt8Options): Promise<PackedInt8>
+export async function packInt8Async(w: TensorLike, options: PackScaledInt8Options): Promise<PackedScaledInt8>
+export async function packInt8Async(
+  w: TensorLike,
+  options?: PackInt8Options | PackScaledInt8Options,
+): Promise<PackedInt8 | PackedScaledInt8> {
+  if (isScaled(options)) return new PackedScaledInt8(await packAsync(prepareScaledInt8(w, options)))
   const p = preparePack(w, options)
   check(await native().packInt8FillAsync(p.object, pin(p.data), p.transpose, p.threads), 'w')
   return new PackedInt8(p.object)
@@ -398,6 +431,10 @@ function refusal(status: number, { n, k, aSigned, bUnsigned, aZero, bZero, bZero
   check(status, status === 8 ? 'bias' : 'a')
 }
 
+function isPackedScaled(b: unknown): b is PackedScaledInt8 {
+  return Handle.is(b) && Handle.nameOf(b) === 'PackedScaledInt8'
+}
+
 /**
  * The product of 8-bit integer tensors, summed exactly in 32 bits: `y = (a − aZeroPoint)·(b − bZeroPoint)`, then what
  * `outType` says. int8 and uint8 mix freely. Every CPU variant and thread count gives the same bits:
@@ -420,7 +457,21 @@ function refusal(status: number, { n, k, aSigned, bUnsigned, aZero, bZero, bZero
  *   { type: 'int8', dims: [3, 1], data: Int8Array.of(-128, 5, 1) },
  * ) // y.data: Int32Array [137]
  */
-export function gemmInt8(a: TensorLike | Int8Array | Uint8Array, b: TensorLike | PackedInt8, options?: GemmInt8Options): Tensor {
+export function gemmInt8(a: TensorLike | Int8Array | Uint8Array, b: TensorLike | PackedInt8, options?: GemmInt8Options): Tensor
+/**
+ * The product of float32 rows with 8-bit weights that hold their scales: `activation(a · w + bias)`, w = scale·(code −
+ * zeroPoint), as {@link gemmInt4} defines it (without its second term of the error). Nothing of `a` is quantized.
+ *
+ * @param a float32 `[…, m, k]`, or `[k]` for one row
+ * @param b weights packed by {@link packInt8} with `scale`
+ */
+export function gemmInt8(a: TensorLike | Float32Array, b: PackedScaledInt8, options?: GemmWeightOptions): Tensor<Float32Array>
+export function gemmInt8(
+  a: TensorLike | Int8Array | Uint8Array | Float32Array,
+  b: TensorLike | PackedInt8 | PackedScaledInt8,
+  options?: GemmInt8Options | GemmWeightOptions,
+): Tensor {
+  if (isPackedScaled(b)) return multiply(kScaledInt8, a, b, options)
   const { call, dims, outType, facts } = prepare(a, b, options, false)
   const status = native().gemmInt8(...call)
   if (status !== 0) refusal(status, facts)
@@ -432,7 +483,18 @@ export async function gemmInt8Async(
   a: TensorLike | Int8Array | Uint8Array,
   b: TensorLike | PackedInt8,
   options?: GemmInt8Options,
+): Promise<Tensor>
+export async function gemmInt8Async(
+  a: TensorLike | Float32Array,
+  b: PackedScaledInt8,
+  options?: GemmWeightOptions,
+): Promise<Tensor<Float32Array>>
+export async function gemmInt8Async(
+  a: TensorLike | Int8Array | Uint8Array | Float32Array,
+  b: TensorLike | PackedInt8 | PackedScaledInt8,
+  options?: GemmInt8Options | GemmWeightOptions,
 ): Promise<Tensor> {
+  if (isPackedScaled(b)) return multiplyAsync(kScaledInt8, a, b, options)
   const { call, dims, outType, output, facts } = prepare(a, b, options, true)
   const status = await native().gemmInt8Async(...call)
   if (status !== 0) refusal(status, facts)

@@ -7,9 +7,9 @@ import { allocate, bitsOf, sizeOf, typedArrayName, type DataType, type Tensor, t
 import { boolean, dims, fail, integer, options, output, tensor } from '../validate'
 import { activationOf, type Activation } from './activation'
 import type { QuantizedLike } from './quantize'
-import { codesOf, kFloatTypes, raw, scalesOf, shapeOf, zerosOf } from './scheme'
+import { codesOf, raw, scalesOf, shapeOf, zerosOf } from './scheme'
 
-type FillArguments = [handle: object, numbers: Float64Array, codes: TypedArray, scales: TypedArray | null, zeros: TypedArray | null]
+type FillArguments = [numbers: Float64Array, handle: object, codes: TypedArray, scales: TypedArray | null, zeros: TypedArray | null]
 type MultiplyArguments = [
   format: number, packed: object, m: number, a: TypedArray, bias: TypedArray | null, activation: number, lo: number, hi: number,
   out: TypedArray, threads: number,
@@ -83,7 +83,7 @@ function begin({ source: s, threads }: Packing): FillArguments {
     s.format, s.row, s.col, flag(s.signed), flag(s.float), flag(scales?.BYTES_PER_ELEMENT === 2), flag(s.positive), s.scaleBlock ?? 0,
     s.scaleCol ?? 0, s.zeroKind ?? 0, s.zeroBlock ?? 0, s.zeroCol ?? 0, s.zeroDefault ?? 0, threads,
   ) // prettier-ignore
-  return [object, numbers, s.codes, scales, zeros]
+  return [numbers, object, s.codes, scales, zeros]
 }
 
 function finish(status: number, object: object): object {
@@ -99,13 +99,13 @@ function finish(status: number, object: object): object {
 /** @internal */
 export function pack(p: Packing): object {
   const args = begin(p)
-  return finish(native().packWeightFill(...args), args[0])
+  return finish(native().packWeightFill(...args), args[1])
 }
 
 /** @internal */
 export async function packAsync(p: Packing): Promise<object> {
-  const [object, numbers, codes, scales, zeros] = begin(p)
-  return finish(await native().packWeightFillAsync(object, numbers, pin(codes), scales && pin(scales), zeros && pin(zeros)), object)
+  const [numbers, object, codes, scales, zeros] = begin(p)
+  return finish(await native().packWeightFillAsync(numbers, object, pin(codes), scales && pin(scales), zeros && pin(zeros)), object)
 }
 
 /** @internal */
@@ -369,6 +369,13 @@ export interface PackScaledInt8Options {
   readonly threads?: number
 }
 
+// Of a parameter that may be a number, an array or a tensor.
+function lengthOf(value: unknown): number | undefined {
+  if (typeof value === 'number') return 1
+  const data: unknown = typedArrayName(value) ? value : (value as { data?: unknown } | null)?.data
+  return typedArrayName(data) ? (data as TypedArray).length : undefined
+}
+
 /** @internal packInt8 where `scale` is given. */
 export function prepareScaledInt8(w: unknown, given: unknown): Packing {
   const o = options(given, 'options', ['scale', 'zeroPoint', 'blockSize', 'k', 'transpose', 'threads'] as const)
@@ -383,13 +390,10 @@ export function prepareScaledInt8(w: unknown, given: unknown): Packing {
   if (t.dims.length !== 2) fail('ERR_SHAPE', 'w', 'a matrix (rank 2)', `[${t.dims.join(', ')}]`)
   const along = transpose ? 1 : 0
   const blocked = o.blockSize !== undefined && o.blockSize !== null
-  const single = typeof o.scale === 'number' || (o.scale as { length?: number }).length === 1 || (o.scale as { data?: TypedArray }).data?.length === 1
-  const axis = blocked ? along : single && t.dims[1 - along] !== 1 ? null : typeof o.scale === 'number' ? null : 1 - along
-  const q = { ...t, scale: o.scale, zeroPoint: o.zeroPoint, axis, blockSize: blocked ? o.blockSize : null } as QuantizedLike
+  const axis = blocked ? along : lengthOf(o.scale) === 1 ? null : 1 - along
+  // One zero point serves all groups.
+  const groups = shapeOf(t.dims, axis, blocked ? o.blockSize : null).count
+  const zeroPoint = typeof o.zeroPoint === 'number' ? new Int32Array(groups).fill(integer(o.zeroPoint, 'zeroPoint', -128, 255)) : o.zeroPoint
+  const q = { ...t, scale: o.scale, zeroPoint, axis, blockSize: blocked ? o.blockSize : null } as QuantizedLike
   return { source: quantizedSource(kScaledInt8, q, transpose, ''), threads }
 }
-
-/** @internal */
-export const kWeightFloatTypes = kFloatTypes
-/** @internal */
-export { typedArrayName }

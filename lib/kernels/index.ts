@@ -79,3 +79,13 @@ export {
   type SparseType,
   type SpmmOptions,
 } from './sparse'
+export { gemmInt4, gemmInt4Async, packInt4, packInt4Async, PackedInt4, type PackInt4Options } from './gemm_int4'
+export {
+  packBfloat16,
+  packBfloat16Async,
+  PackedBfloat16,
+  PackedScaledInt8,
+  type GemmWeightOptions,
+  type PackBfloat16Options,
+  type PackScaledInt8Options,
+} from './gemm_weight'

@@ -145,6 +145,26 @@ if (w.kmeansAsync) {
   }
 }
 
+function row(x) {
+  return floats(new ArrayBuffer(side(x.length) * 4), side(x.length), 3)
+}
+if (w.gemmInt4Async) {
+  calls.gemmInt4 = {
+    async: (x, out) => w.gemmInt4Async(square(x), w.packInt4(square(x)), { out }),
+    sync: (x) => w.gemmInt4(square(x), w.packInt4(square(x))),
+    out: (n) => [Float32Array, side(n) ** 2],
+    size: (n) => Math.min(n, 90_000),
+  }
+  calls.packInt4 = {
+    async: async (x) => w.gemmInt4(row(x), await w.packInt4Async(square(x))),
+    sync: (x) => w.gemmInt4(row(x), w.packInt4(square(x))),
+  }
+  calls.packBfloat16 = {
+    async: async (x) => w.gemm(row(x), await w.packBfloat16Async(square(x))),
+    sync: (x) => w.gemm(row(x), w.packBfloat16(square(x))),
+  }
+}
+
 function rows(x) {
   return { type: 'float32', dims: [x.length / 50, 50], data: x }
 }
