@@ -223,10 +223,11 @@ struct PanelContext {
 };
 
 // The hook of core/gemm.h: panels of float32 from compressed weights. nr is 8 or a multiple of 16.
-void unpack_panels(const void* context, int64_t k, int64_t length, int64_t col, int64_t cols, float* out) {
+void unpack_panels(const void* context, int64_t k, int64_t length, int64_t col, int64_t cols, float* out,
+                   int64_t panel) {
   const PanelContext& c = *static_cast<const PanelContext*>(context);
   const PackedWeight& w = *c.w;
-  const int64_t nr = c.nr, panel = length * nr;
+  const int64_t nr = c.nr;
   float* spare = nullptr;
   if (col % kWeightLanes != 0 || (nr < kWeightLanes && ceil_div(cols, nr) % 2)) {
     static thread_local Scratch scratch;  // half a group at either end
