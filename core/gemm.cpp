@@ -185,12 +185,13 @@ bool run_direct(const Matrix& m, const Rect& r) {
   const int64_t step = gemm_k_block(g.k, *m.e), most = std::min<int64_t>(2 * kernels.mr, kGemmMaxRows);
   const bool few = g.m <= most;  // not r.rows: where bands end must not depend on the cutting
   const int64_t band = few ? kBand : step, height = few ? r.rows : kernels.mr;
-  float* a = scratch_floats(height * kGemmRowStride);
-  if (!a) return false;
+  const bool in_place = g.a_col == 1 && rows_apart(g.a_row, std::min<int64_t>(height, kernels.mr));
+  float* a = in_place ? nullptr : scratch_floats(height * kGemmRowStride);
+  if (!a && !in_place) return false;
   load_source(g, m.source, m.c, r);
   GemmTile t = {};
   t.cols = r.cols;
-  t.a_row = kGemmRowStride;
+  t.a_row = in_place ? g.a_row : kGemmRowStride;
   t.b_row = g.b_row;
   t.b_panel = kernels.nr;
   t.ldc = g.ldc;
@@ -204,9 +205,10 @@ bool run_direct(const Matrix& m, const Rect& r) {
     t.hi = INFINITY;
     for (int64_t k = 0; k < g.k; k += step) {
       const int64_t block = std::min(step, g.k - k);
-      fill_rows(m, r.row + i, t.rows, k, block, a);
+      const float* rows = in_place ? m.a + (r.row + i) * g.a_row + k : a;
+      if (!in_place) fill_rows(m, r.row + i, t.rows, k, block, a);
       for (int64_t p = 0; p < block; p += band) {
-        t.a = a + p;
+        t.a = rows + p;
         t.k = std::min(band, block - p);
         t.b = m.b + (k + p) * g.b_row + r.col;
         if (k + p + t.k == g.k) {

@@ -10,6 +10,8 @@ static inline vf v_add(vf a, vf b) { return vaddq_f32(a, b); }
 static inline vf v_sub(vf a, vf b) { return vsubq_f32(a, b); }
 static inline vf v_mul(vf a, vf b) { return vmulq_f32(a, b); }
 static inline vf v_div(vf a, vf b) { return vdivq_f32(a, b); }
+// 1 / x for 2^-60 < x < 2^60.
+static inline vf v_inverse(vf x) { return vdivq_f32(vdupq_n_f32(1.0f), x); }
 static inline vf v_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 static inline vf v_fnma(vf a, vf b, vf c) { return vfmsq_f32(c, a, b); }
 // FMAX of equal zeros answers +0 whatever their order; a compare keeps x, as on x86.

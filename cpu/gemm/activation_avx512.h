@@ -2,5 +2,5 @@
 #pragma once
 
 #include "core/activation.h"
-#include "cpu/common/vector_avx512.h"
+#include "cpu/common/lanes_avx512.h"
 #include "cpu/gemm/activation_math.h"

@@ -12,7 +12,7 @@ static inline vf act_exp(vf x) {
 
 static inline vf act_sigmoid(vf x) {
   const vf e = act_exp(v_sub(v_set(0.0f), v_abs(x)));
-  const vf s = v_div(v_set(1.0f), v_add(v_set(1.0f), e));
+  const vf s = v_inverse(v_add(v_set(1.0f), e));
   return v_select(v_negative(x), v_mul(e, s), s);
 }
 
@@ -23,15 +23,17 @@ static inline vf act_tanh(vf x) {
   p = v_fma(p, u, v_set(0.1333291537f));
   p = v_fma(p, u, v_set(-0.3333333033f));
   const vf small = v_fma(v_mul(a, u), p, a);
-  const vf e = act_exp(v_add(a, a));
-  const vf large = v_sub(v_set(1.0f), v_div(v_set(2.0f), v_add(v_set(1.0f), e)));
+  // Beyond 10 it is 1.
+  const vf e = act_exp(v_min(v_set(20.0f), v_add(a, a)));
+  const vf large = v_fnma(v_set(2.0f), v_inverse(v_add(v_set(1.0f), e)), v_set(1.0f));
   return v_copysign(v_select(v_less(a, v_set(0.6f)), small, large), x);
 }
 
 static inline vf act_gelu(vf x) {
+  // Past 13.2 the lower tail is below the smallest normal float, and arithmetic on what lies there is slow.
   const vf low = v_max(v_set(-20.0f), x);
-  const vf a = v_min(v_set(20.0f), v_abs(x));
-  const vf t = v_div(v_set(1.0f), v_fma(a, v_set(0.25f), v_set(1.0f)));
+  const vf a = v_min(v_set(13.2f), v_abs(x));
+  const vf t = v_inverse(v_fma(a, v_set(0.25f), v_set(1.0f)));
   vf q = v_fma(t, v_set(0.01607147336f), v_set(-0.06022585286f));
   q = v_fma(q, t, v_set(0.04611993723f));
   q = v_fma(q, t, v_set(0.0350751543f));
@@ -42,9 +44,11 @@ static inline vf act_gelu(vf x) {
   q = v_fma(q, t, v_set(0.09948556838f));
   q = v_fma(q, t, v_set(0.09974801271f));
   // a*a loses half an ulp, which the exponential would blow up by a*a/2: the lost part goes back in as a factor.
-  const vf square = v_mul(a, a), lost = v_fma(a, a, v_sub(v_set(0.0f), square));
-  vf e = act_exp(v_mul(square, v_set(-0.5f)));
-  e = v_fnma(v_mul(lost, v_set(0.5f)), e, e);
+  const vf half = v_mul(a, v_set(-0.5f)), square = v_mul(half, a), lost = v_fma(half, a, v_sub(v_set(0.0f), square));
+  vf n;
+  vf e = v_exp_reduced(square, &n);
+  e = v_scale(v_fma(lost, e, e), n);
+  e = v_select(v_less(a, v_set(13.18f)), e, v_set(0.0f));
   const vf tail = v_mul(e, v_mul(q, t));
   return v_select(v_negative(x), v_mul(low, tail), v_mul(x, v_sub(v_set(1.0f), tail)));
 }

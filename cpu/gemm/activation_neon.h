@@ -2,5 +2,5 @@
 #pragma once
 
 #include "core/activation.h"
-#include "cpu/common/vector_neon.h"
+#include "cpu/common/lanes_neon.h"
 #include "cpu/gemm/activation_math.h"

@@ -3,6 +3,7 @@
 #define WHITTLE_ISA_FILE
 #include "core/gemm.h"
 #include "cpu/gemm/activation_avx2.h"
+#include "cpu/gemm/finish.h"
 
 using namespace whittle;
 
@@ -56,7 +57,7 @@ INLINE void step(__m256 (&acc)[R][2], const float* const (&a)[(R + 2) / 3], int6
   const __m256 x0 = kMask ? _mm256_maskload_ps(b, s->mask[0]) : _mm256_loadu_ps(b);
   const __m256 x1 = kMask ? _mm256_maskload_ps(b + 8, s->mask[1]) : _mm256_loadu_ps(b + 8);
   // In place B advances a whole matrix row per step, which no hardware prefetcher follows for long.
-  if (kDirect) _mm_prefetch((const char*)(b + 64), _MM_HINT_T0);
+  if (kDirect) _mm_prefetch((const char*)(b + 64), _MM_HINT_T1);
   UNROLL for (int i = 0; i < R; i++) {
     const __m256 y = _mm256_broadcast_ss(a[i / 3] + i % 3 * a_row + at);
     fma_into(acc[i][0], y, x0);
@@ -316,18 +317,6 @@ static void axpy(const GemmAxpy* g) {
   int64_t p = 0;
   for (; p + 8 <= g->k; p += 8) axpy_rows<8>(g, p, p == 0);
   for (; p < g->k; p++) axpy_rows<1>(g, p, p == 0);
-}
-
-static void finish(int64_t rows, int64_t cols, float* c, int64_t ldc, const float* bias, const Activation* act) {
-  const __m256 lo = _mm256_set1_ps(act->lo), hi = _mm256_set1_ps(act->hi);
-  for (int64_t i = 0; i < rows; i++)
-    for (int64_t j = 0; j < cols; j += 8) {
-      const __m256i mask = head_mask(cols - j);
-      float* to = c + i * ldc + j;
-      __m256 x = _mm256_maskload_ps(to, mask);
-      if (bias) x = _mm256_add_ps(x, _mm256_maskload_ps(bias + j, mask));
-      _mm256_maskstore_ps(to, mask, act_apply(x, act->kind, lo, hi));
-    }
 }
 
 extern "C" void gemm_install_avx2(GemmKernels* t) {

@@ -4,6 +4,7 @@
 #define WHITTLE_ISA_FILE
 #include "core/gemm.h"
 #include "cpu/gemm/activation_avx512.h"
+#include "cpu/gemm/finish.h"
 
 using namespace whittle;
 
@@ -55,7 +56,7 @@ INLINE void step(__m512 (&acc)[R][V], const float* const (&a)[(R + 2) / 3], int6
   UNROLL for (int v = 0; v < V; v++)
     x[v] = kMask && v == V - 1 ? _mm512_maskz_loadu_ps(mask, b + 16 * v) : _mm512_loadu_ps(b + 16 * v);
   // In place B advances a whole matrix row per step, which no hardware prefetcher follows for long.
-  if (kDirect) UNROLL for (int v = 0; v < V; v++) _mm_prefetch((const char*)(b + 64 + 16 * v), _MM_HINT_T0);
+  if (kDirect) UNROLL for (int v = 0; v < V; v++) _mm_prefetch((const char*)(b + 64 + 16 * v), _MM_HINT_T1);
   UNROLL for (int i = 0; i < R; i++) {
     const __m512 y = _mm512_set1_ps(*(a[i / 3] + i % 3 * a_row + at));
     UNROLL for (int v = 0; v < V; v++) fma_into(acc[i][v], y, x[v]);
@@ -361,18 +362,6 @@ static void axpy(const GemmAxpy* g) {
   int64_t p = 0;
   for (; p + 8 <= g->k; p += 8) axpy_rows<8>(g, p, p == 0);
   for (; p < g->k; p++) axpy_rows<1>(g, p, p == 0);
-}
-
-static void finish(int64_t rows, int64_t cols, float* c, int64_t ldc, const float* bias, const Activation* act) {
-  const __m512 lo = _mm512_set1_ps(act->lo), hi = _mm512_set1_ps(act->hi);
-  for (int64_t i = 0; i < rows; i++)
-    for (int64_t j = 0; j < cols; j += 16) {
-      const __mmask16 mask = head_mask(cols - j);
-      float* to = c + i * ldc + j;
-      __m512 x = _mm512_maskz_loadu_ps(mask, to);
-      if (bias) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(mask, bias + j));
-      _mm512_mask_storeu_ps(to, mask, act_apply(x, act->kind, lo, hi));
-    }
 }
 
 extern "C" void gemm_install_avx512(GemmKernels* t) {

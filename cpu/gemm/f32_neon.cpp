@@ -5,6 +5,7 @@
 
 #include "core/gemm.h"
 #include "cpu/gemm/activation_neon.h"
+#include "cpu/gemm/finish.h"
 
 using namespace whittle;
 
@@ -246,23 +247,6 @@ static void axpy(const GemmAxpy* g) {
   int64_t p = 0;
   for (; p + 8 <= g->k; p += 8) axpy_rows<8>(g, p, p == 0);
   for (; p < g->k; p++) axpy_rows<1>(g, p, p == 0);
-}
-
-static void finish(int64_t rows, int64_t cols, float* c, int64_t ldc, const float* bias, const Activation* act) {
-  const float32x4_t lo = vdupq_n_f32(act->lo), hi = vdupq_n_f32(act->hi);
-  for (int64_t i = 0; i < rows; i++) {
-    float* to = c + i * ldc;
-    int64_t j = 0;
-    for (; j + 4 <= cols; j += 4) {
-      float32x4_t x = vld1q_f32(to + j);
-      if (bias) x = vaddq_f32(x, vld1q_f32(bias + j));
-      vst1q_f32(to + j, act_apply(x, act->kind, lo, hi));
-    }
-    for (; j < cols; j++) {
-      const float32x4_t x = vdupq_n_f32(bias ? to[j] + bias[j] : to[j]);
-      to[j] = vgetq_lane_f32(act_apply(x, act->kind, lo, hi), 0);
-    }
-  }
 }
 
 extern "C" void gemm_install_neon(GemmKernels* t) {
