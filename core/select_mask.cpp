@@ -1,4 +1,4 @@
-// Selection of the k largest, exact, without sorting, and the masks.
+// Selection of the k largest, exact, without sorting, and the masks of thresholds.
 //
 // A sample tells between which two values the threshold lies (nearly always). One pass then marks what is above them,
 // and lists what is between: the answer is chosen from that short list. Where the sample misled, or the list does not
@@ -13,13 +13,15 @@
 #include <new>
 #include <vector>
 
-#include "core/select.h"
+#include "core/select_keys.h"
 #include "core/threads.h"
 
 namespace whittle {
+
+using namespace select_detail;
+
 namespace {
 
-constexpr int64_t kChunk = 65536;         // elements a task
 constexpr int64_t kSmall = 65536;         // up to here the keys are copied and nothing is sampled
 constexpr int64_t kLines = 8192;          // places to sample, a cache line each
 constexpr int64_t kLine = 16;
@@ -39,56 +41,6 @@ struct Chunk {
   uint8_t* mask;
   int64_t n;
 };
-
-template <class T>
-std::unique_ptr<T[]> room(int64_t n) {
-  return std::unique_ptr<T[]>(new (std::nothrow) T[static_cast<size_t>(n > 0 ? n : 1)]);
-}
-
-// The k-th largest of n keys (1 <= k <= n) and how many are larger. Reorders and overwrites keys.
-uint32_t kth_key(uint32_t* keys, int64_t n, int64_t k, int64_t* larger) {
-  uint32_t counts[kSelectBins];
-  int64_t above = 0;
-  for (;;) {
-    if (n <= 24) {
-      for (int64_t i = 1; i < n; i++) {
-        const uint32_t v = keys[i];
-        int64_t j = i;
-        for (; j > 0 && keys[j - 1] < v; j--) keys[j] = keys[j - 1];
-        keys[j] = v;
-      }
-      int64_t first = k - 1;
-      while (first > 0 && keys[first - 1] == keys[k - 1]) first--;
-      *larger = above + first;
-      return keys[k - 1];
-    }
-    uint32_t lo = keys[0], hi = keys[0];
-    for (int64_t i = 1; i < n; i++) {
-      lo = keys[i] < lo ? keys[i] : lo;
-      hi = keys[i] > hi ? keys[i] : hi;
-    }
-    if (lo == hi) {
-      *larger = above;
-      return lo;
-    }
-    int shift = 0, bins = 16;
-    while (bins < kSelectBins && bins < n) bins *= 2;
-    while ((hi - lo) >> shift >= static_cast<uint32_t>(bins)) shift++;
-    memset(counts, 0, static_cast<size_t>(bins) * sizeof *counts);
-    for (int64_t i = 0; i < n; i++) counts[(keys[i] - lo) >> shift]++;
-    int64_t passed = 0;
-    uint32_t bin = (hi - lo) >> shift;
-    while (passed + counts[bin] < k) passed += counts[bin--];
-    int64_t left = 0;
-    for (int64_t i = 0; i < n; i++) {
-      const uint32_t v = keys[i];
-      if ((v - lo) >> shift == bin) keys[left++] = v;
-    }
-    above += passed;
-    k -= passed;
-    n = left;
-  }
-}
 
 // Several ranks of the same keys: one histogram, then each rank within its bin.
 class Ranks {
@@ -127,21 +79,6 @@ class Ranks {
   int shift_ = 0;
   std::unique_ptr<uint32_t[]> bin_keys_;
 };
-
-// Clears the mask at all elements equal to t but the first `equal`.
-void drop_ties(const float* x, int64_t n, float t, int64_t equal, uint8_t* mask) {
-  for (int64_t i = 0; i < n; i++)
-    if (x[i] == t && equal-- <= 0) mask[i] = 0;
-}
-
-int to_keys(const float* x, int64_t n, uint32_t* keys) {
-  int nan = 0;
-  for (int64_t i = 0; i < n; i++) {
-    nan |= x[i] != x[i];
-    keys[i] = select_key(x[i]);
-  }
-  return nan;
-}
 
 // mask = x > t and the first `equal` of those that equal t, over all chunks in order.
 WhittleStatus write_masks(const Chunk* chunks, int64_t count, float t, int64_t equal) {
@@ -423,22 +360,6 @@ class Selection {
   std::unique_ptr<List[]> lists_;
 };
 
-// The keep largest of one contiguous run; keys has room for n.
-int largest_of_run(const float* x, int64_t n, int64_t keep, uint32_t* keys, uint8_t* mask) {
-  if (n == 0) return 0;
-  const SelectKernels& k = select_kernels();
-  if (to_keys(x, n, keys)) return 1;
-  if (keep == 0) {
-    memset(mask, 0, static_cast<size_t>(n));
-    return 0;
-  }
-  int64_t larger = 0, ties = 0;
-  const float t = select_value(kth_key(keys, n, keep, &larger));
-  k.above(x, n, t, false, mask, &ties);
-  if (ties > keep - larger) drop_ties(x, n, t, keep - larger, mask);
-  return 0;
-}
-
 }  // namespace
 
 WhittleStatus select_largest(const SelectPart* parts, int64_t count, int64_t keep, float* threshold) {
@@ -447,44 +368,6 @@ WhittleStatus select_largest(const SelectPart* parts, int64_t count, int64_t kee
   } catch (const std::bad_alloc&) {
     return WHITTLE_OUT_OF_MEMORY;
   }
-}
-
-WhittleStatus select_balanced(const float* scores, int64_t outer, int64_t axis, int64_t inner, int64_t keep,
-                              uint8_t* mask) {
-  const int64_t length = outer * inner;
-  if (axis == 0 || length == 0) return WHITTLE_OK;
-  if (outer == 1 && length >= 16 * kChunk) {
-    for (int64_t a = 0; a < axis; a++) {
-      const SelectPart part = {scores + a * length, mask + a * length, length};
-      float ignored;
-      const WhittleStatus status = select_largest(&part, 1, keep, &ignored);
-      if (status != WHITTLE_OK) return status;
-    }
-    return WHITTLE_OK;
-  }
-  std::atomic<int> nan{0}, full{0};
-  const int64_t grain = length >= kChunk ? 1 : kChunk / length;
-  parallel_for(axis, grain, 0, [&](int64_t b, int64_t e) {
-    std::unique_ptr<uint32_t[]> keys = room<uint32_t>(length);
-    std::unique_ptr<float[]> row = room<float>(outer == 1 ? 0 : length);
-    std::unique_ptr<uint8_t[]> row_mask = room<uint8_t>(outer == 1 ? 0 : length);
-    if (!keys || !row || !row_mask) {
-      full = 1;
-      return;
-    }
-    for (int64_t a = b; a < e; a++) {
-      if (outer == 1) {
-        if (largest_of_run(scores + a * inner, inner, keep, keys.get(), mask + a * inner)) nan = 1;
-        continue;
-      }
-      for (int64_t o = 0; o < outer; o++)
-        memcpy(row.get() + o * inner, scores + (o * axis + a) * inner, static_cast<size_t>(inner) * sizeof(float));
-      if (largest_of_run(row.get(), length, keep, keys.get(), row_mask.get())) nan = 1;
-      for (int64_t o = 0; o < outer; o++)
-        memcpy(mask + (o * axis + a) * inner, row_mask.get() + o * inner, static_cast<size_t>(inner));
-    }
-  });
-  return full ? WHITTLE_OUT_OF_MEMORY : nan ? WHITTLE_NONFINITE : WHITTLE_OK;
 }
 
 WhittleStatus select_above(const float* scores, int64_t n, float threshold, int64_t equal, uint8_t* mask) {
@@ -496,46 +379,6 @@ WhittleStatus select_above(const float* scores, int64_t n, float threshold, int6
     chunks[c] = {scores + at, mask + at, n - at < kChunk ? n - at : kChunk};
   }
   return write_masks(chunks.get(), count, threshold, equal);
-}
-
-WhittleStatus select_nm(const float* scores, int64_t outer, int64_t axis, int64_t inner, int keep, int m,
-                        uint8_t* mask) {
-  const SelectKernels& k = select_kernels();
-  const int64_t runs = outer * (axis / m);
-  if (runs == 0 || inner == 0) return WHITTLE_OK;
-  std::atomic<int> nan{0}, full{0};
-  const auto mark = [&](const float* x, int64_t groups, uint32_t* keys, uint8_t* to) {
-    int bad = 0;
-    if (m <= kSelectRun) bad = k.nm(x, groups, keep, m, to);
-    else
-      for (int64_t i = 0; i < groups; i++) bad |= largest_of_run(x + i * m, m, keep, keys, to + i * m);
-    if (bad) nan = 1;
-  };
-  const int64_t tile = inner < 128 ? inner : 128;  // columns gathered at once where runs are not contiguous
-  const int64_t work = inner == 1 ? m : inner * m;
-  parallel_for(runs, work >= kChunk ? 1 : kChunk / work, 0, [&](int64_t b, int64_t e) {
-    std::unique_ptr<uint32_t[]> keys = room<uint32_t>(m > kSelectRun ? m : 0);
-    std::unique_ptr<float[]> x = room<float>(inner == 1 ? 0 : tile * m);
-    std::unique_ptr<uint8_t[]> out = room<uint8_t>(inner == 1 ? 0 : tile * m);
-    if (!keys || !x || !out) {
-      full = 1;
-      return;
-    }
-    if (inner == 1) {
-      mark(scores + b * m, e - b, keys.get(), mask + b * m);
-      return;
-    }
-    for (int64_t t = b; t < e; t++)
-      for (int64_t from = 0; from < inner; from += tile) {
-        const int64_t n = inner - from < tile ? inner - from : tile, offset = t * m * inner + from;
-        for (int64_t j = 0; j < m; j++)
-          for (int64_t i = 0; i < n; i++) x[i * m + j] = scores[offset + j * inner + i];
-        mark(x.get(), n, keys.get(), out.get());
-        for (int64_t j = 0; j < m; j++)
-          for (int64_t i = 0; i < n; i++) mask[offset + j * inner + i] = out[i * m + j];
-      }
-  });
-  return full ? WHITTLE_OUT_OF_MEMORY : nan ? WHITTLE_NONFINITE : WHITTLE_OK;
 }
 
 WhittleStatus select_histogram(const float* x, int64_t n, uint32_t base, int shift, int64_t* counts) {

@@ -6,197 +6,63 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "cpu/select/one.h"
+#include "cpu/select/vector.h"
 
 namespace whittle {
 namespace {
 
-SELECT_INLINE __m256 abs_ps(__m256 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
-SELECT_INLINE __m256d abs_pd(__m256d x) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), x); }
-
-SELECT_INLINE __m256 score8(int norm, __m256 x, __m256 g) {
-  switch (norm) {
-    case kSelectSum:
-      return x;
-    case kSelectSquare:
-      return _mm256_mul_ps(x, x);
-    case kSelectSensitivity:
-      return abs_ps(_mm256_mul_ps(g, x));
-    case kSelectTaylor: {
-      const __m256 p = _mm256_mul_ps(g, x);
-      return _mm256_mul_ps(p, p);
-    }
-    default:
-      return abs_ps(x);
+// What vector.h needs.
+struct Avx2 {
+  typedef __m256 F;
+  typedef __m256d D;
+  typedef __m256i I;
+  typedef __m256 Bad;
+  typedef __m128i Shift;
+  static constexpr int kWidth = 8;
+  static inline F set(float v) { return _mm256_set1_ps(v); }
+  static inline F load(const float* p) { return _mm256_loadu_ps(p); }
+  static inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
+  static inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static inline F abs(F x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+  static inline Bad good() { return _mm256_setzero_ps(); }
+  static inline void watch(Bad* bad, F v) { *bad = _mm256_or_ps(*bad, _mm256_cmp_ps(v, v, _CMP_UNORD_Q)); }
+  static inline int is_bad(Bad bad) { return _mm256_movemask_ps(bad) != 0; }
+  static inline D dset(double v) { return _mm256_set1_pd(v); }
+  static inline D wide(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
+  static inline D dload(const double* p) { return _mm256_loadu_pd(p); }
+  static inline void dstore(double* p, D v) { _mm256_storeu_pd(p, v); }
+  static inline D dadd(D a, D b) { return _mm256_add_pd(a, b); }
+  static inline D dsub(D a, D b) { return _mm256_sub_pd(a, b); }
+  static inline D dmul(D a, D b) { return _mm256_mul_pd(a, b); }
+  static inline D dfma(D a, D b, D c) { return _mm256_fmadd_pd(a, b, c); }
+  static inline D dabs(D x) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), x); }
+  // Of absolute values, which are in the order of their bits, NaN on top.
+  static inline D dmax(D a, D b) {
+    const __m256i more = _mm256_cmpgt_epi64(_mm256_castpd_si256(b), _mm256_castpd_si256(a));
+    return _mm256_blendv_pd(a, b, _mm256_castsi256_pd(more));
   }
-}
-
-SELECT_INLINE int scores_of(int norm, const float* x, const float* g, int64_t n, float* out) {
-  const bool grad = select_uses_grad(norm);
-  __m256 nan = _mm256_setzero_ps();
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    const __m256 s = score8(norm, _mm256_loadu_ps(x + i), grad ? _mm256_loadu_ps(g + i) : _mm256_setzero_ps());
-    nan = _mm256_or_ps(nan, _mm256_cmp_ps(s, s, _CMP_UNORD_Q));
-    _mm256_storeu_ps(out + i, s);
+  static inline I iset(int32_t v) { return _mm256_set1_epi32(v); }
+  static inline I iload(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static inline void istore(int32_t* p, I v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static inline I iadd(I a, I b) { return _mm256_add_epi32(a, b); }
+  static inline I isub(I a, I b) { return _mm256_sub_epi32(a, b); }
+  static inline I least(I a, I b) { return _mm256_min_epu32(a, b); }
+  static inline Shift shift(int by) { return _mm_cvtsi32_si128(by); }
+  static inline I right(I v, Shift by) { return _mm256_srl_epi32(v, by); }
+  // Signed integers in the order of the floats, -0 equal to +0.
+  static inline I keys(F x) {
+    const __m256i b = _mm256_castps_si256(_mm256_add_ps(x, _mm256_setzero_ps()));
+    return _mm256_xor_si256(b, _mm256_srli_epi32(_mm256_srai_epi32(b, 31), 1));
   }
-  return (_mm256_movemask_ps(nan) != 0) | select_scores_tail(norm, x, g, i, n, out);
-}
-
-int scores(int norm, const float* x, const float* g, int64_t n, float* out) {
-  switch (norm) {
-    case kSelectSum:
-      return scores_of(kSelectSum, x, g, n, out);
-    case kSelectSquare:
-      return scores_of(kSelectSquare, x, g, n, out);
-    case kSelectSensitivity:
-      return scores_of(kSelectSensitivity, x, g, n, out);
-    case kSelectTaylor:
-      return scores_of(kSelectTaylor, x, g, n, out);
-    default:
-      return scores_of(kSelectL1, x, g, n, out);
+  // before + (a > b)
+  static inline I count(I before, I a, I b) { return _mm256_sub_epi32(before, _mm256_cmpgt_epi32(a, b)); }
+  // Bytes of 1 where before < limit.
+  static inline void store_flags(uint8_t* to, I before, I limit) {
+    const __m256i stays = _mm256_cmpgt_epi32(limit, before);
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(stays), _mm256_extracti128_si256(stays, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_and_si128(_mm_packs_epi16(words, words), _mm_set1_epi8(1)));
   }
-}
-
-SELECT_INLINE __m256d wide(const float* x) { return _mm256_cvtps_pd(_mm_loadu_ps(x)); }
-
-// acc + term, or the maximum: absolute values of doubles are in the order of their bits, NaN on top.
-SELECT_INLINE __m256d joined(int norm, __m256d acc, __m256d x, __m256d g) {
-  switch (norm) {
-    case kSelectSum:
-      return _mm256_add_pd(acc, x);
-    case kSelectL2:
-    case kSelectSquare:
-      return _mm256_fmadd_pd(x, x, acc);  // the product is exact
-    case kSelectSensitivity:
-      return _mm256_add_pd(acc, abs_pd(_mm256_mul_pd(g, x)));
-    case kSelectTaylor:
-      return _mm256_fmadd_pd(g, x, acc);
-    case kSelectMax: {
-      const __m256d a = abs_pd(x);
-      const __m256i more = _mm256_cmpgt_epi64(_mm256_castpd_si256(a), _mm256_castpd_si256(acc));
-      return _mm256_blendv_pd(acc, a, _mm256_castsi256_pd(more));
-    }
-    default:
-      return _mm256_add_pd(acc, abs_pd(x));
-  }
-}
-
-SELECT_INLINE double reduce_of(int norm, const float* x, const float* g, int64_t n) {
-  const bool grad = select_uses_grad(norm);
-  const __m256d zero = _mm256_setzero_pd();
-  __m256d a[8] = {zero, zero, zero, zero, zero, zero, zero, zero};
-  int64_t i = 0;
-  for (; i + 32 <= n; i += 32)
-    for (int j = 0; j < 8; j++)
-      a[j] = joined(norm, a[j], wide(x + i + 4 * j), grad ? wide(g + i + 4 * j) : zero);
-  for (; i + 4 <= n; i += 4) a[0] = joined(norm, a[0], wide(x + i), grad ? wide(g + i) : zero);
-  double lanes[4], sum = 0;
-  for (int j = 0; j < 8; j++) {
-    _mm256_storeu_pd(lanes, a[j]);
-    for (int l = 0; l < 4; l++) sum = select_join(norm, sum, lanes[l]);
-  }
-  return select_reduce_tail(norm, x, g, i, n, sum);
-}
-
-double reduce(int norm, const float* x, const float* g, int64_t n) {
-  switch (norm) {
-    case kSelectSum:
-      return reduce_of(kSelectSum, x, g, n);
-    case kSelectL1:
-      return reduce_of(kSelectL1, x, g, n);
-    case kSelectMax:
-      return reduce_of(kSelectMax, x, g, n);
-    case kSelectSensitivity:
-      return reduce_of(kSelectSensitivity, x, g, n);
-    case kSelectTaylor:
-      return reduce_of(kSelectTaylor, x, g, n);
-    default:
-      return reduce_of(kSelectSquare, x, g, n);
-  }
-}
-
-SELECT_INLINE void columns_of(int norm, const float* x, const float* g, int64_t n, double* acc) {
-  const bool grad = select_uses_grad(norm);
-  int64_t i = 0;
-  for (; i + 4 <= n; i += 4)
-    _mm256_storeu_pd(acc + i, joined(norm, _mm256_loadu_pd(acc + i), wide(x + i), grad ? wide(g + i) : _mm256_setzero_pd()));
-  select_columns_tail(norm, x, g, i, n, acc);
-}
-
-void columns(int norm, const float* x, const float* g, int64_t n, double* acc) {
-  switch (norm) {
-    case kSelectSum:
-      return columns_of(kSelectSum, x, g, n, acc);
-    case kSelectL1:
-      return columns_of(kSelectL1, x, g, n, acc);
-    case kSelectMax:
-      return columns_of(kSelectMax, x, g, n, acc);
-    case kSelectSensitivity:
-      return columns_of(kSelectSensitivity, x, g, n, acc);
-    case kSelectTaylor:
-      return columns_of(kSelectTaylor, x, g, n, acc);
-    default:
-      return columns_of(kSelectSquare, x, g, n, acc);
-  }
-}
-
-double distance(const float* a, const float* b, int64_t n) {
-  __m256d s[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16)
-    for (int j = 0; j < 4; j++) {
-      const __m256d d = _mm256_sub_pd(wide(a + i + 4 * j), wide(b + i + 4 * j));
-      s[j] = _mm256_fmadd_pd(d, d, s[j]);
-    }
-  double lanes[4], sum = 0;
-  _mm256_storeu_pd(lanes, _mm256_add_pd(_mm256_add_pd(s[0], s[1]), _mm256_add_pd(s[2], s[3])));
-  for (int l = 0; l < 4; l++) sum += lanes[l];
-  return select_distance_tail(a, b, i, n, sum);
-}
-
-// Signed integers in the order of the floats, -0 equal to +0.
-SELECT_INLINE __m256i signed_keys(__m256 x) {
-  const __m256i b = _mm256_castps_si256(_mm256_add_ps(x, _mm256_setzero_ps()));
-  return _mm256_xor_si256(b, _mm256_srli_epi32(_mm256_srai_epi32(b, 31), 1));
-}
-
-// Four tables of 16-bit counters, by position: equal neighbours do not wait for each other's store.
-int histogram(const float* x, int64_t n, uint32_t base, int shift, uint32_t* counts) {
-  constexpr int kTable = kSelectBins + 32;  // the last entries take what is out of range
-  constexpr int64_t kMost = 65528;
-  uint16_t tables[4][kTable];
-  const __m256i offset = _mm256_set1_epi32(static_cast<int>(0x80000000u - base)), last = _mm256_set1_epi32(kSelectBins);
-  const __m128i by = _mm_cvtsi32_si128(shift);
-  __m256 bad = _mm256_setzero_ps();
-  int nan = 0;
-  for (int64_t from = 0; from < n; from += 4 * kMost) {
-    const int64_t end = n - from < 4 * kMost ? n : from + 4 * kMost;
-    memset(tables, 0, sizeof tables);
-    int64_t i = from;
-    for (; i + 8 <= end; i += 8) {
-      const __m256 v = _mm256_loadu_ps(x + i);
-      bad = _mm256_or_ps(bad, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-      const __m256i bin = _mm256_srl_epi32(_mm256_add_epi32(signed_keys(v), offset), by);
-      alignas(32) uint32_t b[8];
-      _mm256_store_si256(reinterpret_cast<__m256i*>(b), _mm256_min_epu32(bin, last));
-      for (int j = 0; j < 8; j += 4) {
-        tables[0][b[j]]++;
-        tables[1][b[j + 1]]++;
-        tables[2][b[j + 2]]++;
-        tables[3][b[j + 3]]++;
-      }
-    }
-    for (; i < end; i++) {
-      nan |= x[i] != x[i];
-      const uint32_t bin = (select_key(x[i]) - base) >> shift;
-      if (bin < static_cast<uint32_t>(kSelectBins)) tables[0][bin]++;
-    }
-    for (int b = 0; b < kSelectBins; b++)
-      counts[b] += static_cast<uint32_t>(tables[0][b]) + tables[1][b] + tables[2][b] + tables[3][b];
-  }
-  return nan | (_mm256_movemask_ps(bad) != 0);
-}
+};
 
 struct Four {
   __m256 a, b, c, d;
@@ -274,7 +140,7 @@ SELECT_INLINE __m256i wraps(int m, int d) {
 
 // m is 2, 4 or 8. Answers -1 where an element stays. "Greater or equal" is "greater" than the key less one.
 SELECT_INLINE __m256 keeps(int m, __m256 v, __m256i limit, const __m256i* lower, const __m256i* turn) {
-  const __m256i key = signed_keys(v);
+  const __m256i key = Avx2::keys(v);
   __m256i before = _mm256_setzero_si256();  // minus the number of those that come before
   for (int d = 1; d < m; d++) {
     const __m256i other = m == 2   ? _mm256_shuffle_epi32(key, 0xb1)
@@ -307,49 +173,12 @@ SELECT_INLINE int rotated(int m, const float* x, int64_t n, int keep, uint8_t* m
   return nan;
 }
 
-// m a multiple of 16, up to 64: each member is broadcast and compared with the whole run.
-int broadcast(const float* x, int64_t groups, int keep, int m, uint8_t* mask) {
-  static const int lower[16] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
-  const __m256i limit = _mm256_set1_epi32(-keep), one = _mm256_set1_epi32(1);
-  __m256 bad = _mm256_setzero_ps();
-  for (int64_t group = 0; group < groups; group++, x += m, mask += m) {
-    alignas(32) int keys[kSelectRun];
-    alignas(32) int stays[kSelectRun];
-    for (int v = 0; v < m; v += 8) {
-      const __m256 f = _mm256_loadu_ps(x + v);
-      bad = _mm256_or_ps(bad, _mm256_cmp_ps(f, f, _CMP_UNORD_Q));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(keys + v), signed_keys(f));
-    }
-    for (int v = 0; v < m; v += 8) {
-      const __m256i key = _mm256_load_si256(reinterpret_cast<const __m256i*>(keys + v)), less = _mm256_sub_epi32(key, one);
-      __m256i before = _mm256_setzero_si256();
-      for (int j = 0; j < v; j++) before = _mm256_add_epi32(before, _mm256_cmpgt_epi32(_mm256_set1_epi32(keys[j]), less));
-      for (int j = v; j < v + 8; j++) {
-        const __m256i own = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lower + 7 - (j - v)));
-        before = _mm256_add_epi32(before, _mm256_cmpgt_epi32(_mm256_set1_epi32(keys[j]), _mm256_sub_epi32(key, own)));
-      }
-      for (int j = v + 8; j < m; j++) before = _mm256_add_epi32(before, _mm256_cmpgt_epi32(_mm256_set1_epi32(keys[j]), key));
-      _mm256_store_si256(reinterpret_cast<__m256i*>(stays + v), _mm256_cmpgt_epi32(before, limit));
-    }
-    for (int v = 0; v < m; v += 16) {
-      const __m256i a = _mm256_load_si256(reinterpret_cast<const __m256i*>(stays + v));
-      const __m256i b = _mm256_load_si256(reinterpret_cast<const __m256i*>(stays + v + 8));
-      const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
-      const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(mask + v), _mm_and_si128(bytes, _mm_set1_epi8(1)));
-    }
-  }
-  return _mm256_movemask_ps(bad) != 0;
-}
-
 int nm(const float* x, int64_t groups, int keep, int m, uint8_t* mask) {
   if (m == 2) return rotated(2, x, groups * 2, keep, mask);
   if (m == 4) return rotated(4, x, groups * 4, keep, mask);
   if (m == 8) return rotated(8, x, groups * 8, keep, mask);
-  if (m % 16 == 0) return broadcast(x, groups, keep, m, mask);
-  int nan = 0;
-  for (int64_t i = 0; i < groups; i++) nan |= select_run(x + i * m, keep, m, mask + i * m);
-  return nan;
+  if (m % 16 == 0) return Selector<Avx2>::broadcast(x, groups, keep, m, mask);
+  return Selector<Avx2>::abreast(x, groups, keep, m, mask);
 }
 
 void expand(const uint8_t* flags, int64_t count, int64_t width, uint8_t* out) {
@@ -389,11 +218,7 @@ void apply(const float* x, const uint8_t* mask, int64_t n, float* out) {
 }  // namespace
 
 extern "C" void select_install_avx2(SelectKernels* table) {
-  table->scores = scores;
-  table->reduce = reduce;
-  table->columns = columns;
-  table->distance = distance;
-  table->histogram = histogram;
+  Selector<Avx2>::install(table);
   table->scan = scan;
   table->above = above;
   table->nm = nm;

@@ -6,202 +6,62 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "cpu/select/one.h"
+#include "cpu/select/vector.h"
 
 namespace whittle {
 namespace {
 
-SELECT_INLINE __m512 abs_ps(__m512 x) { return _mm512_abs_ps(x); }
-
-SELECT_INLINE __m512 score16(int norm, __m512 x, __m512 g) {
-  switch (norm) {
-    case kSelectSum:
-      return x;
-    case kSelectSquare:
-      return _mm512_mul_ps(x, x);
-    case kSelectSensitivity:
-      return abs_ps(_mm512_mul_ps(g, x));
-    case kSelectTaylor: {
-      const __m512 p = _mm512_mul_ps(g, x);
-      return _mm512_mul_ps(p, p);
-    }
-    default:
-      return abs_ps(x);
+// What vector.h needs.
+struct Avx512 {
+  typedef __m512 F;
+  typedef __m512d D;
+  typedef __m512i I;
+  typedef __mmask16 Bad;
+  typedef __m128i Shift;
+  static constexpr int kWidth = 16;
+  static inline F set(float v) { return _mm512_set1_ps(v); }
+  static inline F load(const float* p) { return _mm512_loadu_ps(p); }
+  static inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+  static inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static inline F abs(F x) { return _mm512_abs_ps(x); }
+  static inline Bad good() { return 0; }
+  static inline void watch(Bad* bad, F v) { *bad = static_cast<Bad>(*bad | _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q)); }
+  static inline int is_bad(Bad bad) { return bad != 0; }
+  static inline D dset(double v) { return _mm512_set1_pd(v); }
+  static inline D wide(const float* p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+  static inline D dload(const double* p) { return _mm512_loadu_pd(p); }
+  static inline void dstore(double* p, D v) { _mm512_storeu_pd(p, v); }
+  static inline D dadd(D a, D b) { return _mm512_add_pd(a, b); }
+  static inline D dsub(D a, D b) { return _mm512_sub_pd(a, b); }
+  static inline D dmul(D a, D b) { return _mm512_mul_pd(a, b); }
+  static inline D dfma(D a, D b, D c) { return _mm512_fmadd_pd(a, b, c); }
+  static inline D dabs(D x) { return _mm512_abs_pd(x); }
+  // Of absolute values, which are in the order of their bits, NaN on top.
+  static inline D dmax(D a, D b) {
+    return _mm512_castsi512_pd(_mm512_max_epi64(_mm512_castpd_si512(a), _mm512_castpd_si512(b)));
   }
-}
-
-SELECT_INLINE int scores_of(int norm, const float* x, const float* g, int64_t n, float* out) {
-  const bool grad = select_uses_grad(norm);
-  __mmask16 nan = 0;
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16) {
-    const __m512 s = score16(norm, _mm512_loadu_ps(x + i), grad ? _mm512_loadu_ps(g + i) : _mm512_setzero_ps());
-    nan |= _mm512_cmp_ps_mask(s, s, _CMP_UNORD_Q);
-    _mm512_storeu_ps(out + i, s);
+  static inline I iset(int32_t v) { return _mm512_set1_epi32(v); }
+  static inline I iload(const int32_t* p) { return _mm512_loadu_si512(p); }
+  static inline void istore(int32_t* p, I v) { _mm512_storeu_si512(p, v); }
+  static inline I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
+  static inline I isub(I a, I b) { return _mm512_sub_epi32(a, b); }
+  static inline I least(I a, I b) { return _mm512_min_epu32(a, b); }
+  static inline Shift shift(int by) { return _mm_cvtsi32_si128(by); }
+  static inline I right(I v, Shift by) { return _mm512_srl_epi32(v, by); }
+  // Signed integers in the order of the floats, -0 equal to +0.
+  static inline I keys(F x) {
+    const __m512i b = _mm512_castps_si512(_mm512_add_ps(x, _mm512_setzero_ps()));
+    return _mm512_xor_si512(b, _mm512_srli_epi32(_mm512_srai_epi32(b, 31), 1));
   }
-  if (i < n) {
-    const __mmask16 k = static_cast<__mmask16>((1u << (n - i)) - 1);
-    const __m512 s = score16(norm, _mm512_maskz_loadu_ps(k, x + i),
-                             grad ? _mm512_maskz_loadu_ps(k, g + i) : _mm512_setzero_ps());
-    nan |= _mm512_mask_cmp_ps_mask(k, s, s, _CMP_UNORD_Q);
-    _mm512_mask_storeu_ps(out + i, k, s);
+  // before + (a > b)
+  static inline I count(I before, I a, I b) {
+    return _mm512_mask_add_epi32(before, _mm512_cmpgt_epi32_mask(a, b), before, _mm512_set1_epi32(1));
   }
-  return nan != 0;
-}
-
-int scores(int norm, const float* x, const float* g, int64_t n, float* out) {
-  switch (norm) {
-    case kSelectSum:
-      return scores_of(kSelectSum, x, g, n, out);
-    case kSelectSquare:
-      return scores_of(kSelectSquare, x, g, n, out);
-    case kSelectSensitivity:
-      return scores_of(kSelectSensitivity, x, g, n, out);
-    case kSelectTaylor:
-      return scores_of(kSelectTaylor, x, g, n, out);
-    default:
-      return scores_of(kSelectL1, x, g, n, out);
+  // Bytes of 1 where before < limit.
+  static inline void store_flags(uint8_t* to, I before, I limit) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_maskz_set1_epi8(_mm512_cmplt_epi32_mask(before, limit), 1));
   }
-}
-
-SELECT_INLINE __m512d wide(const float* x) { return _mm512_cvtps_pd(_mm256_loadu_ps(x)); }
-
-// acc + term, or the maximum: absolute values of doubles are in the order of their bits, NaN on top.
-SELECT_INLINE __m512d joined(int norm, __m512d acc, __m512d x, __m512d g) {
-  switch (norm) {
-    case kSelectSum:
-      return _mm512_add_pd(acc, x);
-    case kSelectL2:
-    case kSelectSquare:
-      return _mm512_fmadd_pd(x, x, acc);  // the product is exact
-    case kSelectSensitivity:
-      return _mm512_add_pd(acc, _mm512_abs_pd(_mm512_mul_pd(g, x)));
-    case kSelectTaylor:
-      return _mm512_fmadd_pd(g, x, acc);
-    case kSelectMax:
-      return _mm512_castsi512_pd(
-          _mm512_max_epi64(_mm512_castpd_si512(acc), _mm512_castpd_si512(_mm512_abs_pd(x))));
-    default:
-      return _mm512_add_pd(acc, _mm512_abs_pd(x));
-  }
-}
-
-SELECT_INLINE double reduce_of(int norm, const float* x, const float* g, int64_t n) {
-  const bool grad = select_uses_grad(norm);
-  const __m512d zero = _mm512_setzero_pd();
-  __m512d a[8] = {zero, zero, zero, zero, zero, zero, zero, zero};
-  int64_t i = 0;
-  for (; i + 64 <= n; i += 64)
-    for (int j = 0; j < 8; j++)
-      a[j] = joined(norm, a[j], wide(x + i + 8 * j), grad ? wide(g + i + 8 * j) : zero);
-  for (; i + 8 <= n; i += 8) a[0] = joined(norm, a[0], wide(x + i), grad ? wide(g + i) : zero);
-  double lanes[8], sum = 0;
-  for (int j = 0; j < 8; j++) {
-    _mm512_storeu_pd(lanes, a[j]);
-    for (int l = 0; l < 8; l++) sum = select_join(norm, sum, lanes[l]);
-  }
-  return select_reduce_tail(norm, x, g, i, n, sum);
-}
-
-double reduce(int norm, const float* x, const float* g, int64_t n) {
-  switch (norm) {
-    case kSelectSum:
-      return reduce_of(kSelectSum, x, g, n);
-    case kSelectL1:
-      return reduce_of(kSelectL1, x, g, n);
-    case kSelectMax:
-      return reduce_of(kSelectMax, x, g, n);
-    case kSelectSensitivity:
-      return reduce_of(kSelectSensitivity, x, g, n);
-    case kSelectTaylor:
-      return reduce_of(kSelectTaylor, x, g, n);
-    default:
-      return reduce_of(kSelectSquare, x, g, n);
-  }
-}
-
-SELECT_INLINE void columns_of(int norm, const float* x, const float* g, int64_t n, double* acc) {
-  const bool grad = select_uses_grad(norm);
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8)
-    _mm512_storeu_pd(acc + i, joined(norm, _mm512_loadu_pd(acc + i), wide(x + i), grad ? wide(g + i) : _mm512_setzero_pd()));
-  select_columns_tail(norm, x, g, i, n, acc);
-}
-
-void columns(int norm, const float* x, const float* g, int64_t n, double* acc) {
-  switch (norm) {
-    case kSelectSum:
-      return columns_of(kSelectSum, x, g, n, acc);
-    case kSelectL1:
-      return columns_of(kSelectL1, x, g, n, acc);
-    case kSelectMax:
-      return columns_of(kSelectMax, x, g, n, acc);
-    case kSelectSensitivity:
-      return columns_of(kSelectSensitivity, x, g, n, acc);
-    case kSelectTaylor:
-      return columns_of(kSelectTaylor, x, g, n, acc);
-    default:
-      return columns_of(kSelectSquare, x, g, n, acc);
-  }
-}
-
-double distance(const float* a, const float* b, int64_t n) {
-  __m512d s0 = _mm512_setzero_pd(), s1 = s0, s2 = s0, s3 = s0;
-  int64_t i = 0;
-  for (; i + 32 <= n; i += 32) {
-    const __m512d d0 = _mm512_sub_pd(wide(a + i), wide(b + i)), d1 = _mm512_sub_pd(wide(a + i + 8), wide(b + i + 8));
-    const __m512d d2 = _mm512_sub_pd(wide(a + i + 16), wide(b + i + 16));
-    const __m512d d3 = _mm512_sub_pd(wide(a + i + 24), wide(b + i + 24));
-    s0 = _mm512_fmadd_pd(d0, d0, s0);
-    s1 = _mm512_fmadd_pd(d1, d1, s1);
-    s2 = _mm512_fmadd_pd(d2, d2, s2);
-    s3 = _mm512_fmadd_pd(d3, d3, s3);
-  }
-  double lanes[8], sum = 0;
-  _mm512_storeu_pd(lanes, _mm512_add_pd(_mm512_add_pd(s0, s1), _mm512_add_pd(s2, s3)));
-  for (int l = 0; l < 8; l++) sum += lanes[l];
-  return select_distance_tail(a, b, i, n, sum);
-}
-
-// Signed integers in the order of the floats, -0 equal to +0.
-SELECT_INLINE __m512i signed_keys(__m512 x) {
-  const __m512i b = _mm512_castps_si512(_mm512_add_ps(x, _mm512_setzero_ps()));
-  return _mm512_xor_si512(b, _mm512_srli_epi32(_mm512_srai_epi32(b, 31), 1));
-}
-
-// Four tables of 16-bit counters, by position: equal neighbours do not wait for each other's store.
-int histogram(const float* x, int64_t n, uint32_t base, int shift, uint32_t* counts) {
-  constexpr int kTable = kSelectBins + 32;  // the last entries take what is out of range
-  constexpr int64_t kMost = 65520;
-  uint16_t tables[4][kTable];
-  const __m512i offset = _mm512_set1_epi32(static_cast<int>(0x80000000u - base));
-  const __m512i last = _mm512_set1_epi32(kSelectBins);
-  const __m128i by = _mm_cvtsi32_si128(shift);
-  __mmask16 nan = 0;
-  for (int64_t from = 0; from < n; from += 4 * kMost) {
-    const int64_t end = n - from < 4 * kMost ? n : from + 4 * kMost;
-    memset(tables, 0, sizeof tables);
-    int64_t i = from;
-    for (; i < end; i += 16) {
-      const __mmask16 k = end - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (end - i)) - 1);
-      const __m512 v = _mm512_maskz_loadu_ps(k, x + i);
-      nan |= _mm512_mask_cmp_ps_mask(k, v, v, _CMP_UNORD_Q);
-      __m512i bin = _mm512_srl_epi32(_mm512_add_epi32(signed_keys(v), offset), by);
-      bin = _mm512_mask_min_epu32(last, k, bin, last);
-      alignas(64) uint32_t b[16];
-      _mm512_store_si512(b, bin);
-      for (int j = 0; j < 16; j += 4) {
-        tables[0][b[j]]++;
-        tables[1][b[j + 1]]++;
-        tables[2][b[j + 2]]++;
-        tables[3][b[j + 3]]++;
-      }
-    }
-    for (int b = 0; b < kSelectBins; b++)
-      counts[b] += static_cast<uint32_t>(tables[0][b]) + tables[1][b] + tables[2][b] + tables[3][b];
-  }
-  return nan != 0;
-}
+};
 
 SELECT_INLINE uint64_t join4(__mmask16 a, __mmask16 b, __mmask16 c, __mmask16 d) {
   return static_cast<uint64_t>(a) | static_cast<uint64_t>(b) << 16 | static_cast<uint64_t>(c) << 32 |
@@ -309,7 +169,7 @@ int rotated(const float* x, int64_t n, int keep, int m, uint8_t* mask) {
   for (; i + 16 <= n; i += 16) {
     const __m512 v = _mm512_loadu_ps(x + i);
     bad |= _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    const __m512i key = signed_keys(v);
+    const __m512i key = Avx512::keys(v);
     __m512i before = _mm512_setzero_si512();
     for (int d = 0; d < m - 1; d++) {
       const __mmask16 k =
@@ -323,43 +183,11 @@ int rotated(const float* x, int64_t n, int keep, int m, uint8_t* mask) {
   return nan;
 }
 
-// m a multiple of 16, up to 64: each member is broadcast and compared with the whole run.
-int broadcast(const float* x, int64_t groups, int keep, int m, uint8_t* mask) {
-  static const int lower[32] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-                                1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-  const __m512i limit = _mm512_set1_epi32(keep), one = _mm512_set1_epi32(1);
-  __mmask16 bad = 0;
-  for (int64_t group = 0; group < groups; group++, x += m, mask += m) {
-    alignas(64) int keys[kSelectRun];
-    for (int v = 0; v < m; v += 16) {
-      const __m512 f = _mm512_loadu_ps(x + v);
-      bad |= _mm512_cmp_ps_mask(f, f, _CMP_UNORD_Q);
-      _mm512_store_si512(keys + v, signed_keys(f));
-    }
-    for (int v = 0; v < m; v += 16) {
-      const __m512i key = _mm512_load_si512(keys + v), less = _mm512_sub_epi32(key, one);
-      __m512i before = _mm512_setzero_si512();
-      for (int j = 0; j < v; j++)
-        before = _mm512_mask_add_epi32(before, _mm512_cmpgt_epi32_mask(_mm512_set1_epi32(keys[j]), less), before, one);
-      for (int j = v; j < v + 16; j++) {
-        const __m512i mine = _mm512_sub_epi32(key, _mm512_loadu_si512(lower + 15 - (j - v)));
-        before = _mm512_mask_add_epi32(before, _mm512_cmpgt_epi32_mask(_mm512_set1_epi32(keys[j]), mine), before, one);
-      }
-      for (int j = v + 16; j < m; j++)
-        before = _mm512_mask_add_epi32(before, _mm512_cmpgt_epi32_mask(_mm512_set1_epi32(keys[j]), key), before, one);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(mask + v), bytes_of(_mm512_cmplt_epi32_mask(before, limit)));
-    }
-  }
-  return bad != 0;
-}
-
 int nm(const float* x, int64_t groups, int keep, int m, uint8_t* mask) {
   if (m == 4 && keep == 2) return two_of_four(x, groups * 4, mask);
   if (m == 2 || m == 4 || m == 8) return rotated(x, groups * m, keep, m, mask);
-  if (m % 16 == 0) return broadcast(x, groups, keep, m, mask);
-  int nan = 0;
-  for (int64_t i = 0; i < groups; i++) nan |= select_run(x + i * m, keep, m, mask + i * m);
-  return nan;
+  if (m % 16 == 0) return Selector<Avx512>::broadcast(x, groups, keep, m, mask);
+  return Selector<Avx512>::abreast(x, groups, keep, m, mask);
 }
 
 void apply(const float* x, const uint8_t* mask, int64_t n, float* out) {
@@ -376,11 +204,7 @@ void apply(const float* x, const uint8_t* mask, int64_t n, float* out) {
 }  // namespace
 
 extern "C" void select_install_avx512(SelectKernels* table) {
-  table->scores = scores;
-  table->reduce = reduce;
-  table->columns = columns;
-  table->distance = distance;
-  table->histogram = histogram;
+  Selector<Avx512>::install(table);
   table->scan = scan;
   table->above = above;
   table->nm = nm;

@@ -6,189 +6,65 @@
 #include <arm_neon.h>
 #include <string.h>
 
-#include "cpu/select/one.h"
+#include "cpu/select/vector.h"
 
 namespace whittle {
 namespace {
 
-SELECT_INLINE float32x4_t score4(int norm, float32x4_t x, float32x4_t g) {
-  switch (norm) {
-    case kSelectSum:
-      return x;
-    case kSelectSquare:
-      return vmulq_f32(x, x);
-    case kSelectSensitivity:
-      return vabsq_f32(vmulq_f32(g, x));
-    case kSelectTaylor: {
-      const float32x4_t p = vmulq_f32(g, x);
-      return vmulq_f32(p, p);
-    }
-    default:
-      return vabsq_f32(x);
+// What vector.h needs.
+struct Neon {
+  typedef float32x4_t F;
+  typedef float64x2_t D;
+  typedef int32x4_t I;
+  typedef uint32x4_t Bad;  // ones while all were numbers
+  typedef int32x4_t Shift;
+  static constexpr int kWidth = 4;
+  static inline F set(float v) { return vdupq_n_f32(v); }
+  static inline F load(const float* p) { return vld1q_f32(p); }
+  static inline void store(float* p, F v) { vst1q_f32(p, v); }
+  static inline F mul(F a, F b) { return vmulq_f32(a, b); }
+  static inline F abs(F x) { return vabsq_f32(x); }
+  static inline Bad good() { return vdupq_n_u32(~0u); }
+  static inline void watch(Bad* bad, F v) { *bad = vandq_u32(*bad, vceqq_f32(v, v)); }
+  static inline int is_bad(Bad bad) { return vminvq_u32(bad) == 0; }
+  static inline D dset(double v) { return vdupq_n_f64(v); }
+  static inline D wide(const float* p) { return vcvt_f64_f32(vld1_f32(p)); }
+  static inline D dload(const double* p) { return vld1q_f64(p); }
+  static inline void dstore(double* p, D v) { vst1q_f64(p, v); }
+  static inline D dadd(D a, D b) { return vaddq_f64(a, b); }
+  static inline D dsub(D a, D b) { return vsubq_f64(a, b); }
+  static inline D dmul(D a, D b) { return vmulq_f64(a, b); }
+  static inline D dfma(D a, D b, D c) { return vfmaq_f64(c, a, b); }
+  static inline D dabs(D x) { return vabsq_f64(x); }
+  static inline D dmax(D a, D b) { return vmaxq_f64(a, b); }  // NaN if either is one
+  static inline I iset(int32_t v) { return vdupq_n_s32(v); }
+  static inline I iload(const int32_t* p) { return vld1q_s32(p); }
+  static inline void istore(int32_t* p, I v) { vst1q_s32(p, v); }
+  static inline I iadd(I a, I b) { return vaddq_s32(a, b); }
+  static inline I isub(I a, I b) { return vsubq_s32(a, b); }
+  static inline I least(I a, I b) {
+    return vreinterpretq_s32_u32(vminq_u32(vreinterpretq_u32_s32(a), vreinterpretq_u32_s32(b)));
   }
-}
+  static inline Shift shift(int by) { return vdupq_n_s32(-by); }
+  static inline I right(I v, Shift by) { return vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(v), by)); }
+  // Signed integers in the order of the floats, -0 equal to +0.
+  static inline I keys(F x) {
+    const int32x4_t b = vreinterpretq_s32_f32(vaddq_f32(x, vdupq_n_f32(0)));
+    return veorq_s32(b, vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(vshrq_n_s32(b, 31)), 1)));
+  }
+  // before + (a > b)
+  static inline I count(I before, I a, I b) { return vsubq_s32(before, vreinterpretq_s32_u32(vcgtq_s32(a, b))); }
+  // Bytes of 1 where before < limit.
+  static inline void store_flags(uint8_t* to, I before, I limit) {
+    const uint16x4_t words = vmovn_u32(vcltq_s32(before, limit));
+    const uint8x8_t bytes = vand_u8(vmovn_u16(vcombine_u16(words, words)), vdup_n_u8(1));
+    vst1_lane_u32(reinterpret_cast<uint32_t*>(to), vreinterpret_u32_u8(bytes), 0);
+  }
+};
 
 // All ones where v is a number.
 SELECT_INLINE uint32x4_t numbers(float32x4_t v) { return vceqq_f32(v, v); }
 SELECT_INLINE int any_missing(uint32x4_t numbers) { return vminvq_u32(numbers) == 0; }
-
-SELECT_INLINE int scores_of(int norm, const float* x, const float* g, int64_t n, float* out) {
-  const bool grad = select_uses_grad(norm);
-  uint32x4_t good = vdupq_n_u32(~0u);
-  int64_t i = 0;
-  for (; i + 4 <= n; i += 4) {
-    const float32x4_t s = score4(norm, vld1q_f32(x + i), grad ? vld1q_f32(g + i) : vdupq_n_f32(0));
-    good = vandq_u32(good, numbers(s));
-    vst1q_f32(out + i, s);
-  }
-  return any_missing(good) | select_scores_tail(norm, x, g, i, n, out);
-}
-
-int scores(int norm, const float* x, const float* g, int64_t n, float* out) {
-  switch (norm) {
-    case kSelectSum:
-      return scores_of(kSelectSum, x, g, n, out);
-    case kSelectSquare:
-      return scores_of(kSelectSquare, x, g, n, out);
-    case kSelectSensitivity:
-      return scores_of(kSelectSensitivity, x, g, n, out);
-    case kSelectTaylor:
-      return scores_of(kSelectTaylor, x, g, n, out);
-    default:
-      return scores_of(kSelectL1, x, g, n, out);
-  }
-}
-
-SELECT_INLINE float64x2_t wide(const float* x) { return vcvt_f64_f32(vld1_f32(x)); }
-
-// acc + term, or the maximum: FMAX answers NaN if either is one.
-SELECT_INLINE float64x2_t joined(int norm, float64x2_t acc, float64x2_t x, float64x2_t g) {
-  switch (norm) {
-    case kSelectSum:
-      return vaddq_f64(acc, x);
-    case kSelectL2:
-    case kSelectSquare:
-      return vfmaq_f64(acc, x, x);  // the product is exact
-    case kSelectSensitivity:
-      return vaddq_f64(acc, vabsq_f64(vmulq_f64(g, x)));
-    case kSelectTaylor:
-      return vfmaq_f64(acc, g, x);
-    case kSelectMax:
-      return vmaxq_f64(acc, vabsq_f64(x));
-    default:
-      return vaddq_f64(acc, vabsq_f64(x));
-  }
-}
-
-SELECT_INLINE double reduce_of(int norm, const float* x, const float* g, int64_t n) {
-  const bool grad = select_uses_grad(norm);
-  const float64x2_t zero = vdupq_n_f64(0);
-  float64x2_t a[8] = {zero, zero, zero, zero, zero, zero, zero, zero};
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16)
-    for (int j = 0; j < 8; j++)
-      a[j] = joined(norm, a[j], wide(x + i + 2 * j), grad ? wide(g + i + 2 * j) : zero);
-  double sum = 0;
-  for (int j = 0; j < 8; j++) {
-    sum = select_join(norm, sum, vgetq_lane_f64(a[j], 0));
-    sum = select_join(norm, sum, vgetq_lane_f64(a[j], 1));
-  }
-  return select_reduce_tail(norm, x, g, i, n, sum);
-}
-
-double reduce(int norm, const float* x, const float* g, int64_t n) {
-  switch (norm) {
-    case kSelectSum:
-      return reduce_of(kSelectSum, x, g, n);
-    case kSelectL1:
-      return reduce_of(kSelectL1, x, g, n);
-    case kSelectMax:
-      return reduce_of(kSelectMax, x, g, n);
-    case kSelectSensitivity:
-      return reduce_of(kSelectSensitivity, x, g, n);
-    case kSelectTaylor:
-      return reduce_of(kSelectTaylor, x, g, n);
-    default:
-      return reduce_of(kSelectSquare, x, g, n);
-  }
-}
-
-SELECT_INLINE void columns_of(int norm, const float* x, const float* g, int64_t n, double* acc) {
-  const bool grad = select_uses_grad(norm);
-  int64_t i = 0;
-  for (; i + 2 <= n; i += 2)
-    vst1q_f64(acc + i, joined(norm, vld1q_f64(acc + i), wide(x + i), grad ? wide(g + i) : vdupq_n_f64(0)));
-  select_columns_tail(norm, x, g, i, n, acc);
-}
-
-void columns(int norm, const float* x, const float* g, int64_t n, double* acc) {
-  switch (norm) {
-    case kSelectSum:
-      return columns_of(kSelectSum, x, g, n, acc);
-    case kSelectL1:
-      return columns_of(kSelectL1, x, g, n, acc);
-    case kSelectMax:
-      return columns_of(kSelectMax, x, g, n, acc);
-    case kSelectSensitivity:
-      return columns_of(kSelectSensitivity, x, g, n, acc);
-    case kSelectTaylor:
-      return columns_of(kSelectTaylor, x, g, n, acc);
-    default:
-      return columns_of(kSelectSquare, x, g, n, acc);
-  }
-}
-
-double distance(const float* a, const float* b, int64_t n) {
-  float64x2_t s[4] = {vdupq_n_f64(0), vdupq_n_f64(0), vdupq_n_f64(0), vdupq_n_f64(0)};
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8)
-    for (int j = 0; j < 4; j++) {
-      const float64x2_t d = vsubq_f64(wide(a + i + 2 * j), wide(b + i + 2 * j));
-      s[j] = vfmaq_f64(s[j], d, d);
-    }
-  return select_distance_tail(a, b, i, n, vaddvq_f64(vaddq_f64(vaddq_f64(s[0], s[1]), vaddq_f64(s[2], s[3]))));
-}
-
-// Signed integers in the order of the floats, -0 equal to +0.
-SELECT_INLINE int32x4_t signed_keys(float32x4_t x) {
-  const int32x4_t b = vreinterpretq_s32_f32(vaddq_f32(x, vdupq_n_f32(0)));
-  return veorq_s32(b, vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(vshrq_n_s32(b, 31)), 1)));
-}
-
-// Four tables of 16-bit counters, by position: equal neighbours do not wait for each other's store.
-int histogram(const float* x, int64_t n, uint32_t base, int shift, uint32_t* counts) {
-  constexpr int kTable = kSelectBins + 32;  // the last entries take what is out of range
-  constexpr int64_t kMost = 65532;
-  uint16_t tables[4][kTable];
-  const uint32x4_t offset = vdupq_n_u32(0x80000000u - base), last = vdupq_n_u32(kSelectBins);
-  const int32x4_t by = vdupq_n_s32(-shift);
-  uint32x4_t good = vdupq_n_u32(~0u);
-  int nan = 0;
-  for (int64_t from = 0; from < n; from += 4 * kMost) {
-    const int64_t end = n - from < 4 * kMost ? n : from + 4 * kMost;
-    memset(tables, 0, sizeof tables);
-    int64_t i = from;
-    for (; i + 4 <= end; i += 4) {
-      const float32x4_t v = vld1q_f32(x + i);
-      good = vandq_u32(good, numbers(v));
-      const uint32x4_t bin = vshlq_u32(vaddq_u32(vreinterpretq_u32_s32(signed_keys(v)), offset), by);
-      uint32_t b[4];
-      vst1q_u32(b, vminq_u32(bin, last));
-      tables[0][b[0]]++;
-      tables[1][b[1]]++;
-      tables[2][b[2]]++;
-      tables[3][b[3]]++;
-    }
-    for (; i < end; i++) {
-      nan |= x[i] != x[i];
-      const uint32_t bin = (select_key(x[i]) - base) >> shift;
-      if (bin < static_cast<uint32_t>(kSelectBins)) tables[0][bin]++;
-    }
-    for (int b = 0; b < kSelectBins; b++)
-      counts[b] += static_cast<uint32_t>(tables[0][b]) + tables[1][b] + tables[2][b] + tables[3][b];
-  }
-  return nan | any_missing(good);
-}
 
 struct Four {
   float32x4_t a, b, c, d;
@@ -257,7 +133,7 @@ int above(const float* x, int64_t n, float t, bool strict, uint8_t* mask, int64_
 // the key less one.
 SELECT_INLINE uint32x4_t keeps4(float32x4_t v, int32x4_t keep) {
   const int32_t one[4] = {0, 0, 0, 1}, two[4] = {0, 0, 1, 1}, three[4] = {0, 1, 1, 1};
-  const int32x4_t key = signed_keys(v);
+  const int32x4_t key = Neon::keys(v);
   uint32x4_t before = vcgtq_s32(vextq_s32(key, key, 1), vsubq_s32(key, vld1q_s32(one)));
   before = vaddq_u32(before, vcgtq_s32(vextq_s32(key, key, 2), vsubq_s32(key, vld1q_s32(two))));
   before = vaddq_u32(before, vcgtq_s32(vextq_s32(key, key, 3), vsubq_s32(key, vld1q_s32(three))));
@@ -278,42 +154,10 @@ int runs_of_four(const float* x, int64_t n, int keep, uint8_t* mask) {
   return nan;
 }
 
-// m a multiple of 8, up to 64: each member is broadcast and compared with the whole run.
-int broadcast(const float* x, int64_t groups, int keep, int m, uint8_t* mask) {
-  static const int32_t lower[8] = {0, 0, 0, 0, 1, 1, 1, 1};
-  const int32x4_t limit = vdupq_n_s32(-keep), one = vdupq_n_s32(1);
-  uint32x4_t good = vdupq_n_u32(~0u);
-  for (int64_t group = 0; group < groups; group++, x += m, mask += m) {
-    int32_t keys[kSelectRun];
-    uint32x4_t stays[kSelectRun / 4];
-    for (int v = 0; v < m; v += 4) {
-      const float32x4_t f = vld1q_f32(x + v);
-      good = vandq_u32(good, numbers(f));
-      vst1q_s32(keys + v, signed_keys(f));
-    }
-    for (int v = 0; v < m; v += 4) {
-      const int32x4_t key = vld1q_s32(keys + v), less = vsubq_s32(key, one);
-      uint32x4_t before = vdupq_n_u32(0);
-      for (int j = 0; j < v; j++) before = vaddq_u32(before, vcgtq_s32(vdupq_n_s32(keys[j]), less));
-      for (int j = v; j < v + 4; j++)
-        before = vaddq_u32(before, vcgtq_s32(vdupq_n_s32(keys[j]), vsubq_s32(key, vld1q_s32(lower + 3 - (j - v)))));
-      for (int j = v + 4; j < m; j++) before = vaddq_u32(before, vcgtq_s32(vdupq_n_s32(keys[j]), key));
-      stays[v / 4] = vcgtq_s32(vreinterpretq_s32_u32(before), limit);
-    }
-    for (int v = 0; v < m; v += 8) {
-      const uint16x8_t words = vcombine_u16(vmovn_u32(stays[v / 4]), vmovn_u32(stays[v / 4 + 1]));
-      vst1_u8(mask + v, vand_u8(vmovn_u16(words), vdup_n_u8(1)));
-    }
-  }
-  return any_missing(good);
-}
-
 int nm(const float* x, int64_t groups, int keep, int m, uint8_t* mask) {
   if (m == 4) return runs_of_four(x, groups * 4, keep, mask);
-  if (m % 8 == 0) return broadcast(x, groups, keep, m, mask);
-  int nan = 0;
-  for (int64_t i = 0; i < groups; i++) nan |= select_run(x + i * m, keep, m, mask + i * m);
-  return nan;
+  if (m % 16 == 0) return Selector<Neon>::broadcast(x, groups, keep, m, mask);
+  return Selector<Neon>::abreast(x, groups, keep, m, mask);
 }
 
 void expand(const uint8_t* flags, int64_t count, int64_t width, uint8_t* out) {
@@ -356,11 +200,7 @@ void apply(const float* x, const uint8_t* mask, int64_t n, float* out) {
 }  // namespace
 
 extern "C" void select_install_neon(SelectKernels* table) {
-  table->scores = scores;
-  table->reduce = reduce;
-  table->columns = columns;
-  table->distance = distance;
-  table->histogram = histogram;
+  Selector<Neon>::install(table);
   table->scan = scan;
   table->above = above;
   table->nm = nm;

@@ -178,7 +178,7 @@ void kernels(Harness& h, const SelectKernels& ref, const SelectKernels& got) {
   });
   h.row("nm", [&] {
     Rng rng = h.rng();
-    for (int m : {1, 2, 3, 4, 5, 8, 12, 16, 24, 32, 48, 64})
+    for (int m : {1, 2, 3, 4, 5, 7, 8, 12, 16, 24, 32, 48, 63, 64})
       for (int64_t groups : {0, 1, 2, 7, 16, 17, 33})
         for (int kind = 0; kind < kKinds; kind++)
           for (int keep : {0, 1, m / 2, m - 1, m}) {
@@ -298,19 +298,25 @@ void drivers(Harness& h) {
   });
   h.row("balanced and runs on inner axes equal a sort of each group", [&] {
     Rng rng = h.rng();
-    const int64_t shapes[][3] = {{1, 7, 90}, {3, 5, 4}, {20, 6, 1}, {2, 24, 300}, {1, 2, 70000}, {5, 12, 1}};
+    const int64_t shapes[][3] = {{1, 7, 90}, {3, 5, 4}, {20, 6, 1}, {2, 24, 300}, {1, 2, 70000}, {5, 12, 1}, {1, 6, 5000}, {2, 3, 700}, {1, 3, 65536}};
     for (const auto& s : shapes) {
       const int64_t outer = s[0], axis = s[1], inner = s[2], n = outer * axis * inner, length = outer * inner;
       std::vector<float> x(static_cast<size_t>(n)), group;
       for (float& v : x) v = draw(rng, rng.below(2) ? kTies : kNormal);
       std::vector<uint8_t> mask(static_cast<size_t>(n), 9);
-      h.expect(select_balanced(x.data(), outer, axis, inner, length / 3, mask.data()) == WHITTLE_OK, "status");
+      const int64_t choice[] = {length / 2, length / 3, length / 6, 1, length - length / 50, length}, keep = choice[rng.below(6)];
+      h.expect(select_balanced(x.data(), outer, axis, inner, keep, mask.data()) == WHITTLE_OK, "status");
       for (int64_t a = 0; a < axis; a++) {
         group.clear();
         for (int64_t i = 0; i < length; i++) group.push_back(x[(i / inner * axis + a) * inner + i % inner]);
-        const std::vector<uint8_t> want = sorted_mask(group.data(), length, length / 3);
+        const std::vector<uint8_t> want = sorted_mask(group.data(), length, keep);
         for (int64_t i = 0; i < length; i++)
           h.expect(mask[(i / inner * axis + a) * inner + i % inner] == want[i], "balanced %d %d %d: group %d", int(outer), int(axis), int(inner), int(a));
+      }
+      if (length >= 1024) {
+        std::vector<float> bad = x;
+        bad[static_cast<size_t>(rng.below(n))] = NAN;
+        h.expect(select_balanced(bad.data(), outer, axis, inner, length / 3, mask.data()) == WHITTLE_NONFINITE, "NaN in a group of %d", int(length));
       }
       for (int m : {1, 2, 3, 4, 6, 12}) {
         if (axis % m) continue;
