@@ -19,6 +19,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   whittle::init_sparse(env, exports);
   whittle::init_session(env, exports);
   whittle::init_gemm_weight(env, exports);
+  whittle::init_svd(env, exports);
   return exports;
 }
 

@@ -15,5 +15,6 @@ void init_gemm_int8(napi_env env, napi_value exports);
 void init_sparse(napi_env env, napi_value exports);
 void init_session(napi_env env, napi_value exports);
 void init_gemm_weight(napi_env env, napi_value exports);
+void init_svd(napi_env env, napi_value exports);
 
 }  // namespace whittle

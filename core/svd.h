@@ -25,6 +25,8 @@ struct SvdKernels {
   // y[i] += sum_(j <= i) a[i * lda + j] x[j], y[j] += a[i * lda + j] x[i] for j < i. Touches y[0, end).
   void (*symv)(int64_t begin, int64_t end, const double* a, int64_t lda, const double* x, double* y);
   double (*dot)(int64_t n, const double* x, const double* y);
+  // sum_i x[i]^2: not finite where an x is not, and never else.
+  double (*squares)(int64_t n, const float* x);
   void (*axpy)(int64_t n, double alpha, const double* x, double* y);
   // (x, y) = (c x + s y, c y - s x)
   void (*rotate)(int64_t n, double c, double s, double* x, double* y);

@@ -17,6 +17,7 @@ static const int kLanes = 4, kMr = 6, kVectors = 2;
 INLINE vd vd_zero() { return _mm256_setzero_pd(); }
 INLINE vd vd_set(double x) { return _mm256_set1_pd(x); }
 INLINE vd vd_load(const double* p) { return _mm256_loadu_pd(p); }
+INLINE vd vd_widen(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
 INLINE void vd_store(double* p, vd x) { _mm256_storeu_pd(p, x); }
 INLINE __m256i vd_mask(int64_t n) { return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)); }
 INLINE vd vd_load_part(const double* p, int64_t n) { return _mm256_maskload_pd(p, vd_mask(n)); }

@@ -17,6 +17,7 @@ static const int kLanes = 8, kMr = 14, kVectors = 2;
 INLINE vd vd_zero() { return _mm512_setzero_pd(); }
 INLINE vd vd_set(double x) { return _mm512_set1_pd(x); }
 INLINE vd vd_load(const double* p) { return _mm512_loadu_pd(p); }
+INLINE vd vd_widen(const float* p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
 INLINE void vd_store(double* p, vd x) { _mm512_storeu_pd(p, x); }
 INLINE __mmask8 vd_mask(int64_t n) { return (__mmask8)((1u << n) - 1); }
 INLINE vd vd_load_part(const double* p, int64_t n) { return _mm512_maskz_loadu_pd(vd_mask(n), p); }

@@ -17,6 +17,7 @@ static const int kLanes = 2, kMr = 6, kVectors = 4;
 INLINE vd vd_zero() { return vdupq_n_f64(0); }
 INLINE vd vd_set(double x) { return vdupq_n_f64(x); }
 INLINE vd vd_load(const double* p) { return vld1q_f64(p); }
+INLINE vd vd_widen(const float* p) { return vcvt_f64_f32(vld1_f32(p)); }
 INLINE void vd_store(double* p, vd x) { vst1q_f64(p, x); }
 INLINE vd vd_load_part(const double* p, int64_t n) { return n >= 2 ? vld1q_f64(p) : vsetq_lane_f64(*p, vdupq_n_f64(0), 0); }
 INLINE void vd_store_part(double* p, vd x, int64_t n) {

@@ -22,6 +22,12 @@ static double dot(int64_t n, const double* x, const double* y) {
   return s;
 }
 
+static double squares(int64_t n, const float* x) {
+  double s = 0;
+  for (int64_t i = 0; i < n; i++) s += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return s;
+}
+
 static void axpy(int64_t n, double alpha, const double* x, double* y) {
   for (int64_t i = 0; i < n; i++) y[i] += alpha * x[i];
 }
@@ -73,6 +79,7 @@ extern "C" void svd_install_scalar(SvdKernels* t) {
   t->gemv_t = gemv_t;
   t->symv = symv;
   t->dot = dot;
+  t->squares = squares;
   t->axpy = axpy;
   t->rotate = rotate;
   t->poles = poles;

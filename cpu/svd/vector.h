@@ -1,4 +1,5 @@
 // The float64 kernels over a vector `vd` of kLanes doubles, which the including file defines with vd_load, vd_store, vd_set,
+// vd_widen (from floats),
 // vd_zero, vd_add, vd_sub, vd_mul, vd_div, vd_fma(x, y, z) = x y + z, vd_fnma = z - x y, vd_fma_into(z, x, y), vd_sum and
 // vd_load_part/vd_store_part for the first n lanes (others read as 0); and kMr x kVectors, the register tile.
 #pragma once
@@ -66,6 +67,20 @@ static double dot(int64_t n, const double* x, const double* y) {
   for (; i + kLanes <= n; i += kLanes) s[0] = vd_fma(vd_load(x + i), vd_load(y + i), s[0]);
   if (i < n) s[1] = vd_fma(vd_load_part(x + i, n - i), vd_load_part(y + i, n - i), s[1]);
   return vd_sum(vd_add(vd_add(s[0], s[1]), vd_add(s[2], s[3])));
+}
+
+static double squares(int64_t n, const float* x) {
+  vd s[4];
+  UNROLL for (int u = 0; u < 4; u++) s[u] = vd_zero();
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+    UNROLL for (int u = 0; u < 4; u++) {
+      const vd v = vd_widen(x + i + u * kLanes);
+      s[u] = vd_fma(v, v, s[u]);
+    }
+  double rest = 0;
+  for (; i < n; i++) rest += (double)x[i] * (double)x[i];
+  return vd_sum(vd_add(vd_add(s[0], s[1]), vd_add(s[2], s[3]))) + rest;
 }
 
 static void axpy(int64_t n, double alpha, const double* x, double* y) {
@@ -209,6 +224,7 @@ static void install_simd(SvdKernels* t) {
   t->gemv_t = gemv_t;
   t->symv = symv;
   t->dot = dot;
+  t->squares = squares;
   t->axpy = axpy;
   t->rotate = rotate;
   t->poles = poles;

@@ -89,3 +89,5 @@ export {
   type PackBfloat16Options,
   type PackScaledInt8Options,
 } from './gemm_weight'
+export { svd, svdAsync, type Floats, type SingularValues, type Svd, type SvdMethod, type SvdOptions } from './svd'
+export { lowRank, lowRankAsync, type LowRank, type LowRankOptions } from './lowrank'

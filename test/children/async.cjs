@@ -66,6 +66,11 @@ const calls = {
   kthLargest: { async: (x) => w.kthLargestAsync(x, 100), sync: (x) => w.kthLargest(x, 100) },
 }
 
+// Small enough to be quick, and twice: copied inputs and inputs read in place.
+const thin = (x) => ({ type: 'float32', dims: [x.length / 20, 20], data: x })
+calls.svd = { async: (x) => w.svdAsync(thin(x)), sync: (x) => w.svd(thin(x)) }
+calls.lowRank = { async: (x) => w.lowRankAsync(thin(x), { rank: 3 }), sync: (x) => w.lowRank(thin(x), { rank: 3 }) }
+
 // Calls of two matrices that share one native path for the memory of their inputs; none has an `out`.
 for (const name of ['kl', 'js', 'feature'])
   if (w.distill?.[`${name}Async`])
@@ -194,7 +199,7 @@ function maskOf(n) {
 }
 
 const data = (r) =>
-  typeof r === 'number' ? [r] : (r.data ?? r.indices?.data ?? r.grad?.data ?? r.grads?.[0]?.data ?? r.y?.data ?? missing(Object.keys(r)))
+  typeof r === 'number' ? [r] : (r.data ?? r.indices?.data ?? r.grad?.data ?? r.grads?.[0]?.data ?? r.y?.data ?? r.u?.data ?? r.a?.data ?? missing(Object.keys(r)))
 const same = (a, b) => data(a).length === data(b).length && data(a).every((v, i) => Object.is(v, data(b)[i]))
 
 // What JavaScript does to a buffer while the call is in flight; answers what it achieved.

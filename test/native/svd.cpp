@@ -103,6 +103,17 @@ WHITTLE_CHECK(svd) {
           }
           const double got = k.dot(cols, x.data(), w.data());
           h.expect(fabsl(got - want) <= gamma_of(cols) * size, "dot %d: %g, want %g", int(cols), got, double(want));
+          Guarded<float> g(cols, 1);
+          double squares = 0;
+          for (int64_t j = 0; j < cols; j++) squares += double(g[j] = rng.normal() * 1e20f) * double(g[j]);
+          h.expect(fabs(k.squares(cols, g.data()) - squares) <= gamma_of(cols) * 2 * squares, "squares %d", int(cols));
+          for (int64_t j = 0; j < cols; j += 3)
+            for (float bad : {float(NAN), float(INFINITY), -float(INFINITY)}) {
+              const float good = g[j];
+              g[j] = bad;
+              h.expect(!(k.squares(cols, g.data()) < INFINITY), "squares %d: %g at %d passed", int(cols), bad, int(j));
+              g[j] = good;
+            }
           k.axpy(cols, 0.7, x.data(), w.data());
           for (int64_t j = 0; j < cols; j++) {
             const double t = 0.7 * x[j];
