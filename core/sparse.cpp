@@ -44,7 +44,7 @@ struct Strips {
 
 Strips strips_of(int64_t columns) {
   const int64_t units = (columns + kSparseUnit - 1) / kSparseUnit;
-  return {units, (units + kSparseMaxUnits - 2) / (kSparseMaxUnits - 1)};
+  return {units, (units + kSparseMaxUnits - 1) / kSparseMaxUnits};
 }
 
 int64_t value_size(const SparseMatrix& w) { return w.type == kSparseF32 ? 4 : 2; }
@@ -165,8 +165,9 @@ WhittleStatus multiply_tiles(const SparseKernels& kernels, const SparseArgs& a, 
   const int64_t padded_k = t.blocks * t.block + t.width, total = strips.count * a.batch;
   const float* x = static_cast<const float*>(a.x);
   float* out = static_cast<float*>(a.out);
-  // X serves as it lies where one strip takes exactly its columns.
-  const bool direct = !a.by_rows && strips.count == 1 && a.columns % kSparseUnit == 0 && w.cols % t.width == 0;
+  // X serves as it lies where one strip takes exactly its columns; off a cache line every load would touch two.
+  const bool direct = !a.by_rows && strips.count == 1 && a.columns % kSparseUnit == 0 && w.cols % t.width == 0 &&
+                      reinterpret_cast<uintptr_t>(x) % 64 == 0 && (a.batch == 1 || w.cols * a.columns % 16 == 0);
   static thread_local Scratch packed;
   const int64_t strip_floats = padded_k * kSparseMaxUnits * kSparseUnit;
   const int64_t together = direct ? total : std::max<int64_t>(1, std::min(total, kPackedBytes / (strip_floats * 4)));
@@ -212,6 +213,10 @@ WhittleStatus multiply_tiles(const SparseKernels& kernels, const SparseArgs& a, 
           k.units = static_cast<int32_t>(units);
           k.x = strip + b * t.block * wide;
           k.acc = acc;
+          if (b + 1 < t.blocks) {
+            k.ahead = k.x + t.block * wide;
+            k.ahead_lines = t.block * units;
+          }
           kernels.tile(&k);
         }
         SparseFinish f = {};

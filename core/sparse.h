@@ -28,7 +28,7 @@ enum SparseFormat : int32_t { kSparseDense = 0, kSparseCsr = 1, kSparseBlock = 2
 enum SparseType : int32_t { kSparseF32 = 0, kSparseBf16 = 1, kSparseInt8 = 2 };
 
 constexpr int64_t kSparseUnit = 16;     // a strip of X is a multiple of this many columns wide
-constexpr int64_t kSparseMaxUnits = 6;  // and at most this multiple
+constexpr int64_t kSparseMaxUnits = 8;  // and at most this multiple
 
 struct SparseRun {
   uint16_t group;  // of the panel: rows [group * height, (group + 1) * height)
@@ -47,6 +47,8 @@ struct SparseTile {
   const float* x;         // rows units * kSparseUnit apart
   float* acc;             // the same
   bool fresh;             // acc = instead of acc +=; also for runs of no entries
+  const float* ahead;     // what the next tile reads of X, to be brought near meanwhile (a hint): ahead_lines of 64 bytes
+  int64_t ahead_lines;
 };
 
 // The same for one column: acc[group * height + i] += ..., x[column].

@@ -11,6 +11,7 @@
 #include "core/sparse_blocks.h"
 #include "core/sparse_int8.h"
 #include "core/sparse_nm.h"
+#include "core/threads.h"
 
 namespace whittle {
 namespace {
@@ -41,31 +42,29 @@ void put_value(int32_t type, float v, uint8_t* to) {
   }
 }
 
-// Columns of a block of the tile layout. A block that fits L1 feeds products fastest, but every block loads and stores the
-// accumulators once, so with few non-zeros larger blocks from L2 win. Costs in cycles, an accumulator vector being one.
+// Columns of a block of the tile layout. A block that L1 nearly holds feeds products fastest, but every block loads and stores
+// the accumulators once, so with few non-zeros larger blocks from L2 win. Costs in cycles, fitted to AVX-512; the choice is
+// flat, and relations are alike elsewhere.
 int64_t block_columns(const SparseBuild& b, int64_t height, int64_t width, int64_t entries) {
   const CacheSizes& cache = cache_sizes();
-  const int64_t units = b.columns <= 0 ? 4 : std::max<int64_t>(1, std::min<int64_t>(4, (b.columns + 15) / 16));
-  const int64_t row_bytes = units * kSparseUnit * 4;
+  const int64_t units = b.columns <= 0 ? 4 : std::max<int64_t>(1, std::min<int64_t>(kSparseMaxUnits, (b.columns + 15) / 16));
+  const int64_t row_bytes = units * kSparseUnit * 4, most = std::max(width, std::min<int64_t>(32768, b.cols + width - 1) / width * width);
   const double loads = static_cast<double>(entries * width), u = static_cast<double>(units), h = static_cast<double>(height);
-  const double near = std::max(u * h / 2, (u + h + 0.5) / 2), far = std::max(near, u * 1.3);
-  const double groups = static_cast<double>((b.rows + height - 1) / height);
-  const int64_t most = std::min<int64_t>(32768, (b.cols + width - 1) / width * width);
+  const double groups = static_cast<double>((b.rows + height - 1) / height) + 1;
+  const struct { int64_t bytes; double load; } levels[] = {
+      {cache.l1d * 3 / 2, 1.45}, {cache.l2 / 8, 1.6}, {cache.l2 / 2, 1.75}};
   int64_t best = 0;
   double least = 0;
-  for (int64_t bytes : {cache.l1d * 3 / 4, cache.l1d * 2, cache.l2 / 4, cache.l2 / 2}) {
-    int64_t columns = std::min(most, bytes / row_bytes / width * width);
-    if (columns < width) columns = width;
-    const int64_t blocks = (b.cols + columns - 1) / columns;
-    const double each = bytes <= cache.l1d ? near : bytes <= cache.l1d * 2 ? (near + far) / 2 : far;
-    const double full = std::min(static_cast<double>(blocks), loads / groups);  // blocks in which a group has entries
-    const double cost = loads * each + groups * full * (u * h * 1.5 + 6);
+  for (const auto& level : levels) {
+    const int64_t columns = std::max(width, std::min(most, level.bytes / row_bytes / width * width));
+    const double full = std::min(static_cast<double>((b.cols + columns - 1) / columns), loads / groups);
+    const double cost = loads * std::max(0.55 * u * h, level.load * u + 0.5 * h) + groups * full * (4 * u * h + 5);
     if (best == 0 || cost < least) best = columns, least = cost;
   }
   // Equal blocks rather than a thin last one.
   const int64_t blocks = std::max<int64_t>(1, (b.cols + best - 1) / best);
   const int64_t even = (b.cols + blocks - 1) / blocks;
-  return std::max<int64_t>(width, std::min<int64_t>(32768 / width * width > 0 ? 32768 / width * width : width, (even + width - 1) / width * width));
+  return std::min(most, std::max(width, (even + width - 1) / width * width));
 }
 
 void build_tiles(const SparseSource& source, const SparseBlocks<float>& blocks, SparseMatrix* out) {
@@ -80,9 +79,11 @@ void build_tiles(const SparseSource& source, const SparseBlocks<float>& blocks, 
   t->width = static_cast<int32_t>(width);
   t->block = block_columns(b, height, width, entries);
   t->blocks = std::max<int64_t>(1, (b.cols + t->block - 1) / t->block);
-  // Panels of about equal numbers of entries, of 64 rows or more, at most 32 unless accumulators would not fit L2.
-  const int64_t least_rows = std::max<int64_t>(1, 64 / r), most_rows = std::max<int64_t>(1, 1024 / r);
-  const int64_t want = std::max<int64_t>(1, std::min<int64_t>(32, block_rows / least_rows));
+  // Panels of about equal numbers of entries, enough of them that threads finish together: every panel reads all of X anew.
+  // They only cut rows apart, so their number may depend on the machine without changing a bit of any result.
+  const int64_t least_rows = std::max<int64_t>(1, 32 / r), most_rows = std::max<int64_t>(1, 1024 / r);
+  const int64_t strips = b.columns <= 0 ? 2 : (b.columns + kSparseMaxUnits * kSparseUnit - 1) / (kSparseMaxUnits * kSparseUnit);
+  const int64_t want = std::max<int64_t>(1, std::min<int64_t>((4 * thread_limit() + strips - 1) / strips, block_rows / least_rows));
   t->panel_rows.push_back(0);
   int64_t row = 0;
   // A block row costs its entries and a little for itself.
