@@ -1,13 +1,14 @@
 import * as fs from 'node:fs'
 import * as path from 'node:path'
-import { availableParallelism } from 'node:os'
+import { availableParallelism, cpus } from 'node:os'
 import { parseArgs } from 'node:util'
 import { devices, setThreads, WhittleError } from '../lib/index'
 import { Bench, equal } from './harness/bench'
 import { interleave, median, sample, sideOf, warm, type Side } from './harness/measure'
-import type { Case, Prepared, Rival, Row } from './harness/types'
+import { page, type Section } from './harness/html'
+import type { Case, FamilyReport, Prepared, Rival, Row } from './harness/types'
 
-const kUsage = 'usage: npm run bench -- [family ...] [--json] [--quick] [--threads 1,2] [--case TEXT]'
+const kUsage = 'usage: npm run bench -- [family ...] [--json] [--quick] [--threads 1,2] [--case TEXT] [--html FILE]'
 const kQuickMs = 50_000
 const kQuickRivalMs = 200
 
@@ -143,6 +144,7 @@ async function main(): Promise<number> {
         quick: { type: 'boolean' },
         threads: { type: 'string' },
         case: { type: 'string' },
+        html: { type: 'string' },
       },
     })
   } catch (e) {
@@ -170,19 +172,32 @@ async function main(): Promise<number> {
     only: parsed.values.case,
   }
   const rows: Row[] = []
+  const sections: Section[] = []
+  const machine = new Set<string>()
   let wrong = false
   for (const family of wanted) {
     // A time budget is the family's: --quick must end whatever the other families did.
     const started = Date.now()
     const mine: { stem: string; c: Case }[] = []
-    for (const stem of files.filter((f) => familyOf(f, files) === family))
-      for (const c of ((await import(path.join(__dirname, `${stem}.js`))) as { cases: readonly Case[] }).cases)
-        if (options.only === undefined || c.case.includes(options.only)) mine.push({ stem, c })
+    const reports: ((rows: readonly Row[]) => FamilyReport)[] = []
+    const own: Row[] = []
+    for (const stem of files.filter((f) => familyOf(f, files) === family)) {
+      const module = (await import(path.join(__dirname, `${stem}.js`))) as {
+        cases: readonly Case[]
+        report?: (rows: readonly Row[]) => FamilyReport
+      }
+      if (module.report) reports.push(module.report)
+      for (const c of module.cases) if (options.only === undefined || c.case.includes(options.only)) mine.push({ stem, c })
+    }
     const total = mine.length * counts.length
     let done = 0
     for (const threads of counts) {
       setThreads(threads)
       const bench = new Bench(threads, options.quick)
+      if (parsed.values.html !== undefined) {
+        const versions = Object.entries(await bench.versions()).map(([k, x]) => `${k} ${x}`)
+        machine.add(`${cpus()[0]?.model ?? 'unknown CPU'}, ${cores} threads; ${versions.join(', ')}`)
+      }
       if (!options.json) {
         const v = await bench.versions()
         console.log(
@@ -205,6 +220,7 @@ async function main(): Promise<number> {
           done++
           wrong ||= r.wrong
           rows.push(...r.rows)
+          own.push(...r.rows)
           if (!options.json) for (const row of r.rows) print(row)
           for (const row of r.rows)
             if (row.why?.startsWith('results differ'))
@@ -214,7 +230,11 @@ async function main(): Promise<number> {
         await bench.close()
       }
     }
+    const said = reports.map((f) => f(own))
+    if (!options.json) for (const r of said) for (const line of r.text) console.log(line)
+    sections.push({ family, rows: own, html: said.map((r) => r.html).join('') })
   }
+  if (parsed.values.html !== undefined) fs.writeFileSync(parsed.values.html, page(sections, [...machine]))
   if (options.json) console.log(JSON.stringify(rows, null, 1))
   return wrong ? 1 : 0
 }

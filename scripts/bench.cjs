@@ -1,5 +1,5 @@
 'use strict'
-// npm run bench -- [family ...] [--json] [--quick] [--threads 1,2] [--case TEXT]
+// npm run bench -- [family ...] [--json] [--quick] [--threads 1,2] [--case TEXT] [--html FILE]
 // Builds the library and the tools, installs bench/'s own dependencies and compiles the peak meter on first use, then
 // runs build/tools/bench/run.js. --install-rivals (npm run bench:rivals) makes bench/rivals/venv instead.
 const path = require('node:path')

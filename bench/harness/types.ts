@@ -70,3 +70,9 @@ export interface Row {
   share_of_bound: number | null
   why?: string
 }
+
+/** What a family's module may export as `report`: lines for the terminal, and a part of the page that --html writes. */
+export interface FamilyReport {
+  readonly text: readonly string[]
+  readonly html: string
+}
