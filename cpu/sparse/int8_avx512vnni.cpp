@@ -1,0 +1,315 @@
+// Sparse int8 on vpdpbusd: a bundle of four rows of X, interleaved to [column][4] (in memory if bundles are aligned, else by
+// eight unpacks of four 64-byte rows), meets four weights of each row as one broadcast. Signed X is turned to unsigned by its
+// top bit. One column: a vector of weights is 16 / height bundles; each lane's four bytes of x are put together by broadcasts
+// of unaligned words that hold the wanted byte in its place. Nothing saturates: vpdpbusd adds in 32 bits.
+#include <immintrin.h>
+
+#define WHITTLE_ISA_FILE
+#include "cpu/sparse/int8_finish.h"
+
+#define ROW_BYTES 16
+#define STORE_ROW(p, v, is_signed) \
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_xor_si128(v, _mm_set1_epi8((is_signed) ? static_cast<char>(0x80) : 0)))
+#include "cpu/sparse/int8_x86.h"
+
+namespace whittle {
+namespace {
+
+const uint8_t kOrder1[4] = {0, 1, 2, 3};
+const uint8_t kOrder2[8] = {0, 4, 2, 6, 1, 5, 3, 7};
+const uint8_t kOrder4[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+
+// [k / 4][column][4]
+void pack_aligned(const SparseInt8Pack* p) {
+  const int64_t units = p->units, columns = p->columns;
+  const __m128i flip = _mm_set1_epi8(p->is_signed ? static_cast<char>(0x80) : 0);
+  uint8_t* out = static_cast<uint8_t*>(p->out);
+  if (!p->transposed) {
+    for (int64_t i = 0; i < p->padded; i += 4)
+      for (int64_t u = 0; u < units; u++, out += 64) {
+        __m128i r[4];
+        const int64_t left = columns - u * 16;
+        for (int64_t j = 0; j < 4; j++) {
+          const uint8_t* from = p->x + (i + j) * p->stride + u * 16;
+          uint8_t part[16] = {0};
+          if (i + j >= p->k || left <= 0) {
+            r[j] = _mm_setzero_si128();
+          } else if (left >= 16) {
+            r[j] = load16(from);
+          } else {
+            memcpy(part, from, static_cast<size_t>(left));
+            r[j] = load16(part);
+          }
+        }
+        const __m128i a = _mm_unpacklo_epi8(r[0], r[1]), b = _mm_unpackhi_epi8(r[0], r[1]);
+        const __m128i c = _mm_unpacklo_epi8(r[2], r[3]), d = _mm_unpackhi_epi8(r[2], r[3]);
+        const __m128i v[4] = {_mm_unpacklo_epi16(a, c), _mm_unpackhi_epi16(a, c), _mm_unpacklo_epi16(b, d), _mm_unpackhi_epi16(b, d)};
+        for (int j = 0; j < 4; j++) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16 * j), _mm_xor_si128(v[j], flip));
+      }
+    return;
+  }
+  for (int64_t i = 0; i < p->padded; i += 16, out += 16 * units * 16)
+    for (int64_t m = 0; m < units * 4; m++) {
+      __m128i r[4];
+      const int64_t left = p->k - i;
+      for (int64_t j = 0; j < 4; j++) {
+        const uint8_t* from = p->x + (m * 4 + j) * p->stride + i;
+        uint8_t part[16] = {0};
+        if (m * 4 + j >= columns || left <= 0) {
+          r[j] = _mm_setzero_si128();
+        } else if (left >= 16) {
+          r[j] = load16(from);
+        } else {
+          memcpy(part, from, static_cast<size_t>(left));
+          r[j] = load16(part);
+        }
+      }
+      const __m128i a = _mm_unpacklo_epi32(r[0], r[1]), b = _mm_unpackhi_epi32(r[0], r[1]);
+      const __m128i c = _mm_unpacklo_epi32(r[2], r[3]), d = _mm_unpackhi_epi32(r[2], r[3]);
+      const __m128i v[4] = {_mm_unpacklo_epi64(a, c), _mm_unpackhi_epi64(a, c), _mm_unpacklo_epi64(b, d), _mm_unpackhi_epi64(b, d)};
+      for (int j = 0; j < 4; j++) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + (j * units * 4 + m) * 16), _mm_xor_si128(v[j], flip));
+    }
+}
+
+void pack(const SparseInt8Pack* p) {
+  if (p->aligned) pack_aligned(p);
+  else pack_rows(p, p->units == 1 ? kOrder1 : p->units == 2 ? kOrder2 : kOrder4);
+}
+
+// Four rows of U * 16 bytes to [column][4].
+template <int U>
+static inline void interleave(const uint8_t* x, const uint16_t* index, __m512i* v) {
+  const uint8_t *a = x + index[0] * (U * 16), *b = x + index[1] * (U * 16), *c = x + index[2] * (U * 16), *d = x + index[3] * (U * 16);
+  if (U == 4) {
+    const __m512i ra = _mm512_loadu_si512(a), rb = _mm512_loadu_si512(b), rc = _mm512_loadu_si512(c), rd = _mm512_loadu_si512(d);
+    const __m512i p = _mm512_unpacklo_epi8(ra, rb), q = _mm512_unpackhi_epi8(ra, rb);
+    const __m512i s = _mm512_unpacklo_epi8(rc, rd), t = _mm512_unpackhi_epi8(rc, rd);
+    v[0] = _mm512_unpacklo_epi16(p, s);
+    v[1 % U] = _mm512_unpackhi_epi16(p, s);
+    v[2 % U] = _mm512_unpacklo_epi16(q, t);
+    v[3 % U] = _mm512_unpackhi_epi16(q, t);
+  } else if (U == 2) {
+    const auto pair = [](const uint8_t* low, const uint8_t* high) {
+      return _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(low))), 0xf0,
+                                         _mm256_loadu_si256(reinterpret_cast<const __m256i*>(high)));
+    };
+    const __m512i ac = pair(a, c), bd = pair(b, d);
+    const __m512i p = _mm512_unpacklo_epi8(ac, bd), q = _mm512_unpackhi_epi8(ac, bd);
+    const __m512i s = _mm512_shuffle_i64x2(p, q, 0x44), t = _mm512_shuffle_i64x2(p, q, 0xee);
+    v[0] = _mm512_unpacklo_epi16(s, t);
+    v[1 % U] = _mm512_unpackhi_epi16(s, t);
+  } else {
+    __m512i r = _mm512_castsi128_si512(load16(a));
+    r = _mm512_mask_broadcast_i32x4(r, 0x00f0, load16(b));
+    r = _mm512_mask_broadcast_i32x4(r, 0x0f00, load16(c));
+    r = _mm512_mask_broadcast_i32x4(r, 0xf000, load16(d));
+    const __m512i words = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i bytes = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    v[0] = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(words, r), bytes);
+  }
+}
+
+// R rows of one group; S sets of sums where few of them would leave the unit waiting.
+template <int R, int U, bool A, int S>
+static void rows(int64_t count, const uint16_t* index, const int8_t* values, int64_t stride, const uint8_t* x, int32_t* acc, bool fresh) {
+  __m512i sum[S][R][U];
+#pragma GCC unroll 16
+  for (int s = 0; s < S; s++)
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+      for (int u = 0; u < U; u++) sum[s][r][u] = s > 0 || fresh ? _mm512_setzero_si512() : _mm512_loadu_si512(acc + (r * U + u) * 16);
+  int64_t b = 0;
+  for (; b + S <= count; b += S)
+#pragma GCC unroll 4
+    for (int s = 0; s < S; s++, values += stride) {
+      __m512i v[U];
+      if (A) {
+        const uint8_t* from = x + *index++ * (U * 64);
+#pragma GCC unroll 4
+        for (int u = 0; u < U; u++) v[u] = _mm512_loadu_si512(from + u * 64);
+      } else {
+        interleave<U>(x, index, v);
+        index += 4;
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++) {
+        const __m512i w = _mm512_set1_epi32(load_word(values + r * 4));
+#pragma GCC unroll 4
+        for (int u = 0; u < U; u++) sum[s][r][u] = _mm512_dpbusd_epi32(sum[s][r][u], v[u], w);
+      }
+    }
+  for (; S > 1 && b < count; b++, values += stride) {
+    const uint8_t* from = x + *index++ * (U * 64);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+      for (int u = 0; u < U; u++)
+        sum[0][r][u] = _mm512_dpbusd_epi32(sum[0][r][u], _mm512_loadu_si512(from + u * 64), _mm512_set1_epi32(load_word(values + r * 4)));
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int u = 0; u < U; u++)
+      _mm512_storeu_si512(acc + (r * U + u) * 16, S > 1 ? _mm512_add_epi32(sum[0][r][u], sum[S - 1][r][u]) : sum[0][r][u]);
+}
+
+typedef void (*RowsFn)(int64_t, const uint16_t*, const int8_t*, int64_t, const uint8_t*, int32_t*, bool);
+
+template <int U, bool A>
+static void tile_units(const SparseInt8Tile* t) {
+  enum { kMost = 16 / U };
+  const int64_t height = t->height, part = height < kMost ? height : kMost;
+  const RowsFn fn = part == 1 ? rows<1, U, A, (A ? 2 : 1)> : part == 2 ? rows<2, U, A, (A && U < 4 ? 2 : 1)> : part == 4 ? rows<4, U, A, (A && U == 1 ? 2 : 1)>
+                    : part == 8 ? rows<(kMost < 8 ? 4 : 8), U, A, 1> : rows<(kMost < 16 ? 4 : 16), U, A, 1>;
+  const uint16_t* index = t->index;
+  const int8_t* values = t->values;
+  for (int64_t g = 0; g < t->groups; g++) {
+    const int64_t count = t->runs[g].count;
+    int32_t* acc = t->acc + t->runs[g].group * height * (U * 16);
+    for (int64_t r = 0; r < height; r += part)
+      fn(count, index, values + r * 4, height * 4, static_cast<const uint8_t*>(t->x), acc + r * (U * 16), t->fresh);
+    index += count * (A ? 1 : 4);
+    values += count * height * 4;
+  }
+}
+
+void tile(const SparseInt8Tile* t) {
+  if (t->units == 4) (t->aligned ? tile_units<4, true> : tile_units<4, false>)(t);
+  else if (t->units == 2) (t->aligned ? tile_units<2, true> : tile_units<2, false>)(t);
+  else (t->aligned ? tile_units<1, true> : tile_units<1, false>)(t);
+}
+
+void widen(const uint8_t* x, int64_t k, bool is_signed, void* out) {
+  const uint8_t flip = is_signed ? 0x80 : 0;
+  uint8_t* to = static_cast<uint8_t*>(out);
+  for (int64_t i = 0; i < k; i++) to[i] = x[i] ^ flip;
+}
+
+// The four bytes of x that a bundle wants, in every lane of `mask`; other lanes of v stay.
+template <bool A>
+static inline __m512i quad(__m512i v, __mmask16 mask, const uint8_t* x, const uint16_t* index) {
+  if (A) return _mm512_mask_mov_epi32(v, mask, _mm512_set1_epi32(load_word(x + *index * 4)));
+  uint64_t i;
+  memcpy(&i, index, 8);
+  v = _mm512_mask_mov_epi32(v, mask, _mm512_set1_epi32(load_word(x + (i & 0xffff))));
+  v = _mm512_mask_ternarylogic_epi32(v, mask, _mm512_set1_epi32(0x0000ff00), _mm512_set1_epi32(load_word(x + (i >> 16 & 0xffff) - 1)), 0xb8);
+  v = _mm512_mask_ternarylogic_epi32(v, mask, _mm512_set1_epi32(0x00ff0000), _mm512_set1_epi32(load_word(x + (i >> 32 & 0xffff) - 2)), 0xb8);
+  return _mm512_mask_ternarylogic_epi32(v, mask, _mm512_set1_epi32(static_cast<int32_t>(0xff000000u)), _mm512_set1_epi32(load_word(x + (i >> 48) - 3)), 0xb8);
+}
+
+template <int H, bool A>
+static inline __m512i quads(const uint8_t* x, const uint16_t* index) {
+  enum { kEach = A ? 1 : 4 };
+  if (H >= 4) {
+    __m512i v = quad<A>(_mm512_setzero_si512(), 0xffff, x, index);
+    if (H == 8) v = quad<A>(v, 0xff00, x, index + kEach);
+    if (H == 4) {
+      v = quad<A>(v, 0x00f0, x, index + kEach);
+      v = quad<A>(v, 0x0f00, x, index + 2 * kEach);
+      v = quad<A>(v, 0xf000, x, index + 3 * kEach);
+    }
+    return v;
+  }
+  // A word for each bundle, then H lanes of each.
+  uint32_t w[16 / H];
+#pragma GCC unroll 16
+  for (int b = 0; b < 16 / H; b++) {
+    const uint16_t* i = index + b * kEach;
+    w[b] = A ? static_cast<uint32_t>(load_word(x + i[0] * 4))
+             : x[i[0]] | static_cast<uint32_t>(x[i[1]]) << 8 | static_cast<uint32_t>(x[i[2]]) << 16 | static_cast<uint32_t>(x[i[3]]) << 24;
+  }
+  if (H == 1) {
+    const auto four = [&](int b) {
+      __m128i v = _mm_cvtsi32_si128(static_cast<int32_t>(w[b]));
+      v = _mm_insert_epi32(v, static_cast<int32_t>(w[(b + 1) % (16 / H)]), 1);
+      v = _mm_insert_epi32(v, static_cast<int32_t>(w[(b + 2) % (16 / H)]), 2);
+      return _mm_insert_epi32(v, static_cast<int32_t>(w[(b + 3) % (16 / H)]), 3);
+    };
+    const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(four(0)), four(4 % (16 / H)), 1);
+    const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(four(8 % (16 / H))), four(12 % (16 / H)), 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  }
+  const __m512i v = _mm512_castsi256_si512(_mm256_setr_epi32(static_cast<int>(w[0]), static_cast<int>(w[1]), static_cast<int>(w[2]), static_cast<int>(w[3]), static_cast<int>(w[4]),
+                                                             static_cast<int>(w[5]), static_cast<int>(w[6]), static_cast<int>(w[7])));
+  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7), v);
+}
+
+template <int H, bool A>
+static void vector_height(const SparseInt8Tile* t) {
+  enum { kBundles = 16 / H, kEach = A ? 1 : 4 };
+  const uint8_t* x = static_cast<const uint8_t*>(t->x);
+  const uint16_t* index = t->index;
+  const int8_t* values = t->values;
+  for (int64_t g = 0; g < t->groups; g++) {
+    int64_t b = t->runs[g].count;
+    __m512i sum = _mm512_setzero_si512(), other = sum;
+    for (; b >= 2 * kBundles; b -= 2 * kBundles, index += 2 * kBundles * kEach, values += 128) {
+      _mm_prefetch(reinterpret_cast<const char*>(values + 1024), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(values + 1088), _MM_HINT_T0);
+      sum = _mm512_dpbusd_epi32(sum, quads<H, A>(x, index), _mm512_loadu_si512(values));
+      other = _mm512_dpbusd_epi32(other, quads<H, A>(x, index + kBundles * kEach), _mm512_loadu_si512(values + 64));
+    }
+    while (b > 0) {
+      const int64_t now = b < kBundles ? b : kBundles;
+      uint16_t part[kBundles * kEach] = {0};
+      memcpy(part, index, static_cast<size_t>(now * kEach) * 2);
+      const __m512i w = _mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << (now * H)) - 1), values);
+      sum = _mm512_dpbusd_epi32(sum, quads<H, A>(x, part), w);
+      b -= now;
+      index += now * kEach;
+      values += now * H * 4;
+    }
+    sum = _mm512_add_epi32(sum, other);
+    int32_t* acc = t->acc + t->runs[g].group * H;
+    if (H == 16) {
+      _mm512_storeu_si512(acc, t->fresh ? sum : _mm512_add_epi32(sum, _mm512_loadu_si512(acc)));
+      continue;
+    }
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
+    if (H == 8) {
+      __m256i* to = reinterpret_cast<__m256i*>(acc);
+      _mm256_storeu_si256(to, t->fresh ? half : _mm256_add_epi32(half, _mm256_loadu_si256(to)));
+      continue;
+    }
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    if (H == 4) {
+      __m128i* to = reinterpret_cast<__m128i*>(acc);
+      _mm_storeu_si128(to, t->fresh ? s : _mm_add_epi32(s, load16(acc)));
+      continue;
+    }
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    if (H == 1) s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+    for (int i = 0; i < H; i++) {
+      const uint32_t v = static_cast<uint32_t>(i == 0 ? _mm_cvtsi128_si32(s) : _mm_extract_epi32(s, 1));
+      acc[i] = static_cast<int32_t>(v + (t->fresh ? 0u : static_cast<uint32_t>(acc[i])));
+    }
+  }
+}
+
+void vector(const SparseInt8Tile* t) {
+  if (t->aligned)
+    (t->height == 1 ? vector_height<1, true> : t->height == 2 ? vector_height<2, true> : t->height == 4 ? vector_height<4, true>
+     : t->height == 8 ? vector_height<8, true> : vector_height<16, true>)(t);
+  else
+    (t->height == 1 ? vector_height<1, false> : t->height == 2 ? vector_height<2, false> : t->height == 4 ? vector_height<4, false>
+     : t->height == 8 ? vector_height<8, false> : vector_height<16, false>)(t);
+}
+
+void turn(const int32_t* acc, int64_t rows, int64_t columns, int32_t* out) { turn_words(acc, rows, columns, out); }
+
+}  // namespace
+}  // namespace whittle
+
+extern "C" void sparse_int8_install_avx512vnni(whittle::SparseInt8Kernels* t) {
+  using namespace whittle;
+  t->units = 4;
+  t->x_bytes = 1;
+  t->shift_s8 = 128;
+  t->pack = pack;
+  t->tile = tile;
+  t->widen = widen;
+  t->vector = vector;
+  t->finish = finish;
+  t->turn = turn;
+}

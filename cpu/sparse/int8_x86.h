@@ -1,0 +1,113 @@
+// Preparation of X for sparse int8 products on x86, and a transposition of sums. Sixteen columns at a time in 128-bit registers.
+// A row of a strip lies in groups of four columns in an order that undoes what the kernel's interleaving of rows does to them.
+// The including file defines ROW_BYTES (of sixteen columns) and STORE_ROW(pointer, __m128i bytes, is_signed).
+#pragma once
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "core/sparse_int8.h"
+
+namespace whittle {
+namespace {
+
+static inline __m128i load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+static inline int32_t load_word(const void* p) {
+  int32_t v;
+  memcpy(&v, p, 4);
+  return v;
+}
+
+// Sixteen rows of sixteen bytes transposed: four rounds of a perfect shuffle.
+static inline void turn_bytes(__m128i* r) {
+  __m128i t[16];
+#pragma GCC unroll 4
+  for (int round = 0; round < 2; round++) {
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+      t[2 * i] = _mm_unpacklo_epi8(r[i], r[i + 8]);
+      t[2 * i + 1] = _mm_unpackhi_epi8(r[i], r[i + 8]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+      r[2 * i] = _mm_unpacklo_epi8(t[i], t[i + 8]);
+      r[2 * i + 1] = _mm_unpackhi_epi8(t[i], t[i + 8]);
+    }
+  }
+}
+
+// Rows by themselves; order[g]: the group of columns at place g.
+static inline void pack_rows(const SparseInt8Pack* p, const uint8_t* order) {
+  const int64_t units = p->units, columns = p->columns;
+  uint8_t* out = static_cast<uint8_t*>(p->out);
+  if (!p->transposed) {
+    const bool whole = columns == units * 16;
+    uint8_t row[64] = {0};
+    for (int64_t i = 0; i < p->k; i++, out += units * ROW_BYTES) {
+      const uint8_t* from = p->x + i * p->stride;
+      if (!whole) {
+        memcpy(row, from, static_cast<size_t>(columns));
+        from = row;
+      }
+      for (int64_t u = 0; u < units; u++) {
+        const uint8_t* o = order + u * 4;
+        const __m128i v = _mm_set_epi32(load_word(from + o[3] * 4), load_word(from + o[2] * 4), load_word(from + o[1] * 4), load_word(from + o[0] * 4));
+        STORE_ROW(out + u * ROW_BYTES, v, p->is_signed);
+      }
+    }
+  } else {
+    for (int64_t i = 0; i < p->k; i += 16, out += 16 * units * ROW_BYTES)
+      for (int64_t u = 0; u < units; u++) {
+        __m128i r[16];
+        const int64_t now = p->k - i < 16 ? p->k - i : 16;
+        for (int64_t j = 0; j < 16; j++) {
+          const int64_t column = order[u * 4 + j / 4] * 4 + j % 4;
+          const uint8_t* from = p->x + column * p->stride + i;
+          uint8_t part[16] = {0};
+          if (column >= columns) {
+            r[j] = _mm_setzero_si128();
+          } else if (now == 16) {
+            r[j] = load16(from);
+          } else {
+            memcpy(part, from, static_cast<size_t>(now));
+            r[j] = load16(part);
+          }
+        }
+        turn_bytes(r);
+        for (int64_t j = 0; j < now; j++) STORE_ROW(out + (j * units + u) * ROW_BYTES, r[j], p->is_signed);
+      }
+    out = static_cast<uint8_t*>(p->out) + p->k * units * ROW_BYTES;
+  }
+  memset(out, 0, static_cast<size_t>((p->padded - p->k) * units * ROW_BYTES));
+}
+
+// Multiples of 8 rows and columns.
+static inline void turn_words(const int32_t* acc, int64_t rows, int64_t columns, int32_t* out) {
+  for (int64_t i = 0; i < rows; i += 8)
+    for (int64_t j = 0; j < columns; j += 8) {
+      __m256i r[8], t[8];
+#pragma GCC unroll 8
+      for (int q = 0; q < 8; q++) r[q] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(acc + (i + q) * columns + j));
+#pragma GCC unroll 8
+      for (int q = 0; q < 8; q += 2) {
+        t[q] = _mm256_unpacklo_epi32(r[q], r[q + 1]);
+        t[q + 1] = _mm256_unpackhi_epi32(r[q], r[q + 1]);
+      }
+#pragma GCC unroll 8
+      for (int q = 0; q < 8; q += 4) {
+        r[q] = _mm256_unpacklo_epi64(t[q], t[q + 2]);
+        r[q + 1] = _mm256_unpackhi_epi64(t[q], t[q + 2]);
+        r[q + 2] = _mm256_unpacklo_epi64(t[q + 1], t[q + 3]);
+        r[q + 3] = _mm256_unpackhi_epi64(t[q + 1], t[q + 3]);
+      }
+#pragma GCC unroll 8
+      for (int q = 0; q < 4; q++) {
+        int32_t* to = out + (j + q) * kSparseInt8Panel + i;
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute2x128_si256(r[q], r[q + 4], 0x20));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 4 * kSparseInt8Panel), _mm256_permute2x128_si256(r[q], r[q + 4], 0x31));
+      }
+    }
+}
+
+}  // namespace
+}  // namespace whittle
