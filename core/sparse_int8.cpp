@@ -65,22 +65,25 @@ struct Strips {
 
 int32_t height_of(int32_t r) { return r % 16 == 0 ? 16 : r % 8 == 0 ? 8 : r % 4 == 0 ? 4 : r % 2 == 0 ? 2 : 1; }
 
-// Columns of a block. Heights of 4 and more use a loaded strip of X often enough to read it from the second-level cache; single
-// rows want it in the first, unless products have one column, which is small whatever its length.
-int64_t block_columns(const SparseMatrix& w, int64_t columns, int64_t height) {
+// Columns of a block: a strip of X stays in the first-level cache where a group of rows finds enough bundles in it, since every
+// block loads and stores the sums once; else in the second. One column is small whatever its length.
+int64_t block_columns(const SparseMatrix& w, int64_t columns, int64_t bundles) {
   const CacheSizes& cache = cache_sizes();
   const SparseInt8Kernels& k = sparse_int8_kernels();
   int64_t most = 32768;
   if (columns == 0 || columns > 2) {
-    const int64_t row = k.units * kSparseUnit * k.x_bytes;
-    most = std::min(most, (height >= 4 ? cache.l2 / 2 : cache.l1d * 3 / 4) / row / 16 * 16);
+    int64_t units = 1;
+    while (units < k.units && (columns == 0 || units * kSparseUnit < columns)) units *= 2;
+    const int64_t row = units * kSparseUnit * k.x_bytes;
+    most = std::max<int64_t>(16, cache.l1d * 3 / 4 / row);
+    while (most < w.cols && most * row < cache.l2 / 4 && bundles * most < 12 * w.cols) most *= 2;
+    most = std::min<int64_t>(most, 32768);
   }
-  if (most < 16) most = 16;
   const int64_t blocks = std::max<int64_t>(1, (w.cols + most - 1) / most);
   return std::max<int64_t>(16, round_up((w.cols + blocks - 1) / blocks, 16));
 }
 
-SparseInt8Tile tile_of(const SparseInt8Data& d, int64_t panel, int64_t block) {
+SparseInt8Tile tile_of(const SparseInt8Data& d, int64_t panel, int64_t block, const int32_t* offset = nullptr) {
   const SparseCell& cell = d.cells[static_cast<size_t>(panel * d.blocks + block)];
   SparseInt8Tile t = {};
   t.height = d.height;
@@ -89,7 +92,7 @@ SparseInt8Tile tile_of(const SparseInt8Data& d, int64_t panel, int64_t block) {
   t.groups = cell.groups;
   t.index = d.index.data() + cell.entry * (d.aligned ? 1 : 4);
   t.values = d.values.data() + cell.entry * d.height * 4;
-  t.fresh = block == 0;
+  t.start = block == 0 && offset ? offset + panel * kSparseInt8Panel : nullptr;
   return t;
 }
 
@@ -106,6 +109,12 @@ uint8_t* out_at(const Product& p, int64_t product, int64_t row, int64_t column) 
   const SparseArgs& a = *p.args;
   const int64_t at = a.by_rows ? column * a.w->rows + row : (product * a.w->rows + row) * a.columns + column;
   return static_cast<uint8_t*>(a.out) + at * p.size;
+}
+
+// n sums of neighbours in out, of rows from `row` on or all of that row if `same`.
+void finish(const Product& p, int64_t row, bool same, int32_t* acc, int64_t n, uint8_t* out) {
+  if (p.epilogue.out_type == kOutInt32) memcpy(out, acc, static_cast<size_t>(n) * 4);
+  else p.kernels->finish(&p.epilogue, row, same, acc, n, out);
 }
 
 // One column of X at a time; by_rows.
@@ -126,13 +135,13 @@ WhittleStatus multiply_vector(const Product& p) {
       int32_t acc[kSparseInt8Panel];
       for (int64_t q = begin; q < end; q++) {
         for (int64_t b = 0; b < d.blocks; b++) {
-          SparseInt8Tile t = tile_of(d, q, b);
+          SparseInt8Tile t = tile_of(d, q, b, p.epilogue.offset);
           t.x = x + b * d.block * k.x_bytes;
           t.acc = acc;
           k.vector(&t);
         }
         const int64_t row = q * kSparseInt8Panel;
-        k.finish(&p.epilogue, row, false, acc, std::min(kSparseInt8Panel, w.rows - row), out_at(p, 0, row, j));
+        finish(p, row, false, acc, std::min(kSparseInt8Panel, w.rows - row), out_at(p, 0, row, j));
       }
     });
   }
@@ -185,7 +194,7 @@ WhittleStatus multiply_strips(const Product& p) {
         const int64_t s = (base + i / d.panels) % strips.count, product = (base + i / d.panels) / strips.count, q = i % d.panels;
         const int64_t units = strips.units_of(s), wide = units * kSparseUnit, column = s * k.units * kSparseUnit;
         for (int64_t b = 0; b < d.blocks; b++) {
-          SparseInt8Tile t = tile_of(d, q, b);
+          SparseInt8Tile t = tile_of(d, q, b, p.epilogue.offset);
           t.units = static_cast<int32_t>(units);
           t.x = near + i / d.panels * strip_bytes + b * d.block * wide * k.x_bytes;
           t.acc = acc;
@@ -194,13 +203,19 @@ WhittleStatus multiply_strips(const Product& p) {
         const int64_t row = q * kSparseInt8Panel, rows = std::min(kSparseInt8Panel, w.rows - row);
         const int64_t columns = std::min(a.columns - column, wide);
         if (a.by_rows) {
+          // Whole tiles of 32-bit results go where they belong at once.
+          const int64_t direct = p.epilogue.out_type == kOutInt32 ? columns / 8 * 8 : 0, even = rows / 8 * 8;
+          if (direct > 0 && even == rows) {
+            k.turn(acc, rows, wide, direct, reinterpret_cast<int32_t*>(out_at(p, 0, row, column)), w.rows);
+            if (direct == columns) continue;
+          }
           int32_t* turned = acc + most;
-          k.turn(acc, rows, wide, turned);
-          for (int64_t j = 0; j < columns; j++)
-            k.finish(&p.epilogue, row, false, turned + j * kSparseInt8Panel, rows, out_at(p, 0, row, column + j));
+          k.turn(acc, round_up(rows, 8), wide, wide, turned, kSparseInt8Panel);
+          for (int64_t j = even == rows ? direct : 0; j < columns; j++)
+            finish(p, row, false, turned + j * kSparseInt8Panel, rows, out_at(p, 0, row, column + j));
         } else {
           for (int64_t r = 0; r < rows; r++)
-            k.finish(&p.epilogue, row + r, true, acc + r * wide, columns, out_at(p, product, row + r, column));
+            finish(p, row + r, true, acc + r * wide, columns, out_at(p, product, row + r, column));
         }
       }
     });
@@ -231,7 +246,9 @@ WhittleStatus sparse_int8_build(const SparseSource& source, SparseMatrix* out) {
   out->nnz = blocks.nnz;
   d->height = height_of(out->r);
   d->aligned = c % 4 == 0;
-  d->block = block_columns(*out, source.build.columns, d->height);
+  // Bundles of an average group.
+  const int64_t each = static_cast<int64_t>(blocks.column.size()) * c / 4 / std::max<int64_t>(1, static_cast<int64_t>(blocks.first.size()) - 1);
+  d->block = block_columns(*out, source.build.columns, each);
   d->blocks = std::max<int64_t>(1, (cols + d->block - 1) / d->block);
   d->panels = (rows + kSparseInt8Panel - 1) / kSparseInt8Panel;
   d->sums.resize(static_cast<size_t>(rows));
@@ -336,10 +353,11 @@ WhittleStatus sparse_int8_multiply(const SparseInt8Kernels& kernels, const Spars
   if (!sums_fit(a)) return WHITTLE_RANGE;
   static thread_local Scratch arrays;
   const size_t rows = static_cast<size_t>(w.rows);
-  int32_t* offset = static_cast<int32_t*>(arrays.take(w.rows * 12 + 4));
+  const int64_t padded = d.panels * kSparseInt8Panel;
+  int32_t* offset = static_cast<int32_t*>(arrays.take(padded * 12 + 4));
   if (!offset) return WHITTLE_OUT_OF_MEMORY;
-  float* scale = reinterpret_cast<float*>(offset + w.rows);
-  float* bias = scale + w.rows;
+  float* scale = reinterpret_cast<float*>(offset + padded);
+  float* bias = scale + padded;
   const uint32_t zero = static_cast<uint32_t>(a.x_zero) + static_cast<uint32_t>(a.x_signed ? kernels.shift_s8 : 0);
   for (size_t i = 0; i < rows; i++) {
     offset[i] = static_cast<int32_t>((a.bias_int ? static_cast<uint32_t>(a.bias_int[i]) : 0u) - zero * static_cast<uint32_t>(d.sums[i]));

@@ -26,7 +26,7 @@ struct SparseInt8Tile {
   const int8_t* values;
   const void* x;
   int32_t* acc;           // rows units * kSparseUnit apart
-  bool fresh;             // acc = instead of acc +=
+  const int32_t* start;   // of each row of the panel: what sums begin at instead of acc; or null
 };
 
 // The valid rows [0, k) of X, `columns` of each, to x' of `padded` rows (a multiple of 16) and units * kSparseUnit columns;
@@ -50,11 +50,11 @@ struct SparseInt8Kernels {
   // One column: acc[group * height + i]; x is what `widen` made, kSparseInt8Near bytes before and after readable.
   void (*widen)(const uint8_t* x, int64_t k, bool is_signed, void* out);
   void (*vector)(const SparseInt8Tile*);
-  // n sums, which are overwritten, to out by elements [column, column + n) of the epilogue's arrays, or by element `column`
-  // for all of them if `same`; b_zero must be null.
+  // n sums, offsets among them, which are overwritten, to out by elements [column, column + n) of the epilogue's arrays, or by
+  // element `column` for all of them if `same`; not for int32 output; b_zero must be null.
   void (*finish)(const GemmInt8Epilogue* epilogue, int64_t column, bool same, int32_t* acc, int64_t n, void* out);
-  // out[j * kSparseInt8Panel + i] = acc[i * columns + j] for i < rows, j < columns; both rounded up to multiples of 8.
-  void (*turn)(const int32_t* acc, int64_t rows, int64_t columns, int32_t* out);
+  // out[j * out_stride + i] = acc[i * stride + j] for i < rows, j < columns; both multiples of 8.
+  void (*turn)(const int32_t* acc, int64_t rows, int64_t stride, int64_t columns, int32_t* out, int64_t out_stride);
 };
 
 }  // namespace whittle

@@ -111,14 +111,14 @@ static inline void interleave(const uint8_t* x, const uint16_t* index, __m512i* 
 
 // R rows of one group; S sets of sums where few of them would leave the unit waiting.
 template <int R, int U, bool A, int S>
-static void rows(int64_t count, const uint16_t* index, const int8_t* values, int64_t stride, const uint8_t* x, int32_t* acc, bool fresh) {
+static void rows(int64_t count, const uint16_t* index, const int8_t* values, int64_t stride, const uint8_t* x, int32_t* acc, const int32_t* start) {
   __m512i sum[S][R][U];
 #pragma GCC unroll 16
   for (int s = 0; s < S; s++)
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-      for (int u = 0; u < U; u++) sum[s][r][u] = s > 0 || fresh ? _mm512_setzero_si512() : _mm512_loadu_si512(acc + (r * U + u) * 16);
+      for (int u = 0; u < U; u++) sum[s][r][u] = s > 0 ? _mm512_setzero_si512() : start ? _mm512_set1_epi32(start[r]) : _mm512_loadu_si512(acc + (r * U + u) * 16);
   int64_t b = 0;
   for (; b + S <= count; b += S)
 #pragma GCC unroll 4
@@ -154,7 +154,7 @@ static void rows(int64_t count, const uint16_t* index, const int8_t* values, int
       _mm512_storeu_si512(acc + (r * U + u) * 16, S > 1 ? _mm512_add_epi32(sum[0][r][u], sum[S - 1][r][u]) : sum[0][r][u]);
 }
 
-typedef void (*RowsFn)(int64_t, const uint16_t*, const int8_t*, int64_t, const uint8_t*, int32_t*, bool);
+typedef void (*RowsFn)(int64_t, const uint16_t*, const int8_t*, int64_t, const uint8_t*, int32_t*, const int32_t*);
 
 template <int U, bool A>
 static void tile_units(const SparseInt8Tile* t) {
@@ -168,7 +168,7 @@ static void tile_units(const SparseInt8Tile* t) {
     const int64_t count = t->runs[g].count;
     int32_t* acc = t->acc + t->runs[g].group * height * (U * 16);
     for (int64_t r = 0; r < height; r += part)
-      fn(count, index, values + r * 4, height * 4, static_cast<const uint8_t*>(t->x), acc + r * (U * 16), t->fresh);
+      fn(count, index, values + r * 4, height * 4, static_cast<const uint8_t*>(t->x), acc + r * (U * 16), t->start ? t->start + t->runs[g].group * height + r : nullptr);
     index += count * (A ? 1 : 4);
     values += count * height * 4;
   }
@@ -262,27 +262,26 @@ static void vector_height(const SparseInt8Tile* t) {
     }
     sum = _mm512_add_epi32(sum, other);
     int32_t* acc = t->acc + t->runs[g].group * H;
+    const int32_t* start = t->start ? t->start + t->runs[g].group * H : acc;
     if (H == 16) {
-      _mm512_storeu_si512(acc, t->fresh ? sum : _mm512_add_epi32(sum, _mm512_loadu_si512(acc)));
+      _mm512_storeu_si512(acc, _mm512_add_epi32(sum, _mm512_loadu_si512(start)));
       continue;
     }
     const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
     if (H == 8) {
-      __m256i* to = reinterpret_cast<__m256i*>(acc);
-      _mm256_storeu_si256(to, t->fresh ? half : _mm256_add_epi32(half, _mm256_loadu_si256(to)));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(acc), _mm256_add_epi32(half, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(start))));
       continue;
     }
     __m128i s = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
     if (H == 4) {
-      __m128i* to = reinterpret_cast<__m128i*>(acc);
-      _mm_storeu_si128(to, t->fresh ? s : _mm_add_epi32(s, load16(acc)));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(acc), _mm_add_epi32(s, load16(start)));
       continue;
     }
     s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
     if (H == 1) s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
     for (int i = 0; i < H; i++) {
       const uint32_t v = static_cast<uint32_t>(i == 0 ? _mm_cvtsi128_si32(s) : _mm_extract_epi32(s, 1));
-      acc[i] = static_cast<int32_t>(v + (t->fresh ? 0u : static_cast<uint32_t>(acc[i])));
+      acc[i] = static_cast<int32_t>(v + static_cast<uint32_t>(start[i]));
     }
   }
 }
@@ -295,8 +294,6 @@ void vector(const SparseInt8Tile* t) {
     (t->height == 1 ? vector_height<1, false> : t->height == 2 ? vector_height<2, false> : t->height == 4 ? vector_height<4, false>
      : t->height == 8 ? vector_height<8, false> : vector_height<16, false>)(t);
 }
-
-void turn(const int32_t* acc, int64_t rows, int64_t columns, int32_t* out) { turn_words(acc, rows, columns, out); }
 
 }  // namespace
 }  // namespace whittle
@@ -311,5 +308,5 @@ extern "C" void sparse_int8_install_avx512vnni(whittle::SparseInt8Kernels* t) {
   t->widen = widen;
   t->vector = vector;
   t->finish = finish;
-  t->turn = turn;
+  t->turn = turn_words;
 }

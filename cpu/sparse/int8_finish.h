@@ -13,7 +13,7 @@ static void finish(const GemmInt8Epilogue* e, int64_t column, bool same, int32_t
   const int64_t size = e->out_type == kOutInt32 || e->out_type == kOutFloat32 ? 4 : 1;
   float scale[TILE_COLUMNS], bias[TILE_COLUMNS];
   GemmInt8Epilogue spread = *e;
-  if (same && e->out_type != kOutInt32) {
+  if (same) {
     const float s = e->scale[column], b = e->bias[column];
     WHITTLE_VECTOR_LOOP
     for (int64_t i = 0; i < TILE_COLUMNS; i++) scale[i] = s;
@@ -25,17 +25,9 @@ static void finish(const GemmInt8Epilogue* e, int64_t column, bool same, int32_t
   for (int64_t j = 0; j < n; j += TILE_COLUMNS) {
     const int64_t now = n - j < TILE_COLUMNS ? n - j : TILE_COLUMNS;
     int32_t* sums = acc + j;
-    if (same) {
-      const uint32_t offset = static_cast<uint32_t>(e->offset[column]);
-      WHITTLE_VECTOR_LOOP
-      for (int64_t i = 0; i < now; i++) sums[i] = static_cast<int32_t>(static_cast<uint32_t>(sums[i]) + offset);
-    } else {
-      const int32_t* offset = e->offset + column + j;
-      WHITTLE_VECTOR_LOOP
-      for (int64_t i = 0; i < now; i++)
-        sums[i] = static_cast<int32_t>(static_cast<uint32_t>(sums[i]) + static_cast<uint32_t>(offset[i]));
-    }
-    epilogue_columns(same ? &spread : e, same ? 0 : column + j, 0, sums, now, static_cast<uint8_t*>(out) + j * size);
+    void* to = static_cast<uint8_t*>(out) + j * size;
+    if (now == TILE_COLUMNS) epilogue_columns(same ? &spread : e, same ? 0 : column + j, 0, sums, TILE_COLUMNS, to);
+    else epilogue_columns(same ? &spread : e, same ? 0 : column + j, 0, sums, now, to);
   }
 }
 

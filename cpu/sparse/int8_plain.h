@@ -35,9 +35,9 @@ static inline void pack_plain(const SparseInt8Pack* p) {
   }
 }
 
-static inline void turn_plain(const int32_t* acc, int64_t rows, int64_t columns, int32_t* out) {
+static inline void turn_plain(const int32_t* acc, int64_t rows, int64_t stride, int64_t columns, int32_t* out, int64_t out_stride) {
   for (int64_t i = 0; i < rows; i++)
-    for (int64_t j = 0; j < columns; j++) out[j * kSparseInt8Panel + i] = acc[i * columns + j];
+    for (int64_t j = 0; j < columns; j++) out[j * out_stride + i] = acc[i * stride + j];
 }
 
 }  // namespace

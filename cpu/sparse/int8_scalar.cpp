@@ -12,7 +12,9 @@ void multiply(const SparseInt8Tile* t, int64_t columns) {
   const uint16_t* index = t->index;
   for (int64_t g = 0; g < t->groups; g++) {
     int32_t* acc = t->acc + t->runs[g].group * t->height * columns;
-    if (t->fresh) memset(acc, 0, static_cast<size_t>(t->height * columns) * 4);
+    if (t->start)
+      for (int64_t i = 0; i < t->height; i++)
+        for (int64_t j = 0; j < columns; j++) acc[i * columns + j] = t->start[t->runs[g].group * t->height + i];
     for (int64_t b = 0; b < t->runs[g].count; b++, index += t->aligned ? 1 : 4)
       for (int64_t i = 0; i < t->height; i++, v += 4)
         for (int64_t c = 0; c < 4; c++) {

@@ -60,6 +60,23 @@ static inline void pack_rows(const SparseInt8Pack* p, const uint8_t* order) {
       for (int64_t u = 0; u < units; u++) {
         __m128i r[16];
         const int64_t now = p->k - i < 16 ? p->k - i : 16;
+        if (now == 16 && columns == units * 16) {
+          const uint8_t* from = p->x + i;
+          const uint8_t* o = order + u * 4;
+          const int64_t s = p->stride;
+#pragma GCC unroll 4
+          for (int j = 0; j < 4; j++) {
+            const uint8_t* four = from + o[j] * 4 * s;
+            r[4 * j] = load16(four);
+            r[4 * j + 1] = load16(four + s);
+            r[4 * j + 2] = load16(four + 2 * s);
+            r[4 * j + 3] = load16(four + 3 * s);
+          }
+          turn_bytes(r);
+#pragma GCC unroll 16
+          for (int j = 0; j < 16; j++) STORE_ROW(out + (j * units + u) * ROW_BYTES, r[j], p->is_signed);
+          continue;
+        }
         for (int64_t j = 0; j < 16; j++) {
           const int64_t column = order[u * 4 + j / 4] * 4 + j % 4;
           const uint8_t* from = p->x + column * p->stride + i;
@@ -82,12 +99,12 @@ static inline void pack_rows(const SparseInt8Pack* p, const uint8_t* order) {
 }
 
 // Multiples of 8 rows and columns.
-static inline void turn_words(const int32_t* acc, int64_t rows, int64_t columns, int32_t* out) {
+static inline void turn_words(const int32_t* acc, int64_t rows, int64_t stride, int64_t columns, int32_t* out, int64_t out_stride) {
   for (int64_t i = 0; i < rows; i += 8)
     for (int64_t j = 0; j < columns; j += 8) {
       __m256i r[8], t[8];
 #pragma GCC unroll 8
-      for (int q = 0; q < 8; q++) r[q] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(acc + (i + q) * columns + j));
+      for (int q = 0; q < 8; q++) r[q] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(acc + (i + q) * stride + j));
 #pragma GCC unroll 8
       for (int q = 0; q < 8; q += 2) {
         t[q] = _mm256_unpacklo_epi32(r[q], r[q + 1]);
@@ -102,9 +119,9 @@ static inline void turn_words(const int32_t* acc, int64_t rows, int64_t columns,
       }
 #pragma GCC unroll 8
       for (int q = 0; q < 4; q++) {
-        int32_t* to = out + (j + q) * kSparseInt8Panel + i;
+        int32_t* to = out + (j + q) * out_stride + i;
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute2x128_si256(r[q], r[q + 4], 0x20));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 4 * kSparseInt8Panel), _mm256_permute2x128_si256(r[q], r[q + 4], 0x31));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 4 * out_stride), _mm256_permute2x128_si256(r[q], r[q + 4], 0x31));
       }
     }
 }

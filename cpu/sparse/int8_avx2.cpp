@@ -1,0 +1,131 @@
+// Sparse int8 on AVX2: x' in 16 bits, vpmaddwd and vpaddd on 4 rows x 16 columns (int8_tile16.h). Not vpmaddubsw, whose 16-bit
+// sums saturate. One column: sixteen weights widened to 16 bits at the load; the four values of x that a bundle wants are put
+// together by broadcasts of unaligned pairs and blends, so that no shuffle waits for an index.
+#include <immintrin.h>
+
+#define WHITTLE_ISA_FILE
+#include "cpu/sparse/int8_finish.h"
+
+#define ROW_BYTES 32
+#define STORE_ROW(p, v, is_signed) \
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (is_signed) ? _mm256_cvtepi8_epi16(v) : _mm256_cvtepu8_epi16(v))
+#include "cpu/sparse/int8_plain.h"
+#include "cpu/sparse/int8_tile16.h"
+
+namespace whittle {
+namespace {
+
+struct Ymm {
+  typedef __m256i Vec;
+  enum { kLanes = 8, kWidest = 4 };
+  static inline Vec set(int32_t v) { return _mm256_set1_epi32(v); }
+  static inline Vec load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static inline void store(void* p, Vec v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+  static inline Vec low(Vec a, Vec b) { return _mm256_unpacklo_epi16(a, b); }
+  static inline Vec high(Vec a, Vec b) { return _mm256_unpackhi_epi16(a, b); }
+  static inline Vec madd(Vec a, Vec b) { return _mm256_madd_epi16(a, b); }
+  static inline Vec add(Vec a, Vec b) { return _mm256_add_epi32(a, b); }
+};
+
+const uint8_t kOrder[4] = {0, 2, 1, 3};
+
+void pack(const SparseInt8Pack* p) { pack_rows(p, kOrder); }
+void tile(const SparseInt8Tile* t) { (t->aligned ? tile_of<Ymm, true> : tile_of<Ymm, false>)(t); }
+
+static inline int64_t load_long(const void* p) {
+  int64_t v;
+  memcpy(&v, p, 8);
+  return v;
+}
+
+// The four values that a bundle wants, in every lane of 64 bits.
+template <bool A>
+static inline __m256i everywhere(const int16_t* x, const uint16_t* index) {
+  if (A) return _mm256_set1_epi64x(load_long(x + index[0] * 4));
+  const __m256i a = _mm256_blend_epi16(_mm256_set1_epi32(load_word(x + index[0])), _mm256_set1_epi32(load_word(x + index[1] - 1)), 0xaa);
+  const __m256i b = _mm256_blend_epi16(_mm256_set1_epi32(load_word(x + index[2])), _mm256_set1_epi32(load_word(x + index[3] - 1)), 0xaa);
+  return _mm256_blend_epi32(a, b, 0xaa);
+}
+
+template <bool A>
+static inline int64_t alone(const int16_t* x, const uint16_t* index) {
+  if (A) return load_long(x + index[0] * 4);
+  const uint64_t a = static_cast<uint16_t>(x[index[0]]) | static_cast<uint32_t>(static_cast<uint16_t>(x[index[1]])) << 16;
+  const uint64_t b = static_cast<uint16_t>(x[index[2]]) | static_cast<uint32_t>(static_cast<uint16_t>(x[index[3]])) << 16;
+  return static_cast<int64_t>(a | b << 32);
+}
+
+template <int H, bool A>
+static void vector_height(const SparseInt8Tile* t) {
+  enum { kBundles = H >= 4 ? 1 : 4 / H, kEach = A ? 1 : 4, kSums = H >= 4 ? H / 4 : 1, kStep = H >= 4 ? H * 4 : 16 };
+  const int16_t* x = static_cast<const int16_t*>(t->x);
+  const uint16_t* index = t->index;
+  const int8_t* values = t->values;
+  const auto meet = [](__m256i sum, __m256i v, __m128i w) { return _mm256_add_epi32(sum, _mm256_madd_epi16(v, _mm256_cvtepi8_epi16(w))); };
+  for (int64_t g = 0; g < t->groups; g++) {
+    int64_t b = t->runs[g].count;
+    __m256i sum[kSums];
+#pragma GCC unroll 4
+    for (int s = 0; s < kSums; s++) sum[s] = _mm256_setzero_si256();
+    for (; b >= kBundles; b -= kBundles, index += kBundles * kEach, values += kStep) {
+      if (H == 16 || (b & 3) == 0) _mm_prefetch(reinterpret_cast<const char*>(values + 1024), _MM_HINT_T0);
+      const __m256i v = H >= 4   ? everywhere<A>(x, index)
+                        : H == 2 ? _mm256_set_m128i(_mm_set1_epi64x(alone<A>(x, index + kEach)), _mm_set1_epi64x(alone<A>(x, index)))
+                                 : _mm256_set_epi64x(alone<A>(x, index + 3 * kEach), alone<A>(x, index + 2 * kEach), alone<A>(x, index + kEach), alone<A>(x, index));
+#pragma GCC unroll 4
+      for (int s = 0; s < kSums; s++) sum[s] = meet(sum[s], v, load16(values + s * 16));
+    }
+    // Fewer bundles than a vector holds; weights of 0 for the rest.
+    if (H < 4 && b > 0) {
+      int8_t w[16] = {0};
+      int64_t q[4] = {0};
+      memcpy(w, values, static_cast<size_t>(b * H * 4));
+      for (int64_t i = 0; i < b; i++)
+        for (int64_t r = 0; r < H; r++) q[i * H + r] = alone<A>(x, index + i * kEach);
+      sum[0] = meet(sum[0], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q)), load16(w));
+      index += b * kEach;
+      values += b * H * 4;
+    }
+    int32_t* acc = t->acc + t->runs[g].group * H;
+    const int32_t* start = t->start ? t->start + t->runs[g].group * H : acc;
+#pragma GCC unroll 4
+    for (int s = 0; s < kSums; s++) {
+      // Pairs of neighbours are one row.
+      __m128i y = _mm_hadd_epi32(_mm256_castsi256_si128(sum[s]), _mm256_extracti128_si256(sum[s], 1));
+      if (H >= 4) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(acc + s * 4), _mm_add_epi32(y, load16(start + s * 4)));
+        continue;
+      }
+      if (H == 1) y = _mm_hadd_epi32(y, y);
+      else y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0x4e));
+      if (H == 1) y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0xb1));
+      acc[0] = static_cast<int32_t>(static_cast<uint32_t>(_mm_cvtsi128_si32(y)) + static_cast<uint32_t>(start[0]));
+      if (H == 2) acc[1] = static_cast<int32_t>(static_cast<uint32_t>(_mm_extract_epi32(y, 1)) + static_cast<uint32_t>(start[1]));
+    }
+  }
+}
+
+void vector(const SparseInt8Tile* t) {
+  if (t->aligned)
+    (t->height == 1 ? vector_height<1, true> : t->height == 2 ? vector_height<2, true> : t->height == 4 ? vector_height<4, true>
+     : t->height == 8 ? vector_height<8, true> : vector_height<16, true>)(t);
+  else
+    (t->height == 1 ? vector_height<1, false> : t->height == 2 ? vector_height<2, false> : t->height == 4 ? vector_height<4, false>
+     : t->height == 8 ? vector_height<8, false> : vector_height<16, false>)(t);
+}
+
+}  // namespace
+}  // namespace whittle
+
+extern "C" void sparse_int8_install_avx2(whittle::SparseInt8Kernels* t) {
+  using namespace whittle;
+  t->units = 1;
+  t->x_bytes = 2;
+  t->shift_s8 = 0;
+  t->pack = pack;
+  t->tile = tile;
+  t->widen = widen_plain;
+  t->vector = vector;
+  t->finish = finish;
+  t->turn = turn_words;
+}
