@@ -3,6 +3,7 @@
 #include "core/conv.h"
 #include "core/distill.h"
 #include "core/elementwise.h"
+#include "core/factor.h"
 #include "core/gemm.h"
 #include "core/gemm_int8.h"
 #include "core/norm.h"
@@ -22,6 +23,7 @@ int families(const FamilyInfo** out) {
       {"conv", conv_tier()},
       {"distill", distill_tier()},
       {"elementwise", elementwise_tier()},
+      {"factor", factor_tier()},
       {"gemm", gemm_tier()},
       {"norm", norm_tier()},
       {"quantize", quantize_tier()},

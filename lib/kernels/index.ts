@@ -91,3 +91,4 @@ export {
 } from './gemm_weight'
 export { svd, svdAsync, type Floats, type SingularValues, type Svd, type SvdMethod, type SvdOptions } from './svd'
 export { lowRank, lowRankAsync, type LowRank, type LowRankOptions } from './lowrank'
+export * from './factor'

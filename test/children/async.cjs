@@ -170,6 +170,27 @@ if (w.gemmInt4Async) {
   }
 }
 
+// Factorizations write memory of their own; matrices of the same few rows keep them short.
+const matrix = (x) => ({ type: 'float32', dims: [50, x.length / 50], data: x })
+const kernel = (x) => ({ type: 'float32', dims: [5, 2, 5, x.length / 50], data: x })
+const factorizations = {
+  nmf: [matrix, { rank: 2, iterations: 3 }, (r) => r.h.data],
+  cp: [kernel, { rank: 2, iterations: 2 }, (r) => r.factors[3].data],
+  tucker: [kernel, { ranks: [2, 2], modes: [0, 1], iterations: 2 }, (r) => r.core.data],
+  separable: [kernel, { rank: 2 }, (r) => r.horizontal.data],
+}
+for (const [name, [shape, o, pick]] of Object.entries(factorizations))
+  if (w[`${name}Async`])
+    calls[name] = {
+      async: async (x) => ({ data: pick(await w[`${name}Async`](shape(positive(name, x)), o)) }),
+      sync: (x) => ({ data: pick(w[name](shape(positive(name, x)), o)) }),
+    }
+
+function positive(name, x) {
+  if (name === 'nmf') for (let i = 0; i < x.length; i++) x[i] = Math.abs(x[i])
+  return x
+}
+
 function rows(x) {
   return { type: 'float32', dims: [x.length / 50, 50], data: x }
 }
