@@ -46,7 +46,7 @@ async function rivals(bench: Bench, s: Shape, w: Float32Array, x: Float32Array, 
   ])
 }
 
-/** `job` is csr, or the block; the rival ours-dense is {@link gemm} on the same matrix. */
+/** `job` is csr, or b<rows>x<columns>z; the rival ours-dense is {@link gemm} on the same matrix. */
 function f32(job: string, s: Shape, percent: number, options: SparsifyOptions, r = 1, c = 1, all = true): Case {
   return {
     case: `${options.dtype === 'bfloat16' ? 'bf16' : 'f32'}${job}${percent}_${s.n}x${s.k}x${s.columns}`,
@@ -78,7 +78,7 @@ function f32(job: string, s: Shape, percent: number, options: SparsifyOptions, r
 export const cases: readonly Case[] = [
   ...kShapes.flatMap((s) => kPercent.map((p) => f32('csr', s, p, { format: 'csr' }))),
   ...([[4, 1], [1, 4], [8, 1], [1, 16], [16, 1], [32, 32]] as const).map(([r, c]) =>
-    f32(`${r}x${c}b`, kShapes[0] as Shape, 80, { format: { block: [r, c] } }, r, c, false),
+    f32(`b${r}x${c}z`, kShapes[0] as Shape, 80, { format: { block: [r, c] } }, r, c, false),
   ),
   f32('csr', kShapes[0] as Shape, 90, { format: 'csr', dtype: 'bfloat16' }, 1, 1, false),
 ] // prettier-ignore
@@ -121,7 +121,7 @@ export function report(rows: readonly Row[]): FamilyReport {
     const ours = at(null, (r) => r.ours_ms)
     const dense = at('ours-dense', (r) => r.rival_ms)
     const cross = crossover(ours, new Map(dense))
-    const said = cross === null ? 'never' : cross <= (percents[0] as number) ? `at ${percents[0]} % or before` : `at ${cross.toFixed(0)} %`
+    const said = dense.length < 2 ? 'not measured' : cross === null ? 'never' : cross <= (percents[0] as number) ? `at ${percents[0]} % or before` : `at ${cross.toFixed(0)} %`
     text.push(`${key}: sparse overtakes dense ${said}`)
     const curves: Line[] = [
       { label: 'sparse', points: ours, kind: 'ours' },

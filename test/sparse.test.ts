@@ -255,6 +255,39 @@ test('rows without non-zeros give the bias, and matrices without elements an emp
   }
 })
 
+describe('auto', () => {
+  const next = random(77)
+  const made = (pattern: Pattern, density: number, options: SparsifyOptions = {}) =>
+    sparsify(f32([256, 256], weights(256, 256, pattern, density, next)), { format: 'auto', columns: 64, ...options })
+
+  test('answers dense where nothing is to be gained, CSR where zeros lie anywhere, blocks where they lie in blocks', () => {
+    expect(made('csr', 1).format).toBe('dense')
+    expect(made('csr', 0.05).format).toBe('csr')
+    const { format } = made({ block: [8, 1] }, 0.1)
+    expect(typeof format === 'object' && format.block[0] >= 4).toBe(true)
+    expect(sparsify(f32([0, 3], new Float32Array(0))).format).toBe('csr')
+  })
+
+  test('measured or not, the product is the same within rounding, and dense hands its matrix back', () => {
+    const x = fill(256 * 3, next)
+    for (const density of [1, 0.4, 0.1])
+      for (const measure of [false, true]) {
+        const dense = weights(256, 256, 'csr', density, next)
+        const w = sparsify(f32([256, 256], dense), { format: 'auto', measure, columns: 3 })
+        expect(Buffer.compare(Buffer.from(w.toDense().data.buffer), Buffer.from(dense.buffer))).toBe(0)
+        const want = spmmOracle({ n: 256, k: 256, w: dense, x: [0, 1, 2].map((j) => x.subarray(j * 256, j * 256 + 256)), bias: x.subarray(0, 256) })
+        const y = spmm(w, f32([3, 256], x), { layout: 'rows', bias: x.slice(0, 256) }).data as Float32Array
+        expect(worst(y, (j, i) => j * 256 + i, want)).toBeLessThanOrEqual(1)
+      }
+  })
+
+  test('chooses the same every time', () => {
+    const dense = f32([128, 128], weights(128, 128, 'csr', 0.3, next))
+    const formats = Array.from({ length: 3 }, () => JSON.stringify(sparsify(dense).format))
+    expect(new Set(formats).size).toBe(1)
+  })
+})
+
 test('a mask leaves elements out', () => {
   const w = f32([2, 3], Float32Array.of(1, 2, 3, 4, 5, 6))
   const kept = sparsify(w, { format: 'csr', mask: Uint8Array.of(1, 0, 1, 0, 0, 0) })
