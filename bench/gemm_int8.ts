@@ -1,6 +1,7 @@
 // Integer products of family gemm: M x N x K, weights packed once, as a model's are. Against MatMulInteger and QLinearMatMul
 // of onnxruntime and torch._int_mm; all sums are exact, so results must be equal.
 import { devices, gemmInt8, packInt8, type GemmInt8Options } from '../lib/index'
+import { native } from '../lib/native'
 import type { Bench } from './harness/bench'
 import { close } from './harness/bench'
 import type { Case, Prepared, Rival } from './harness/types'
@@ -62,6 +63,23 @@ function peakOf(bench: Bench): string {
   return bench.peaks[`s8_${variant}`] ? `s8_${variant}` : variant === 'avx512' ? 's8_avx512' : 's8_avx2'
 }
 
+/** Enough steps that waking a thread does not count. */
+const kPeakSteps = 20000
+
+/** A few rows: reading the weights, from the last cache or from memory. More: the variant's multiply-add, measured in turn with ours. */
+function limits(bench: Bench, { m, n, k }: Shape): Pick<Prepared, 'bound' | 'limit'> {
+  if (m <= 4 && n * k > 1e6) {
+    const level = n * k > 24e6 ? 'dram_read' : 'l3_read'
+    const rate = bench.peaks[level] as number
+    return { bound: { name: `${level} ${((n * k) / 1e6).toFixed(1)} MB at ${rate.toFixed(1)} GB/s`, ms: (n * k) / rate / 1e6 } }
+  }
+  const done = bench.threads * native().gemmInt8Peak(1, 1) * kPeakSteps
+  return {
+    bound: bench.arithmetic(peakOf(bench), 2 * m * n * k),
+    limit: { run: () => native().gemmInt8Peak(kPeakSteps, bench.threads), part: done / (2 * m * n * k) },
+  }
+}
+
 function int8(s: Shape, signed: boolean, job: Job = ''): Case {
   return {
     case: `${signed ? 's8s8' : 'u8s8'}${job}_${s.m}x${s.n}x${s.k}`,
@@ -86,12 +104,28 @@ function int8(s: Shape, signed: boolean, job: Job = ''): Case {
         bench.onnx({ model, feeds: { a } }),
         bench.rival('onnxruntime', { inputs, model, op: "y = session.run(None, {'a': a})[0]", result: 'y' }),
       ]
+      if (job === '') rivals.push(bench.onednn({ m, n, k, a: data, b }))
+      // oneDNN inside torch: weights packed for unsigned rows; float32 sums, exact below 2^24.
+      if (!signed && job !== 'q')
+        rivals.push(
+          bench.rival('torch', {
+            inputs: { ...inputs, s: { data: scales, dims: [n] }, c: { data: bias, dims: [n] } },
+            setup: `ta = torch.from_numpy(a)
+tw = torch.ops.onednn.qlinear_prepack(torch.from_numpy(b).t().contiguous(), [${m}, ${k}])
+tz = torch.zeros(${n}, dtype=torch.int32)
+ts = ${job === '' ? `torch.ones(${n})` : 'torch.from_numpy(s)'}
+tc = ${job === '' ? 'None' : 'torch.from_numpy(c)'}
+run = torch.ops.onednn.qlinear_pointwise`,
+            op: `ty = run(ta, ${job === '' ? '1.0' : '0.02'}, 0, tw, ts, tz, tc, 1.0, 0, torch.float32, '${job === '' ? 'none' : 'relu'}', [], '')`,
+            result: 'ty.numpy()',
+          }),
+        )
       if (signed && job === '')
         rivals.push(
           bench.rival('torch', {
             inputs,
-            setup: 'ta = torch.from_numpy(a)\ntb = torch.from_numpy(b)',
-            op: 'ty = torch._int_mm(ta, tb)',
+            setup: `ta = torch.from_numpy(a)\ntb = torch.from_numpy(b)\nty = torch.empty(${m}, ${n}, dtype=torch.int32)`,
+            op: 'torch._int_mm(ta, tb, out=ty)',
             result: 'ty.numpy()',
           }),
         )
@@ -101,10 +135,7 @@ function int8(s: Shape, signed: boolean, job: Job = ''): Case {
         rivals: await Promise.all(rivals),
         // Exact, but for the order of float32 operations, which each library chooses.
         ...(job === '' ? {} : { check: job === 'q' ? close({ share: 1e-3, step: 1 }) : close({ atol: 1e-4, rtol: 1e-5 }) }),
-        bound: bench.latest(
-          bench.arithmetic(peakOf(bench), 2 * m * n * k),
-          bench.dram(n * k > 24e6 ? { read: n * k } : {}),
-        ),
+        ...limits(bench, s),
         dispose: () => packed.dispose(),
       }
     },

@@ -83,12 +83,20 @@ async function runCase(
     }
   }
   const all = [ours, ...sides.values()]
+  const limiter = prepared.limit ? sideOf(prepared.limit) : undefined
+  if (limiter) {
+    await warm(limiter)
+    all.push(limiter)
+  }
   const round = all.reduce((sum, s) => sum + median([s.first]) * s.repeats, 0)
   // 15 samples a side at least; more where they are cheap.
   const count = options.quick ? 15 : Math.max(15, Math.min(101, Math.floor(3000 / Math.max(round, 1))))
   await interleave(all, count, bench.threads > 1 && all.length > 1 ? 2 : 0)
   const oursMs = median(ours.samples)
-  const bound = prepared.bound
+  const bound =
+    limiter && prepared.limit && prepared.bound
+      ? { name: `${prepared.bound.name}, in turn`, ms: median(limiter.samples) / prepared.limit.part }
+      : prepared.bound
   const limit = {
     bound: bound?.name ?? null,
     share_of_bound: bound && Number.isFinite(bound.ms) ? round4(bound.ms / oursMs) : null,
@@ -152,8 +160,9 @@ async function main(): Promise<number> {
     return 2
   }
   const files = stems()
-  const known = [...new Set(files.map((f) => familyOf(f, files)))]
-  const wanted = parsed.positionals.length ? parsed.positionals : known
+  const families = [...new Set(files.map((f) => familyOf(f, files)))]
+  const known = [...new Set([...families, ...files])]
+  const wanted = parsed.positionals.length ? parsed.positionals : families
   const unknown = wanted.find((f) => !known.includes(f))
   const cores = Math.min(availableParallelism(), devices().cpu.availableThreads)
   const counts = (parsed.values.threads ?? (cores > 1 ? `1,${cores}` : '1')).split(',').map(Number)
@@ -175,13 +184,15 @@ async function main(): Promise<number> {
   const sections: Section[] = []
   const machine = new Set<string>()
   let wrong = false
-  for (const family of wanted) {
+  for (const name of wanted) {
+    // A file's own name runs that file alone.
+    const family = familyOf(name, files)
     // A time budget is the family's: --quick must end whatever the other families did.
     const started = Date.now()
     const mine: { stem: string; c: Case }[] = []
     const reports: ((rows: readonly Row[]) => FamilyReport)[] = []
     const own: Row[] = []
-    for (const stem of files.filter((f) => familyOf(f, files) === family)) {
+    for (const stem of files.filter((f) => (family === name ? familyOf(f, files) === family : f === name))) {
       const module = (await import(path.join(__dirname, `${stem}.js`))) as {
         cases: readonly Case[]
         report?: (rows: readonly Row[]) => FamilyReport

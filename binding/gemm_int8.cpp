@@ -122,12 +122,12 @@ struct GemmCall {
   WhittleStatus run() { return gemm_int8(gemm_int8_kernels(), g); }
 };
 
-// gemmInt8Peak(iterations) → operations done by a register-only loop of the active variant.
+// gemmInt8Peak(iterations, threads) → operations that each of the threads did in a register-only loop of the active variant.
 napi_value peak(napi_env env, napi_callback_info info) {
   Args args(env, info);
-  const int64_t iterations = args.integer();
+  const int64_t iterations = args.integer(), threads = args.integer();
   napi_value v;
-  napi_create_double(env, args.ok() ? gemm_int8_kernels().peak(iterations) : 0, &v);
+  napi_create_double(env, args.ok() ? gemm_int8_peak(iterations, static_cast<int>(threads)) : 0, &v);
   return v;
 }
 

@@ -421,6 +421,13 @@ VariantList<GemmInt8Kernels> gemm_int8_variants() {
 const GemmInt8Kernels& gemm_int8_kernels() { return resolved().table; }
 Tier gemm_int8_tier() { return resolved().tier; }
 
+double gemm_int8_peak(int64_t iterations, int threads) {
+  const GemmInt8Kernels& table = gemm_int8_kernels();
+  std::atomic<double> operations{0};
+  parallel_for(threads, 1, threads, [&](int64_t, int64_t) { operations = table.peak(iterations); });
+  return operations;
+}
+
 PackedInt8* new_packed_int8(const GemmInt8Kernels& table, bool is_unsigned, int64_t k, int64_t n) {
   PackedInt8* p = new (std::nothrow) PackedInt8;
   if (!p) return nullptr;

@@ -158,6 +158,9 @@ void free_packed_int8(PackedInt8* packed);
 // WHITTLE_NONFINITE: bias holds NaN or an infinity. `out` is untouched in either case.
 WhittleStatus gemm_int8(const GemmInt8Kernels& table, const GemmInt8Args& args);
 
+// The active variant's `peak` on so many threads at once; operations of one.
+double gemm_int8_peak(int64_t iterations, int threads);
+
 VariantList<GemmInt8Kernels> gemm_int8_variants();
 const GemmInt8Kernels& gemm_int8_kernels();
 Tier gemm_int8_tier();

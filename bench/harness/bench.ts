@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import * as os from 'node:os'
 import * as path from 'node:path'
+import { OneDnn, type OneDnnSpec } from '../rivals/onednn'
 import { OnnxRuntimeNode, type OnnxSpec } from '../rivals/onnxruntime'
 import { Python, type PythonSpec } from '../rivals/python'
 import type { Bound, Numbers, Rival } from './types'
@@ -16,6 +17,7 @@ export class Bench {
   readonly peaks: Peaks
   private readonly python: Python
   private readonly ort: OnnxRuntimeNode
+  private readonly dnn: OneDnn
   private state = 0x9e3779b9
 
   constructor(
@@ -26,6 +28,7 @@ export class Bench {
     this.peaks = measurePeaks(threads)
     this.python = new Python(root, threads)
     this.ort = new OnnxRuntimeNode(root, threads)
+    this.dnn = new OneDnn(root, threads)
   }
 
   /** Restarts the random numbers, so that a case sees the same inputs whatever ran before it. */
@@ -83,6 +86,11 @@ export class Bench {
     return this.ort.rival(spec)
   }
 
+  /** oneDNN of its own, an int8 product with packed weights. */
+  onednn(spec: OneDnnSpec): Promise<Rival> {
+    return this.dnn.rival(spec)
+  }
+
   /** Python code in a child process, timed inside it. */
   rival(name: 'torch' | 'numpy' | 'scipy' | 'onnxruntime', spec: PythonSpec): Promise<Rival> {
     return this.python.rival(name, spec)
@@ -116,11 +124,12 @@ export class Bench {
   }
 
   async versions(): Promise<Record<string, string>> {
-    return { node: process.version, 'onnxruntime-node': this.ort.version(), ...(await this.python.versions()) }
+    return { node: process.version, 'onnxruntime-node': this.ort.version(), onednn: await this.dnn.version(), ...(await this.python.versions()) }
   }
 
   async close(): Promise<void> {
     await this.python.close()
+    await this.dnn.close()
   }
 }
 

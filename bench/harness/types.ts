@@ -47,6 +47,11 @@ export interface Prepared {
   /** Says what differs, or null; default: equal, element by element. */
   readonly check?: (ours: Numbers, theirs: Numbers, rival: RivalName) => string | null
   readonly bound?: Bound
+  /**
+   * The limit measured between the samples of the case itself, where the machine's speed changes from second to second:
+   * `run` does the work of `bound.ms` times `part` at best. Replaces `bound.ms` by its median.
+   */
+  readonly limit?: { readonly run: () => unknown; readonly part: number }
   readonly dispose?: () => unknown
 }
 

@@ -38,7 +38,7 @@ declare module '../native' {
     packedInt8Info(handle: object): readonly [k: number, n: number, isUnsigned: boolean] | undefined
     gemmInt8(...args: GemmCall): number
     gemmInt8Async(...args: GemmCall): Promise<number>
-    gemmInt8Peak(iterations: number): number
+    gemmInt8Peak(iterations: number, threads: number): number
   }
 }
 
