@@ -141,9 +141,13 @@ static void panel(const GemmInt8Panel* p) {
 #if WIDE_BYTES
   WHITTLE_ALIGN64 int8_t wide[kGemmInt8Block];
   const bool widen = full && tiles >= 4;
+#else
+  const bool widen = false;
 #endif
+  // With many rows the second level feeds b' as well, and fewer blocks move fewer sums.
+  const int64_t most = widen || tiles < 4 ? p->block : 4 * p->block;
   // One tile of rows needs no blocks: it reads b' once.
-  const int64_t blocks = tiles == 1 ? 1 : (p->steps + p->block - 1) / p->block;
+  const int64_t blocks = tiles == 1 ? 1 : (p->steps + most - 1) / most;
   const int64_t block = blocks > 0 ? (p->steps + blocks - 1) / blocks : 0;
   const int8_t* b = p->b;
   Tile t;
