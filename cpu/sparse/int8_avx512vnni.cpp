@@ -71,8 +71,18 @@ void pack_aligned(const SparseInt8Pack* p) {
     }
 }
 
+// Whole rows of 64 columns as they lie.
+void pack_whole(const SparseInt8Pack* p) {
+  const __m512i order = _mm512_cvtepu8_epi32(load16(kOrder4)), flip = _mm512_set1_epi8(p->is_signed ? static_cast<char>(0x80) : 0);
+  uint8_t* out = static_cast<uint8_t*>(p->out);
+  for (int64_t i = 0; i < p->k; i++)
+    _mm512_storeu_si512(out + i * 64, _mm512_xor_si512(_mm512_permutexvar_epi32(order, _mm512_loadu_si512(p->x + i * p->stride)), flip));
+  memset(out + p->k * 64, 0, static_cast<size_t>((p->padded - p->k) * 64));
+}
+
 void pack(const SparseInt8Pack* p) {
   if (p->aligned) pack_aligned(p);
+  else if (p->units == 4 && p->columns == 64 && !p->transposed) pack_whole(p);
   else pack_rows(p, p->units == 1 ? kOrder1 : p->units == 2 ? kOrder2 : kOrder4);
 }
 
@@ -164,6 +174,33 @@ static void tile_units(const SparseInt8Tile* t) {
                     : part == 8 ? rows<(kMost < 8 ? 4 : 8), U, A, 1> : rows<(kMost < 16 ? 4 : 16), U, A, 1>;
   const uint16_t* index = t->index;
   const int8_t* values = t->values;
+  // Several parts of a group share what is interleaved once.
+  enum { kChunk = 32 };
+  static const uint16_t kInOrder[kChunk] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                            16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+  alignas(64) uint8_t near[!A && U > 1 ? kChunk * U * 64 : 1];
+  if (!A && U > 1 && height > part) {
+    const RowsFn whole = part == 4 ? rows<4, U, true, 1> : rows<(kMost < 8 ? 4 : 8), U, true, 1>;
+    for (int64_t g = 0; g < t->groups; g++) {
+      int32_t* acc = t->acc + t->runs[g].group * height * (U * 16);
+      const int32_t* start = t->start ? t->start + t->runs[g].group * height : nullptr;
+      int64_t left = t->runs[g].count;
+      do {
+        const int64_t now = left < kChunk ? left : kChunk;
+        for (int64_t b = 0; b < now; b++, index += 4) {
+          __m512i v[U];
+          interleave<U>(static_cast<const uint8_t*>(t->x), index, v);
+          for (int u = 0; u < U; u++) _mm512_store_si512(near + (b * U + u) * 64, v[u]);
+        }
+        for (int64_t r = 0; r < height; r += part)
+          whole(now, kInOrder, values + r * 4, height * 4, near, acc + r * (U * 16), start ? start + r : nullptr);
+        start = nullptr;
+        values += now * height * 4;
+        left -= now;
+      } while (left > 0);
+    }
+    return;
+  }
   for (int64_t g = 0; g < t->groups; g++) {
     const int64_t count = t->runs[g].count;
     int32_t* acc = t->acc + t->runs[g].group * height * (U * 16);

@@ -100,8 +100,9 @@ static inline void pack_rows(const SparseInt8Pack* p, const uint8_t* order) {
 
 // Multiples of 8 rows and columns.
 static inline void turn_words(const int32_t* acc, int64_t rows, int64_t stride, int64_t columns, int32_t* out, int64_t out_stride) {
-  for (int64_t i = 0; i < rows; i += 8)
-    for (int64_t j = 0; j < columns; j += 8) {
+  // Down the rows first: whole lines of out, of which eight may share a set of the cache.
+  for (int64_t j = 0; j < columns; j += 8)
+    for (int64_t i = 0; i < rows; i += 8) {
       __m256i r[8], t[8];
 #pragma GCC unroll 8
       for (int q = 0; q < 8; q++) r[q] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(acc + (i + q) * stride + j));
