@@ -304,14 +304,16 @@ void drivers(Harness& h) {
       std::vector<float> x(static_cast<size_t>(n)), group;
       for (float& v : x) v = draw(rng, rng.below(2) ? kTies : kNormal);
       std::vector<uint8_t> mask(static_cast<size_t>(n), 9);
-      const int64_t choice[] = {length / 2, length / 3, length / 6, 1, length - length / 50, length}, keep = choice[rng.below(6)];
-      h.expect(select_balanced(x.data(), outer, axis, inner, keep, mask.data()) == WHITTLE_OK, "status");
-      for (int64_t a = 0; a < axis; a++) {
-        group.clear();
-        for (int64_t i = 0; i < length; i++) group.push_back(x[(i / inner * axis + a) * inner + i % inner]);
-        const std::vector<uint8_t> want = sorted_mask(group.data(), length, keep);
-        for (int64_t i = 0; i < length; i++)
-          h.expect(mask[(i / inner * axis + a) * inner + i % inner] == want[i], "balanced %d %d %d: group %d", int(outer), int(axis), int(inner), int(a));
+      const int64_t choice[] = {length / 3, length / 6, 1, length - length / 50, length};
+      for (const int64_t keep : {length / 2, choice[rng.below(5)]}) {  // half: amid the ties
+        h.expect(select_balanced(x.data(), outer, axis, inner, keep, mask.data()) == WHITTLE_OK, "status");
+        for (int64_t a = 0; a < axis; a++) {
+          group.clear();
+          for (int64_t i = 0; i < length; i++) group.push_back(x[(i / inner * axis + a) * inner + i % inner]);
+          const std::vector<uint8_t> want = sorted_mask(group.data(), length, keep);
+          for (int64_t i = 0; i < length; i++)
+            h.expect(mask[(i / inner * axis + a) * inner + i % inner] == want[i], "balanced %d %d %d: group %d", int(outer), int(axis), int(inner), int(a));
+        }
       }
       if (length >= 1024) {
         std::vector<float> bad = x;
