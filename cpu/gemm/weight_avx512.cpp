@@ -3,7 +3,7 @@
 #include "cpu/gemm/weight_float_avx512.h"
 
 #define DIGIT_ROWS 4
-#define DIGIT_WIDE 4
+#define DIGIT_WIDE 2
 #define DIGIT_NARROW 2
 #define DOT_BEGIN(init) _mm512_setzero_si512()
 #define DOT(acc, w, d) acc = _mm512_add_epi16(acc, _mm512_maddubs_epi16(w, d))
@@ -13,7 +13,7 @@
 extern "C" void gemm_weight_install_avx512(whittle::WeightKernels* t) {
   whittle::install_float(t);
   t->tile_rows[whittle::kWeightInt4] = DIGIT_ROWS;
-  t->stream_rows[whittle::kWeightInt4] = 12;
+  t->stream_rows[whittle::kWeightInt4] = 6;
   t->stream[whittle::kWeightInt4] = whittle::digits_stream;
   t->digits = whittle::digits_of_row;
 }
