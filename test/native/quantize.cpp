@@ -148,12 +148,13 @@ WHITTLE_CHECK(quantize) {
         }
         equal(h, a, b, "dx", n);
         // Sums of doubles in another order.
-        double size = 1;
-        for (int64_t i = 0; i < scales; i++)
-          size = fmax(size, fmax(double(step.scale[i]), fabs(double(step.qmax) - step.qmin) + fabs(double(step.zero ? step.zero[i] : 0))));
-        for (int64_t i = 0; i < 2 * scales; i++)
+        const double codes = fabs(double(step.qmax) - step.qmin) + 1;
+        for (int64_t i = 0; i < 2 * scales; i++) {
+          const int64_t one = i % scales;
+          const double size = codes + fabs(double(step.zero ? step.zero[one] : 0)) + double(step.scale[one]);
           h.expect(fabs(sa[i] - sb[i]) <= 1e-14 * static_cast<double>(n + 1) * size, "sums[%lld]: %.17g, want %.17g",
                    static_cast<long long>(i), sa[i], sb[i]);
+        }
       });
     });
     h.row("range", [&] {
