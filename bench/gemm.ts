@@ -1,5 +1,6 @@
-// Products: float32 here, int8 in gemm_int8 files where present. Shapes are M x N x K, weights row-major [K, N].
-import { devices, gemm, type Activation } from '../lib/index'
+// Products: float32 here. Shapes are M x N x K, B row-major [K, N] or, after nt, [N, K]. torch is MKL, numpy OpenBLAS; both
+// write into a given result as we do, onnxruntime makes a new one (it has no other way).
+import { devices, gemm, gemmAsync, type Activation } from '../lib/index'
 import type { Bench } from './harness/bench'
 import { close } from './harness/bench'
 import type { Case, Prepared, Rival } from './harness/types'
@@ -10,40 +11,56 @@ interface Shape {
   readonly k: number
   readonly transposeB?: boolean
   readonly activation?: Activation
+  /** Independent products, as attention heads are. Default 1. */
+  readonly batch?: number
+  /** Through gemmAsync: a promise, off the JavaScript thread. */
+  readonly async?: boolean
 }
 
 function torchOp(s: Shape): string {
-  if (!s.activation) return 'torch.mm(ta, tb, out=ty)'
+  if (!s.activation) return s.batch ? 'torch.bmm(ta, tb, out=ty)' : 'torch.mm(ta, tb, out=ty)'
   return 'ty = torch.nn.functional.gelu(torch.addmm(tbias, ta, tb))'
 }
 
 async function rivals(bench: Bench, s: Shape, a: Float32Array, b: Float32Array, bias: Float32Array): Promise<Rival[]> {
   const { m, n, k } = s
-  const bDims = s.transposeB ? [n, k] : [k, n]
-  const inputs = { a: { data: a, dims: [m, k] }, b: { data: b, dims: bDims }, bias: { data: bias, dims: [n] } }
+  const lead = s.batch ? [s.batch] : []
+  const aDims = [...lead, m, k]
+  const yDims = [...lead, m, n]
+  const bDims = [...lead, ...(s.transposeB ? [n, k] : [k, n])]
+  const inputs = { a: { data: a, dims: aDims }, b: { data: b, dims: bDims }, bias: { data: bias, dims: [n] } }
   const torch = bench.rival('torch', {
     inputs,
-    setup: `ta = torch.from_numpy(a)\ntb = torch.from_numpy(b)${s.transposeB ? '.t()' : ''}\ntbias = torch.from_numpy(bias)\nty = torch.empty(${m}, ${n})`,
+    setup: `ta = torch.from_numpy(a)\ntb = torch.from_numpy(b)${s.transposeB ? '.mT' : ''}\ntbias = torch.from_numpy(bias)\nty = torch.empty(${yDims.join(', ')})`,
     op: torchOp(s),
     result: 'ty.numpy()',
   })
   const list = [torch]
   if (!s.activation)
-    list.push(bench.rival('numpy', { inputs, setup: `w = b${s.transposeB ? '.T' : ''}\ny = np.empty((${m}, ${n}), np.float32)`, op: 'np.matmul(a, w, out=y)', result: 'y' }))
+    list.push(bench.rival('numpy', { inputs, setup: `w = b${s.transposeB ? '.swapaxes(-1, -2)' : ''}\ny = np.empty((${yDims.join(', ')}), np.float32)`, op: 'np.matmul(a, w, out=y)', result: 'y' }))
   const value = (dims: number[]) => ({ type: 'float32', dims }) as const
   const gemmNode = { op: 'Gemm', inputs: ['a', 'b', 'bias'], outputs: [s.activation ? 'z' : 'y'], attributes: { transB: s.transposeB ? 1 : 0 } }
-  const plainNode = { op: 'MatMul', inputs: ['a', 'b'], outputs: ['y'] }
+  const nodes = s.activation
+    ? [gemmNode, { op: 'Gelu', inputs: ['z'], outputs: ['y'] }]
+    : s.batch && s.transposeB
+      ? [
+          { op: 'Transpose', inputs: ['b'], outputs: ['t'], attributes: { perm: [0, 2, 1] } },
+          { op: 'MatMul', inputs: ['a', 't'], outputs: ['y'] },
+        ]
+      : s.transposeB
+        ? [gemmNode]
+        : [{ op: 'MatMul', inputs: ['a', 'b'], outputs: ['y'] }]
   const model = {
     opset: 20,
-    nodes: s.activation ? [gemmNode, { op: 'Gelu', inputs: ['z'], outputs: ['y'] }] : s.transposeB ? [gemmNode] : [plainNode],
-    inputs: { a: value([m, k]) },
-    outputs: { y: value([m, n]) },
+    nodes,
+    inputs: { a: value(aDims) },
+    outputs: { y: value(yDims) },
     initializers: {
       b: { ...value(bDims), data: b },
-      ...(s.activation || s.transposeB ? { bias: { ...value([n]), data: s.activation ? bias : new Float32Array(n) } } : {}),
+      ...(s.activation || (s.transposeB && !s.batch) ? { bias: { ...value([n]), data: s.activation ? bias : new Float32Array(n) } } : {}),
     },
   }
-  list.push(bench.onnx({ model, feeds: { a: { type: 'float32', dims: [m, k], data: a } } }))
+  list.push(bench.onnx({ model, feeds: { a: { type: 'float32', dims: aDims, data: a } } }))
   list.push(bench.rival('onnxruntime', { inputs, model, op: "y = session.run(None, {'a': a})[0]", result: 'y' }))
   return Promise.all(list)
 }
@@ -54,24 +71,26 @@ function peakOf(bench: Bench): string {
 }
 
 function f32(s: Shape): Case {
-  const job = `${s.transposeB ? 'nt' : ''}${s.activation ? 'gelu' : ''}`
+  const job = `${s.transposeB ? 'nt' : ''}${s.activation ?? ''}${s.async ? 'async' : ''}`
+  const lead = s.batch ? [s.batch] : []
+  const count = s.batch ?? 1
   return {
-    case: `f32${job}_${s.m}x${s.n}x${s.k}`,
+    case: `f32${job}_${[...lead, s.m, s.n, s.k].join('x')}`,
     prepare: async (bench): Promise<Prepared> => {
-      const a = bench.normal(s.m * s.k)
-      const b = bench.normal(s.k * s.n, 1 / Math.sqrt(s.k))
+      const a = bench.normal(count * s.m * s.k)
+      const b = bench.normal(count * s.k * s.n, 1 / Math.sqrt(s.k))
       const bias = bench.normal(s.n)
-      const out = new Float32Array(s.m * s.n)
-      const left = { type: 'float32', dims: [s.m, s.k], data: a }
-      const right = { type: 'float32', dims: s.transposeB ? [s.n, s.k] : [s.k, s.n], data: b }
+      const out = new Float32Array(count * s.m * s.n)
+      const left = { type: 'float32', dims: [...lead, s.m, s.k], data: a }
+      const right = { type: 'float32', dims: [...lead, ...(s.transposeB ? [s.n, s.k] : [s.k, s.n])], data: b }
       const options = { out, transposeB: s.transposeB ?? false, ...(s.activation ? { activation: s.activation, bias } : {}) }
       return {
-        ours: () => gemm(left, right, options),
+        ours: s.async ? () => gemmAsync(left, right, options) : () => gemm(left, right, options),
         result: () => out,
         rivals: await rivals(bench, s, a, b, bias),
         check: close({ atol: 1e-4, rtol: 1e-4 }),
         bound: bench.latest(
-          bench.arithmetic(peakOf(bench), 2 * s.m * s.n * s.k),
+          bench.arithmetic(peakOf(bench), 2 * count * s.m * s.n * s.k),
           bench.dram(s.n * s.k * 4 > 24e6 ? { read: s.n * s.k * 4 } : {}),
         ),
       }
@@ -82,14 +101,20 @@ function f32(s: Shape): Case {
 export const cases: readonly Case[] = [
   f32({ m: 1, n: 4096, k: 4096 }),
   f32({ m: 1, n: 4096, k: 4096, transposeB: true }),
+  f32({ m: 8, n: 1024, k: 1024 }),
   f32({ m: 16, n: 4096, k: 4096 }),
+  f32({ m: 1024, n: 8, k: 1024 }),
   f32({ m: 128, n: 768, k: 768 }),
+  f32({ m: 128, n: 768, k: 768, transposeB: true }),
   f32({ m: 128, n: 768, k: 768, activation: 'gelu' }),
   f32({ m: 128, n: 3072, k: 768 }),
   f32({ m: 512, n: 512, k: 512 }),
+  f32({ m: 512, n: 512, k: 512, activation: 'gelu' }),
+  f32({ m: 512, n: 512, k: 512, async: true }),
   f32({ m: 1024, n: 1024, k: 1024 }),
   f32({ m: 2048, n: 2048, k: 2048 }),
   f32({ m: 3136, n: 64, k: 576 }),
-  f32({ m: 1024, n: 8, k: 1024 }),
-  f32({ m: 8, n: 8, k: 8 }),
+  f32({ m: 128, n: 128, k: 64, batch: 12, transposeB: true }),
+  f32({ m: 128, n: 64, k: 128, batch: 12 }),
+  f32({ m: 4, n: 4, k: 4 }),
 ]
