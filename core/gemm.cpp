@@ -237,7 +237,8 @@ const float* contiguous_rows(const float* x, int64_t rows, int64_t k, int64_t ro
 bool run_dot(const Matrix& m, const Rect& r, bool few_rows, bool narrow) {
   const GemmProblem& g = *m.g;
   const GemmKernels& kernels = m.e->kernels;
-  float* scratch = scratch_floats((narrow ? kGemmNarrow : kGemmMaxFew) * g.k);
+  const bool pairs = narrow && kernels.pairs && (few_rows ? g.m : g.n) <= kGemmPairs;
+  float* scratch = scratch_floats((narrow ? kGemmNarrow : kGemmMaxFew) * (g.k + 1));
   if (!scratch) return false;
   load_source(g, m.source, m.c, r);
   GemmDot d = {};
@@ -248,7 +249,12 @@ bool run_dot(const Matrix& m, const Rect& r, bool few_rows, bool narrow) {
   const float* few = few_rows ? m.a + r.row * g.a_row : m.b + r.col * g.b_col;
   const int64_t few_row = few_rows ? g.a_row : g.b_col, few_col = few_rows ? g.a_col : g.b_row;
   d.few = few_rows ? r.rows : r.cols;
-  if (narrow) {
+  if (pairs) {
+    for (int64_t p = 0; p < g.k + g.k % 2; p++)
+      for (int64_t i = 0; i < kGemmPairs; i++)
+        scratch[p / 2 * (2 * kGemmPairs) + 2 * i + p % 2] = p < g.k && i < d.few ? few[i * few_row + p * few_col] : 0;
+    d.x = scratch;
+  } else if (narrow) {
     for (int64_t p = 0; p < g.k; p++)
       for (int64_t i = 0; i < kGemmNarrow; i++) scratch[p * kGemmNarrow + i] = i < d.few ? few[i * few_row + p * few_col] : 0;
     d.x = scratch;
@@ -269,7 +275,7 @@ bool run_dot(const Matrix& m, const Rect& r, bool few_rows, bool narrow) {
     d.c_i = 1;
     d.c_j = g.ldc;
   }
-  (narrow ? kernels.narrow : kernels.dot)(&d);
+  (pairs ? kernels.pairs : narrow ? kernels.narrow : kernels.dot)(&d);
   if (g.bias || g.activation.kind != kActivationNone) {
     // One column is one long row to `finish` where C allows it.
     if (r.cols == 1 && g.ldc == 1) {

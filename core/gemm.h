@@ -6,7 +6,7 @@
 // A: a convolution copies pieces of its input rows (no im2col matrix).
 //
 // Numbers: every element of C is a chain of fused multiply-adds over k in order, cut at k blocks (see gemm_k_block) and
-// combined in order, or for `dot` a fixed tree; so a result depends on the variant and the shape, never on the number
+// combined in order, or for `dot` and `pairs` a fixed tree; so a result depends on the variant and the shape, never on the number
 // of threads. |error| <= gamma_(k+4) * (|alpha| |A||B| + |beta C| + |bias|), gamma_n = n u / (1 - n u), u = 2^-24, then
 // the activation's own (core/activation.h). NaN and infinities follow IEEE arithmetic; 0 * inf is NaN. beta == 0 never
 // reads C. alpha is an ordinary factor, so alpha == 0 lets NaN of A and B through.
@@ -53,6 +53,9 @@ struct GemmDot {
 constexpr int64_t kGemmMaxFew = 4;
 // `narrow` takes the same with 1 <= few <= kGemmNarrow; its x is interleaved and padded: x[p * kGemmNarrow + i].
 constexpr int64_t kGemmNarrow = 16;
+// `pairs` takes 1 <= few <= kGemmPairs and two elements of each row of x side by side: x[p / 2 * 16 + 2 * i + p % 2], zeros
+// past the last element and row.
+constexpr int64_t kGemmPairs = 8;
 
 // y[j] = sum_p x[p] b[p, j]; b streamed once, in order.
 struct GemmAxpy {
@@ -72,6 +75,7 @@ struct GemmKernels {
   void (*tile)(const GemmTile*);
   void (*dot)(const GemmDot*);
   void (*narrow)(const GemmDot*);
+  void (*pairs)(const GemmDot*);  // or null: then `narrow` serves
   void (*axpy)(const GemmAxpy*);
   // c = activation(c + bias), in place; bias may be null.
   void (*finish)(int64_t rows, int64_t cols, float* c, int64_t ldc, const float* bias, const Activation* activation);

@@ -290,6 +290,52 @@ static void narrow(const GemmDot* d) {
   for (; j < d->many; j++) narrow_rows<1>(d, j);
 }
 
+// The same for at most eight rows of x: two steps of k to a vector pair, whose halves of a sum lie side by side.
+template <int R>
+INLINE void pair_rows(const GemmDot* d, int64_t j) {
+  __m256 acc[R][2];
+  const float* y[R];
+  UNROLL for (int r = 0; r < R; r++) {
+    acc[r][0] = acc[r][1] = _mm256_setzero_ps();
+    y[r] = d->y + (j + r) * d->y_row;
+  }
+  const float* x = d->x;
+  int64_t p = 0;
+  for (; p + 2 <= d->k; p += 2, x += 16) {
+    // A row often ends with its page, where hardware prefetchers stop.
+    if (p % 16 == 0) UNROLL for (int r = 0; r < R; r++) _mm_prefetch((const char*)(y[r] + R * d->y_row + p), _MM_HINT_T1);
+    const __m256 v0 = _mm256_loadu_ps(x), v1 = _mm256_loadu_ps(x + 8);
+    UNROLL for (int r = 0; r < R; r++) {
+      const __m256 w = _mm256_castpd_ps(_mm256_broadcast_sd((const double*)(y[r] + p)));
+      fma_into(acc[r][0], w, v0);
+      fma_into(acc[r][1], w, v1);
+    }
+  }
+  if (p < d->k) {
+    const __m256 v0 = _mm256_loadu_ps(x), v1 = _mm256_loadu_ps(x + 8);
+    UNROLL for (int r = 0; r < R; r++) {
+      const __m256 w = _mm256_castpd_ps(_mm256_broadcastsd_pd(_mm_castps_pd(_mm_set_ss(y[r][p]))));
+      fma_into(acc[r][0], w, v0);
+      fma_into(acc[r][1], w, v1);
+    }
+  }
+  UNROLL for (int r = 0; r < R; r++) {
+    float sum[16];
+    UNROLL for (int v = 0; v < 2; v++) _mm256_storeu_ps(sum + 8 * v, acc[r][v]);
+    for (int64_t i = 0; i < d->few; i++) {
+      const float v = d->alpha * (sum[2 * i] + sum[2 * i + 1]);
+      float* c = d->c + i * d->c_i + (j + r) * d->c_j;
+      *c = d->beta != 0 ? v + d->beta * *c : v;
+    }
+  }
+}
+
+static void pairs(const GemmDot* d) {
+  int64_t j = 0;
+  for (; j + 6 <= d->many; j += 6) pair_rows<6>(d, j);
+  for (; j < d->many; j++) pair_rows<1>(d, j);
+}
+
 // A few rows of B pass over the whole of y, which stays in L1 or L2.
 template <int K>
 INLINE void axpy_rows(const GemmAxpy* g, int64_t p, bool first) {
@@ -327,6 +373,7 @@ extern "C" void gemm_install_avx2(GemmKernels* t) {
   t->tile = tile;
   t->dot = dot;
   t->narrow = narrow;
+  t->pairs = pairs;
   t->axpy = axpy;
   t->finish = finish;
 }

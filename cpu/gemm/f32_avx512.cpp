@@ -340,6 +340,46 @@ static void narrow(const GemmDot* d) {
   for (; j < d->many; j++) narrow_rows<1>(d, j);
 }
 
+// The same for at most eight rows of x: two steps of k to a vector, whose halves of a sum lie side by side.
+template <int R>
+INLINE void pair_rows(const GemmDot* d, int64_t j) {
+  __m512 acc[R];
+  const float* y[R];
+  UNROLL for (int r = 0; r < R; r++) {
+    acc[r] = _mm512_setzero_ps();
+    y[r] = d->y + (j + r) * d->y_row;
+  }
+  const float* x = d->x;
+  int64_t p = 0;
+  for (; p + 2 <= d->k; p += 2, x += 16) {
+    // A row often ends with its page, where hardware prefetchers stop.
+    if (p % 16 == 0) UNROLL for (int r = 0; r < R; r++) _mm_prefetch((const char*)(y[r] + R * d->y_row + p), _MM_HINT_T1);
+    const __m512 v = _mm512_loadu_ps(x);
+    UNROLL for (int r = 0; r < R; r++)
+      acc[r] = _mm512_fmadd_ps(_mm512_castpd_ps(_mm512_broadcastsd_pd(_mm_load_sd((const double*)(y[r] + p)))), v, acc[r]);
+  }
+  if (p < d->k) {
+    const __m512 v = _mm512_loadu_ps(x);
+    UNROLL for (int r = 0; r < R; r++)
+      acc[r] = _mm512_fmadd_ps(_mm512_castpd_ps(_mm512_broadcastsd_pd(_mm_castps_pd(_mm_set_ss(y[r][p])))), v, acc[r]);
+  }
+  UNROLL for (int r = 0; r < R; r++) {
+    float sum[16];
+    _mm512_storeu_ps(sum, acc[r]);
+    for (int64_t i = 0; i < d->few; i++) {
+      const float v = d->alpha * (sum[2 * i] + sum[2 * i + 1]);
+      float* c = d->c + i * d->c_i + (j + r) * d->c_j;
+      *c = d->beta != 0 ? v + d->beta * *c : v;
+    }
+  }
+}
+
+static void pairs(const GemmDot* d) {
+  int64_t j = 0;
+  for (; j + 8 <= d->many; j += 8) pair_rows<8>(d, j);
+  for (; j < d->many; j++) pair_rows<1>(d, j);
+}
+
 // Eight rows of B pass over the whole of y, which stays in L1 or L2.
 template <int K>
 INLINE void axpy_rows(const GemmAxpy* g, int64_t p, bool first) {
@@ -372,6 +412,7 @@ extern "C" void gemm_install_avx512(GemmKernels* t) {
   t->tile = tile;
   t->dot = dot;
   t->narrow = narrow;
+  t->pairs = pairs;
   t->axpy = axpy;
   t->finish = finish;
 }

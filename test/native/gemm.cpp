@@ -189,6 +189,19 @@ WHITTLE_CHECK(gemm) {
         verify(h, e, c, rng);
       }
     });
+    h.row("one side of five to sixteen, the other long", [&] {
+      Rng rng = h.rng();
+      for (int64_t few : {5, 8, 9, 16})
+        for (int64_t k : {64, 65, 131})
+          for (int t = 0; t < 4; t++) {
+            Case c{few, rng.between(64, 90), k};
+            if (t & 1) std::swap(c.m, c.n);
+            randomize(&c, rng);
+            c.ta = t == 0 && rng.below(2), c.tb = t == 0 || t == 2 || rng.below(2);
+            c.threads = int(rng.between(1, 2));
+            verify(h, e, c, rng);
+          }
+    });
     h.row("large shapes, threads, packed B, filled A", [&] {
       Rng rng = h.rng();
       for (int r = 0; r < (h.lean() ? 3 : 12); r++) {
