@@ -119,7 +119,7 @@ void look_ahead(const Matrix& m, const Rect& r, int64_t tiles, int64_t i, int64_
   t->ahead_length = g.a_col == 1 ? length : rows;
 }
 
-constexpr int64_t kPanelGap = 16;
+constexpr int64_t kPanelGap = 16;  // floats
 
 // General product of one rectangle, whose columns begin at a panel.
 bool run_packed(const Matrix& m, const Rect& r) {
@@ -175,16 +175,16 @@ bool run_packed(const Matrix& m, const Rect& r) {
   return true;
 }
 
-// Row-major B used where it lies. With few rows of A a band of B rows goes by while the strip of C stays in L2; with
-// many, B is small enough (kSmallB floats) to stay there itself.
-constexpr int64_t kBand = 32, kSmallB = 16 << 10;
+// Row-major B used where it lies. With few rows of A a band of B rows goes by while the strip of C stays in L2 (a taller
+// one where rows are short: 8x1024x1024 x1.15); with many, B is small enough (kSmallB floats) to stay there itself.
+constexpr int64_t kBand = 32, kNearRow = 1024, kSmallB = 16 << 10;
 
 bool run_direct(const Matrix& m, const Rect& r) {
   const GemmProblem& g = *m.g;
   const GemmKernels& kernels = m.e->kernels;
   const int64_t step = gemm_k_block(g.k, *m.e), most = std::min<int64_t>(2 * kernels.mr, kGemmMaxRows);
   const bool few = g.m <= most;  // not r.rows: where bands end must not depend on the cutting
-  const int64_t band = few ? kBand : step, height = few ? r.rows : kernels.mr;
+  const int64_t band = !few ? step : g.n <= kNearRow ? 4 * kBand : kBand, height = few ? r.rows : kernels.mr;
   const bool in_place = g.a_col == 1 && rows_apart(g.a_row, std::min<int64_t>(height, kernels.mr));
   float* a = in_place ? nullptr : scratch_floats(height * kGemmRowStride);
   if (!a && !in_place) return false;
