@@ -32,12 +32,26 @@ const Resolved<SvdKernels>& resolved() {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Full panels whose lines lie side by side, of a width that the compiler knows.
+template <int W, class T>
+void pack_side(int64_t k, const T* from, int64_t along, double* out) {
+  for (int64_t p = 0; p < k; p++, from += along, out += W)
+    for (int q = 0; q < W; q++) out[q] = from[q];
+}
+
 // Panels of `width` lines of X: line i of the panel at out[p * width + i], p along the other side; zeros past the last.
 template <class T>
 void pack(int64_t lines, int64_t k, const T* x, int64_t line, int64_t along, int64_t width, double* out) {
   for (int64_t i = 0; i < lines; i += width, out += k * width) {
     const int64_t n = std::min(width, lines - i);
     const T* from = x + i * line;
+    if (line == 1 && n == width && (width == 16 || width == 14 || width == 8 || width == 6)) {
+      if (width == 16) pack_side<16>(k, from, along, out);
+      else if (width == 14) pack_side<14>(k, from, along, out);
+      else if (width == 8) pack_side<8>(k, from, along, out);
+      else pack_side<6>(k, from, along, out);
+      continue;
+    }
     if (line == 1) {
       for (int64_t p = 0; p < k; p++) {
         const T* at = from + p * along;
@@ -134,12 +148,60 @@ WhittleStatus dense_gemm(const DenseProduct& p, Strided<double> a, Strided<float
   return product(p, a, b, c, ldc, threads);
 }
 
+namespace {
+
+constexpr int64_t kKept = 64 << 20;
+constexpr int kPlaces = 48;
+
+// Blocks of this thread that no call uses.
+struct Shelf {
+  void* blocks[kPlaces];
+  int64_t sizes[kPlaces];
+  int count = 0;
+  int64_t bytes = 0;
+  ~Shelf() {
+    for (int i = 0; i < count; i++) free(blocks[i]);
+  }
+  // The smallest that is large enough, unless that would waste more than it holds.
+  void* find(int64_t want, int64_t* size) {
+    int best = -1;
+    for (int i = 0; i < count; i++)
+      if (sizes[i] >= want && sizes[i] <= 2 * want + 4096 && (best < 0 || sizes[i] < sizes[best])) best = i;
+    if (best < 0) return nullptr;
+    void* block = blocks[best];
+    *size = sizes[best];
+    bytes -= sizes[best];
+    blocks[best] = blocks[--count];
+    sizes[best] = sizes[count];
+    return block;
+  }
+  bool keep(void* block, int64_t size) {
+    if (count == kPlaces || bytes + size > kKept) return false;
+    blocks[count] = block;
+    sizes[count++] = size;
+    bytes += size;
+    return true;
+  }
+};
+
+thread_local Shelf t_shelf;
+
+}  // namespace
+
 Workspace::~Workspace() {
-  for (int i = 0; i < count_; i++) free(blocks_[i]);
+  for (int i = 0; i < count_; i++)
+    if (!t_shelf.keep(blocks_[i], sizes_[i])) free(blocks_[i]);
 }
 
 void* Workspace::bytes(int64_t count) {
-  void* block = ok_ && count_ < kMost && count >= 0 ? malloc(static_cast<size_t>(count) + 64) : nullptr;
+  void* block = nullptr;
+  if (ok_ && count_ < kMost && count >= 0) {
+    block = t_shelf.find(count + 64, &sizes_[count_]);
+    if (!block) {
+      sizes_[count_] = count + 64;
+      block = malloc(static_cast<size_t>(count) + 64);
+    }
+  }
   if (!block) {
     ok_ = false;
     return nullptr;

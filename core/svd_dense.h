@@ -52,19 +52,23 @@ WhittleStatus dense_solve_l(int64_t m, int64_t n, const double* l, int64_t ldl, 
 WhittleStatus dense_lq(int64_t m, int64_t n, double* a, int64_t lda, double* r, int64_t ldr, int threads);
 
 // Eigenvalues (ascending) of a symmetric matrix, of which the lower triangle is read and destroyed, and with
-// `vectors` (n x n, rows ldv apart, else null) its eigenvectors, one a row.
+// `vectors` (rows ldv apart, else null) the eigenvectors of the `wanted` largest of them, one a row, ascending.
 struct Eigen {
   WhittleStatus status;
   int64_t iterations;  // of the slowest eigenvalue
   bool converged;      // false: some eigenvalue was left at the limit of iterations
 };
-Eigen dense_eigen(int64_t n, double* a, int64_t lda, double* values, double* vectors, int64_t ldv, int threads);
+Eigen dense_eigen(int64_t n, double* a, int64_t lda, double* values, int64_t wanted, double* vectors, int64_t ldv, int threads);
+inline Eigen dense_eigen(int64_t n, double* a, int64_t lda, double* values, double* vectors, int64_t ldv, int threads) {
+  return dense_eigen(n, a, lda, values, n, vectors, ldv, threads);
+}
 
 // Same for a tridiagonal matrix: diagonal d (becomes the eigenvalues) and n - 1 elements beside it in e (n long, destroyed).
-Eigen tridiagonal_eigen(int64_t n, double* d, double* e, double* vectors, int64_t ldv, int threads);
+Eigen tridiagonal_eigen(int64_t n, double* d, double* e, int64_t wanted, double* vectors, int64_t ldv, int threads);
 Eigen tridiagonal_values(int64_t n, double* d, double* e);
 
-// Memory that a call needs, freed with it. `take` answers null where memory is out, and ok() stays false from then on.
+// Memory that a call needs; `take` answers null where memory is out, and ok() stays false from then on. Given back, a block
+// waits for the thread's next call, since fresh pages cost more than a small decomposition; at most kKept bytes do.
 class Workspace {
  public:
   Workspace() = default;
@@ -78,6 +82,7 @@ class Workspace {
  private:
   static constexpr int kMost = 32;
   void* blocks_[kMost];
+  int64_t sizes_[kMost];
   int count_ = 0;
   bool ok_ = true;
 };

@@ -47,7 +47,8 @@ WhittleStatus svd_full(const SvdProblem& p, const SvdView<T>& view, Workspace* w
   double* gram = local.take(thin * ldg);
   double* values = local.take(thin + 1);
   double* tail = local.take(thin + 1);
-  double* z = need_rows ? work->take(thin * thin) : nullptr;
+  const int64_t wanted = wide ? thin : std::min(thin, p.max_rank);
+  double* z = need_rows ? work->take(wanted * thin) : nullptr;
   if (!local.ok() || !work->ok()) return WHITTLE_OUT_OF_MEMORY;
   DenseProduct product = {thin, thin, tall};
   product.lower = true;
@@ -55,7 +56,7 @@ WhittleStatus svd_full(const SvdProblem& p, const SvdView<T>& view, Workspace* w
   if (s != WHITTLE_OK) return s;
   *norm2 = 0;
   for (int64_t i = 0; i < thin; i++) *norm2 += gram[i * ldg + i];
-  const Eigen e = dense_eigen(thin, gram, ldg, values, z, thin, static_cast<int>(threads));
+  const Eigen e = dense_eigen(thin, gram, ldg, values, wanted, z, thin, static_cast<int>(threads));
   if (e.status != WHITTLE_OK) return e.status;
   t->iterations = e.iterations;
   t->converged = e.converged;
@@ -70,8 +71,8 @@ WhittleStatus svd_full(const SvdProblem& p, const SvdView<T>& view, Workspace* w
   if (!need_rows) return WHITTLE_OK;
   t->left = work->take(t->count * tall);
   if (!work->ok()) return WHITTLE_OUT_OF_MEMORY;
-  parallel_for(thin / 2, 16, static_cast<int>(threads), [&](int64_t b, int64_t end) {
-    for (int64_t i = b; i < end; i++) std::swap_ranges(z + i * thin, z + (i + 1) * thin, z + (thin - 1 - i) * thin);
+  parallel_for(wanted / 2, 16, static_cast<int>(threads), [&](int64_t b, int64_t end) {
+    for (int64_t i = b; i < end; i++) std::swap_ranges(z + i * thin, z + (i + 1) * thin, z + (wanted - 1 - i) * thin);
   });
   t->right = z;
   s = dense_gemm({t->count, tall, thin}, rows_of<double>(z, thin), transposed(view.x), t->left, tall, static_cast<int>(threads));

@@ -118,7 +118,7 @@ WhittleStatus apply_reflectors(int64_t n, const double* a, int64_t lda, const do
 
 }  // namespace
 
-Eigen dense_eigen(int64_t n, double* a, int64_t lda, double* values, double* vectors, int64_t ldv, int threads) {
+Eigen dense_eigen(int64_t n, double* a, int64_t lda, double* values, int64_t wanted, double* vectors, int64_t ldv, int threads) {
   if (n <= 0) return {WHITTLE_OK, 0, true};
   Workspace work;
   double* e = work.take(n);
@@ -127,9 +127,9 @@ Eigen dense_eigen(int64_t n, double* a, int64_t lda, double* values, double* vec
   WhittleStatus s = tridiagonalize(n, a, lda, values, e, tau, threads);
   if (s != WHITTLE_OK) return {s, 0, false};
   if (!vectors) return tridiagonal_values(n, values, e);
-  const Eigen r = tridiagonal_eigen(n, values, e, vectors, ldv, threads);
+  const Eigen r = tridiagonal_eigen(n, values, e, wanted, vectors, ldv, threads);
   if (r.status != WHITTLE_OK) return r;
-  s = apply_reflectors(n, a, lda, tau, n, vectors, ldv, threads);
+  s = apply_reflectors(n, a, lda, tau, wanted, vectors, ldv, threads);
   return {s, r.iterations, r.converged};
 }
 

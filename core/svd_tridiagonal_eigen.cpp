@@ -229,7 +229,7 @@ struct Part {
 };
 
 struct Solver {
-  int64_t n;
+  int64_t n, wanted;
   double *d, *e, *z;
   int64_t ldz;
   int threads;
@@ -355,6 +355,8 @@ void Solver::join(const Part& p) {
   for (int64_t i = 0; i < count; i++) kept_z2[i] = kept_z[i] * kept_z[i] / norm2;
   rho *= norm2;
   double* gaps = weights + p.begin * n;
+  // The last join need not make vectors that nobody wants.
+  const int64_t low = m == n ? std::max<int64_t>(0, count - wanted) : 0;
   const Secular f = {count, kept_d, kept_z2, 1 / rho, kernels};
   if (count > 0) {
     parallel_for(count, kRootsPiece, threads, [&](int64_t b, int64_t end) {
@@ -371,14 +373,14 @@ void Solver::join(const Part& p) {
       }
       for (int64_t j = b; j < end; j++) hat[j] = copysign(sqrt(fabs(hat[j])), kept_z[j]);
     });
-    parallel_for(count, kRootsPiece, threads, [&](int64_t b, int64_t end) {
+    parallel_for(count - low, kRootsPiece, threads, [&](int64_t b, int64_t end) {
       static thread_local Scratch scratch;
       double* line = static_cast<double*>(scratch.take(count * 8));
       if (!line) {
         status = WHITTLE_OUT_OF_MEMORY;
         return;
       }
-      for (int64_t i = b; i < end; i++) {
+      for (int64_t i = low + b; i < low + end; i++) {
         double* g = gaps + i * count;
         double sum = 0;
         for (int64_t j = 0; j < count; j++) {
@@ -390,10 +392,11 @@ void Solver::join(const Part& p) {
         memcpy(g, line, static_cast<size_t>(count) * 8);
       }
     });
-    const Strided<double> s = rows_of<double>(gaps, count);
-    WhittleStatus ok = dense_gemm({count, n1, upper}, s, rows_of<double>(first_rows, n1), zp, ldz, threads);
+    const Strided<double> s = rows_of<double>(gaps + low * count, count);
+    WhittleStatus ok = dense_gemm({count - low, n1, upper}, s, rows_of<double>(first_rows, n1), zp + low * ldz, ldz, threads);
     if (ok == WHITTLE_OK)
-      ok = dense_gemm({count, n2, lower}, {gaps + ends[1], count, 1}, rows_of<double>(second_rows, n2), zp + n1, ldz, threads);
+      ok = dense_gemm({count - low, n2, lower}, {s.base + ends[1], count, 1}, rows_of<double>(second_rows, n2), zp + low * ldz + n1, ldz,
+                      threads);
     if (ok != WHITTLE_OK) status = ok;
   }
   for (int64_t i = 0; i < out; i++) memcpy(zp + (count + i) * ldz, dropped_rows + i * m, static_cast<size_t>(m) * 8);
@@ -438,7 +441,7 @@ Eigen tridiagonal_values(int64_t n, double* d, double* e) {
   return {WHITTLE_OK, progress.iterations, progress.converged};
 }
 
-Eigen tridiagonal_eigen(int64_t n, double* d, double* e, double* vectors, int64_t ldv, int threads) {
+Eigen tridiagonal_eigen(int64_t n, double* d, double* e, int64_t wanted, double* vectors, int64_t ldv, int threads) {
   if (n <= 0) return {WHITTLE_OK, 0, true};
   const double norm = norm_of(n, d, e);
   int exponent = 0;
@@ -456,7 +459,8 @@ Eigen tridiagonal_eigen(int64_t n, double* d, double* e, double* vectors, int64_
   s.threads = threads;
   s.z = work.take(n * n);
   s.weights = work.take(n * n);
-  s.rows = ldv == n ? vectors : work.take(n * n);
+  s.wanted = wanted;
+  s.rows = ldv == n && wanted == n ? vectors : work.take(n * n);
   s.vectors = work.take(7 * n);
   s.indices = static_cast<int64_t*>(work.bytes(4 * n * 8));
   s.order = static_cast<int64_t*>(work.bytes(n * 8));
@@ -481,10 +485,9 @@ Eigen tridiagonal_eigen(int64_t n, double* d, double* e, double* vectors, int64_
     if (s.status != WHITTLE_OK) return {static_cast<WhittleStatus>(s.status.load()), 0, false};
   }
   for (int64_t i = 0; i < n; i++) e[i] = d[s.order[i]];
-  for (int64_t i = 0; i < n; i++) {
-    d[i] = ldexp(e[i], exponent);
-    memcpy(vectors + i * ldv, s.z + s.order[i] * n, static_cast<size_t>(n) * 8);
-  }
+  for (int64_t i = 0; i < n; i++) d[i] = ldexp(e[i], exponent);
+  for (int64_t i = 0; i < wanted; i++)
+    memcpy(vectors + i * ldv, s.z + s.order[n - wanted + i] * n, static_cast<size_t>(n) * 8);
   return {WHITTLE_OK, s.progress.iterations, s.progress.converged};
 }
 

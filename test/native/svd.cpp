@@ -232,6 +232,15 @@ WHITTLE_CHECK(svd) {
       a = full;
       const Eigen q = dense_eigen(n, a.data(), n, only.data(), nullptr, 0, 0);
       h.expect(q.status == WHITTLE_OK && q.converged, "%s %d: values not converged", what, int(n));
+      // The largest alone are the last of all.
+      if (n >= 5) {
+        std::vector<double> some(size_t(n) * 3);
+        a = full;
+        dense_eigen(n, a.data(), n, only.data(), 3, some.data(), n, 0);
+        for (size_t i = 0; i < some.size(); i++) h.expect(fabs(fabs(some[i]) - fabs(z[size_t(n * (n - 3)) + i])) < 1e-12, "%s %d: wanted", what, int(n));
+        a = full;
+        dense_eigen(n, a.data(), n, only.data(), nullptr, 0, 0);
+      }
       double orthogonal = 0, residual = 0, apart = 0;
       for (int64_t i = 0; i < n; i++) {
         apart = std::max(apart, fabs(values[size_t(i)] - only[size_t(i)]));
