@@ -6,6 +6,10 @@
 #include <new>
 #include <numeric>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "core/features.h"
 #include "core/sparse.h"
 #include "core/sparse_blocks.h"
@@ -28,6 +32,17 @@ uint16_t to_bf16(float v) {
   uint32_t bits;
   memcpy(&bits, &v, 4);
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// Room for `count` elements; large arrays on huge pages where the system gives them: reading weights then misses the TLB less.
+template <class T>
+void make_room(std::vector<T>& v, size_t count) {
+  v.reserve(count);
+#if defined(__linux__)
+  const uintptr_t huge = uintptr_t(2) << 20, first = (reinterpret_cast<uintptr_t>(v.data()) + huge - 1) / huge * huge;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(v.data()) + count * sizeof(T)) / huge * huge;
+  if (end > first) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
 }
 
 // Rows of a group: entries are shared by 8, 4, 2 or 1.
@@ -99,6 +114,8 @@ void build_tiles(const SparseSource& source, const SparseBlocks<float>& blocks, 
     t->panel_rows.push_back(row * r);
   }
   t->panels = static_cast<int64_t>(t->panel_rows.size()) - 1;
+  make_room(t->index, static_cast<size_t>(entries) + 8);
+  make_room(t->values, static_cast<size_t>(entries * height * width * size) + 64);
   t->index.resize(static_cast<size_t>(entries) + 8);
   t->values.resize(static_cast<size_t>(entries * height * width * size) + 64);
   int64_t entry = 0;
@@ -156,6 +173,8 @@ void build_slices(const SparseSource& source, const SparseBlocks<float>& blocks,
     total += s->counts.back();
   }
   const int64_t size = out->type == kSparseF32 ? 4 : 2;
+  make_room(s->index, static_cast<size_t>(total * kSparseUnit) + 8);
+  make_room(s->values, static_cast<size_t>(total * kSparseUnit * size) + 64);
   s->index.assign(static_cast<size_t>(total * kSparseUnit) + 8, static_cast<uint16_t>(b.cols));
   s->values.assign(static_cast<size_t>(total * kSparseUnit * size) + 64, 0);
   const int64_t want = std::max<int64_t>(1, std::min<int64_t>(64, slices / 2));
