@@ -4,16 +4,46 @@
 
 namespace whittle {
 
+constexpr int64_t kSparseNmStep = 16;  // values that a kernel takes at a time: rows are padded to whole steps with zeros
+
+// acc[i] = sum of values[i][e] * x[column of e], 2:4 only: value e of a row belongs to group e / 2, columns from e / 2 * 4 on.
+// Two bits a position, sixteen to a word, the first lowest; `steps` words and steps * 16 values a row; x has steps * 32 elements.
+struct SparsePairs {
+  int32_t type;  // SparseType, not int8
+  int64_t rows, steps;
+  const uint32_t* places;
+  const void* values;
+  const float* x;
+  float* acc;
+};
+
+struct SparseNmKernels {
+  void (*pairs)(const SparsePairs*);
+};
+
+}  // namespace whittle
+
+#ifndef WHITTLE_ISA_FILE
+namespace whittle {
+
 struct SparseNmData {
   int64_t groups;                 // of a row
-  std::vector<uint8_t> position;  // [row][group][n], rising; unused places hold position of a zero value
-  std::vector<uint8_t> values;    // [row][group][n] of the matrix's type
+  int64_t stride;                 // values of a row, padded to whole steps
+  std::vector<uint8_t> position;  // [row][stride], rising in a group; unused places hold positions of zeros. Empty if m is 4:
+  std::vector<uint32_t> places;   // then two bits each
+  std::vector<uint8_t> values;    // [row][stride] of the matrix's type; 64 bytes past the end may be read
+  int64_t place(int64_t i) const {
+    return places.empty() ? position[static_cast<size_t>(i)] : places[static_cast<size_t>(i / 16)] >> (i % 16 * 2) & 3;
+  }
 };
 
 // f32 and bf16. WHITTLE_RANGE: a group has more than n non-zeros.
 WhittleStatus sparse_nm_build(const SparseSource& source, SparseMatrix* out);
 void sparse_nm_to_dense(const SparseMatrix& w, void* out);
-WhittleStatus sparse_nm_multiply(const SparseArgs& args);
+WhittleStatus sparse_nm_multiply(const SparseNmKernels& kernels, const SparseArgs& args);
+
+VariantList<SparseNmKernels> sparse_nm_variants();
+const SparseNmKernels& sparse_nm_kernels();
 
 // Places of one group of m values that have at most n non-zeros: fills position[n] (rising, distinct), answers false if more.
 template <class T>
@@ -35,3 +65,4 @@ bool sparse_nm_group(const T* w, int64_t n, int64_t m, uint8_t* position) {
 }
 
 }  // namespace whittle
+#endif
