@@ -231,7 +231,9 @@ Tier sparse_int8_tier() { return resolved().tier; }
 WhittleStatus sparse_int8_build(const SparseSource& source, SparseMatrix* out) {
   out->int8.reset(new SparseInt8Data);
   SparseInt8Data* d = out->int8.get();
-  const int64_t r = out->r, c = out->c, rows = out->rows, cols = out->cols;
+  // n:m weights have no group of columns without a value in 16 rows: they lie as the dense matrix does, in blocks of 16 x 4.
+  const bool dense = out->format == kSparseNm;
+  const int64_t r = dense ? 16 : out->r, c = dense ? 4 : out->c, rows = out->rows, cols = out->cols;
   SparseBlocks<int8_t> blocks;
   blocks.collect(source, r, c);
   if (out->format == kSparseNm) {
@@ -244,7 +246,7 @@ WhittleStatus sparse_int8_build(const SparseSource& source, SparseMatrix* out) {
     }
   }
   out->nnz = blocks.nnz;
-  d->height = height_of(out->r);
+  d->height = height_of(static_cast<int32_t>(r));
   d->aligned = c % 4 == 0;
   // Bundles of an average group.
   const int64_t each = static_cast<int64_t>(blocks.column.size()) * c / 4 / std::max<int64_t>(1, static_cast<int64_t>(blocks.first.size()) - 1);
