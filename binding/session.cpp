@@ -22,12 +22,13 @@ napi_value strings(napi_env env, const std::vector<const char*>& names) {
   return out;
 }
 
-// sessionNames() → [steps, elementwise operations], in the order of their numbers.
+// sessionNames() → [steps, elementwise operations, typed operations], in the order of their numbers.
 napi_value names(napi_env env, napi_callback_info) {
   napi_value out = nullptr;
-  napi_create_array_with_length(env, 2, &out);
+  napi_create_array_with_length(env, 3, &out);
   napi_set_element(env, out, 0, strings(env, plan_steps()));
   napi_set_element(env, out, 1, strings(env, plan_elementwise()));
+  napi_set_element(env, out, 2, strings(env, plan_typed()));
   return out;
 }
 

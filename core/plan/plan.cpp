@@ -46,6 +46,14 @@ std::vector<const char*> plan_elementwise() {
   };
 }
 
+std::vector<const char*> plan_typed() {
+  return {
+#define WHITTLE_TYPED(name, operands) #name,
+#include "core/typed.inc"
+#undef WHITTLE_TYPED
+  };
+}
+
 int64_t plan_product(std::initializer_list<int64_t> sizes) {
   constexpr int64_t kMost = int64_t(1) << 40;
   int64_t n = 1;

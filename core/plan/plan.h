@@ -125,8 +125,9 @@ class PlanModel {
   std::vector<Arena> arenas_;
 };
 
-// Names of the steps and of the elementwise operations, in the order of their numbers.
+// Names of the steps, of the elementwise and of the typed operations, in the order of their numbers.
 std::vector<const char*> plan_steps();
 std::vector<const char*> plan_elementwise();
+std::vector<const char*> plan_typed();
 
 }  // namespace whittle

@@ -57,7 +57,7 @@ export class Lowering {
   /** Dims of a value that inference must have found whole. */
   dims(name: string, node: Node): readonly number[] {
     const dims = this.shapes.get(name, this.graph)?.dims
-    if (!dims || dims.some((d) => typeof d !== 'number'))
+    if (!dims || dims.some((d) => typeof d !== 'number' || d < 0))
       throw new WhittleError(
         'ERR_UNSUPPORTED_OP',
         node.label,

@@ -36,6 +36,14 @@ function liveNodes(graph: Graph, shapes: Shapes, wanted: ReadonlySet<string>): S
   return live
 }
 
+/** True for a node that need not run: inference knows what it makes. */
+function isKnown(node: Node, graph: Graph, shapes: Shapes): boolean {
+  return node.outputs.every((o) => {
+    const known = o ? shapes.get(o, graph) : undefined
+    return !o || ((known?.type === 'int64' || known?.type === 'int32') && known.data?.every((d) => typeof d === 'number'))
+  })
+}
+
 /** Makes the plan of a prepared model for inputs of these dims. `fetch` names the values to be had. */
 export function lower(model: Model, dims: ReadonlyMap<string, readonly number[]>, fetch: readonly string[], constants: Constants): Lowered {
   const graph = model.graph.clone()
@@ -47,7 +55,7 @@ export function lower(model: Model, dims: ReadonlyMap<string, readonly number[]>
   })
   const shapes = inferShapes(graph, model.opsets, { strict: true })
   const wanted = new Set(fetch)
-  const live = liveNodes(graph, shapes, wanted)
+  const live = new Set([...liveNodes(graph, shapes, wanted)].filter((n) => !isKnown(n, graph, shapes)))
   for (const node of graph.nodes)
     if (live.has(node) && !lowerOf(node))
       throw new WhittleError(

@@ -5,7 +5,7 @@ import { bitsOf, sizeOf } from '../tensor'
 
 declare module '../native' {
   interface NativeBinding {
-    sessionNames(): readonly [steps: readonly string[], elementwise: readonly string[]]
+    sessionNames(): readonly [steps: readonly string[], elementwise: readonly string[], typed: readonly string[]]
     sessionNew(bytes: number): object | undefined
     sessionConstant(
       session: object,
@@ -102,19 +102,25 @@ export class Constants {
   }
 }
 
-let stepNumbers: ReadonlyMap<string, number> | undefined
-let elementwiseNumbers: ReadonlyMap<string, number> | undefined
+let tables: readonly ReadonlyMap<string, number>[] | undefined
 
-function numbers(names: readonly string[]): ReadonlyMap<string, number> {
-  return new Map(names.map((name, i) => [name, i]))
+function numberOf(table: 0 | 1 | 2, name: string): number {
+  tables ??= native()
+    .sessionNames()
+    .map((names) => new Map(names.map((n, i) => [n, i])))
+  const n = tables[table]?.get(name)
+  if (n === undefined) throw new Error(`whittle: nothing native is called ${name}`)
+  return n
 }
 
 /** The number of an elementwise operation (core/elementwise.inc). */
 export function elementwiseNumber(name: string): number {
-  elementwiseNumbers ??= numbers(native().sessionNames()[1])
-  const n = elementwiseNumbers.get(name)
-  if (n === undefined) throw new Error(`no elementwise operation ${name}`)
-  return n
+  return numberOf(1, name)
+}
+
+/** The number of an operation on any type (core/typed.inc). */
+export function typedNumber(name: string): number {
+  return numberOf(2, name)
 }
 
 /** A plan in the making: steps in order of execution, over memory that is laid out at the end. */
@@ -170,14 +176,11 @@ export class Program {
       this.arenaBytes = Math.max(this.arenaBytes, at + m.bytes)
       placed.push(m)
     }
-    stepNumbers ??= numbers(native().sessionNames()[0])
     const out: number[] = []
     for (const list of [this.inputs, this.outputs]) out.push(list.length, ...list.map((m) => m.bytes))
     out.push(this.arenaBytes, this.steps.length)
     for (const s of this.steps) {
-      const op = stepNumbers.get(s.op)
-      if (op === undefined) throw new Error(`no step ${s.op}`)
-      out.push(op)
+      out.push(numberOf(0, s.op))
       for (const a of s.args)
         if (typeof a === 'number') out.push(a)
         else if (a === null) out.push(0, 0, 0)

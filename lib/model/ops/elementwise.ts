@@ -1,7 +1,7 @@
 import { elementTypeOf, type Dim } from '../types'
 import { broadcast, op, type InferContext, type Op, type Ops } from './op'
 
-const same = op((c) => c.set(0, c.type(0), c.dims(0), c.data(0)))
+const same = op((c) => c.set(0, c.type(0), c.dims(0)))
 const sameBool = op((c) => c.set(0, 'bool', c.dims(0)))
 
 function all(c: InferContext): (readonly Dim[] | null)[] {
@@ -43,8 +43,8 @@ function ops(names: string, what: Op): Ops {
 
 export const elementwise: Ops = {
   ...ops(
-    'Relu Sigmoid HardSigmoid HardSwish Clip Sqrt Exp Log Abs Neg Erf Tanh LeakyRelu Elu Selu Celu Gelu Mish Swish Softplus ' +
-      'Softsign ThresholdedRelu Floor Ceil Round Sign Reciprocal Identity Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh ' +
+    'Relu Sigmoid HardSigmoid HardSwish Clip Sqrt Exp Log Abs Erf Tanh LeakyRelu Elu Selu Celu Gelu Mish Swish Softplus ' +
+      'Softsign ThresholdedRelu Floor Ceil Round Sign Reciprocal Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh ' +
       'Atanh Shrink BitwiseNot LRN LpNormalization MeanVarianceNormalization InstanceNormalization Softmax LogSoftmax ' +
       'Hardmax CumSum Trilu ReverseSequence ScatterElements ScatterND Scatter GroupNormalization PRelu',
     same,
@@ -52,6 +52,8 @@ export const elementwise: Ops = {
   ...ops('Not IsNaN IsInf', sameBool),
   ...ops('And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual', compare),
   ...ops('Sum Mean Min Max Pow Mod BitShift BitwiseAnd BitwiseOr BitwiseXor', variadic),
+  Identity: op((c) => c.set(0, c.type(0), c.dims(0), c.data(0))),
+  Neg: op((c) => c.set(0, c.type(0), c.dims(0), c.data(0)?.map((d) => (typeof d === 'number' ? 0 - d : null)))),
   Add: arithmetic((a, b) => a + b),
   Sub: arithmetic((a, b) => a - b),
   Mul: arithmetic((a, b) => a * b),

@@ -1,6 +1,6 @@
 import type { Lower } from '../lowering'
 import { takeAffines, takeEpilogue } from './epilogue'
-import { channelsLast, imageOf, windowOf } from './window'
+import { channelsLast, imageOf, transposedWindow, windowOf } from './window'
 
 /** A convolution with what follows it: batch normalization and other scales fold into the weights. */
 const conv: Lower = (node, l) => {
@@ -66,4 +66,56 @@ const conv: Lower = (node, l) => {
   l.define(output, out, node)
 }
 
-export const convolution: Readonly<Record<string, Lower>> = { Conv: conv }
+/**
+ * A transposed convolution: a product gives what each input pixel adds to its window, a second step adds the windows up.
+ * Where windows do not overlap (kernel as large as the stride), scales and the activation fold into the product.
+ */
+const convTranspose: Lower = (node, l) => {
+  const [xName, wName, bName] = node.inputs as [string, string, string | undefined]
+  const w = l.constant(wName, node)
+  if (!w || w.type !== 'float32') return l.unsupported(node, 'weights that are computed or not float32')
+  if (node.int('group', 1) !== 1) return l.unsupported(node, 'groups')
+  const weights = w.data as Float32Array
+  const xDims = l.dims(xName, node)
+  const outDims = l.dims(node.outputs[0] as string, node)
+  const [n, h, wide, ic] = imageOf(xDims)
+  const [, oh, ow, oc] = imageOf(outDims)
+  const window = transposedWindow(node, l, w.dims.slice(2), xDims.slice(2), outDims.slice(2))
+  const [kh, kw] = window.kernel
+  const order = channelsLast(xDims.length)
+  const x = l.inOrder(l.lazy(xName, node), order, node)
+  l.float(x, node)
+  const map = takeAffines(l, node.outputs[0] as string, 1, oc)
+  const apart = kh === window.strides[0] && kw === window.strides[1] && window.dilations.every((d) => d === 1)
+  const { activation, output } = apart ? takeEpilogue(l, map.output, order, false, node) : { activation: [0, 0, 0], output: map.output }
+  const given = bName ? l.constant(bName, node) : undefined
+  if (bName && !given) return l.unsupported(node, 'a bias that is computed')
+  const bias = Float32Array.from(map.add, (a, i) => a + (given ? (given.data[i] as number) : 0) * (map.multiply[i] as number))
+  const key = node.outputs[0] as string
+  const taps = kh * kw
+  // W is [ic][oc][tap]; the product takes [ic][tap][oc].
+  const arranged = (): Float32Array => {
+    const to = new Float32Array(weights.length)
+    for (let i = 0; i < ic; i++)
+      for (let o = 0; o < oc; o++)
+        for (let t = 0; t < taps; t++) to[(i * taps + t) * oc + o] = (weights[(i * oc + o) * taps + t] as number) * (map.multiply[o] as number)
+    return to
+  }
+  const packed = l.constants.gemm(`transposed ${key}`, 1, ic, taps * oc, taps * oc, 1, arranged)
+  const spreadOut = l.program.memory('float32', n * h * wide * taps * oc)
+  const spread = apart ? l.constants.raw(`spread bias ${key}`, () => Float32Array.from({ length: taps * oc }, (_, i) => bias[i % oc] as number)) : null
+  l.program.step('gemm', node.label, n * h * wide, taps * oc, ic, 1, ic, 1, 0, 1, 1, 0, 1, 1, ...activation, x.memory, packed.at, spread, null, spreadOut)
+  const out = l.make('float32', outDims, order)
+  const added = apart ? null : l.constants.raw(`bias ${key}`, () => bias)
+  l.program.step(
+    'scatter_taps',
+    node.label,
+    ...[n, h, wide, oc, oh, ow, kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1]],
+    spreadOut,
+    added,
+    out.memory,
+  )
+  l.define(output, out, node)
+}
+
+export const convolution: Readonly<Record<string, Lower>> = { Conv: conv, ConvTranspose: convTranspose }

@@ -5,9 +5,28 @@ import { elementwise } from './elementwise'
 import { layout } from './layout'
 import { product } from './matmul'
 import { norm } from './norm'
+import { picking } from './pick'
 import { pooling } from './pool'
+import { resizing } from './resize'
+import { orTyped, typedOps } from './typed'
 
-const kOps: Readonly<Record<string, Lower>> = { ...elementwise, ...convolution, ...product, ...layout, ...pooling, ...norm }
+/** Arithmetic that also exists for integers. */
+const arithmetic = Object.fromEntries(
+  ['Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Neg', 'Abs', 'Sign'].map((op) => [op, orTyped(elementwise[op] as Lower, op.toLowerCase())]),
+)
+
+const kOps: Readonly<Record<string, Lower>> = {
+  ...elementwise,
+  ...arithmetic,
+  ...convolution,
+  ...product,
+  ...layout,
+  ...typedOps,
+  ...picking,
+  ...pooling,
+  ...norm,
+  ...resizing,
+}
 
 /** How an op becomes steps; undefined for one that a session has no kernel for. */
 export function lowerOf(node: Node): Lower | undefined {

@@ -150,10 +150,10 @@ const pad: Lower = (node, l) => {
 
 const alias: Lower = (node, l) => l.define(node.outputs[0] as string, l.lazy(node.inputs[0] as string, node), node)
 
-const cast: Lower = (node, l) => {
-  const x = l.lazy(node.inputs[0] as string, node)
-  const to = l.type(node.outputs[0] as string, node)
-  if (x.type !== to) return l.unsupported(node, `a cast from ${x.type} to ${to}`)
+const dropout: Lower = (node, l) => {
+  const mask = node.outputs[1]
+  if (mask && (l.isWanted(mask) || l.users(mask).length > 0)) return l.unsupported(node, 'the mask')
+  if (node.inputs[2] && l.scalar(node.inputs[2], node) !== 0) return l.unsupported(node, 'dropout while training')
   alias(node, l)
 }
 
@@ -173,6 +173,5 @@ export const layout: Readonly<Record<string, Lower>> = {
   Expand: expand,
   Pad: pad,
   Identity: alias,
-  Dropout: alias,
-  Cast: cast,
+  Dropout: dropout,
 }

@@ -32,6 +32,25 @@ export function windowOf(node: Node, l: Lowering, kernel: readonly number[], siz
   return { kernel: two(kernel, 1), strides: two(strides, 1), dilations: two(dilations, 1), pads: [y[0], x[0], y[1], x[1]] }
 }
 
+/** The window of a transposed convolution; padding is what is cut from its result. */
+export function transposedWindow(node: Node, l: Lowering, kernel: readonly number[], sizes: readonly number[], out: readonly number[]): Window {
+  const n = kernel.length
+  const auto = node.string('auto_pad', 'NOTSET') || 'NOTSET'
+  const strides = node.ints('strides', new Array<number>(n).fill(1))
+  const dilations = node.ints('dilations', new Array<number>(n).fill(1))
+  const extra = node.ints('output_padding', new Array<number>(n).fill(0))
+  if (auto === 'NOTSET' && !node.ints('output_shape')) return windowOf(node, l, kernel, sizes, out)
+  const pads = sizes.map((size, i): readonly [number, number] => {
+    const full = (strides[i] as number) * (size - 1) + (extra[i] as number) + ((kernel[i] as number) - 1) * (dilations[i] as number) + 1
+    const total = Math.max(0, full - (out[i] as number))
+    const half = Math.floor(total / 2)
+    return auto === 'SAME_UPPER' ? [half, total - half] : [total - half, half]
+  })
+  const two = <T>(list: readonly T[], first: T): readonly [T, T] => (n === 1 ? [first, list[0] as T] : [list[0] as T, list[1] as T])
+  const [y, x] = two<readonly [number, number]>(pads, [0, 0])
+  return { kernel: two(kernel, 1), strides: two(strides, 1), dilations: two(dilations, 1), pads: [y[0], x[0], y[1], x[1]] }
+}
+
 /** Channels-last order of a feature map [n, c, …]. */
 export function channelsLast(rank: number): number[] {
   return [0, ...Array.from({ length: rank - 2 }, (_, i) => i + 2), 1]

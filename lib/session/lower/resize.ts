@@ -1,0 +1,123 @@
+import type { Node } from '../../model'
+import { sizeOf } from '../../tensor'
+import type { Lower, Lowering } from '../lowering'
+import { channelsLast, imageOf } from './window'
+
+interface Taps {
+  readonly count: number
+  readonly index: Int32Array
+  readonly weight: Float32Array
+}
+
+function nearest(mode: string, x: number): number {
+  switch (mode) {
+    case 'floor':
+      return Math.floor(x)
+    case 'ceil':
+      return Math.ceil(x)
+    case 'round_prefer_ceil':
+      return Math.floor(x + 0.5)
+    default:
+      return Math.ceil(x - 0.5)
+  }
+}
+
+/** Weights of the four neighbours of a point that lies `t` behind the second one (Keys 1981). */
+function cubic(t: number, a: number): number[] {
+  const near = (d: number): number => ((a + 2) * d - (a + 3)) * d * d + 1
+  const far = (d: number): number => ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+  return [far(1 + t), near(t), near(1 - t), far(2 - t)]
+}
+
+/** Which places of an axis of `size` each of `out` places is made of. */
+function tapsOf(node: Node, l: Lowering, size: number, out: number, scale: number, mode: string): Taps {
+  const how = node.string('coordinate_transformation_mode', 'half_pixel')
+  const rounding = node.string('nearest_mode', 'round_prefer_floor')
+  const outside = node.int('exclude_outside', 0) !== 0
+  const a = node.float('cubic_coeff_a', -0.75)
+  const count = mode === 'nearest' || size === out ? 1 : mode === 'linear' ? 2 : 4
+  const index = new Int32Array(out * count)
+  const weight = new Float32Array(out * count)
+  const place = (o: number): number => {
+    switch (how) {
+      case 'asymmetric':
+        return o / scale
+      case 'align_corners':
+        return out === 1 ? 0 : (o * (size - 1)) / (out - 1)
+      case 'pytorch_half_pixel':
+        return out > 1 ? (o + 0.5) / scale - 0.5 : 0
+      case 'half_pixel_symmetric': {
+        const adjustment = out / (scale * size)
+        return (size / 2) * (1 - adjustment) + (o + 0.5) / scale - 0.5
+      }
+      case 'half_pixel':
+        return (o + 0.5) / scale - 0.5
+      default:
+        return l.unsupported(node, `coordinates by ${how}`)
+    }
+  }
+  const clamp = (i: number): number => Math.min(Math.max(i, 0), size - 1)
+  for (let o = 0; o < out; o++) {
+    const x = size === out && count === 1 && mode !== 'nearest' ? o : place(o)
+    if (count === 1) {
+      index[o] = clamp(mode === 'nearest' ? nearest(rounding, x) : o)
+      weight[o] = 1
+      continue
+    }
+    const low = Math.floor(x)
+    const t = x - low
+    const first = count === 2 ? low : low - 1
+    let weights = count === 2 ? [1 - t, t] : cubic(t, a)
+    if (outside && count === 4) {
+      weights = weights.map((w, i) => (first + i < 0 || first + i >= size ? 0 : w))
+      const sum = weights.reduce((s, w) => s + w, 0)
+      weights = weights.map((w) => w / sum)
+    }
+    weights.forEach((w, i) => {
+      index[o * count + i] = clamp(first + i)
+      weight[o * count + i] = w
+    })
+  }
+  return { count, index, weight }
+}
+
+const resize: Lower = (node, l) => {
+  const name = node.outputs[0] as string
+  const v = l.lazy(node.inputs[0] as string, node)
+  l.float(v, node)
+  const dims = v.dims
+  const outDims = l.dims(name, node)
+  const rank = dims.length
+  if (rank < 3 || rank > 4 || dims[0] !== outDims[0] || dims[1] !== outDims[1]) return l.unsupported(node, 'resizing of other than the spatial axes')
+  if (node.int('antialias', 0)) return l.unsupported(node, 'antialiasing')
+  const mode = node.string('mode', 'nearest')
+  const axes = node.ints('axes')?.map((a) => (a < 0 ? a + rank : a)) ?? dims.map((_, i) => i)
+  const given = node.inputs[2] ? l.constant(node.inputs[2], node) : undefined
+  const scales = dims.map((d, i) => {
+    const at = axes.indexOf(i)
+    return given && sizeOf(given.dims) > 0 && at >= 0 ? Number(given.data[at]) : (outDims[i] as number) / d
+  })
+  const order = channelsLast(rank)
+  const x = l.inOrder(v, order, node)
+  const [n, h, w, c] = imageOf(dims)
+  const [, oh, ow] = imageOf(outDims)
+  const still: Taps = { count: 1, index: Int32Array.of(0), weight: Float32Array.of(1) }
+  const ys = rank === 3 ? still : tapsOf(node, l, h, oh, scales[2] as number, mode)
+  const xs = tapsOf(node, l, w, ow, scales[rank - 1] as number, mode)
+  const out = l.make('float32', outDims, order)
+  const key = `taps ${name} ${h}x${w} ${oh}x${ow}`
+  l.program.step(
+    'resize',
+    node.label,
+    ...[n, h, w, c, oh, ow, ys.count, xs.count],
+    l.constants.raw(`${key} iy`, () => ys.index),
+    l.constants.raw(`${key} wy`, () => ys.weight),
+    l.constants.raw(`${key} ix`, () => xs.index),
+    l.constants.raw(`${key} wx`, () => xs.weight),
+    x.memory,
+    out.memory,
+  )
+  l.define(name, out, node)
+}
+
+export const resizing: Readonly<Record<string, Lower>> = { Resize: resize }
