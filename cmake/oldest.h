@@ -14,6 +14,7 @@
 #if defined(WHITTLE_OLDEST)
 #define WHITTLE_BIND(symbol) __asm__(".symver " #symbol "," #symbol "@" WHITTLE_OLDEST)
 WHITTLE_BIND(exp);
+WHITTLE_BIND(hypot);
 WHITTLE_BIND(log);
 WHITTLE_BIND(log2);
 WHITTLE_BIND(pow);
