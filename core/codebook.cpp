@@ -68,11 +68,17 @@ CodebookTable codebook_table(const float* centroids, int64_t count, float* nodes
   while (int64_t(1) << levels < count) levels++;
   for (int64_t i = 0; i < size; i++) nodes[i] = INFINITY;
   const int64_t leaves = int64_t(1) << levels;
+  // padded[at]: the threshold between `at` and what follows it. Equal centroids share one, so that the lowest is found.
+  float above = INFINITY;
+  for (int64_t at = count - 2; at >= 0; at--) {
+    if (centroids[at] != centroids[at + 1]) above = threshold(centroids[at], centroids[at + 1]);
+    padded[at] = above;
+  }
   // Node i of level l stands for the threshold at (2 * place + 1) * leaves / 2^(l+1) - 1.
   for (int32_t l = 0; l < levels; l++)
     for (int64_t place = 0; place < int64_t(1) << l; place++) {
       const int64_t at = (2 * place + 1) * (leaves >> (l + 1)) - 1;
-      if (at + 1 < count) nodes[(int64_t(1) << l) - 1 + place] = threshold(centroids[at], centroids[at + 1]);
+      if (at + 1 < count) nodes[(int64_t(1) << l) - 1 + place] = padded[at];
     }
   memcpy(padded, centroids, static_cast<size_t>(count) * sizeof(float));
   for (int64_t i = count; i < size; i++) padded[i] = centroids[count - 1];

@@ -1,5 +1,5 @@
 // codebook on AVX2: 32 entries of a table in four registers, looked up by vpermps, 8 at a time, and blends.
-// Five levels of the search (32 centroids) touch no memory; each deeper one is a gather from the nearest caches.
+// Five levels of the search (32 centroids) touch no memory; each deeper one loads from the nearest caches.
 #include <immintrin.h>
 
 #include "cpu/codebook/vector.h"
@@ -30,7 +30,12 @@ struct Avx2 {
     const __m128d s = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
     return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
   }
-  static inline F gather(const float* p, I at) { return _mm256_i32gather_ps(p, at, 4); }
+  // Single loads: no slower than vgatherdps where its microcode is patched, and emulators get that one wrong.
+  static inline F gather(const float* p, I at) {
+    int32_t i[8];
+    _mm256_storeu_si256((__m256i*)i, at);
+    return _mm256_setr_ps(p[i[0]], p[i[1]], p[i[2]], p[i[3]], p[i[4]], p[i[5]], p[i[6]], p[i[7]]);
+  }
   static inline Nodes load_nodes(const float* p) {
     return {{_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8), _mm256_loadu_ps(p + 16), _mm256_loadu_ps(p + 24)}};
   }

@@ -306,7 +306,7 @@ INLINE void pair_rows(const GemmDot* d, int64_t j) {
     if (p % 16 == 0) UNROLL for (int r = 0; r < R; r++) _mm_prefetch((const char*)(y[r] + R * d->y_row + p), _MM_HINT_T1);
     const __m256 v0 = _mm256_loadu_ps(x), v1 = _mm256_loadu_ps(x + 8);
     UNROLL for (int r = 0; r < R; r++) {
-      const __m256 w = _mm256_castpd_ps(_mm256_broadcast_sd((const double*)(y[r] + p)));
+      const __m256 w = _mm256_castsi256_ps(_mm256_broadcastq_epi64(_mm_loadl_epi64((const __m128i*)(y[r] + p))));
       fma_into(acc[r][0], w, v0);
       fma_into(acc[r][1], w, v1);
     }

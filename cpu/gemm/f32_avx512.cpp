@@ -356,7 +356,7 @@ INLINE void pair_rows(const GemmDot* d, int64_t j) {
     if (p % 16 == 0) UNROLL for (int r = 0; r < R; r++) _mm_prefetch((const char*)(y[r] + R * d->y_row + p), _MM_HINT_T1);
     const __m512 v = _mm512_loadu_ps(x);
     UNROLL for (int r = 0; r < R; r++)
-      acc[r] = _mm512_fmadd_ps(_mm512_castpd_ps(_mm512_broadcastsd_pd(_mm_load_sd((const double*)(y[r] + p)))), v, acc[r]);
+      acc[r] = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_broadcastq_epi64(_mm_loadl_epi64((const __m128i*)(y[r] + p)))), v, acc[r]);
   }
   if (p < d->k) {
     const __m512 v = _mm512_loadu_ps(x);

@@ -16,7 +16,8 @@ struct Book {
   std::vector<float> centroids, memory;
   CodebookTable table;
   Book(Rng& rng, int64_t count) {
-    for (int64_t i = 0; i < count; i++) centroids.push_back(rng.normal());
+    // Some twice: the lower of two equal ones is the answer.
+    for (int64_t i = 0; i < count; i++) centroids.push_back(i > 0 && rng.below(12) == 0 ? centroids.back() : rng.normal());
     std::sort(centroids.begin(), centroids.end());
     const int64_t size = codebook_room(count);
     memory.resize(static_cast<size_t>(2 * size));
