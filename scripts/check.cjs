@@ -16,7 +16,12 @@ const configs = {
     '-DWHITTLE_SANITIZE=address,undefined',
     '-DCMAKE_BUILD_TYPE=RelWithDebInfo',
   ],
-  tsan: ['-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1', '-DWHITTLE_SANITIZE=thread', '-DCMAKE_BUILD_TYPE=RelWithDebInfo', '-DWHITTLE_CHECK_THREADS=ON'],
+  tsan: [
+    '-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1',
+    '-DWHITTLE_SANITIZE=thread',
+    '-DCMAKE_BUILD_TYPE=RelWithDebInfo',
+    '-DWHITTLE_CHECK_THREADS=ON',
+  ],
   arm64: ['-DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake'],
 }
 
