@@ -8,13 +8,7 @@
 #include <initializer_list>
 #include <new>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-#if defined(_WIN32)
-#include <malloc.h>
-#endif
-
+#include "core/aligned.h"
 #include "core/threads.h"
 
 extern "C" {
@@ -35,30 +29,6 @@ const Variant<GemmInt8Kernels> kVariants[] = {
 const Resolved<GemmInt8Kernels>& resolved() {
   static const Resolved<GemmInt8Kernels> r = resolve(gemm_int8_variants());
   return r;
-}
-
-void* aligned_new(size_t bytes) {
-  bytes = (bytes + 63) / 64 * 64 + 64;
-#if defined(_WIN32)
-  return _aligned_malloc(bytes, 64);
-#else
-  // Large blocks start on a huge page where the system can give one: reading weights then misses the TLB far less.
-  const size_t huge = size_t(2) << 20;
-  void* p = nullptr;
-  if (posix_memalign(&p, bytes >= 2 * huge ? huge : 64, bytes) != 0) return nullptr;
-#if defined(__linux__)
-  if (bytes >= 2 * huge) madvise(p, bytes, MADV_HUGEPAGE);
-#endif
-  return p;
-#endif
-}
-
-void aligned_delete(void* p) {
-#if defined(_WIN32)
-  _aligned_free(p);
-#else
-  free(p);
-#endif
 }
 
 // Memory of one thread for one purpose: grows, is kept for the next call, ends with the thread.
