@@ -91,9 +91,7 @@ const split: Lower = (node, l) => {
   const axis = axisOf(node.int('axis', 0), x.length)
   let at = 0
   for (const name of node.outputs) {
-    if (!name) {
-      l.unsupported(node, 'a part that is not named')
-    }
+    if (!name) return l.unsupported(node, 'a part that is not named')
     const begin = x.map((_, i) => (i === axis ? at : 0))
     if (l.users(name).length > 0 || l.isWanted(name)) box(l, node, name, begin, x.map(() => 1))
     at += l.dims(name, node)[axis] as number

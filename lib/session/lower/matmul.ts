@@ -22,21 +22,18 @@ interface Side {
 }
 
 /** A batch of matrices as a product can read it: one side of each contiguous; copied where it is not. */
-function side(l: Lowering, v: Value, rows: number, lead: readonly number[], node: Node): Side {
+function side(l: Lowering, v: Value, lead: readonly number[], node: Node): Side {
   let x = l.inMemory(v, node)
   const rank = x.dims.length
   let strides = stridesOf(x.dims, x.order)
   const at = (i: number): number => (x.dims[i] === 1 ? 0 : (strides[i] as number))
-  const inner = (): readonly [number, number] => [strides[rank - 2] as number, strides[rank - 1] as number]
-  const good = (): boolean => {
-    const [row, col] = inner()
-    return col === 1 || row === 1 || x.dims[rank - 1] === 1 || x.dims[rank - 2] === 1
-  }
-  if (!good()) {
+  const contiguous = [rank - 1, rank - 2].some((i) => strides[i] === 1 || x.dims[i] === 1)
+  if (!contiguous) {
     x = l.rowMajor(x, node)
     strides = stridesOf(x.dims, x.order)
   }
-  let [row, col] = inner()
+  let row = strides[rank - 2] as number
+  let col = strides[rank - 1] as number
   if (x.dims[rank - 1] === 1 && row !== 1) col = 1
   else if (x.dims[rank - 2] === 1 && col !== 1) row = 1
   // Offsets of each matrix of the batch, axes of size 1 repeating.
@@ -53,7 +50,6 @@ function side(l: Lowering, v: Value, rows: number, lead: readonly number[], node
     offsets.push(offset)
   }
   const unit = offsets.reduce(gcd, 0)
-  void rows
   return { value: x, row, col, unit, index: offsets.map((o) => (unit ? o / unit : 0)) }
 }
 
@@ -143,7 +139,7 @@ const matmul: Lower = (node, l) => {
   const k = x.dims[x.dims.length - 1] as number
   const n = y.dims[y.dims.length - 1] as number
   const out = l.make('float32', dims)
-  emit(l, node, { m, n, k, lead, alpha: 1 }, side(l, x, m, lead, node), side(l, y, k, lead, node), [0, 0, 0, null, null], out.memory)
+  emit(l, node, { m, n, k, lead, alpha: 1 }, side(l, x, lead, node), side(l, y, lead, node), [0, 0, 0, null, null], out.memory)
   l.define(name, out, node)
 }
 
@@ -172,8 +168,8 @@ const gemm: Lower = (node, l) => {
     l,
     node,
     { m: dims[0] as number, n, k, lead: [], alpha },
-    side(l, turned, 0, [], node),
-    side(l, right, 0, [], node),
+    side(l, turned, [], node),
+    side(l, right, [], node),
     [0, 0, 0, null, null],
     out.memory,
   )
