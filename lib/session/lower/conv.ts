@@ -1,6 +1,14 @@
-import type { Lower } from '../lowering'
-import { takeAffines, takeEpilogue } from './epilogue'
+import type { Node } from '../../model'
+import type { Lower, Lowering } from '../lowering'
+import { takeAffines, takeEpilogue, type Affine } from './epilogue'
 import { channelsLast, imageOf, transposedWindow, windowOf } from './window'
+
+/** The bias of a node and the affine maps behind it, as one. */
+function foldedBias(l: Lowering, node: Node, name: string | undefined, map: Affine): Float32Array {
+  const given = name ? l.constant(name, node) : undefined
+  if (name && !given) l.unsupported(node, 'a bias that is computed')
+  return Float32Array.from(map.add, (a, i) => a + (given ? (given.data[i] as number) : 0) * (map.multiply[i] as number))
+}
 
 /** A convolution with what follows it: batch normalization and other scales fold into the weights. */
 const conv: Lower = (node, l) => {
@@ -24,9 +32,7 @@ const conv: Lower = (node, l) => {
   const depthwise = groups > 1 && groups === c && oc === c
   const { activation, residual, output } = takeEpilogue(l, map.output, order, !depthwise, node)
 
-  const given = bName ? l.constant(bName, node) : undefined
-  if (bName && !given) return l.unsupported(node, 'a bias that is computed')
-  const bias = Float32Array.from(map.add, (a, i) => a + (given ? (given.data[i] as number) : 0) * (map.multiply[i] as number))
+  const bias = foldedBias(l, node, bName, map)
   const hasBias = bias.some((v) => v !== 0)
   const key = node.outputs[0] as string
   const ic = c / groups
@@ -88,9 +94,7 @@ const convTranspose: Lower = (node, l) => {
   const map = takeAffines(l, node.outputs[0] as string, 1, oc)
   const apart = kh === window.strides[0] && kw === window.strides[1] && window.dilations.every((d) => d === 1)
   const { activation, output } = apart ? takeEpilogue(l, map.output, order, false, node) : { activation: [0, 0, 0], output: map.output }
-  const given = bName ? l.constant(bName, node) : undefined
-  if (bName && !given) return l.unsupported(node, 'a bias that is computed')
-  const bias = Float32Array.from(map.add, (a, i) => a + (given ? (given.data[i] as number) : 0) * (map.multiply[i] as number))
+  const bias = foldedBias(l, node, bName, map)
   const key = node.outputs[0] as string
   const taps = kh * kw
   // W is [ic][oc][tap]; the product takes [ic][tap][oc].

@@ -10,6 +10,19 @@ export interface Window {
   readonly pads: readonly [number, number, number, number]
 }
 
+/** A window over one or two axes; `pads` are begin and end of each. */
+function planar(
+  kernel: readonly number[],
+  strides: readonly number[],
+  dilations: readonly number[],
+  pads: readonly (readonly [number, number])[],
+): Window {
+  const two = <T>(list: readonly T[], first: T): readonly [T, T] =>
+    list.length === 1 ? [first, list[0] as T] : [list[0] as T, list[1] as T]
+  const [y, x] = two<readonly [number, number]>(pads, [0, 0])
+  return { kernel: two(kernel, 1), strides: two(strides, 1), dilations: two(dilations, 1), pads: [y[0], x[0], y[1], x[1]] }
+}
+
 /** `sizes` and `out`: the spatial sizes of input and output. */
 export function windowOf(node: Node, l: Lowering, kernel: readonly number[], sizes: readonly number[], out: readonly number[]): Window {
   const n = kernel.length
@@ -26,10 +39,8 @@ export function windowOf(node: Node, l: Lowering, kernel: readonly number[], siz
     const large = Math.max(0, need) - small
     return auto === 'SAME_LOWER' ? [large, small] : [small, large]
   })
-  const two = <T>(list: readonly T[], first: T): readonly [T, T] => (n === 1 ? [first, list[0] as T] : [list[0] as T, list[1] as T])
-  const [y, x] = two<readonly [number, number]>(pads, [0, 0])
-  if ([...y, ...x].some((p) => p < 0)) l.unsupported(node, 'negative padding')
-  return { kernel: two(kernel, 1), strides: two(strides, 1), dilations: two(dilations, 1), pads: [y[0], x[0], y[1], x[1]] }
+  if (pads.flat().some((p) => p < 0)) l.unsupported(node, 'negative padding')
+  return planar(kernel, strides, dilations, pads)
 }
 
 /** The window of a transposed convolution; padding is what is cut from its result. */
@@ -46,9 +57,7 @@ export function transposedWindow(node: Node, l: Lowering, kernel: readonly numbe
     const half = Math.floor(total / 2)
     return auto === 'SAME_UPPER' ? [half, total - half] : [total - half, half]
   })
-  const two = <T>(list: readonly T[], first: T): readonly [T, T] => (n === 1 ? [first, list[0] as T] : [list[0] as T, list[1] as T])
-  const [y, x] = two<readonly [number, number]>(pads, [0, 0])
-  return { kernel: two(kernel, 1), strides: two(strides, 1), dilations: two(dilations, 1), pads: [y[0], x[0], y[1], x[1]] }
+  return planar(kernel, strides, dilations, pads)
 }
 
 /** Channels-last order of a feature map [n, c, …]. */
