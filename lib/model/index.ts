@@ -16,6 +16,7 @@ export type {
 } from './model'
 export { inferShapes, Shapes } from './ops/infer'
 export type { InferOptions } from './ops/infer'
+export type { Inferred } from './ops/op'
 export { kMaxOpset, raiseOpset } from './opset'
 export type { RaiseResult } from './opset'
 export { SafeTensors, saveSafeTensors } from './safetensors'

@@ -1,6 +1,6 @@
 import { WhittleError } from '../errors'
-import type { Graph, Initializer, Node, Shapes } from '../model'
-import { bitsOf, isDataType, sizeOf, type DataType, type Tensor } from '../tensor'
+import type { Graph, Inferred, Initializer, Node, Shapes } from '../model'
+import { bitsOf, isDataType, sizeOf, type DataType, type Tensor, type TypedArray } from '../tensor'
 import { emitExpression } from './expression'
 import { countOf, Program, type Constants, type Memory } from './program'
 import { identity, sameOrder, stridesOf, type Value } from './value'
@@ -158,8 +158,8 @@ export class Lowering {
   /** Integers of a small constant or of a shape computed from shapes. */
   ints(name: string | undefined, node: Node): readonly number[] | undefined {
     if (!name) return undefined
-    const data = this.shapes.get(name, this.graph)?.data
-    if (data?.every((d) => typeof d === 'number')) return data as number[]
+    const known = this.shapes.get(name, this.graph)
+    if ((known?.type === 'int64' || known?.type === 'int32') && known.data?.every((d) => typeof d === 'number')) return known.data as number[]
     const t = this.constant(name, node)
     return t && (t.type === 'int64' || t.type === 'int32') ? Array.from(t.data as Iterable<number | bigint>, Number) : undefined
   }
@@ -197,19 +197,30 @@ export class Lowering {
 
   /** A shape in the making whose content inference knows. */
   #fromShape(name: string): Value | undefined {
-    const known = this.shapes.get(name, this.graph)
-    const data = known?.data
-    if (!known || !data || !data.every((d) => typeof d === 'number') || (known.type !== 'int64' && known.type !== 'int32')) return undefined
-    const numbers = data as number[]
-    const dims = (known.dims as number[] | null) ?? [numbers.length]
-    const tensor: Tensor = {
-      type: known.type,
-      dims,
-      data: known.type === 'int64' ? BigInt64Array.from(numbers, BigInt) : Int32Array.from(numbers),
-    }
-    const key = `${known.type} ${dims.join('x')}: ${numbers.join(' ')}`
-    return { kind: 'value', type: known.type, dims, order: identity(dims.length), memory: undefined, constant: { key, read: () => tensor } }
+    const tensor = knownTensor(this.shapes.get(name, this.graph))
+    if (!tensor) return undefined
+    const { type, dims } = tensor
+    const key = `${type} ${dims.join('x')}: ${Array.from(tensor.data as Iterable<number | bigint>).join(' ')}`
+    return { kind: 'value', type, dims, order: identity(dims.length), memory: undefined, constant: { key, read: () => tensor } }
   }
+}
+
+/** What inference knows whole: type, dims and content. */
+export function knownTensor(known: Inferred | undefined): Tensor | undefined {
+  const data = known?.data
+  if (!known || !data || !data.every((d) => typeof d === 'number')) return undefined
+  const numbers = data as number[]
+  const dims = (known.dims as number[] | null) ?? [numbers.length]
+  const make = kKnown[known.type]
+  return make && sizeOf(dims) === numbers.length ? { type: known.type as DataType, dims, data: make(numbers) } : undefined
+}
+
+const kKnown: Readonly<Record<string, (numbers: number[]) => TypedArray>> = {
+  int64: (n) => BigInt64Array.from(n, BigInt),
+  int32: (n) => Int32Array.from(n),
+  bool: (n) => Uint8Array.from(n),
+  float32: (n) => Float32Array.from(n),
+  float64: (n) => Float64Array.from(n),
 }
 
 /** Bytes of one element; sub-byte types have none. */

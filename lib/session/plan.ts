@@ -2,7 +2,7 @@ import { WhittleError } from '../errors'
 import { inferShapes, ValueInfo, type Graph, type Model, type Node, type Shapes } from '../model'
 import { isDataType, type DataType } from '../tensor'
 import { lowerOf } from './lower'
-import { Lowering } from './lowering'
+import { knownTensor, Lowering } from './lowering'
 import type { Constants, Program } from './program'
 import { identity, isRowMajor } from './value'
 
@@ -19,29 +19,19 @@ export interface Lowered {
   readonly outputs: readonly Output[]
 }
 
-/** Nodes whose results reach `wanted`; what feeds only shapes that inference knows is left out. */
+/** Nodes whose results reach `wanted` and must run; what inference knows whole need not. */
 function liveNodes(graph: Graph, shapes: Shapes, wanted: ReadonlySet<string>): Set<Node> {
   const live = new Set<Node>()
   const stack = [...wanted]
   while (stack.length > 0) {
     const name = stack.pop() as string
-    const data = shapes.get(name, graph)?.data
-    const type = shapes.get(name, graph)?.type
-    if (!wanted.has(name) && (type === 'int64' || type === 'int32') && data?.every((d) => typeof d === 'number')) continue
+    if (knownTensor(shapes.get(name, graph))) continue
     const node = graph.producer(name)
     if (!node || live.has(node)) continue
     live.add(node)
     stack.push(...node.inputs.filter((i) => i))
   }
   return live
-}
-
-/** True for a node that need not run: inference knows what it makes. */
-function isKnown(node: Node, graph: Graph, shapes: Shapes): boolean {
-  return node.outputs.every((o) => {
-    const known = o ? shapes.get(o, graph) : undefined
-    return !o || ((known?.type === 'int64' || known?.type === 'int32') && known.data?.every((d) => typeof d === 'number'))
-  })
 }
 
 /** Makes the plan of a prepared model for inputs of these dims. `fetch` names the values to be had. */
@@ -55,7 +45,7 @@ export function lower(model: Model, dims: ReadonlyMap<string, readonly number[]>
   })
   const shapes = inferShapes(graph, model.opsets, { strict: true })
   const wanted = new Set(fetch)
-  const live = new Set([...liveNodes(graph, shapes, wanted)].filter((n) => !isKnown(n, graph, shapes)))
+  const live = liveNodes(graph, shapes, wanted)
   for (const node of graph.nodes)
     if (live.has(node) && !lowerOf(node))
       throw new WhittleError(

@@ -1,6 +1,8 @@
 import { WhittleError } from '../errors'
 import { foldConstantNodes, raiseOpset, type Model } from '../model'
 import { fuseActivations } from './fuse/activations'
+import { fuseAttention } from './fuse/attention'
+import { foldKnown } from './fuse/known'
 import { fuseLayerNorm } from './fuse/layernorm'
 
 /** The opset that lowering reads; later ones differ in nothing that a session supports. */
@@ -16,6 +18,8 @@ export function prepare(model: Model): Model {
   copy.graph.sort()
   fuseActivations(copy.graph)
   fuseLayerNorm(copy.graph)
+  foldKnown(copy)
+  fuseAttention(copy)
   copy.graph.removeDeadNodes()
   return copy
 }

@@ -7,12 +7,15 @@ import { allocate, isDataType, sizeOf, type Tensor, type TensorLike, type TypedA
 import { fail, integer, options as checkOptions, tensor } from '../validate'
 import { lower, type Lowered } from './plan'
 import { prepare } from './prepare'
+import { Profiler, type ProfileReport } from './profile'
 import { Constants, type RunArguments } from './program'
 
 /** Options of {@link Session.create}. */
 export interface SessionOptions {
   /** Threads that a run may use, 1 … 256. Default: the process's limit (`setThreads`, `WHITTLE_THREADS`). */
   threads?: number
+  /** Times every step of every run, for {@link Session.profile}. Default false, which costs nothing. */
+  profile?: boolean
 }
 
 /** Options of {@link Session.run}. */
@@ -81,12 +84,14 @@ export class Session {
   readonly #handle: SessionHandle
   readonly #constants: Constants
   readonly #threads: number
+  readonly #profiler: Profiler | undefined
   readonly #plans = new Map<string, Plan>()
   /** The model's inputs, those with default values left out. */
   readonly inputs: readonly SessionValue[]
   readonly outputs: readonly SessionValue[]
 
-  private constructor(model: Model, threads: number) {
+  private constructor(model: Model, threads: number, profile: boolean) {
+    this.#profiler = profile ? new Profiler() : undefined
     this.#model = prepare(model)
     const graph = this.#model.graph
     this.inputs = graph.inputs
@@ -109,10 +114,11 @@ export class Session {
    * @throws {WhittleError} `ERR_UNSUPPORTED_OP` naming the node for an op without kernel, `ERR_MODEL_FORMAT`, `ERR_IO`
    */
   static async create(model: Model | string | Uint8Array | ArrayBuffer, options?: SessionOptions): Promise<Session> {
-    const { threads } = checkOptions(options, 'options', ['threads'])
+    const { threads, profile } = checkOptions(options, 'options', ['threads', 'profile'])
+    if (profile !== undefined && typeof profile !== 'boolean') fail('ERR_DTYPE', 'options.profile', 'a boolean', profile)
     const n = threads === undefined ? 0 : integer(threads, 'options.threads', 1, 256)
     const loaded = model instanceof Model ? model : await Model.load(model)
-    const session = new Session(loaded, n)
+    const session = new Session(loaded, n, profile === true)
     const fixed = session.inputs.map((i) => i.dims)
     if (fixed.every((d) => d?.every((x) => typeof x === 'number')))
       session.#plan(new Map(session.inputs.map((i) => [i.name, i.dims as readonly number[]])), session.outputs.map((o) => o.name))
@@ -144,6 +150,7 @@ export class Session {
     } finally {
       signal?.removeEventListener('abort', stop)
     }
+    call.done()
     return call.outputs
   }
 
@@ -151,6 +158,7 @@ export class Session {
   runSync(inputs: Readonly<Record<string, TensorLike | TypedArray>>, options?: RunOptions): Record<string, Tensor> {
     const call = this.#prepare(inputs, options)
     check(native().sessionRun(...call.args), 'inputs')
+    call.done()
     return call.outputs
   }
 
@@ -159,6 +167,19 @@ export class Session {
     this.#object()
     const plan = this.#plan(this.#checkDims(new Map(Object.entries(dims)), 'dims'), this.outputs.map((o) => o.name))
     return { steps: plan.report, arenaBytes: plan.arenaBytes, weightBytes: native().sessionBytes(this.#object()) }
+  }
+
+  /**
+   * Times of the steps of all runs so far.
+   *
+   * @throws {WhittleError} `ERR_RANGE` unless the session was created with `profile: true`
+   *
+   * @example
+   * fs.writeFileSync('trace.json', JSON.stringify(session.profile().trace))
+   */
+  profile(): ProfileReport {
+    if (!this.#profiler) fail('ERR_RANGE', 'options.profile', 'a session created with { profile: true }', false)
+    return this.#profiler.report()
   }
 
   /** Frees native memory. Runs in flight end first. */
@@ -175,7 +196,7 @@ export class Session {
     return handleObject(this.#handle, 'Session', 'session')
   }
 
-  #prepare(inputs: unknown, given: RunOptions | undefined): { args: RunArguments; outputs: Record<string, Tensor>; signal: AbortSignal | undefined } {
+  #prepare(inputs: unknown, given: RunOptions | undefined): { args: RunArguments; outputs: Record<string, Tensor>; signal: AbortSignal | undefined; done: () => void } {
     const object = this.#object()
     if (inputs === null || typeof inputs !== 'object' || Array.isArray(inputs) || ArrayBuffer.isView(inputs))
       fail('ERR_DTYPE', 'inputs', 'an object of tensors by name', inputs)
@@ -198,7 +219,10 @@ export class Session {
       return data
     })
     const data = plan.inputs.map((name) => (tensors.get(name) as Tensor).data)
-    return { args: [object, plan.number, data, arrays, this.#threads, null, null], outputs, signal: signal as AbortSignal | undefined }
+    const times = this.#profiler ? new Float64Array(plan.report.length) : null
+    const start = this.#profiler ? performance.now() : 0
+    const done = (): void => void (times && this.#profiler?.record(plan.report, times, start))
+    return { args: [object, plan.number, data, arrays, this.#threads, times, null], outputs, signal: signal as AbortSignal | undefined, done }
   }
 
   #checkFetch(fetch: unknown): readonly string[] {

@@ -1,10 +1,10 @@
-import { op, readSmallInts, type Ops } from './op'
+import { op, readSmall, type Ops } from './op'
 
 export const control: Ops = {
   Constant: op((c) => {
     const a = [...c.node.attributes].find(([key]) => key.startsWith('value') || key === 'sparse_value')?.[1]
     if (!a) return
-    if (a.type === 'tensor') c.set(0, a.value.type, a.value.dims, readSmallInts(a.value))
+    if (a.type === 'tensor') c.set(0, a.value.type, a.value.dims, readSmall(a.value))
     else if (a.type === 'float') c.set(0, 'float32', [])
     else if (a.type === 'floats') c.set(0, 'float32', [a.value.length])
     else if (a.type === 'int') c.set(0, 'int64', [], typeof a.value === 'number' ? [a.value] : undefined)

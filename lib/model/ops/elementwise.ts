@@ -1,4 +1,5 @@
 import { elementTypeOf, type Dim } from '../types'
+import { chosen, converted, mapped } from './data'
 import { broadcast, op, type InferContext, type Op, type Ops } from './op'
 
 const same = op((c) => c.set(0, c.type(0), c.dims(0)))
@@ -13,28 +14,24 @@ function shape(c: InferContext): readonly Dim[] | null {
   return c.opset < 7 && c.node.inputs.length === 2 ? c.dims(0) : broadcast(c, all(c))
 }
 
-const compare = op((c) => c.set(0, 'bool', shape(c)))
-const variadic = op((c) => c.set(0, c.type(0), shape(c)))
-
 /** Arithmetic also follows shapes in the making: `Shape` → `Mul` → `Concat` → `Reshape`. */
-function arithmetic(f: (a: number, b: number) => number): Op {
+function arithmetic(f: (...operands: number[]) => number): Op {
   return op((c) => {
     const dims = shape(c)
-    const a = c.data(0)
-    const b = c.data(1)
-    let data: Dim[] | undefined
-    if (a && b && dims && dims.length <= 1 && c.type(0) !== 'float32') {
-      const n = Math.max(a.length, b.length)
-      if (a.length === b.length || a.length === 1 || b.length === 1)
-        data = Array.from({ length: n }, (_, i) => {
-          const x = a[a.length === 1 ? 0 : i]
-          const y = b[b.length === 1 ? 0 : i]
-          const z = typeof x === 'number' && typeof y === 'number' ? f(x, y) : null
-          return z !== null && Number.isSafeInteger(z) ? z : null
-        })
-    }
-    c.set(0, c.type(0), dims, data)
+    c.set(0, c.type(0), dims, mapped(c, c.type(0), dims?.length, f))
   })
+}
+
+function compare(f: (...operands: number[]) => boolean): Op {
+  return op((c) => {
+    const dims = shape(c)
+    c.set(0, 'bool', dims, mapped(c, 'bool', dims?.length, (...o) => Number(f(...o))))
+  })
+}
+
+/** The sign of the divisor. */
+function modulo(a: number, b: number): number {
+  return a - Math.floor(a / b) * b
 }
 
 function ops(names: string, what: Op): Ops {
@@ -43,25 +40,53 @@ function ops(names: string, what: Op): Ops {
 
 export const elementwise: Ops = {
   ...ops(
-    'Relu Sigmoid HardSigmoid HardSwish Clip Sqrt Exp Log Abs Erf Tanh LeakyRelu Elu Selu Celu Gelu Mish Swish Softplus ' +
-      'Softsign ThresholdedRelu Floor Ceil Round Sign Reciprocal Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh ' +
+    'Relu Sigmoid HardSigmoid HardSwish Clip Exp Log Erf Tanh LeakyRelu Elu Selu Celu Gelu Mish Swish Softplus ' +
+      'Softsign ThresholdedRelu Round Sign Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh ' +
       'Atanh Shrink BitwiseNot LRN LpNormalization MeanVarianceNormalization InstanceNormalization Softmax LogSoftmax ' +
       'Hardmax CumSum Trilu ReverseSequence ScatterElements ScatterND Scatter GroupNormalization PRelu',
     same,
   ),
-  ...ops('Not IsNaN IsInf', sameBool),
-  ...ops('And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual', compare),
-  ...ops('Sum Mean Min Max Pow Mod BitShift BitwiseAnd BitwiseOr BitwiseXor', variadic),
+  ...ops('IsNaN IsInf', sameBool),
+  Not: compare((a) => !a),
+  And: compare((a, b) => Boolean(a && b)),
+  Or: compare((a, b) => Boolean(a || b)),
+  Xor: compare((a, b) => Boolean(a) !== Boolean(b)),
+  Equal: compare((a, b) => a === b),
+  Greater: compare((a, b) => a > b),
+  Less: compare((a, b) => a < b),
+  GreaterOrEqual: compare((a, b) => a >= b),
+  LessOrEqual: compare((a, b) => a <= b),
+  ...ops('Mean BitShift BitwiseAnd BitwiseOr BitwiseXor', op((c) => c.set(0, c.type(0), shape(c)))),
+  Sum: arithmetic((...all) => all.reduce((a, b) => a + b, 0)),
+  Min: arithmetic(Math.min),
+  Max: arithmetic(Math.max),
+  Pow: arithmetic(Math.pow),
+  Mod: op((c) => {
+    const dims = shape(c)
+    c.set(0, c.type(0), dims, c.node.int('fmod', 0) ? undefined : mapped(c, c.type(0), dims?.length, modulo))
+  }),
   Identity: op((c) => c.set(0, c.type(0), c.dims(0), c.data(0))),
-  Neg: op((c) => c.set(0, c.type(0), c.dims(0), c.data(0)?.map((d) => (typeof d === 'number' ? 0 - d : null)))),
+  Neg: arithmetic((a) => 0 - a),
+  Abs: arithmetic(Math.abs),
+  Sqrt: arithmetic(Math.sqrt),
+  Floor: arithmetic(Math.floor),
+  Ceil: arithmetic(Math.ceil),
+  Reciprocal: arithmetic((a) => 1 / a),
   Add: arithmetic((a, b) => a + b),
   Sub: arithmetic((a, b) => a - b),
   Mul: arithmetic((a, b) => a * b),
-  Div: arithmetic((a, b) => Math.trunc(a / b)),
-  Where: op((c) => c.set(0, c.type(1), broadcast(c, all(c)))),
+  Div: op((c) => {
+    const dims = shape(c)
+    const float = c.type(0).startsWith('float')
+    c.set(0, c.type(0), dims, mapped(c, c.type(0), dims?.length, (a, b) => (float ? a / b : Math.trunc(a / b))))
+  }),
+  Where: op((c) => {
+    const dims = broadcast(c, all(c))
+    c.set(0, c.type(1), dims, chosen(c, dims?.length))
+  }),
   Cast: op((c) => {
     const to = c.opset < 6 ? undefined : elementTypeOf(c.node.int('to', 0))
-    c.set(0, to ?? 'undefined', c.dims(0), to === 'int64' || to === 'int32' ? c.data(0) : undefined)
+    c.set(0, to ?? 'undefined', c.dims(0), to && converted(c, to))
   }),
   CastLike: op((c) => c.set(0, c.type(1), c.dims(0))),
   Dropout: op((c) => {

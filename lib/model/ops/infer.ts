@@ -2,7 +2,7 @@ import { WhittleError } from '../../errors'
 import type { Graph } from '../graph'
 import type { Dim, ElementType } from '../types'
 import type { Node } from '../node'
-import { kMaxData, readSmallInts, type Inferred, type InferContext, type Op } from './op'
+import { kMaxData, readSmall, type Inferred, type InferContext, type Op } from './op'
 import { opOf } from './index'
 
 export interface InferOptions {
@@ -53,7 +53,7 @@ function inferGraph(graph: Graph, opsets: ReadonlyMap<string, number>, options: 
     dims && dims.map((d) => (typeof d === 'string' ? (options.symbols?.[d] ?? d) : d))
   for (const i of graph.inputs) if (i.kind === 'tensor') shapes.set(graph, i.name, { type: i.type, dims: bind(i.dims) })
   for (const t of graph.initializers.values())
-    shapes.set(graph, t.name, { type: t.type, dims: t.dims, data: readSmallInts(t) })
+    shapes.set(graph, t.name, { type: t.type, dims: t.dims, data: readSmall(t) })
   const declared = new Map([...graph.valueInfo.values(), ...graph.outputs].map((v) => [v.name, v]))
   for (const node of graph.topologicalOrder()) {
     for (const g of node.subgraphs()) inferGraph(g, opsets, options, shapes)

@@ -1,5 +1,5 @@
 import type { Dim } from '../types'
-import { axisOf, bad, broadcast, op, product, unknown, type InferContext, type Ops } from './op'
+import { axisOf, bad, broadcast, kMaxData, op, product, readSmall, unknown, type InferContext, type Ops } from './op'
 
 /** A list that is an attribute up to some opset and an input from then on. */
 function listOf(c: InferContext, name: string, input: number, since: number): readonly number[] | undefined {
@@ -163,6 +163,7 @@ function split(c: InferContext): void {
   const x = c.dims(0)
   const n = c.node.outputs.length
   const sizes = c.opset >= 13 ? (c.has(1) ? c.numbers(1) : undefined) : c.node.ints('split')
+  let at: number | null = 0
   for (let i = 0; i < n; i++) {
     if (!x) {
       c.set(i, c.type(0), null)
@@ -176,11 +177,15 @@ function split(c: InferContext): void {
       : even === null
         ? null
         : Math.min(even, Math.max(0, (total as number) - even * i))
+    const data = c.data(0)
+    const part = x.length === 1 && data && typeof at === 'number' && typeof size === 'number' ? data.slice(at, at + size) : undefined
     c.set(
       i,
       c.type(0),
       x.map((d, j) => (j === axis ? size : d)),
+      part,
     )
+    at = typeof at === 'number' && typeof size === 'number' ? at + size : null
   }
 }
 
@@ -209,6 +214,14 @@ function topK(c: InferContext): void {
   c.set(1, 'int64', dims)
 }
 
+/** Content of a vector or scalar that repeats one number. */
+function repeated(dims: readonly Dim[] | null, value: readonly Dim[] | undefined): Dim[] | undefined {
+  const n = dims && dims.length <= 1 ? product(dims) : null
+  if (n === null || n > kMaxData || !value) return undefined
+  if (value.length === n) return [...value]
+  return value.length === 1 ? new Array<Dim>(n).fill(value[0] as Dim) : undefined
+}
+
 export const layout: Ops = {
   Reshape: op(reshape),
   Squeeze: op(squeeze),
@@ -224,7 +237,7 @@ export const layout: Ops = {
     const order = c.node.ints('perm') ?? x?.map((_, i) => x.length - 1 - i)
     if (x && order && order.length !== x.length)
       bad(c, `perm has ${order.length} entries for an input of rank ${x.length}`)
-    c.set(0, c.type(0), x && order ? order.map((i) => x[i] as Dim) : order ? unknown(order.length) : null)
+    c.set(0, c.type(0), x && order ? order.map((i) => x[i] as Dim) : order ? unknown(order.length) : null, x && x.length <= 1 ? c.data(0) : undefined)
   }),
   Flatten: op((c) => {
     const x = c.dims(0)
@@ -239,7 +252,12 @@ export const layout: Ops = {
   }),
   Expand: op((c) => {
     const shape = c.data(1)
-    c.set(0, c.type(0), shape ? broadcast(c, [c.dims(0), shape]) : null)
+    if (!shape) {
+      const rank = c.dims(1)?.[0]
+      return c.set(0, c.type(0), typeof rank === 'number' ? unknown(Math.max(rank, c.dims(0)?.length ?? 0)) : null)
+    }
+    const dims = broadcast(c, [c.dims(0), shape])
+    c.set(0, c.type(0), dims, repeated(dims, c.data(0)))
   }),
   Tile: op((c) => {
     const x = c.dims(0)
@@ -266,7 +284,8 @@ export const layout: Ops = {
     const value = c.node.attributes.get('value')
     const type = value?.type === 'tensor' ? value.value.type : 'float32'
     const rank = c.dims(0)?.[0]
-    c.set(0, type, c.data(0) ?? (typeof rank === 'number' ? unknown(rank) : null))
+    const dims = c.data(0) ?? (typeof rank === 'number' ? unknown(rank) : null)
+    c.set(0, type, dims, repeated(dims, value?.type === 'tensor' ? readSmall(value.value) : [0]))
   }),
   GatherElements: op((c) => c.set(0, c.type(0), c.dims(1))),
   GatherND: op((c) => {
@@ -280,7 +299,9 @@ export const layout: Ops = {
   Range: op((c) => {
     const [a, b, step] = [c.numbers(0)?.[0], c.numbers(1)?.[0], c.numbers(2)?.[0]]
     const n = a !== undefined && b !== undefined && step ? Math.max(0, Math.ceil((b - a) / step)) : null
-    c.set(0, c.type(0), [n])
+    const whole = c.type(0) === 'int64' || c.type(0) === 'int32'
+    const data = whole && n !== null && n <= kMaxData ? Array.from({ length: n }, (_, i) => (a as number) + i * (step as number)) : undefined
+    c.set(0, c.type(0), [n], data)
   }),
   OneHot: op((c) => {
     const x = c.dims(0)

@@ -5,7 +5,7 @@ import type { Initializer } from '../initializer'
 import type { Node } from '../node'
 import type { Dim, ElementType, ValueType } from '../types'
 
-/** What is known of a value: type, shape, and for small integer tensors of rank 0 and 1 (shapes in the making) the content. */
+/** What is known of a value: type, shape, and for small tensors of rank 0 and 1 (shapes in the making) the content. */
 export interface Inferred extends ValueType {
   readonly data?: readonly Dim[] | undefined
 }
@@ -99,13 +99,17 @@ export function unknown(n: number): Dim[] {
 /** @internal Shapes in the making are short. */
 export const kMaxData = 64
 
-/** @internal Content of a small integer tensor of rank 0 or 1; values beyond 2⁵³ are clamped to it. */
-export function readSmallInts(t: Initializer): readonly number[] | undefined {
-  if ((t.type !== 'int64' && t.type !== 'int32') || t.dims.length > 1 || t.elementCount > kMaxData) return undefined
-  return clampInts(t.readSync().data)
+/** Floats matter as scales and scalars only. */
+const kMaxFloats = 8
+
+/** @internal Content of a small tensor of rank 0 or 1: integers (beyond 2⁵³ clamped to it), booleans, a few floats. */
+export function readSmall(t: Initializer): readonly number[] | undefined {
+  const float = t.type === 'float32' || t.type === 'float64'
+  if ((!float && t.type !== 'int64' && t.type !== 'int32' && t.type !== 'bool') || t.dims.length > 1) return undefined
+  return t.elementCount > (float ? kMaxFloats : kMaxData) ? undefined : clampInts(t.readSync().data)
 }
 
-/** @internal Integers as numbers; values beyond 2⁵³ are clamped to it. */
+/** @internal Numbers; integers beyond 2⁵³ are clamped to it. */
 export function clampInts(data: TypedArray): number[] {
   const limit = BigInt(Number.MAX_SAFE_INTEGER)
   const out: number[] = []

@@ -1,3 +1,4 @@
+import { folded } from './data'
 import { axisOf, op, unknown, type InferContext, type Ops } from './op'
 
 /** The opset in which an op's `axes` became an input. */
@@ -13,7 +14,17 @@ function reduce(c: InferContext): void {
   if (!x || !axes) return c.set(0, c.type(0), x && keep ? unknown(x.length) : null)
   if (axes.length === 0 && c.node.int('noop_with_empty_axes', 0) !== 0) return c.set(0, c.type(0), x)
   const gone = new Set(axes.length === 0 ? x.map((_, i) => i) : axes.map((a) => axisOf(c, a, x.length)))
-  c.set(0, c.type(0), keep ? x.map((d, i) => (gone.has(i) ? 1 : d)) : x.filter((_, i) => !gone.has(i)))
+  const how = kFolds[c.node.opType]
+  const data = how && gone.size === x.length ? folded(c, ...how) : undefined
+  c.set(0, c.type(0), keep ? x.map((d, i) => (gone.has(i) ? 1 : d)) : x.filter((_, i) => !gone.has(i)), data)
+}
+
+/** Reductions that occur in the making of shapes. */
+const kFolds: Readonly<Record<string, readonly [f: (a: number, b: number) => number, first: number]>> = {
+  ReduceSum: [(a, b) => a + b, 0],
+  ReduceProd: [(a, b) => a * b, 1],
+  ReduceMax: [Math.max, -Infinity],
+  ReduceMin: [Math.min, Infinity],
 }
 
 function arg(c: InferContext): void {

@@ -40,12 +40,12 @@ export function factors(node: Node): readonly (readonly [string, string])[] {
 }
 
 /** Puts one node in the place of `node`, whose output keeps its name. */
-export function replace(graph: Graph, node: Node, opType: string, inputs: readonly string[], attributes: Record<string, Attribute> = {}): void {
+export function replace(graph: Graph, node: Node, opType: string, inputs: readonly string[], attributes: Record<string, Attribute> = {}, domain = ''): void {
   const outputs = node.outputs
   const at = graph.nodes.indexOf(node)
   const before = graph.nodes[at + 1]
   graph.removeNode(node)
-  graph.addNode(new Node({ name: node.name, opType, inputs, outputs, attributes }), before ? { before } : {})
+  graph.addNode(new Node({ name: node.name, opType, domain, inputs, outputs, attributes }), before ? { before } : {})
 }
 
 export { attribute, close }

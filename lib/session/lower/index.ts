@@ -1,5 +1,6 @@
 import type { Node } from '../../model'
 import type { Lower } from '../lowering'
+import { attentions } from './attention'
 import { convolution } from './conv'
 import { elementwise } from './elementwise'
 import { layout } from './layout'
@@ -26,9 +27,11 @@ const kOps: Readonly<Record<string, Lower>> = {
   ...pooling,
   ...norm,
   ...resizing,
+  ...attentions,
 }
 
 /** How an op becomes steps; undefined for one that a session has no kernel for. */
 export function lowerOf(node: Node): Lower | undefined {
-  return node.is() && Object.hasOwn(kOps, node.opType) ? kOps[node.opType] : undefined
+  const key = node.domain ? `${node.domain}:${node.opType}` : node.opType
+  return Object.hasOwn(kOps, key) ? kOps[key] : undefined
 }
