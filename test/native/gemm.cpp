@@ -102,16 +102,16 @@ void randomize(Case* c, Rng& rng) {
 
 // Deviation of `finish` from the exact value, in units of |y| 2^-23, over floats of every exponent.
 void check_activation(Harness& h, const GemmKernels& got, const Activation& act) {
-  constexpr int64_t kStep = 4099, kCount = (int64_t(1) << 32) / kStep;
-  std::vector<float> x(kCount), y(kCount);
-  for (int64_t i = 0; i < kCount; i++) {
-    const uint32_t bits = static_cast<uint32_t>(i * kStep);
+  const int64_t step = h.benching() ? 4099 : h.lean() ? 131071 : 16411, count = (int64_t(1) << 32) / step;
+  std::vector<float> x(static_cast<size_t>(count)), y;
+  for (int64_t i = 0; i < count; i++) {
+    const uint32_t bits = static_cast<uint32_t>(i * step);
     memcpy(&x[size_t(i)], &bits, 4);
   }
   y = x;
-  got.finish(1, kCount, y.data(), kCount, nullptr, &act);
+  got.finish(1, count, y.data(), count, nullptr, &act);
   double worst = 0;
-  for (int64_t i = 0; i < kCount; i++) {
+  for (int64_t i = 0; i < count; i++) {
     const float in = x[size_t(i)], out = y[size_t(i)];
     const float want = act_apply_scalar(in, act.kind, act.lo, act.hi);
     if (isnan(in)) {
@@ -180,8 +180,8 @@ WHITTLE_CHECK(gemm) {
     });
     h.row("skinny and vector shapes", [&] {
       Rng rng = h.rng();
-      for (int r = 0; r < (h.lean() ? 8 : 60); r++) {
-        Case c{rng.between(1, 40), rng.between(1, 300), rng.between(1, 900)};
+      for (int r = 0; r < (h.lean() ? 8 : 40); r++) {
+        Case c{rng.between(1, 40), rng.between(1, 250), rng.between(1, 600)};
         if (rng.below(2)) c.m = rng.between(1, 5);
         if (rng.below(2)) std::swap(c.m, c.n);
         randomize(&c, rng);
@@ -204,8 +204,9 @@ WHITTLE_CHECK(gemm) {
     });
     h.row("large shapes, threads, packed B, filled A", [&] {
       Rng rng = h.rng();
-      for (int r = 0; r < (h.lean() ? 3 : 12); r++) {
-        Case c{rng.between(30, 150), rng.between(30, 500), rng.between(1, 800)};
+      for (int r = 0; r < (h.lean() ? 4 : 12); r++) {
+        Case c{rng.between(30, 120), rng.between(30, 300), rng.between(1, 600)};
+        if (h.lean()) c.m = 33 + r, c.n = 30 + 21 * r, c.k = r == 0 ? 450 : 90 + r;
         randomize(&c, rng);
         c.threads = int(rng.between(1, 4));
         c.packed = rng.below(2), c.filled = rng.below(2);
@@ -235,20 +236,21 @@ WHITTLE_CHECK(gemm) {
     });
     h.row("the same bits on any number of threads", [&] {
       Rng rng = h.rng();
-      const int64_t shapes[][3] = {{1, 3000, 300}, {3000, 1, 300}, {12, 1500, 500}, {3, 700, 900}, {130, 700, 500}, {700, 64, 400}};
+      const int64_t shapes[][3] = {{1, 1500, 300}, {1500, 1, 300}, {12, 900, 300}, {3, 700, 300}, {130, 200, 100}, {260, 40, 60}};
       for (const auto& s : shapes)
         for (int t = 0; t < (h.lean() ? 1 : 4); t++) {
+          const GemmEngine& engine = s[0] > 16 && s[1] > 16 ? tight : e;
           std::vector<float> a(size_t(s[0] * s[2])), b(size_t(s[1] * s[2])), one(size_t(s[0] * s[1])), many(one.size());
-          for (float& x : a) x = rng.normal();
-          for (float& x : b) x = rng.normal();
+          for (float& x : a) x = rng.uniform(-1, 1);
+          for (float& x : b) x = rng.uniform(-1, 1);
           GemmProblem g;
           g.m = s[0], g.n = s[1], g.k = s[2], g.a = a.data(), g.b = b.data(), g.ldc = s[1];
           g.a_row = t & 1 ? 1 : s[2], g.a_col = t & 1 ? s[0] : 1, g.b_row = t & 2 ? 1 : s[1], g.b_col = t & 2 ? s[2] : 1;
           g.c = one.data();
-          gemm_f32(g, 1, e);
+          gemm_f32(g, 1, engine);
           for (int threads : {2, 3, 5}) {
             g.c = many.data();
-            gemm_f32(g, threads, e);
+            gemm_f32(g, threads, engine);
             h.expect(memcmp(one.data(), many.data(), one.size() * 4) == 0, "m %d n %d k %d t %d threads %d", int(s[0]), int(s[1]), int(s[2]), t, threads);
           }
         }
