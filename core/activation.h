@@ -17,6 +17,7 @@ enum ActivationKind : int32_t {
   kActivationSilu = 5,       // x * sigmoid(x)
   kActivationGelu = 6,       // x * Phi(x), Phi the normal distribution function
   kActivationGeluTanh = 7,   // x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3))
+  kActivationHardswishAffine = 8,  // hardswish(x) * lo + hi, product and sum rounded each; sessions only
 };
 
 // SIMD variants differ from the exact value of the float32 x by at most this times |y|, plus the smallest normal
@@ -26,7 +27,7 @@ constexpr float kActivationError = 6 * 0x1p-23f;
 
 struct Activation {
   int32_t kind;
-  float lo, hi;  // of clip; -inf and inf otherwise
+  float lo, hi;  // of clip and the affine hardswish; -inf and inf otherwise
 };
 
 }  // namespace whittle

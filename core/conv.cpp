@@ -1,10 +1,14 @@
 #include "core/conv.h"
 
+#include <math.h>
 #include <string.h>
 
 #include <algorithm>
+#include <atomic>
+#include <vector>
 
 #include "core/gemm.h"
+#include "core/scratch.h"
 #include "core/threads.h"
 
 #define WHITTLE_VARIANT(tier) extern "C" void conv_install_##tier(whittle::ConvKernels*);
@@ -94,21 +98,137 @@ WhittleStatus as_product(const ConvProblem& p, int threads) {
   return WHITTLE_OK;
 }
 
+// Rows of the image with zeros beside them, as many as the kernel has, kept while the output goes down.
+struct PaddedRows {
+  const ConvProblem* p;
+  float* memory;
+  int64_t from, width;  // first column (may be negative) and columns of a padded row
+  int64_t image;
+  std::vector<int64_t> held;
+
+  const float* get(int64_t iy, int64_t slot) {
+    float* row = memory + slot * width * p->c;
+    if (held[static_cast<size_t>(slot)] == iy) return row;
+    held[static_cast<size_t>(slot)] = iy;
+    const int64_t c = p->c, first = std::min(width, std::max<int64_t>(0, -from)), last = std::max(first, std::min(width, p->w - from));
+    memset(row, 0, static_cast<size_t>(first * c) * 4);
+    memcpy(row + first * c, p->x + ((image * p->h + iy) * p->w + from + first) * c, static_cast<size_t>((last - first) * c) * 4);
+    memset(row + last * c, 0, static_cast<size_t>((width - last) * c) * 4);
+    return row;
+  }
+};
+
+WhittleStatus rows_in_place(const ConvProblem& p, int threads) {
+  const GemmEngine& engine = gemm_default();
+  const GemmKernels& kernels = engine.kernels;
+  const int64_t k = p.kw * p.c, step = gemm_k_block(k), panels = (p.oc + kernels.nr - 1) / kernels.nr;
+  const int64_t each = gemm_packed_size(k, p.oc);
+  const int64_t reach = (p.ow - 1) * p.stride_w - p.pad_left + p.kw;
+  const bool padded = p.pad_left > 0 || reach > p.w;
+  const int64_t most = std::min<int64_t>(kernels.mr, kGemmMaxRows);
+  // Pieces of a row where there are too few rows for the threads.
+  const int64_t rows = p.n * p.oh, team = threads > 0 ? threads : thread_limit();
+  const int64_t pieces = std::max<int64_t>(1, std::min((4 * team + rows - 1) / rows, p.ow / (2 * most)));
+  const double work = static_cast<double>(rows) * static_cast<double>(p.ow) * static_cast<double>(p.oc) * static_cast<double>(k * p.kh);
+  const bool alone = team == 1 || work < 400e3;
+  const int64_t total = rows * pieces, grain = alone ? total : std::max<int64_t>(1, total / (4 * team));
+  std::atomic<bool> failed{false};
+  parallel_for(total, grain, alone ? 1 : threads, [&](int64_t begin, int64_t end) {
+    static thread_local Scratch scratch;
+    PaddedRows held = {&p, nullptr, 0, 0, -1, {}};
+    int64_t last_piece = -1;
+    for (int64_t t = begin; t < end; t++) {
+      const int64_t piece = t / rows, image = t % rows / p.oh, oy = t % p.oh;
+      const int64_t ox0 = p.ow * piece / pieces, ox1 = p.ow * (piece + 1) / pieces, count = ox1 - ox0;
+      const int64_t left = ox0 * p.stride_w - p.pad_left, width = (count - 1) * p.stride_w + p.kw;
+      if (padded && (piece != last_piece || image != held.image)) {
+        held.from = left;
+        held.width = width;
+        held.image = image;
+        held.held.assign(static_cast<size_t>(p.kh), -1);
+        held.memory = static_cast<float*>(scratch.take(p.kh * width * p.c * 4));
+        if (!held.memory) {
+          failed = true;
+          return;
+        }
+        last_piece = piece;
+      }
+      float* out = p.out + ((image * p.oh + oy) * p.ow + ox0) * p.oc;
+      const int64_t top = oy * p.stride_h - p.pad_top;
+      int64_t ky0 = 0, ky1 = p.kh;
+      while (ky0 < ky1 && top + ky0 * p.dilation_h < 0) ky0++;
+      while (ky1 > ky0 && top + (ky1 - 1) * p.dilation_h >= p.h) ky1--;
+      if (p.residual) memcpy(out, p.residual + (out - p.out), static_cast<size_t>(count * p.oc) * 4);
+      GemmTile tile = {};
+      tile.a_row = p.stride_w * p.c;
+      tile.cols = p.oc;
+      tile.b_row = kernels.nr;
+      tile.b_padded = true;
+      tile.ldc = p.oc;
+      tile.alpha = 1;
+      tile.beta = p.residual ? 1 : 0;
+      tile.lo = -INFINITY;
+      tile.hi = INFINITY;
+      const bool clip = p.activation.kind == kActivationClip || p.activation.kind == kActivationNone;
+      if (ky0 == ky1) {
+        // The window lies outside of the image altogether.
+        if (!p.residual) memset(out, 0, static_cast<size_t>(count * p.oc) * 4);
+        kernels.finish(count, p.oc, out, p.oc, p.bias, &p.activation);
+        continue;
+      }
+      const int64_t tiles = (count + most - 1) / most;
+      for (int64_t ky = ky0; ky < ky1; ky++) {
+        const int64_t iy = top + ky * p.dilation_h;
+        const float* a = padded ? held.get(iy, iy % p.kh) : p.x + ((image * p.h + iy) * p.w + left) * p.c;
+        for (int64_t k0 = 0; k0 < k; k0 += step) {
+          tile.k = std::min(step, k - k0);
+          tile.b_panel = tile.k * kernels.nr;
+          tile.b = p.weight + ky * each + k0 * panels * kernels.nr;
+          const bool last = ky + 1 == ky1 && k0 + tile.k == k;
+          if (last) {
+            tile.bias = p.bias;
+            if (p.activation.kind == kActivationClip) {
+              tile.lo = p.activation.lo;
+              tile.hi = p.activation.hi;
+            }
+          }
+          for (int64_t i = 0; i < tiles; i++) {
+            const int64_t first = count * i / tiles;
+            tile.rows = count * (i + 1) / tiles - first;
+            tile.a = a + first * tile.a_row + k0;
+            tile.c = out + first * p.oc;
+            kernels.tile(&tile);
+            if (last && !clip) kernels.finish(1, tile.rows * p.oc, tile.c, 0, nullptr, &p.activation);
+          }
+          tile.beta = 1;
+        }
+      }
+    }
+  });
+  return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
+}
+
 }  // namespace
 
 const ConvKernels& conv_kernels() { return resolved().table; }
 Tier conv_tier() { return resolved().tier; }
 
 WhittleStatus conv_f32(const ConvProblem& p, int threads) {
+  if (p.by_rows && p.n > 0 && p.oh > 0 && p.ow > 0 && p.oc > 0) return rows_in_place(p, threads);
   if (!conv_is_depthwise(p.c, p.oc, p.groups)) return as_product(p, threads);
   const ConvKernels& kernels = conv_kernels();
   const int64_t work = p.ow * p.c * p.kh * p.kw;
-  parallel_for(p.n * p.oh, std::max<int64_t>(1, (64 << 10) / (work + 1)), threads, [&](int64_t begin, int64_t end) {
+  // Rows that follow each other share most of their input.
+  const int64_t least = std::max<int64_t>(1, (64 << 10) / (work + 1)), rows = p.n * p.oh;
+  const int64_t team = threads > 0 ? threads : thread_limit();
+  const int64_t grain = team == 1 ? rows : std::max(least, rows / (4 * team));
+  parallel_for(rows, std::max<int64_t>(1, grain), threads, [&](int64_t begin, int64_t end) {
     ConvDepthwise d = {p.h, p.w, p.c, p.ow, p.kh, p.kw, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w, p.pad_top,
-                       p.pad_left, nullptr, 0, p.weight, p.bias, p.activation, nullptr};
-    for (int64_t row = begin; row < end; row++) {
+                       p.pad_left, nullptr, 0, 0, p.weight, p.bias, p.activation, nullptr};
+    for (int64_t row = begin; row < end; row += d.rows) {
       d.x = p.x + row / p.oh * p.h * p.w * p.c;
       d.oy = row % p.oh;
+      d.rows = std::min(end - row, p.oh - d.oy);
       d.out = p.out + row * p.ow * p.c;
       kernels.depthwise(&d);
     }

@@ -1,8 +1,10 @@
 // Two-dimensional convolution of float32 channels-last images: [n, h, w, c] -> [n, oh, ow, oc].
 //
-// groups == 1 is a product without an im2col matrix: rows are output pixels, k runs over (ky, kx, channel), and the rows of
-// A are filled from the image as the product asks for them (core/gemm.h). One channel a group has kernels of its own. Other
-// groups are products of their own, each with its columns of the output.
+// A product without an im2col matrix, in one of two ways. `by_rows`: for each row of the kernel the taps of neighbouring
+// output pixels lie at a constant distance in the image, so that the product's kernel reads them in place (rows of the
+// image are copied once, with their padding, where there is padding). Otherwise rows of A are filled from the image as the
+// product asks for them (core/gemm.h), k over (ky, kx, channel). One channel a group has kernels of its own. Other groups
+// are products of their own, each with its columns of the output.
 //
 // Numbers: gemm's bound with k = kh * kw * c / groups.
 #pragma once
@@ -12,16 +14,16 @@
 
 namespace whittle {
 
-// One output row of a depthwise convolution, all channels, c == oc.
+// Output rows [oy, oy + rows) of a depthwise convolution, all channels, c == oc.
 struct ConvDepthwise {
   int64_t h, w, c, ow;
   int64_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
   const float* x;       // image: x[(iy * w + ix) * c + channel]
-  int64_t oy;
+  int64_t oy, rows;
   const float* weight;  // [kh][kw][c]
   const float* bias;    // [c], or null
   Activation activation;
-  float* out;           // the row: out[ox * c + channel]
+  float* out;           // the first row: out[ox * c + channel]; rows follow each other
 };
 
 struct ConvKernels {
@@ -44,8 +46,10 @@ struct ConvProblem {
   int64_t n, h, w, c, oh, ow, oc;
   int64_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
   int64_t groups;
+  bool by_rows;  // then groups is 1 and dilation_w 1
   const float* x;
-  // depthwise: [kh][kw][c]. Otherwise `groups` packed matrices of conv_packed_size floats, one after another.
+  // depthwise: [kh][kw][c]. Otherwise packed matrices (gemm_packed_size floats each), one after another: `groups` of
+  // kh * kw * c / groups rows, or by_rows kh of kw * c.
   const float* weight;
   const float* bias;      // [oc], or null
   const float* residual;  // like out, added before the activation; or null

@@ -169,7 +169,9 @@ bool run_packed(const Matrix& m, const Rect& r) {
       else fill_rows(m, row, t.rows, k, t.k, a);
       look_ahead(m, r, tiles, i, k, t.k, step, &t);
       kernels.tile(&t);
-      if (last && !is_clip(g.activation)) kernels.finish(t.rows, r.cols, t.c, g.ldc, nullptr, &g.activation);
+      if (!last || is_clip(g.activation)) continue;
+      if (g.ldc == r.cols) kernels.finish(1, t.rows * r.cols, t.c, 0, nullptr, &g.activation);
+      else kernels.finish(t.rows, r.cols, t.c, g.ldc, nullptr, &g.activation);
     }
   }
   return true;

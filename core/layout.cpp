@@ -17,6 +17,31 @@ void copy_line(const T* in, int64_t in_stride, T* out, int64_t out_stride, int64
     for (int64_t i = 0; i < n; i++) out[i * out_stride] = in[i * in_stride];
 }
 
+// Planes become the elements of pixels, as of an image [c, h, w] with few channels.
+template <class T>
+void interleave(int64_t rows, int64_t columns, const T* in, int64_t plane, T* out) {
+  const T *a = in, *b = in + plane, *c = in + 2 * plane, *d = in + 3 * plane;
+  if (columns == 3)
+    for (int64_t i = 0; i < rows; i++) {
+      out[3 * i] = a[i];
+      out[3 * i + 1] = b[i];
+      out[3 * i + 2] = c[i];
+    }
+  else if (columns == 2)
+    for (int64_t i = 0; i < rows; i++) {
+      out[2 * i] = a[i];
+      out[2 * i + 1] = b[i];
+    }
+  else if (columns == 4)
+    for (int64_t i = 0; i < rows; i++) {
+      out[4 * i] = a[i];
+      out[4 * i + 1] = b[i];
+      out[4 * i + 2] = c[i];
+      out[4 * i + 3] = d[i];
+    }
+  else memcpy(out, a, static_cast<size_t>(rows) * sizeof(T));
+}
+
 // The last two axes: a plane whose one side is contiguous in `in` and the other in `out` goes by squares, so that every
 // line of cache brought in is used whole.
 template <class T>
@@ -25,6 +50,10 @@ void copy_plane(const StridedCopy& c, const T* in, T* out) {
   const int64_t rows = r > 1 ? c.dims[r - 2] : 1, columns = c.dims[r - 1];
   const int64_t ri = r > 1 ? c.in_strides[r - 2] : 0, ro = r > 1 ? c.out_strides[r - 2] : 0;
   const int64_t ci = c.in_strides[r - 1], co = c.out_strides[r - 1];
+  if (ri == 1 && ro == columns && co == 1 && columns <= 4) {
+    interleave(rows, columns, in, ci, out);
+    return;
+  }
   if (ri == 1 && ci != 1 && rows > 1) {
     constexpr int64_t kSquare = 16;
     for (int64_t i = 0; i < rows; i += kSquare)
@@ -44,8 +73,14 @@ void copy_all(const StridedCopy& c, const T* in, T* out, int threads) {
   int64_t planes = 1, inner = 1;
   for (int k = 0; k < c.rank; k++) (k < planes_axes ? planes : inner) *= c.dims[k];
   if (planes * inner == 0) return;
+  // Tall planes go in pieces, so that all threads have some.
+  constexpr int64_t kPiece = 32 << 10;
+  const int64_t tall = c.rank > 1 ? c.dims[c.rank - 2] : 1, wide = c.dims[c.rank - 1];
+  const int64_t height = std::max<int64_t>(16, kPiece / wide / 16 * 16);
+  const int64_t pieces = (tall + height - 1) / height;
   const auto body = [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; t++) {
+    for (int64_t u = begin; u < end; u++) {
+      const int64_t t = u / pieces, first = u % pieces * height;
       int64_t rest = t, from = 0, to = 0;
       for (int k = planes_axes - 1; k >= 0; k--) {
         const int64_t i = rest % c.dims[k];
@@ -53,10 +88,16 @@ void copy_all(const StridedCopy& c, const T* in, T* out, int threads) {
         from += i * c.in_strides[k];
         to += i * c.out_strides[k];
       }
-      copy_plane(c, in + from, out + to);
+      if (pieces == 1) {
+        copy_plane(c, in + from, out + to);
+        continue;
+      }
+      StridedCopy part = c;
+      part.dims[c.rank - 2] = std::min(height, tall - first);
+      copy_plane(part, in + from + first * c.in_strides[c.rank - 2], out + to + first * c.out_strides[c.rank - 2]);
     }
   };
-  parallel_for(planes, std::max<int64_t>(1, (32 << 10) / inner), threads, body);
+  parallel_for(planes * pieces, std::max<int64_t>(1, kPiece * pieces / inner), threads, body);
 }
 
 }  // namespace

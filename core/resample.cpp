@@ -55,7 +55,26 @@ WhittleStatus resize_f32(const ResizeProblem& p, int threads) {
   return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
 }
 
+// Windows that do not overlap and cover the result: runs of kw * c floats change places.
+static void spread_windows(const ScatterProblem& p, int threads) {
+  const int64_t run = p.kw * p.c, pixel = p.kh * run;
+  parallel_for(p.n * p.oh, std::max<int64_t>(1, (64 << 10) / (p.ow * p.c + 1)), threads, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; t++) {
+      const int64_t oy = t % p.oh;
+      const float* in = p.in + (t / p.oh * p.h + oy / p.kh) * p.w * pixel + oy % p.kh * run;
+      float* out = p.out + t * p.ow * p.c;
+      if (run == 2)
+        for (int64_t x = 0; x < p.w; x++, in += pixel, out += 2) memcpy(out, in, 8);
+      else
+        for (int64_t x = 0; x < p.w; x++, in += pixel, out += run) memcpy(out, in, static_cast<size_t>(run) * 4);
+    }
+  });
+}
+
 void scatter_taps(const ScatterProblem& p, int threads) {
+  if (!p.bias && p.kh == p.stride_h && p.kw == p.stride_w && p.dilation_h == 1 && p.dilation_w == 1 && p.pad_top == 0 && p.pad_left == 0 &&
+      p.oh == p.h * p.kh && p.ow == p.w * p.kw)
+    return spread_windows(p, threads);
   const ElementwiseFn add = elementwise_kernels().apply[kElementwise_add];
   const int64_t pixel = p.kh * p.kw * p.c;
   parallel_for(p.n * p.oh, std::max<int64_t>(1, (32 << 10) / (p.ow * p.c * 4 + 1)), threads, [&](int64_t begin, int64_t end) {

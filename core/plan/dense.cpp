@@ -116,7 +116,7 @@ Step* make_gemm(PlanReader& r) {
   return s.release();
 }
 
-// n h w c oh ow oc | kh kw, strides, dilations, pad top and left, groups | activation | x, weight, bias?, residual?, out
+// n h w c oh ow oc | kh kw, strides, dilations, pad top and left, groups, by rows | activation | x, weight, bias?, residual?, out
 Step* make_conv(PlanReader& r) {
   auto s = std::make_unique<Conv>();
   ConvProblem& p = s->p;
@@ -125,14 +125,17 @@ Step* make_conv(PlanReader& r) {
   p.pad_top = r.within(0, 1 << 20);
   p.pad_left = r.within(0, 1 << 20);
   p.groups = r.within(1, 1 << 20);
+  p.by_rows = r.within(0, 1) != 0;
   p.activation = r.activation();
   if (!r.ok()) return nullptr;
   const int64_t in = plan_product({p.n, p.h, p.w, p.c}), out = plan_product({p.n, p.oh, p.ow, p.oc});
   if (!r.require(in >= 0 && out >= 0 && p.c % p.groups == 0 && p.oc % p.groups == 0, "sizes that do not fit")) return nullptr;
   s->x = r.floats(in);
   const bool depthwise = conv_is_depthwise(p.c, p.oc, p.groups);
-  s->weight = depthwise ? r.floats(plan_product({p.kh, p.kw, p.c}))
-                        : r.packed(p.groups, p.kh * p.kw * (p.c / p.groups), p.oc / p.groups);
+  r.require(!p.by_rows || (p.groups == 1 && p.dilation_w == 1), "a convolution that does not go by rows");
+  s->weight = p.by_rows ? r.packed(p.kh, p.kw * p.c, p.oc)
+              : depthwise ? r.floats(plan_product({p.kh, p.kw, p.c}))
+                          : r.packed(p.groups, p.kh * p.kw * (p.c / p.groups), p.oc / p.groups);
   s->bias = r.floats(p.oc, true);
   s->residual = r.floats(out, true);
   r.require(!depthwise || s->residual.place == Place::none, "a residual of a depthwise convolution");

@@ -53,7 +53,7 @@ class PlanReader {
   float real() { return static_cast<float>(number()); }
   Activation activation() {
     Activation a;
-    a.kind = static_cast<int32_t>(within(0, kActivationGeluTanh));
+    a.kind = static_cast<int32_t>(within(0, kActivationHardswishAffine));
     a.lo = real();
     a.hi = real();
     return a;

@@ -7,12 +7,12 @@
 
 namespace {
 
-void depthwise(const whittle::ConvDepthwise* d) {
+void row(const whittle::ConvDepthwise* d, int64_t oy, float* out) {
   for (int64_t ox = 0; ox < d->ow; ox++)
     for (int64_t ch = 0; ch < d->c; ch++) {
       float s = d->bias ? d->bias[ch] : 0.0f;
       for (int64_t ky = 0; ky < d->kh; ky++) {
-        const int64_t iy = d->oy * d->stride_h - d->pad_top + ky * d->dilation_h;
+        const int64_t iy = oy * d->stride_h - d->pad_top + ky * d->dilation_h;
         if (iy < 0 || iy >= d->h) continue;
         for (int64_t kx = 0; kx < d->kw; kx++) {
           const int64_t ix = ox * d->stride_w - d->pad_left + kx * d->dilation_w;
@@ -20,8 +20,12 @@ void depthwise(const whittle::ConvDepthwise* d) {
           s = fmaf(d->x[(iy * d->w + ix) * d->c + ch], d->weight[(ky * d->kw + kx) * d->c + ch], s);
         }
       }
-      d->out[ox * d->c + ch] = act_apply_scalar(s, d->activation.kind, d->activation.lo, d->activation.hi);
+      out[ox * d->c + ch] = act_apply_scalar(s, d->activation.kind, d->activation.lo, d->activation.hi);
     }
+}
+
+void depthwise(const whittle::ConvDepthwise* d) {
+  for (int64_t i = 0; i < d->rows; i++) row(d, d->oy + i, d->out + i * d->ow * d->c);
 }
 
 }  // namespace

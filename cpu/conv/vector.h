@@ -1,52 +1,131 @@
-// Depthwise on vectors: one vector of channels at a time, kPixels outputs side by side so that a weight is loaded once for
-// all of them. Pixels whose window leaves the image go one by one. Channels beyond the last full vector use part loads.
+// Depthwise on vectors: one vector of channels, kPixels outputs side by side. For the usual kernels (3 and 5 wide, stride 1
+// and 2) the weights of a row and the outputs stay in registers and each input is loaded once for all taps that see it.
+// Blocks at the image's edges skip inputs that lie outside; the last block of a row overlaps the one before it. All rows of
+// a call are done for one vector of channels before the next, so that inputs are still in the first-level cache.
 
 #define kPixels 8
+
+#if defined(__GNUC__)
+#define CONV_INLINE static inline __attribute__((always_inline))
+#define CONV_UNROLL _Pragma("GCC unroll 32")
+#else
+#define CONV_INLINE static __forceinline
+#define CONV_UNROLL
+#endif
 
 typedef struct {
   int64_t ky0, ky1;  // taps inside the image
   int64_t channel, left;
+  int64_t oy;
+  float* out;
   vf bias, lo, hi;
 } Depth;
 
-static inline vf d_in(const float* p, int64_t left) { return left == VF_LANES ? v_load(p) : v_load_part(p, left, v_set(0.0f)); }
-static inline void d_out(float* p, vf v, int64_t left) {
-  if (left == VF_LANES) v_store(p, v);
-  else v_store_part(p, v, left);
+template <bool kPart>
+CONV_INLINE vf d_in(const float* p, int64_t left) {
+  return kPart ? v_load_part(p, left, v_set(0.0f)) : v_load(p);
+}
+template <bool kPart>
+CONV_INLINE void d_out(float* p, vf v, int64_t left) {
+  if (kPart) v_store_part(p, v, left);
+  else v_store(p, v);
 }
 
-static inline void one_pixel(const whittle::ConvDepthwise* d, const Depth* t, int64_t ox) {
+template <bool kPart>
+static void one_pixel(const whittle::ConvDepthwise* d, const Depth* t, int64_t ox) {
   vf s = t->bias;
   for (int64_t ky = t->ky0; ky < t->ky1; ky++) {
-    const int64_t iy = d->oy * d->stride_h - d->pad_top + ky * d->dilation_h;
+    const int64_t iy = t->oy * d->stride_h - d->pad_top + ky * d->dilation_h;
     for (int64_t kx = 0; kx < d->kw; kx++) {
       const int64_t ix = ox * d->stride_w - d->pad_left + kx * d->dilation_w;
       if (ix < 0 || ix >= d->w) continue;
-      s = v_fma(d_in(d->x + (iy * d->w + ix) * d->c + t->channel, t->left),
-                d_in(d->weight + (ky * d->kw + kx) * d->c + t->channel, t->left), s);
+      s = v_fma(d_in<kPart>(d->x + (iy * d->w + ix) * d->c + t->channel, t->left),
+                d_in<kPart>(d->weight + (ky * d->kw + kx) * d->c + t->channel, t->left), s);
     }
   }
-  d_out(d->out + ox * d->c + t->channel, act_apply(s, d->activation.kind, t->lo, t->hi), t->left);
+  d_out<kPart>(t->out + ox * d->c + t->channel, act_apply(s, d->activation.kind, t->lo, t->hi), t->left);
 }
 
-static inline void some_pixels(const whittle::ConvDepthwise* d, const Depth* t, int64_t ox) {
+template <bool kPart>
+CONV_INLINE void put(const whittle::ConvDepthwise* d, const Depth* t, int64_t ox, const vf (&s)[kPixels]) {
+  float* out = t->out + ox * d->c + t->channel;
+  const int32_t kind = d->activation.kind;
+  if (kind == whittle::kActivationHardswishAffine)
+    CONV_UNROLL for (int i = 0; i < kPixels; i++)
+      d_out<kPart>(out + i * d->c, act_apply(s[i], whittle::kActivationHardswishAffine, t->lo, t->hi), t->left);
+  else if (kind == whittle::kActivationHardswish)
+    CONV_UNROLL for (int i = 0; i < kPixels; i++)
+      d_out<kPart>(out + i * d->c, act_apply(s[i], whittle::kActivationHardswish, t->lo, t->hi), t->left);
+  else if (kind == whittle::kActivationClip)
+    CONV_UNROLL for (int i = 0; i < kPixels; i++)
+      d_out<kPart>(out + i * d->c, act_apply(s[i], whittle::kActivationClip, t->lo, t->hi), t->left);
+  else
+    for (int i = 0; i < kPixels; i++) d_out<kPart>(out + i * d->c, act_apply(s[i], kind, t->lo, t->hi), t->left);
+}
+
+template <bool kPart>
+static void some_pixels(const whittle::ConvDepthwise* d, const Depth* t, int64_t ox) {
   vf s[kPixels];
-  for (int i = 0; i < kPixels; i++) s[i] = t->bias;
+  CONV_UNROLL for (int i = 0; i < kPixels; i++) s[i] = t->bias;
   const int64_t step = d->stride_w * d->c;
   for (int64_t ky = t->ky0; ky < t->ky1; ky++) {
-    const int64_t iy = d->oy * d->stride_h - d->pad_top + ky * d->dilation_h;
+    const int64_t iy = t->oy * d->stride_h - d->pad_top + ky * d->dilation_h;
     const float* x = d->x + (iy * d->w + ox * d->stride_w - d->pad_left) * d->c + t->channel;
     const float* w = d->weight + ky * d->kw * d->c + t->channel;
     for (int64_t kx = 0; kx < d->kw; kx++, x += d->dilation_w * d->c, w += d->c) {
-      const vf k = d_in(w, t->left);
-      for (int i = 0; i < kPixels; i++) s[i] = v_fma(d_in(x + i * step, t->left), k, s[i]);
+      const vf k = d_in<kPart>(w, t->left);
+      CONV_UNROLL for (int i = 0; i < kPixels; i++) s[i] = v_fma(d_in<kPart>(x + i * step, t->left), k, s[i]);
     }
   }
-  for (int i = 0; i < kPixels; i++)
-    d_out(d->out + (ox + i) * d->c + t->channel, act_apply(s[i], d->activation.kind, t->lo, t->hi), t->left);
+  put<kPart>(d, t, ox, s);
 }
 
-static inline void channel_row(const whittle::ConvDepthwise* d, const Depth* t) {
+// kEdge: inputs may lie left or right of the image.
+template <bool kPart, int kWide, int kStride, bool kEdge>
+static void fixed_pixels(const whittle::ConvDepthwise* d, const Depth* t, int64_t ox) {
+  vf s[kPixels];
+  CONV_UNROLL for (int i = 0; i < kPixels; i++) s[i] = t->bias;
+  const int64_t c = d->c, left = ox * kStride - d->pad_left;
+  for (int64_t ky = t->ky0; ky < t->ky1; ky++) {
+    const int64_t iy = t->oy * d->stride_h - d->pad_top + ky * d->dilation_h;
+    const float* x = d->x + (iy * d->w + left) * c + t->channel;
+    const float* w = d->weight + ky * kWide * c + t->channel;
+    vf k[kWide];
+    CONV_UNROLL for (int i = 0; i < kWide; i++) k[i] = d_in<kPart>(w + i * c, t->left);
+    CONV_UNROLL for (int j = 0; j < (kPixels - 1) * kStride + kWide; j++) {
+      if (kEdge && (left + j < 0 || left + j >= d->w)) continue;
+      const vf v = d_in<kPart>(x + j * c, t->left);
+      CONV_UNROLL for (int kx = 0; kx < kWide; kx++)
+        if (j >= kx && (j - kx) % kStride == 0 && (j - kx) / kStride < kPixels)
+          s[(j - kx) / kStride] = v_fma(v, k[kx], s[(j - kx) / kStride]);
+    }
+  }
+  put<kPart>(d, t, ox, s);
+}
+
+template <bool kPart, int kWide, int kStride>
+static void fixed_row(const whittle::ConvDepthwise* d, const Depth* t) {
+  for (int64_t ox = 0;; ox += kPixels) {
+    if (ox + kPixels > d->ow) {
+      if (ox == d->ow) return;
+      ox = d->ow - kPixels;
+    }
+    const int64_t left = ox * kStride - d->pad_left;
+    if (left >= 0 && left + (kPixels - 1) * kStride + kWide <= d->w) fixed_pixels<kPart, kWide, kStride, false>(d, t, ox);
+    else fixed_pixels<kPart, kWide, kStride, true>(d, t, ox);
+  }
+}
+
+template <bool kPart>
+static void channel_row(const whittle::ConvDepthwise* d, const Depth* t) {
+  if (d->ow >= kPixels && d->dilation_w == 1 && d->stride_w == 1) {
+    if (d->kw == 3) return fixed_row<kPart, 3, 1>(d, t);
+    if (d->kw == 5) return fixed_row<kPart, 5, 1>(d, t);
+  }
+  if (d->ow >= kPixels && d->dilation_w == 1 && d->stride_w == 2) {
+    if (d->kw == 3) return fixed_row<kPart, 3, 2>(d, t);
+    if (d->kw == 5) return fixed_row<kPart, 5, 2>(d, t);
+  }
   // Outputs [inner0, inner1) see whole windows.
   int64_t inner0 = (d->pad_left + d->stride_w - 1) / d->stride_w;
   const int64_t reach = d->w + d->pad_left - (d->kw - 1) * d->dilation_w - 1;
@@ -54,29 +133,30 @@ static inline void channel_row(const whittle::ConvDepthwise* d, const Depth* t) 
   if (inner1 > d->ow) inner1 = d->ow;
   if (inner0 > inner1) inner0 = inner1;
   int64_t ox = 0;
-  for (; ox < inner0; ox++) one_pixel(d, t, ox);
-  for (; ox + kPixels <= inner1; ox += kPixels) some_pixels(d, t, ox);
-  for (; ox < d->ow; ox++) one_pixel(d, t, ox);
+  for (; ox < inner0; ox++) one_pixel<kPart>(d, t, ox);
+  for (; ox + kPixels <= inner1; ox += kPixels) some_pixels<kPart>(d, t, ox);
+  for (; ox < d->ow; ox++) one_pixel<kPart>(d, t, ox);
 }
 
 static void depthwise(const whittle::ConvDepthwise* d) {
   Depth t;
   t.lo = v_set(d->activation.lo);
   t.hi = v_set(d->activation.hi);
-  t.ky0 = 0;
-  t.ky1 = d->kh;
-  while (t.ky0 < t.ky1 && d->oy * d->stride_h - d->pad_top + t.ky0 * d->dilation_h < 0) t.ky0++;
-  while (t.ky1 > t.ky0 && d->oy * d->stride_h - d->pad_top + (t.ky1 - 1) * d->dilation_h >= d->h) t.ky1--;
   for (t.channel = 0; t.channel < d->c; t.channel += VF_LANES) {
     const int64_t left = d->c - t.channel;
-    if (left >= VF_LANES) {
-      t.left = VF_LANES;
-      t.bias = d->bias ? v_load(d->bias + t.channel) : v_set(0.0f);
-    } else {
-      t.left = left;
-      t.bias = d->bias ? v_load_part(d->bias + t.channel, left, v_set(0.0f)) : v_set(0.0f);
+    const bool part = left < VF_LANES;
+    t.left = part ? left : VF_LANES;
+    t.bias = !d->bias ? v_set(0.0f) : part ? v_load_part(d->bias + t.channel, left, v_set(0.0f)) : v_load(d->bias + t.channel);
+    for (int64_t row = 0; row < d->rows; row++) {
+      t.oy = d->oy + row;
+      t.out = d->out + row * d->ow * d->c;
+      t.ky0 = 0;
+      t.ky1 = d->kh;
+      while (t.ky0 < t.ky1 && t.oy * d->stride_h - d->pad_top + t.ky0 * d->dilation_h < 0) t.ky0++;
+      while (t.ky1 > t.ky0 && t.oy * d->stride_h - d->pad_top + (t.ky1 - 1) * d->dilation_h >= d->h) t.ky1--;
+      if (part) channel_row<true>(d, &t);
+      else channel_row<false>(d, &t);
     }
-    channel_row(d, &t);
   }
 }
 

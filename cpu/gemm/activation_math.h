@@ -67,6 +67,10 @@ static inline vf act_apply(vf x, int32_t kind, vf lo, vf hi) {
       const vf t = v_min(v_set(6.0f), v_max(v_set(0.0f), v_add(x, v_set(3.0f))));
       return v_mul(v_max(v_set(-3.0f), x), v_mul(t, v_set(0.166666672f)));
     }
+    case whittle::kActivationHardswishAffine: {
+      const vf t = v_min(v_set(6.0f), v_max(v_set(0.0f), v_add(x, v_set(3.0f))));
+      return v_add(v_mul(v_mul(v_max(v_set(-3.0f), x), v_mul(t, v_set(0.166666672f))), lo), hi);
+    }
     case whittle::kActivationSigmoid:
       return act_sigmoid(x);
     case whittle::kActivationTanh:

@@ -18,6 +18,8 @@ static inline float act_apply_scalar(float x, int32_t kind, float lo, float hi) 
     case whittle::kActivationHardswish:
       if (x < -3) return -0.0f;
       return (float)(d * (x > 3 ? 6.0 : d + 3) / 6);
+    case whittle::kActivationHardswishAffine:
+      return (float)((x < -3 ? -0.0 : d * (x > 3 ? 6.0 : d + 3) / 6) * lo) + hi;
     case whittle::kActivationSigmoid:
       return (float)act_sigmoid_scalar(d);
     case whittle::kActivationTanh:

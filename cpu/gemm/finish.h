@@ -27,6 +27,7 @@ static void finish(int64_t rows, int64_t cols, float* c, int64_t ldc, const floa
   case whittle::kind: return finish_kind<whittle::kind>(rows, cols, c, ldc, bias, lo, hi);
     KIND(kActivationClip)
     KIND(kActivationHardswish)
+    KIND(kActivationHardswishAffine)
     KIND(kActivationSigmoid)
     KIND(kActivationTanh)
     KIND(kActivationSilu)

@@ -61,18 +61,21 @@ static float row_abs(int64_t n, const float* x) { return v_sum(abs_all(n, x, v_s
 static float row_top(int64_t n, const float* x) { return best_lane(top_all(n, x, v_set(-INFINITY)), 1); }
 static float row_bottom(int64_t n, const float* x) { return best_lane(bottom_all(n, x, v_set(INFINITY)), 0); }
 
+// e^x, and 0 where that is below the smallest normal float: sums of such numbers are slow.
+static inline vf normal_exp(vf x) { return v_select(v_less(x, v_set(-87.3f)), v_set(0.0f), act_exp(x)); }
+
 static void row_softmax(int64_t n, const float* x, int32_t log_, float* out) {
   const float m = row_top(n, x);
   const vf top = v_set(m);
   vf s = v_set(0.0f);
   int64_t i = 0;
   for (; i + VF_LANES <= n; i += VF_LANES) {
-    const vf d = v_sub(v_load(x + i), top), e = act_exp(d);
+    const vf d = v_sub(v_load(x + i), top), e = normal_exp(d);
     s = v_add(s, e);
     v_store(out + i, log_ ? d : e);
   }
   if (i < n) {
-    const vf d = v_sub(v_load_part(x + i, n - i, v_set(-INFINITY)), top), e = act_exp(d);
+    const vf d = v_sub(v_load_part(x + i, n - i, v_set(-INFINITY)), top), e = normal_exp(d);
     s = v_add(s, v_keep(e, n - i));
     v_store_part(out + i, log_ ? d : e, n - i);
   }

@@ -33,6 +33,7 @@ WHITTLE_CHECK(conv) {
         d.kw = rng.between(1, 5);
         d.stride_h = rng.between(1, 2);
         d.stride_w = rng.between(1, 3);
+        if (round % 2) d.kw = rng.below(2) ? 3 : 5;
         d.dilation_h = rng.between(1, 2);
         d.dilation_w = rng.between(1, 2);
         d.pad_top = rng.between(0, 3);
@@ -40,20 +41,22 @@ WHITTLE_CHECK(conv) {
         const int64_t oh = out_size(d.h, d.pad_top + rng.between(0, 3), d.kh, d.stride_h, d.dilation_h);
         d.ow = out_size(d.w, d.pad_left + rng.between(0, 5), d.kw, d.stride_w, d.dilation_w);
         if (oh == 0 || d.ow == 0) continue;
-        Guarded<float> x(d.h * d.w * d.c, round & 1), w(d.kh * d.kw * d.c), bias(d.c), want(d.ow * d.c), out(d.ow * d.c, 1);
+        Guarded<float> x(d.h * d.w * d.c, round & 1), w(d.kh * d.kw * d.c), bias(d.c), want(2 * d.ow * d.c), out(2 * d.ow * d.c, 1);
         fill(rng, x.data(), x.size());
         fill(rng, w.data(), w.size());
         fill(rng, bias.data(), d.c);
         d.x = x.data();
         d.weight = w.data();
         d.bias = round % 3 ? bias.data() : nullptr;
-        d.activation = {round % 4 == 0 ? kActivationClip : round % 4 == 1 ? kActivationHardswish : kActivationNone, 0, 6};
-        for (d.oy = 0; d.oy < oh; d.oy++) {
+        d.activation = {round % 4 == 0 ? kActivationClip : round % 4 == 1 ? kActivationHardswish :
+                        round % 4 == 2 ? kActivationHardswishAffine : kActivationNone, 0.5f, 6};
+        for (d.oy = 0; d.oy < oh; d.oy += d.rows) {
+          d.rows = d.oy + 1 < oh ? 2 : 1;
           d.out = want.data();
           ref.depthwise(&d);
           d.out = out.data();
           got.depthwise(&d);
-          for (int64_t i = 0; i < d.ow * d.c; i++)
+          for (int64_t i = 0; i < d.rows * d.ow * d.c; i++)
             if (!h.expect(fabsf(out[i] - want[i]) <= 1e-5f * (1 + fabsf(want[i])), "row %lld, element %lld: %g, want %g",
                           (long long)d.oy, (long long)i, out[i], want[i]))
               return;
@@ -61,7 +64,7 @@ WHITTLE_CHECK(conv) {
         }
       }
     });
-    ConvDepthwise b = {20, 96, 64, 96, 3, 3, 1, 1, 1, 1, 1, 1, nullptr, 5, nullptr, nullptr, {kActivationHardswish, 0, 0}, nullptr};
+    ConvDepthwise b = {20, 96, 64, 96, 3, 3, 1, 1, 1, 1, 1, 1, nullptr, 5, 1, nullptr, nullptr, {kActivationHardswish, 0, 0}, nullptr};
     std::vector<float> x(20 * 96 * 64, 0.5f), w(9 * 64, 0.25f), out(96 * 64);
     b.x = x.data();
     b.weight = w.data();
@@ -91,14 +94,17 @@ WHITTLE_CHECK(conv) {
       p.oh = out_size(p.h, p.pad_top + rng.between(0, 2), p.kh, p.stride_h, p.dilation_h);
       p.ow = out_size(p.w, p.pad_left + rng.between(0, 2), p.kw, p.stride_w, p.dilation_w);
       if (p.oh == 0 || p.ow == 0 || conv_is_depthwise(p.c, p.oc, p.groups)) continue;
-      const int64_t k = p.kh * p.kw * c, packed = gemm_packed_size(k, oc), outs = p.n * p.oh * p.ow * p.oc;
-      std::vector<float> weight(static_cast<size_t>(p.groups * k * oc)), ready(static_cast<size_t>(p.groups * packed));
+      p.by_rows = p.groups == 1 && p.dilation_w == 1 && rng.below(4) != 0;
+      const int64_t k = p.kh * p.kw * c, outs = p.n * p.oh * p.ow * p.oc;
+      // Matrices to be packed, and rows of each.
+      const int64_t parts = p.by_rows ? p.kh : p.groups, part = p.by_rows ? p.kw * c : k, packed = gemm_packed_size(part, oc);
+      std::vector<float> weight(static_cast<size_t>(p.groups * k * oc)), ready(static_cast<size_t>(parts * packed));
       Guarded<float> x(p.n * p.h * p.w * p.c), bias(p.oc), residual(outs), out(outs);
       fill(rng, weight.data(), static_cast<int64_t>(weight.size()));
       fill(rng, x.data(), x.size());
       fill(rng, bias.data(), p.oc);
       fill(rng, residual.data(), outs);
-      for (int64_t g = 0; g < p.groups; g++) gemm_pack_b(k, oc, weight.data() + g * k * oc, oc, 1, ready.data() + g * packed, 1);
+      for (int64_t g = 0; g < parts; g++) gemm_pack_b(part, oc, weight.data() + g * part * oc, oc, 1, ready.data() + g * packed, 1);
       p.x = x.data();
       p.weight = ready.data();
       p.bias = round % 3 ? bias.data() : nullptr;

@@ -1,13 +1,36 @@
 import type { Node } from '../../model'
 import type { Lower, Lowering } from '../lowering'
 import { takeAffines, takeEpilogue, type Affine } from './epilogue'
-import { channelsLast, imageOf, transposedWindow, windowOf } from './window'
+import { channelsLast, imageOf, transposedWindow, windowOf, type Window } from './window'
 
 /** The bias of a node and the affine maps behind it, as one. */
 function foldedBias(l: Lowering, node: Node, name: string | undefined, map: Affine): Float32Array {
   const given = name ? l.constant(name, node) : undefined
   if (name && !given) l.unsupported(node, 'a bias that is computed')
   return Float32Array.from(map.add, (a, i) => a + (given ? (given.data[i] as number) : 0) * (map.multiply[i] as number))
+}
+
+/**
+ * Whether a convolution is one product for each row of its kernel, over rows of the image as they lie: where a row's
+ * weights stay in the second-level cache while a row of pixels, wide enough for the kernels, passes by.
+ */
+function goesByRows(window: Window, groups: number, c: number, width: number, oc: number): boolean {
+  const [kh, kw] = window.kernel
+  if (groups !== 1 || window.dilations[1] !== 1 || width < 6) return false
+  if (kh === 1 && kw === 1 && window.strides[0] === 1 && window.strides[1] === 1) return false
+  return kw * c * oc <= 160 << 10
+}
+
+/**
+ * Weights without those that are nothing beside the largest one: arithmetic on numbers below the smallest normal float is a
+ * hundred times slower, and pruned channels of trained models are full of them.
+ */
+function withoutTraces(weights: Float32Array): Float32Array {
+  let top = 0
+  for (const w of weights) top = Math.max(top, Math.abs(w))
+  const least = Math.max(2 ** -126, top * 2 ** -100)
+  for (let i = 0; i < weights.length; i++) if (Math.abs(weights[i] as number) < least) weights[i] = 0
+  return weights
 }
 
 /** A convolution with what follows it: batch normalization and other scales fold into the weights. */
@@ -47,21 +70,26 @@ const conv: Lower = (node, l) => {
       for (let i = 0; i < ic; i++)
         for (let t = 0; t < taps; t++) to[base + (t * ic + i) * per] = (weights[(o * ic + i) * taps + t] as number) * m
     }
-    return to
+    return withoutTraces(to)
   }
   const byTap = (): Float32Array => {
     const to = new Float32Array(weights.length)
     for (let o = 0; o < oc; o++)
       for (let t = 0; t < taps; t++) to[t * oc + o] = (weights[o * taps + t] as number) * (map.multiply[o] as number)
-    return to
+    return withoutTraces(to)
   }
-  const memory = depthwise ? l.constants.raw(`conv ${key}`, byTap) : l.constants.gemm(`conv ${key}`, groups, taps * ic, per, per, 1, arranged)
+  const byRows = !depthwise && goesByRows(window, groups, c, ow, oc)
+  const memory = depthwise
+    ? l.constants.raw(`conv ${key}`, byTap)
+    : byRows
+      ? l.constants.gemm(`conv by rows ${key}`, kh, kw * ic, per, per, 1, arranged)
+      : l.constants.gemm(`conv ${key}`, groups, taps * ic, per, per, 1, arranged)
   const out = l.make('float32', outDims, order)
   l.program.step(
     'conv',
     node.label,
     ...[n, h, wide, c, oh, ow, oc],
-    ...[kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1], groups],
+    ...[kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1], groups, byRows ? 1 : 0],
     ...activation,
     x.memory,
     depthwise ? memory : memory.at,

@@ -6,7 +6,7 @@ import type { Memory } from '../program'
 import { clipBounds, geluOf } from './elementwise'
 
 // core/activation.h
-const kKinds = { none: 0, clip: 1, hardswish: 2, sigmoid: 3, tanh: 4, silu: 5, gelu: 6, gelu_tanh: 7 } as const
+const kKinds = { none: 0, clip: 1, hardswish: 2, sigmoid: 3, tanh: 4, silu: 5, gelu: 6, gelu_tanh: 7, hardswishAffine: 8 } as const
 
 /** What happens to sums before they are written, and the value that results. */
 export interface Epilogue {
@@ -72,6 +72,12 @@ export function takeEpilogue(l: Lowering, name: string, order: readonly number[]
   if (next && activation) {
     l.taken.add(next)
     output = next.outputs[0] as string
+    if (activation[0] === kKinds.hardswish) {
+      // PP-OCR's nets scale and shift behind it.
+      const map = takeAffines(l, output, 0, 1)
+      const [scale, shift] = [map.multiply[0] as number, map.add[0] as number]
+      if (map.output !== output) return { activation: [kKinds.hardswishAffine, scale, shift], residual, output: map.output }
+    }
   }
   return { activation: activation ?? [kKinds.none, 0, 0], residual, output }
 }
