@@ -42,9 +42,9 @@ struct Strips {
   int64_t begin(int64_t s) const { return units * s / count; }
 };
 
-Strips strips_of(int64_t columns) {
+Strips strips_of(int64_t columns, int64_t most) {
   const int64_t units = (columns + kSparseUnit - 1) / kSparseUnit;
-  return {units, (units + kSparseMaxUnits - 1) / kSparseMaxUnits};
+  return {units, (units + most - 1) / most};
 }
 
 int64_t value_size(const SparseMatrix& w) { return w.type == kSparseF32 ? 4 : 2; }
@@ -58,7 +58,8 @@ SparseTile tile_of(const SparseMatrix& w, int64_t panel, int64_t block) {
   k.width = t.width;
   k.runs = t.runs.data() + cell.run;
   k.groups = cell.groups;
-  k.index = t.index.data() + cell.entry;
+  k.index_size = t.index_size;
+  k.index = t.index.data() + cell.entry * t.index_size;
   k.values = t.values.data() + cell.entry * t.height * t.width * value_size(w);
   k.fresh = block == 0;
   return k;
@@ -158,78 +159,92 @@ WhittleStatus multiply_slices(const SparseKernels& kernels, const SparseArgs& a,
   return WHITTLE_OK;
 }
 
+// Rows [p, p + most) of strip `which` of all products' strips, `to` where the strip's first row goes.
+void pack_rows(const SparseKernels& kernels, const SparseArgs& a, const Strips& strips, int64_t which, int64_t p, int64_t most, float* to) {
+  const SparseMatrix& w = *a.w;
+  const float* x = static_cast<const float*>(a.x);
+  const int64_t s = which % strips.count, product = which / strips.count, column = strips.begin(s) * kSparseUnit;
+  SparsePack k = {};
+  k.units = static_cast<int32_t>(strips.begin(s + 1) - strips.begin(s));
+  k.k = std::min(most, w.tiles->blocks * w.tiles->block + w.tiles->width - p);
+  k.valid = std::max<int64_t>(0, std::min(k.k, w.cols - p));
+  k.columns = std::min(a.columns - column, k.units * kSparseUnit);
+  k.stride = a.by_rows ? w.cols : a.columns;
+  k.transposed = a.by_rows;
+  k.x = k.valid == 0 ? nullptr : a.by_rows ? x + column * w.cols + p : x + (product * w.cols + p) * a.columns + column;
+  k.out = to + p * k.units * kSparseUnit;
+  kernels.pack(&k);
+}
+
+// Panel p of W times a packed strip; acc for its sums.
+void multiply_panel(const SparseKernels& kernels, const SparseArgs& a, const Strips& strips, int64_t which, int64_t p, const float* strip, float* acc) {
+  const SparseMatrix& w = *a.w;
+  const SparseTiles& t = *w.tiles;
+  float* out = static_cast<float*>(a.out);
+  const int64_t s = which % strips.count, product = which / strips.count;
+  const int64_t units = strips.begin(s + 1) - strips.begin(s), wide = units * kSparseUnit, column = strips.begin(s) * kSparseUnit;
+  const int64_t row = t.panel_rows[static_cast<size_t>(p)], padded = t.panel_rows[static_cast<size_t>(p) + 1] - row;
+  for (int64_t b = 0; b < t.blocks; b++) {
+    SparseTile k = tile_of(w, p, b);
+    if (k.groups == 0) continue;
+    k.units = static_cast<int32_t>(units);
+    k.x = strip + b * t.block * wide;
+    k.acc = acc;
+    if (b + 1 < t.blocks) {
+      k.ahead = k.x + t.block * wide;
+      k.ahead_lines = t.block * units;
+    }
+    kernels.tile(&k);
+  }
+  SparseFinish f = {};
+  f.acc = acc;
+  f.acc_stride = wide;
+  f.rows = std::min(padded, w.rows - row);
+  f.columns = std::min(a.columns - column, wide);
+  f.bias = a.bias ? a.bias + row : nullptr;
+  f.activation = a.activation;
+  f.transposed = a.by_rows;
+  f.out_stride = a.by_rows ? w.rows : a.columns;
+  f.out = a.by_rows ? out + column * w.rows + row : out + (product * w.rows + row) * a.columns + column;
+  kernels.finish(&f);
+}
+
 WhittleStatus multiply_tiles(const SparseKernels& kernels, const SparseArgs& a, int threads) {
   const SparseMatrix& w = *a.w;
   const SparseTiles& t = *w.tiles;
-  const Strips strips = strips_of(a.columns);
+  const Strips strips = strips_of(a.columns, t.units);
   const int64_t padded_k = t.blocks * t.block + t.width, total = strips.count * a.batch;
   const float* x = static_cast<const float*>(a.x);
-  float* out = static_cast<float*>(a.out);
   // X serves as it lies where one strip takes exactly its columns; off a cache line every load would touch two.
   const bool direct = !a.by_rows && strips.count == 1 && a.columns % kSparseUnit == 0 && w.cols % t.width == 0 &&
                       reinterpret_cast<uintptr_t>(x) % 64 == 0 && (a.batch == 1 || w.cols * a.columns % 16 == 0);
   static thread_local Scratch packed;
-  const int64_t strip_floats = padded_k * kSparseMaxUnits * kSparseUnit;
+  const int64_t strip_floats = padded_k * t.units * kSparseUnit;
+  std::atomic<bool> failed{false};
   const int64_t together = direct ? total : std::max<int64_t>(1, std::min(total, kPackedBytes / (strip_floats * 4)));
   float* near = direct ? nullptr : static_cast<float*>(packed.take(together * strip_floats * 4));
   if (!direct && !near) return WHITTLE_OUT_OF_MEMORY;
-  std::atomic<bool> failed{false};
   for (int64_t base = 0; base < total; base += together) {
     const int64_t now = std::min(together, total - base);
     if (!direct) {
       const int64_t chunks = (padded_k + kPackRows - 1) / kPackRows;
       parallel_for(now * chunks, 1, threads, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; i++) {
-          const int64_t s = (base + i / chunks) % strips.count, product = (base + i / chunks) / strips.count, p = i % chunks * kPackRows;
-          const int64_t column = strips.begin(s) * kSparseUnit;
-          SparsePack k = {};
-          k.units = static_cast<int32_t>(strips.begin(s + 1) - strips.begin(s));
-          k.k = std::min(kPackRows, padded_k - p);
-          k.valid = std::max<int64_t>(0, std::min(k.k, w.cols - p));
-          k.columns = std::min(a.columns - column, k.units * kSparseUnit);
-          k.stride = a.by_rows ? w.cols : a.columns;
-          k.transposed = a.by_rows;
-          k.x = k.valid == 0 ? nullptr : a.by_rows ? x + column * w.cols + p : x + (product * w.cols + p) * a.columns + column;
-          k.out = near + i / chunks * strip_floats + p * k.units * kSparseUnit;
-          kernels.pack(&k);
-        }
+        for (int64_t i = begin; i < end; i++)
+          pack_rows(kernels, a, strips, base + i / chunks, i % chunks * kPackRows, kPackRows, near + i / chunks * strip_floats);
       });
     }
-    parallel_for(now * t.panels, 1, threads, [&](int64_t begin, int64_t end) {
+    // All strips of one panel in turn, so that its weights come from far away once.
+    parallel_for(now * t.panels, now, threads, [&](int64_t begin, int64_t end) {
       static thread_local Scratch sums;
       for (int64_t i = begin; i < end; i++) {
-        const int64_t s = (base + i / t.panels) % strips.count, product = (base + i / t.panels) / strips.count, p = i % t.panels;
-        const int64_t units = strips.begin(s + 1) - strips.begin(s), wide = units * kSparseUnit, column = strips.begin(s) * kSparseUnit;
-        const int64_t row = t.panel_rows[static_cast<size_t>(p)], padded = t.panel_rows[static_cast<size_t>(p) + 1] - row;
-        float* acc = static_cast<float*>(sums.take(padded * wide * 4));
+        const int64_t which = i % now, p = i / now;
+        const int64_t rows = t.panel_rows[static_cast<size_t>(p) + 1] - t.panel_rows[static_cast<size_t>(p)];
+        float* acc = static_cast<float*>(sums.take(rows * t.units * kSparseUnit * 4));
         if (!acc) {
           failed = true;
           return;
         }
-        const float* strip = direct ? x + product * w.cols * a.columns : near + i / t.panels * strip_floats;
-        for (int64_t b = 0; b < t.blocks; b++) {
-          SparseTile k = tile_of(w, p, b);
-          if (k.groups == 0) continue;
-          k.units = static_cast<int32_t>(units);
-          k.x = strip + b * t.block * wide;
-          k.acc = acc;
-          if (b + 1 < t.blocks) {
-            k.ahead = k.x + t.block * wide;
-            k.ahead_lines = t.block * units;
-          }
-          kernels.tile(&k);
-        }
-        SparseFinish f = {};
-        f.acc = acc;
-        f.acc_stride = wide;
-        f.rows = std::min(padded, w.rows - row);
-        f.columns = std::min(a.columns - column, wide);
-        f.bias = a.bias ? a.bias + row : nullptr;
-        f.activation = a.activation;
-        f.transposed = a.by_rows;
-        f.out_stride = a.by_rows ? w.rows : a.columns;
-        f.out = a.by_rows ? out + column * w.rows + row : out + (product * w.rows + row) * a.columns + column;
-        kernels.finish(&f);
+        multiply_panel(kernels, a, strips, base + which, p, direct ? x + (base + which) * w.cols * a.columns : near + which * strip_floats, acc);
       }
     });
   }

@@ -9,8 +9,8 @@
 // Tiles. Rows are cut into panels of about equal numbers of non-zeros, columns into blocks that keep a strip of X near
 // (L1 where enough non-zeros share it, else L2). A cell (panel, block) lists its row groups by falling number of entries,
 // so that loop counts repeat and branches are predicted. A group is `height` rows that share their entries; an entry is
-// a 16-bit column of the block and `width` x `height` values, column by column. CSR is 1 x 1; a block of r x c is r / height
-// groups of entries c wide.
+// a column of the block (one byte if the block is that narrow, else two) and `width` x `height` values, column by column.
+// CSR is 1 x 1; a block of r x c is r / height groups of entries c wide.
 //
 // Numbers: an element of Y is a sum of products in an order that depends on variant, layout and N, never on threads.
 // |error| <= gamma_(nnz+4) (|W||X| + |bias|), gamma_n = n u / (1 - n u), u = 2^-24, then the activation's own. Zeros that a
@@ -42,7 +42,8 @@ struct SparseTile {
   int32_t units;          // j < units * kSparseUnit
   const SparseRun* runs;
   int64_t groups;
-  const uint16_t* index;  // entries of the first run, then of the next; 8 bytes past the last may be read
+  int32_t index_size;     // bytes of an index, 1 or 2; 1 only for entries of 1 x 1
+  const void* index;      // entries of the first run, then of the next; 16 bytes past the last may be read
   const void* values;
   const float* x;         // rows units * kSparseUnit apart
   float* acc;             // the same
@@ -111,13 +112,19 @@ struct SparseCell {
 
 struct SparseTiles {
   int32_t height, width;
+  int32_t units;        // most in a strip of X
+  int32_t index_size;
   int64_t block;        // columns of a block; a multiple of width
   int64_t blocks, panels;
   std::vector<int64_t> panel_rows;  // first row of each, and the end; multiples of height
   std::vector<SparseCell> cells;    // [panel][block]
   std::vector<SparseRun> runs;
-  std::vector<uint16_t> index;
+  std::vector<uint8_t> index;
   std::vector<uint8_t> values;
+  int64_t column(int64_t entry) const {
+    if (index_size == 1) return index[static_cast<size_t>(entry)];
+    return index[static_cast<size_t>(2 * entry)] | index[static_cast<size_t>(2 * entry + 1)] << 8;
+  }
 };
 
 struct SparseSlices {

@@ -57,23 +57,33 @@ void put_value(int32_t type, float v, uint8_t* to) {
   }
 }
 
+// Widest strip of X. Single rows have an accumulator for each vector and want a long block of X in L1 rather than a wide one;
+// groups want few passes over their values.
+int64_t most_units(int64_t height) { return height == 1 ? 4 : kSparseMaxUnits; }
+
 // Columns of a block of the tile layout. A block that L1 nearly holds feeds products fastest, but every block loads and stores
 // the accumulators once, so with few non-zeros larger blocks from L2 win. Costs in cycles, fitted to AVX-512; the choice is
 // flat, and relations are alike elsewhere.
 int64_t block_columns(const SparseBuild& b, int64_t height, int64_t width, int64_t entries) {
   const CacheSizes& cache = cache_sizes();
-  const int64_t units = b.columns <= 0 ? 4 : std::max<int64_t>(1, std::min<int64_t>(kSparseMaxUnits, (b.columns + 15) / 16));
+  const int64_t most_wide = most_units(height);
+  int64_t units = b.columns <= 0 ? 4 : std::max<int64_t>(1, (b.columns + 15) / 16);
+  units = (units + (units + most_wide - 1) / most_wide - 1) / ((units + most_wide - 1) / most_wide);
   const int64_t row_bytes = units * kSparseUnit * 4, most = std::max(width, std::min<int64_t>(32768, b.cols + width - 1) / width * width);
   const double loads = static_cast<double>(entries * width), u = static_cast<double>(units), h = static_cast<double>(height);
   const double groups = static_cast<double>((b.rows + height - 1) / height) + 1;
-  const struct { int64_t bytes; double load; } levels[] = {
-      {cache.l1d * 3 / 2, 1.45}, {cache.l2 / 8, 1.6}, {cache.l2 / 2, 1.75}};
+  struct Level { int64_t bytes; double load; };
+  const Level many[] = {{cache.l1d * 3 / 2, 1.45}, {cache.l2 / 8, 1.6}, {cache.l2 / 2, 1.75}, {cache.l2 / 2, 1.75}};
+  const Level single[] = {{cache.l1d, 0.68}, {cache.l1d * 3 / 2, 0.83}, {cache.l2 / 8, 1.2}, {cache.l2 / 2, 1.4}};
   int64_t best = 0;
   double least = 0;
-  for (const auto& level : levels) {
-    const int64_t columns = std::max(width, std::min(most, level.bytes / row_bytes / width * width));
+  for (const Level& level : height * width == 1 ? single : many) {
+    int64_t columns = std::max(width, std::min(most, level.bytes / row_bytes / width * width));
+    // With one byte an index while L1 is the aim.
+    if (height * width == 1 && level.bytes <= cache.l1d * 3 / 2) columns = std::min<int64_t>(columns, 256);
     const double full = std::min(static_cast<double>((b.cols + columns - 1) / columns), loads / groups);
-    const double cost = loads * std::max(0.55 * u * h, level.load * u + 0.5 * h) + groups * full * (4 * u * h + 5);
+    const double cost = height * width == 1 ? loads * (1.1 + level.load * u) + groups * full * (1.6 * u + 4)
+                                            : loads * std::max(0.55 * u * h, level.load * u + 0.5 * h) + groups * full * (4 * u * h + 5);
     if (best == 0 || cost < least) best = columns, least = cost;
   }
   // Equal blocks rather than a thin last one.
@@ -92,12 +102,14 @@ void build_tiles(const SparseSource& source, const SparseBlocks<float>& blocks, 
   const int64_t size = out->type == kSparseF32 ? 4 : 2;
   t->height = static_cast<int32_t>(height);
   t->width = static_cast<int32_t>(width);
+  t->units = static_cast<int32_t>(most_units(height));
   t->block = block_columns(b, height, width, entries);
+  t->index_size = height * width == 1 && t->block <= 256 ? 1 : 2;
   t->blocks = std::max<int64_t>(1, (b.cols + t->block - 1) / t->block);
   // Panels of about equal numbers of entries, enough of them that threads finish together: every panel reads all of X anew.
   // They only cut rows apart, so their number may depend on the machine without changing a bit of any result.
   const int64_t least_rows = std::max<int64_t>(1, 32 / r), most_rows = std::max<int64_t>(1, 1024 / r);
-  const int64_t strips = b.columns <= 0 ? 2 : (b.columns + kSparseMaxUnits * kSparseUnit - 1) / (kSparseMaxUnits * kSparseUnit);
+  const int64_t strips = b.columns <= 0 ? 2 : (b.columns + t->units * kSparseUnit - 1) / (t->units * kSparseUnit);
   const int64_t want = std::max<int64_t>(1, std::min<int64_t>((4 * thread_limit() + strips - 1) / strips, block_rows / least_rows));
   t->panel_rows.push_back(0);
   int64_t row = 0;
@@ -114,9 +126,9 @@ void build_tiles(const SparseSource& source, const SparseBlocks<float>& blocks, 
     t->panel_rows.push_back(row * r);
   }
   t->panels = static_cast<int64_t>(t->panel_rows.size()) - 1;
-  make_room(t->index, static_cast<size_t>(entries) + 8);
+  make_room(t->index, static_cast<size_t>(entries * t->index_size) + 16);
   make_room(t->values, static_cast<size_t>(entries * height * width * size) + 64);
-  t->index.resize(static_cast<size_t>(entries) + 8);
+  t->index.resize(static_cast<size_t>(entries * t->index_size) + 16);
   t->values.resize(static_cast<size_t>(entries * height * width * size) + 64);
   int64_t entry = 0;
   std::vector<int64_t> at(static_cast<size_t>(block_rows));
@@ -142,7 +154,9 @@ void build_tiles(const SparseSource& source, const SparseBlocks<float>& blocks, 
       for (const SparseRun& run : runs) {
         const int64_t from = begin[static_cast<size_t>(run.group / split)], s = run.group % split;
         for (int64_t e = 0; e < run.count; e++, entry++) {
-          t->index[static_cast<size_t>(entry)] = static_cast<uint16_t>(blocks.column[static_cast<size_t>(from + e)] - q * t->block);
+          const uint32_t column = static_cast<uint32_t>(blocks.column[static_cast<size_t>(from + e)] - q * t->block);
+          for (int64_t i = 0; i < t->index_size; i++)
+            t->index[static_cast<size_t>(entry * t->index_size + i)] = static_cast<uint8_t>(column >> (8 * i));
           const float* v = &blocks.values[static_cast<size_t>((from + e) * r * width)];
           uint8_t* to = &t->values[static_cast<size_t>(entry * height * width * size)];
           for (int64_t c = 0; c < width; c++)
@@ -152,7 +166,7 @@ void build_tiles(const SparseSource& source, const SparseBlocks<float>& blocks, 
       t->runs.insert(t->runs.end(), runs.begin(), runs.end());
     }
   }
-  out->bytes += static_cast<int64_t>(sizeof *t + t->index.size() * 2 + t->values.size() + t->runs.size() * sizeof(SparseRun) +
+  out->bytes += static_cast<int64_t>(sizeof *t + t->index.size() + t->values.size() + t->runs.size() * sizeof(SparseRun) +
                                      t->cells.size() * sizeof(SparseCell) + t->panel_rows.size() * 8);
 }
 
@@ -260,7 +274,7 @@ void tiles_to_dense(const SparseMatrix& w, uint8_t* out, size_t size) {
           for (int64_t c = 0; c < t.width; c++)
             for (int64_t i = 0; i < t.height; i++) {
               const int64_t row = t.panel_rows[static_cast<size_t>(p)] + run.group * t.height + i;
-              const int64_t column = q * t.block + t.index[static_cast<size_t>(entry)] + c;
+              const int64_t column = q * t.block + t.column(entry) + c;
               if (row < w.rows && column < w.cols)
                 memcpy(out + static_cast<size_t>(row * w.cols + column) * size,
                        &t.values[static_cast<size_t>((entry * t.width + c) * t.height + i) * size], size);

@@ -1,7 +1,7 @@
 // The kernels of core/sparse.h once for every ISA; the including file has chosen cpu/common/lanes_<isa>.h and says by macros
 // how many accumulators it has. A run keeps its accumulators (height x vectors) in registers while its entries pass: one
-// index, the entry's values broadcast, rows of X from L1 or L2. Few vectors of height 1 take several entries at once, since
-// one chain of multiply-adds would wait for itself. Limits: SPARSE_VECTORS_<height> vectors at a time, wider strips in parts.
+// index, the entry's values broadcast, rows of X from L1 or L2. Limits: SPARSE_VECTORS_<height> vectors at a time, wider
+// strips in parts. Bound by loads: V + 2 for V multiply-adds of a single row.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -52,8 +52,7 @@ template <bool kWide, int H, int V, bool kWhole>
 static void tile_part(const SparseTile* t, int64_t given_stride, int64_t offset) {
   const int64_t stride = kWhole ? V * VF_LANES : given_stride;
   typedef Values<kWide> O;
-  constexpr int kChains = H > 1 ? 1 : V > 7 ? 1 : V > 2 ? 2 : 4;
-  const uint16_t* index = t->index;
+  const uint16_t* index = static_cast<const uint16_t*>(t->index);
   const typename O::T* values = static_cast<const typename O::T*>(t->values);
   const float* x = t->x + offset;
   float* const base = t->acc + offset;
@@ -63,62 +62,96 @@ static void tile_part(const SparseTile* t, int64_t given_stride, int64_t offset)
   int64_t ahead_left = t->ahead_lines;
   for (int64_t g = 0; g < t->groups; g++) {
     float* acc = base + t->runs[g].group * group;
-    int64_t left = t->runs[g].count;
-    // The next group's accumulators come from L2.
-    const float* next = base + t->runs[g + 1 < t->groups ? g + 1 : g].group * group;
-    SPARSE_UNROLL for (int i = 0; i < H; i++)
-      for (int v = 0; v < V; v += 64 / (4 * VF_LANES)) V_PREFETCH(next + i * stride + v * VF_LANES);
     for (int64_t n = ahead_each < ahead_left ? ahead_each : ahead_left; n > 0; n--, ahead_left--, ahead += 64) V_PREFETCH_FAR(ahead);
-    vf sum[kChains][H][V];
+    vf sum[H][V];
     SPARSE_UNROLL for (int i = 0; i < H; i++)
-      SPARSE_UNROLL for (int v = 0; v < V; v++) {
-        sum[0][i][v] = t->fresh ? v_set(0.0f) : v_load(acc + i * stride + v * VF_LANES);
-        SPARSE_UNROLL for (int c = 1; c < kChains; c++) sum[c][i][v] = v_set(0.0f);
-      }
-    if (width == 1) {
-      for (; left >= kChains; left -= kChains, index += kChains, values += kChains * H) {
-        SPARSE_UNROLL for (int c = 0; c < kChains; c++) {
-          const float* row = row_at(x, index[c] * stride);
-          if (H == 1) {
-            const vf w = O::broadcast(values + c);
-            SPARSE_UNROLL for (int v = 0; v < V; v++) v_fma_into(sum[c][0][v], w, v_load(row + v * VF_LANES));
-          } else {
-            vf in[V];
-            SPARSE_UNROLL for (int v = 0; v < V; v++) in[v] = v_load(row + v * VF_LANES);
-            SPARSE_UNROLL for (int i = 0; i < H; i++) {
-              const vf w = O::broadcast(values + i);
-              SPARSE_UNROLL for (int v = 0; v < V; v++) v_fma_into(sum[c][i][v], w, in[v]);
-            }
-          }
+      SPARSE_UNROLL for (int v = 0; v < V; v++) sum[i][v] = t->fresh ? v_set(0.0f) : v_load(acc + i * stride + v * VF_LANES);
+    for (int64_t left = t->runs[g].count; left > 0; left--, index++) {
+      const float* row = row_at(x, *index * stride);
+      int64_t c = width;
+      do {
+        vf in[V];
+        SPARSE_UNROLL for (int v = 0; v < V; v++) in[v] = v_load(row + v * VF_LANES);
+        SPARSE_UNROLL for (int i = 0; i < H; i++) {
+          const vf w = O::broadcast(values + i);
+          SPARSE_UNROLL for (int v = 0; v < V; v++) v_fma_into(sum[i][v], w, in[v]);
         }
-      }
-      if (kChains > 1)
-        for (; left > 0; left--, index++, values++) {
-          const float* row = row_at(x, *index * stride);
-          const vf w = O::broadcast(values);
-          SPARSE_UNROLL for (int v = 0; v < V; v++) v_fma_into(sum[0][0][v], w, v_load(row + v * VF_LANES));
-        }
-    } else {
-      for (; left > 0; left--, index++) {
-        const float* row = row_at(x, *index * stride);
-        for (int64_t c = 0; c < width; c++, row += stride, values += H) {
-          vf in[V];
-          SPARSE_UNROLL for (int v = 0; v < V; v++) in[v] = v_load(row + v * VF_LANES);
-          SPARSE_UNROLL for (int i = 0; i < H; i++) {
-            const vf w = O::broadcast(values + i);
-            SPARSE_UNROLL for (int v = 0; v < V; v++) v_fma_into(sum[0][i][v], w, in[v]);
-          }
-        }
-      }
+        row += stride;
+        values += H;
+      } while (--c > 0);
     }
     SPARSE_UNROLL for (int i = 0; i < H; i++)
-      SPARSE_UNROLL for (int v = 0; v < V; v++) {
-        vf s = sum[0][i][v];
-        if (kChains == 2) s = v_add(s, sum[kChains - 1][i][v]);
-        if (kChains == 4) s = v_add(v_add(s, sum[kChains > 1 ? 1 : 0][i][v]), v_add(sum[kChains > 2 ? 2 : 0][i][v], sum[kChains - 1][i][v]));
-        v_store(acc + i * stride + v * VF_LANES, s);
-      }
+      SPARSE_UNROLL for (int v = 0; v < V; v++) v_store(acc + i * stride + v * VF_LANES, sum[i][v]);
   }
+}
+
+// Height 1, width 1: V vectors of X for each entry, two chains where few vectors would wait for their own sums.
+template <bool kWide, class Index, int V, bool kWhole>
+static void rows_part(const SparseTile* t, int64_t given_stride, int64_t offset) {
+  const int64_t stride = kWhole ? V * VF_LANES : given_stride;
+  typedef Values<kWide> O;
+  constexpr int kChains = V > SPARSE_SINGLE_CHAIN ? 1 : 2;
+  const Index* index = static_cast<const Index*>(t->index);
+  const typename O::T* values = static_cast<const typename O::T*>(t->values);
+  const float* x = t->x + offset;
+  float* const base = t->acc + offset;
+  const char* ahead = reinterpret_cast<const char*>(t->ahead);
+  const int64_t ahead_each = offset > 0 || t->groups == 0 ? 0 : (t->ahead_lines + t->groups - 1) / t->groups;
+  int64_t ahead_left = t->ahead_lines;
+  for (int64_t g = 0; g < t->groups; g++) {
+    float* acc = base + t->runs[g].group * stride;
+    int64_t left = t->runs[g].count;
+    for (int64_t n = ahead_each < ahead_left ? ahead_each : ahead_left; n > 0; n--, ahead_left--, ahead += 64) V_PREFETCH_FAR(ahead);
+    // Weights come from beyond L2.
+    for (int64_t b = 0; b < left; b += 64 / (int64_t)sizeof *values) V_PREFETCH(values + b + 1024 / sizeof *values);
+    V_PREFETCH(index + 512 / sizeof *index);
+    vf sum[kChains][V];
+    SPARSE_UNROLL for (int v = 0; v < V; v++) {
+      sum[0][v] = t->fresh ? v_set(0.0f) : v_load(acc + v * VF_LANES);
+      SPARSE_UNROLL for (int c = 1; c < kChains; c++) sum[c][v] = v_set(0.0f);
+    }
+    for (; left >= kChains; left -= kChains, index += kChains, values += kChains)
+      SPARSE_UNROLL for (int c = 0; c < kChains; c++) {
+        const float* row = row_at(x, index[c] * stride);
+        const vf w = O::broadcast(values + c);
+        SPARSE_UNROLL for (int v = 0; v < V; v++) v_fma_into(sum[c][v], w, v_load(row + v * VF_LANES));
+      }
+    if (kChains > 1 && left > 0) {
+      const float* row = row_at(x, *index++ * stride);
+      const vf w = O::broadcast(values++);
+      SPARSE_UNROLL for (int v = 0; v < V; v++) v_fma_into(sum[0][v], w, v_load(row + v * VF_LANES));
+    }
+    SPARSE_UNROLL for (int v = 0; v < V; v++)
+      v_store(acc + v * VF_LANES, kChains > 1 ? v_add(sum[0][v], sum[kChains - 1][v]) : sum[0][v]);
+  }
+}
+
+template <bool kWide, class Index, bool kWhole>
+SPARSE_INLINE void rows_parts(const SparseTile* t) {
+  typedef void (*Part)(const SparseTile*, int64_t, int64_t);
+  constexpr int kMost = SPARSE_VECTORS_1;
+  // By vectors, from 1.
+  static const Part parts[] = {
+      rows_part<kWide, Index, 1, kWhole>,
+      rows_part<kWide, Index, 2, kWhole>,
+      rows_part<kWide, Index, 3, kWhole>,
+      rows_part<kWide, Index, 4, kWhole>,
+      rows_part<kWide, Index, kMost < 5 ? kMost : 5, kWhole>,
+      rows_part<kWide, Index, kMost < 6 ? kMost : 6, kWhole>,
+      rows_part<kWide, Index, kMost < 7 ? kMost : 7, kWhole>,
+      rows_part<kWide, Index, kMost < 8 ? kMost : 8, kWhole>,
+  };
+  const int64_t stride = t->units * kSparseUnit, vectors = stride / VF_LANES, count = (vectors + kMost - 1) / kMost;
+  for (int64_t p = 0; p < count; p++) {
+    const int64_t first = vectors * p / count, last = vectors * (p + 1) / count;
+    parts[last - first - 1](t, stride, first * VF_LANES);
+  }
+}
+
+template <bool kWide, class Index>
+SPARSE_INLINE void rows_any(const SparseTile* t) {
+  if (t->units * kSparseUnit / VF_LANES <= SPARSE_VECTORS_1) rows_parts<kWide, Index, true>(t);
+  else rows_parts<kWide, Index, false>(t);
 }
 
 template <bool kWide, int H, int kMost, bool kWhole>
@@ -154,6 +187,7 @@ SPARSE_INLINE void tile_by(const SparseTile* t) {
 
 template <bool kWide>
 SPARSE_INLINE void tile_any(const SparseTile* t) {
+  if (t->height == 1 && t->width == 1) return t->index_size == 1 ? rows_any<kWide, uint8_t>(t) : rows_any<kWide, uint16_t>(t);
   switch (t->height) {
     case 1: return tile_by<kWide, 1, SPARSE_VECTORS_1>(t);
     case 2: return tile_by<kWide, 2, SPARSE_VECTORS_2>(t);
@@ -170,21 +204,21 @@ static void tile(const SparseTile* t) {
 // ---------- one column ----------
 
 // Height 1, width 1: as many columns as lanes at a time.
-template <bool kWide>
+template <bool kWide, class Index>
 static void vector_gather(const SparseTile* t) {
   typedef Values<kWide> O;
-  const uint16_t* index = t->index;
+  const Index* index = static_cast<const Index*>(t->index);
   const typename O::T* values = static_cast<const typename O::T*>(t->values);
   for (int64_t g = 0; g < t->groups; g++) {
     const int64_t count = t->runs[g].count;
     vf a = v_set(0.0f), b = a;
     int64_t e = 0;
     for (; e + 2 * VF_LANES <= count; e += 2 * VF_LANES) {
-      a = v_fma(O::load(values + e), v_gather16(t->x, index + e), a);
-      b = v_fma(O::load(values + e + VF_LANES), v_gather16(t->x, index + e + VF_LANES), b);
+      a = v_fma(O::load(values + e), v_gather(t->x, index + e), a);
+      b = v_fma(O::load(values + e + VF_LANES), v_gather(t->x, index + e + VF_LANES), b);
     }
     if (e + VF_LANES <= count) {
-      a = v_fma(O::load(values + e), v_gather16(t->x, index + e), a);
+      a = v_fma(O::load(values + e), v_gather(t->x, index + e), a);
       e += VF_LANES;
     }
     float sum = v_sum(v_add(a, b));
@@ -200,7 +234,7 @@ static void vector_gather(const SparseTile* t) {
 template <bool kWide, int H>
 static void vector_block(const SparseTile* t) {
   typedef Values<kWide> O;
-  const uint16_t* index = t->index;
+  const uint16_t* index = static_cast<const uint16_t*>(t->index);
   const typename O::T* values = static_cast<const typename O::T*>(t->values);
   const int64_t width = t->width;
   for (int64_t g = 0; g < t->groups; g++) {
@@ -220,7 +254,7 @@ static void vector_block(const SparseTile* t) {
 template <bool kWide>
 static void vector_wide(const SparseTile* t) {
   typedef Values<kWide> O;
-  const uint16_t* index = t->index;
+  const uint16_t* index = static_cast<const uint16_t*>(t->index);
   const typename O::T* values = static_cast<const typename O::T*>(t->values);
   const int64_t width = t->width;
   for (int64_t g = 0; g < t->groups; g++) {
@@ -243,7 +277,7 @@ template <bool kWide>
 SPARSE_INLINE void vector_any(const SparseTile* t) {
   switch (t->height) {
     case 1:
-      if (t->width == 1) return vector_gather<kWide>(t);
+      if (t->width == 1) return t->index_size == 1 ? vector_gather<kWide, uint8_t>(t) : vector_gather<kWide, uint16_t>(t);
       if (t->width % VF_LANES == 0) return vector_wide<kWide>(t);
       return vector_block<kWide, 1>(t);
     case 2: return vector_block<kWide, 2>(t);
@@ -272,13 +306,13 @@ SPARSE_INLINE void slices(const SparseSlice* s) {
       V_PREFETCH(values + 512);
       if (kWide) V_PREFETCH(values + 528);
       SPARSE_UNROLL for (int v = 0; v < kVectors; v++) {
-        a[v] = v_fma(O::load(values + v * VF_LANES), v_gather16(s->x, index + v * VF_LANES), a[v]);
-        b[v] = v_fma(O::load(values + kSparseUnit + v * VF_LANES), v_gather16(s->x, index + kSparseUnit + v * VF_LANES), b[v]);
+        a[v] = v_fma(O::load(values + v * VF_LANES), v_gather(s->x, index + v * VF_LANES), a[v]);
+        b[v] = v_fma(O::load(values + kSparseUnit + v * VF_LANES), v_gather(s->x, index + kSparseUnit + v * VF_LANES), b[v]);
       }
     }
     if (left > 0) {
       SPARSE_UNROLL for (int v = 0; v < kVectors; v++)
-        a[v] = v_fma(O::load(values + v * VF_LANES), v_gather16(s->x, index + v * VF_LANES), a[v]);
+        a[v] = v_fma(O::load(values + v * VF_LANES), v_gather(s->x, index + v * VF_LANES), a[v]);
       index += kSparseUnit;
       values += kSparseUnit;
     }

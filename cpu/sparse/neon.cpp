@@ -1,4 +1,4 @@
-// Sparse products, NEON: kernels.h with 32 registers of four floats: up to 12 vectors for one row, 24 accumulators for more.
+// Sparse products, NEON: kernels.h with 32 registers of four floats: up to 8 vectors for one row, 24 accumulators for more.
 #include <arm_neon.h>
 
 #define WHITTLE_ISA_FILE
@@ -6,7 +6,8 @@
 #include "cpu/common/lanes_neon.h"
 #include "cpu/gemm/activation_neon.h"
 
-#define SPARSE_VECTORS_1 12
+#define SPARSE_VECTORS_1 8
+#define SPARSE_SINGLE_CHAIN 8
 #define SPARSE_VECTORS_2 8
 #define SPARSE_VECTORS_4 6
 #define SPARSE_VECTORS_8 3
@@ -20,7 +21,8 @@
 
 static inline void v_fma_into(vf& sum, vf w, vf x) { sum = v_fma(w, x, sum); }
 static inline vf v_broadcast_bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vdupq_n_u32((uint32_t)*p << 16)); }
-static inline vf v_gather16(const float* x, const uint16_t* index) {
+template <class Index>
+static inline vf v_gather(const float* x, const Index* index) {
   const float lanes[4] = {x[index[0]], x[index[1]], x[index[2]], x[index[3]]};
   return vld1q_f32(lanes);
 }

@@ -20,20 +20,21 @@ static inline float value_at(int32_t type, const void* values, int64_t i) {
 // Both kernels: `columns` of x and acc side by side.
 static void multiply(const SparseTile* t, int64_t columns) {
   const int64_t height = t->height, width = t->width;
-  const uint16_t* index = t->index;
+  const uint8_t* narrow = static_cast<const uint8_t*>(t->index);
+  const uint16_t* wide = static_cast<const uint16_t*>(t->index);
+  int64_t entry = 0;
   int64_t at = 0;
   for (int64_t g = 0; g < t->groups; g++) {
     float* acc = t->acc + t->runs[g].group * height * columns;
     if (t->fresh) memset(acc, 0, static_cast<size_t>(height * columns) * sizeof(float));
-    for (int64_t e = 0; e < t->runs[g].count; e++)
+    for (int64_t e = 0; e < t->runs[g].count; e++, entry++)
       for (int64_t c = 0; c < width; c++) {
-        const float* x = t->x + (index[e] + c) * columns;
+        const float* x = t->x + ((t->index_size == 1 ? narrow[entry] : wide[entry]) + c) * columns;
         for (int64_t i = 0; i < height; i++) {
           const float v = value_at(t->type, t->values, at++);
           for (int64_t j = 0; j < columns; j++) acc[i * columns + j] += v * x[j];
         }
       }
-    index += t->runs[g].count;
   }
 }
 
