@@ -101,77 +101,125 @@ bool rows_apart(int64_t stride, int64_t rows) {
   return true;
 }
 
-// Names the part of A that the tile after this one copies.
-void look_ahead(const Matrix& m, const Rect& r, int64_t tiles, int64_t i, int64_t k, int64_t length, int64_t step, GemmTile* t) {
-  const GemmProblem& g = *m.g;
+constexpr int64_t kPanelGap = 16;  // floats
+
+// One rectangle's run over packed panels, block of columns by block of columns.
+struct Panels {
+  const Matrix* m;
+  Rect r;
+  int64_t step, tiles, blocks;
+  bool in_place;  // rows of A are read as they lie
+};
+
+void block_columns(const Panels& p, int64_t q, int64_t* col, int64_t* cols);
+
+// Names what to bring near while a tile is computed: of packed B a part of the block after this one, else the rows of A
+// that the next tile reads or copies.
+void look_ahead(const Panels& p, int64_t q, int64_t i, int64_t k, int64_t length, GemmTile* t) {
+  const GemmProblem& g = *p.m->g;
   t->ahead = nullptr;
+  t->ahead_stride = 0;
+  if (g.packed && p.in_place && p.tiles > 1) {
+    k += length;
+    q += k >= g.k;
+    k = k >= g.k ? 0 : k;
+    if (q == p.blocks) return;
+    const int64_t nr = p.m->e->kernels.nr;
+    int64_t col, cols;
+    block_columns(p, q, &col, &cols);
+    length = std::min(p.step, g.k - k);
+    const int64_t floats = ceil_div(cols, nr) * nr * length, first = floats * i / p.tiles / 16 * 16;
+    t->ahead = g.packed + k * ceil_div(g.n, nr) * nr + col / nr * nr * length + first;
+    t->ahead_strips = 1;
+    t->ahead_length = floats * (i + 1) / p.tiles / 16 * 16 - first;
+    return;
+  }
   if (g.fill) return;
-  if (++i == tiles) {
+  if (++i == p.tiles) {
     i = 0;
     k += length;
-    length = std::min(step, g.k - k);
+    length = std::min(p.step, g.k - k);
     if (length <= 0) return;
   }
-  const int64_t row = r.row + r.rows * i / tiles, rows = r.row + r.rows * (i + 1) / tiles - row;
-  t->ahead = m.a + row * g.a_row + k * g.a_col;
+  const int64_t row = p.r.row + p.r.rows * i / p.tiles, rows = p.r.row + p.r.rows * (i + 1) / p.tiles - row;
+  t->ahead = p.m->a + row * g.a_row + k * g.a_col;
   t->ahead_stride = g.a_col == 1 ? g.a_row : g.a_col;
   t->ahead_strips = g.a_col == 1 ? rows : length;
   t->ahead_length = g.a_col == 1 ? length : rows;
 }
 
-constexpr int64_t kPanelGap = 16;  // floats
+// Piece `index` of `pieces` equal ones of [0, count), cut at multiples of unit.
+void piece(int64_t count, int64_t unit, int64_t pieces, int64_t index, int64_t* begin, int64_t* length) {
+  const int64_t units = ceil_div(count, unit);
+  *begin = std::min(count, units * index / pieces * unit);
+  *length = std::min(count, units * (index + 1) / pieces * unit) - *begin;
+}
+
+void block_columns(const Panels& p, int64_t q, int64_t* col, int64_t* cols) {
+  piece(p.r.cols, p.m->e->kernels.nr, p.blocks, q, col, cols);
+  *col += p.r.col;
+}
 
 // General product of one rectangle, whose columns begin at a panel.
 bool run_packed(const Matrix& m, const Rect& r) {
   const GemmProblem& g = *m.g;
   const GemmKernels& kernels = m.e->kernels;
-  const int64_t nr = kernels.nr, step = gemm_k_block(g.k, *m.e), panels = ceil_div(r.cols, nr);
-  const int64_t a_floats = kernels.mr * kGemmRowStride;
-  float* a = scratch_floats(a_floats + (g.packed ? 0 : panels * (nr * step + kPanelGap)));
+  const int64_t nr = kernels.nr;
+  // Few rows against packed B are one tile, so that each panel is read once from memory.
+  const bool few = g.packed && g.m <= std::min<int64_t>(2 * kernels.mr, kGemmMaxRows);
+  Panels p = {&m, r, gemm_k_block(g.k, *m.e), few ? 1 : ceil_div(r.rows, kernels.mr), 1, false};
+  p.in_place = !g.fill && g.a_col == 1 && rows_apart(g.a_row, kernels.mr);
+  // Where the next block of packed B comes near while this one is used, two must fit.
+  const int64_t most = g.packed && p.in_place ? std::max(nr, m.e->block_cols / 2) : m.e->block_cols;
+  p.blocks = ceil_div(r.cols, most);
+  const int64_t a_floats = (few ? kGemmMaxRows : kernels.mr) * kGemmRowStride;
+  float* a = scratch_floats(a_floats + (g.packed ? 0 : ceil_div(std::min(r.cols, most), nr) * (nr * p.step + kPanelGap)));
   if (!a) return false;
-  load_source(g, m.source, m.c, r);
-  const int64_t tiles = ceil_div(r.rows, kernels.mr);
   float* b = a + a_floats;
+  load_source(g, m.source, m.c, r);
   GemmTile t = {};
-  t.cols = r.cols;
-  const bool in_place = !g.fill && g.a_col == 1 && rows_apart(g.a_row, kernels.mr);
-  t.a = a;
-  t.a_row = in_place ? g.a_row : kGemmRowStride;
+  t.a_row = p.in_place ? g.a_row : kGemmRowStride;
   t.b_row = nr;
   t.b_padded = true;
   t.ldc = g.ldc;
   t.alpha = g.alpha;
-  t.lo = -INFINITY;
-  t.hi = INFINITY;
-  for (int64_t k = 0; k < g.k; k += step) {
-    t.k = std::min(step, g.k - k);
-    t.b_panel = t.k * nr;
-    if (g.packed) {
-      t.b = g.packed + k * ceil_div(g.n, nr) * nr + r.col / nr * t.b_panel;
-    } else {
-      // Panels a power of two apart would be written into one set of L1.
-      t.b_panel += kPanelGap;
-      if (g.pack) g.pack(g.pack_context, k, t.k, r.col, r.cols, b, t.b_panel);
-      else kernels.pack_b(t.k, r.cols, m.b + k * g.b_row + r.col * g.b_col, g.b_row, g.b_col, b, t.b_panel);
-      t.b = b;
-    }
-    t.beta = k == 0 ? g.beta : 1;
-    const bool last = k + t.k == g.k;
-    if (last) {
-      t.bias = g.bias ? g.bias + r.col : nullptr;
-      set_clip(g.activation, &t);
-    }
-    for (int64_t i = 0; i < tiles; i++) {
-      const int64_t row = r.row + r.rows * i / tiles;
-      t.rows = r.row + r.rows * (i + 1) / tiles - row;
-      t.c = m.c + row * g.ldc + r.col;
-      if (in_place) t.a = m.a + row * g.a_row + k;
-      else fill_rows(m, row, t.rows, k, t.k, a);
-      look_ahead(m, r, tiles, i, k, t.k, step, &t);
-      kernels.tile(&t);
-      if (!last || is_clip(g.activation)) continue;
-      if (g.ldc == r.cols) kernels.finish(1, t.rows * r.cols, t.c, 0, nullptr, &g.activation);
-      else kernels.finish(t.rows, r.cols, t.c, g.ldc, nullptr, &g.activation);
+  for (int64_t q = 0; q < p.blocks; q++) {
+    int64_t col;
+    block_columns(p, q, &col, &t.cols);
+    t.bias = nullptr;
+    t.lo = -INFINITY;
+    t.hi = INFINITY;
+    for (int64_t k = 0; k < g.k; k += p.step) {
+      t.k = std::min(p.step, g.k - k);
+      t.b_panel = t.k * nr;
+      if (g.packed) {
+        t.b = g.packed + k * ceil_div(g.n, nr) * nr + col / nr * t.b_panel;
+      } else {
+        // Panels a power of two apart would be written into one set of L1.
+        t.b_panel += kPanelGap;
+        if (g.pack) g.pack(g.pack_context, k, t.k, col, t.cols, b, t.b_panel);
+        else kernels.pack_b(t.k, t.cols, m.b + k * g.b_row + col * g.b_col, g.b_row, g.b_col, b, t.b_panel);
+        t.b = b;
+      }
+      t.beta = k == 0 ? g.beta : 1;
+      const bool last = k + t.k == g.k;
+      if (last) {
+        t.bias = g.bias ? g.bias + col : nullptr;
+        set_clip(g.activation, &t);
+      }
+      for (int64_t i = 0; i < p.tiles; i++) {
+        const int64_t row = r.row + r.rows * i / p.tiles;
+        t.rows = r.row + r.rows * (i + 1) / p.tiles - row;
+        t.c = m.c + row * g.ldc + col;
+        t.a = p.in_place ? m.a + row * g.a_row + k : a;
+        if (!p.in_place) fill_rows(m, row, t.rows, k, t.k, a);
+        look_ahead(p, q, i, k, t.k, &t);
+        t.cold = g.packed && i == 0;
+        kernels.tile(&t);
+        if (!last || is_clip(g.activation)) continue;
+        if (g.ldc == t.cols) kernels.finish(1, t.rows * t.cols, t.c, 0, nullptr, &g.activation);
+        else kernels.finish(t.rows, t.cols, t.c, g.ldc, nullptr, &g.activation);
+      }
     }
   }
   return true;
@@ -385,8 +433,6 @@ Grid cut(const GemmProblem& g, const GemmEngine& r, Path path, int64_t threads) 
     case Path::packed: {
       const int64_t nr = r.kernels.nr, mr = r.kernels.mr, panels = ceil_div(g.n, nr);
       grid.unit = nr;
-      grid.cols = ceil_div(g.n, r.block_cols);
-      if (threads > 1 && grid.cols > 1) grid.cols = std::min(panels, ceil_div(grid.cols, threads) * threads);
       // Columns first (they share nothing), rows where they are the longer side; a piece keeps 4 tiles a side.
       const int64_t want = g.batch >= threads ? 1 : threads;
       while (grid.rows * grid.cols < want) {
@@ -401,7 +447,7 @@ Grid cut(const GemmProblem& g, const GemmEngine& r, Path path, int64_t threads) 
     case Path::direct:
       grid.unit = r.kernels.nr;
       if (g.m > kGemmMaxRows && g.m > 2 * r.kernels.mr) grid.rows = std::max<int64_t>(1, std::min(g.m / r.kernels.mr, threads));
-      else grid.cols = std::max(ceil_div(g.n, 1024), std::min(ceil_div(g.n, 4 * grid.unit), threads));
+      else grid.cols = std::max(ceil_div(g.n, 4096), std::min(ceil_div(g.n, 4 * grid.unit), threads));
       break;
     case Path::axpy_row:
     case Path::dot_rows:
@@ -424,13 +470,6 @@ Grid cut(const GemmProblem& g, const GemmEngine& r, Path path, int64_t threads) 
       grid.rows = std::max<int64_t>(1, std::min(g.m, g.m * g.n / piece_floats));
   }
   return grid;
-}
-
-// Piece `index` of `pieces` equal ones of [0, count), cut at multiples of unit.
-void piece(int64_t count, int64_t unit, int64_t pieces, int64_t index, int64_t* begin, int64_t* length) {
-  const int64_t units = ceil_div(count, unit);
-  *begin = std::min(count, units * index / pieces * unit);
-  *length = std::min(count, units * (index + 1) / pieces * unit) - *begin;
 }
 
 }  // namespace

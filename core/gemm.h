@@ -29,6 +29,7 @@ struct GemmTile {
   const float* b;                    // columns in panels of nr: panel q, row p at b[q * b_panel + p * b_row]
   int64_t b_row, b_panel;
   bool b_padded;                     // every panel may be read to its full width
+  bool cold;                         // packed b comes from memory: worth prefetching (a hint)
   float* c;
   int64_t ldc;
   float alpha, beta;                 // beta 0: c is not read

@@ -35,6 +35,8 @@ INLINE void opaque(int64_t& x) {
 }
 
 static const int kMr = 14, kNr = 32;
+static const int64_t kLead = 512;  // floats between packed B in use and what is prefetched of it
+
 
 INLINE __mmask16 head_mask(int64_t n) { return n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (n < 0 ? 0 : n)) - 1); }
 
@@ -47,23 +49,24 @@ struct Tail {
   // Lines to prefetch meanwhile, one every four steps: a burst would hold up the loads of B.
   const float* near;
   int64_t near_step, near_count;
+  int64_t far;        // floats from a step's B to what kFar prefetches of it
 };
 
 // Rows of A from one pointer to three rows: a stride times 0, 1 or 2 is part of an x86 address.
-template <int R, int V, bool kMask, bool kDirect>
-INLINE void step(__m512 (&acc)[R][V], const float* const (&a)[(R + 2) / 3], int64_t a_row, int64_t at, const float* b, __mmask16 mask) {
+template <int R, int V, bool kMask, bool kFar>
+INLINE void step(__m512 (&acc)[R][V], const float* const (&a)[(R + 2) / 3], int64_t a_row, int64_t at, const float* b, int64_t far,
+                 __mmask16 mask) {
   __m512 x[V];
   UNROLL for (int v = 0; v < V; v++)
     x[v] = kMask && v == V - 1 ? _mm512_maskz_loadu_ps(mask, b + 16 * v) : _mm512_loadu_ps(b + 16 * v);
-  // In place B advances a whole matrix row per step, which no hardware prefetcher follows for long.
-  if (kDirect) UNROLL for (int v = 0; v < V; v++) _mm_prefetch((const char*)(b + 64 + 16 * v), _MM_HINT_T1);
+  if (kFar) UNROLL for (int v = 0; v < V; v++) _mm_prefetch((const char*)(b + far + 16 * v), _MM_HINT_T1);
   UNROLL for (int i = 0; i < R; i++) {
     const __m512 y = _mm512_set1_ps(*(a[i / 3] + i % 3 * a_row + at));
     UNROLL for (int v = 0; v < V; v++) fma_into(acc[i][v], y, x[v]);
   }
 }
 
-template <int R, int V, bool kMask, bool kDirect>
+template <int R, int V, bool kMask, bool kFar>
 static void micro(int64_t k, const float* a, int64_t a_row, const float* b, int64_t b_row, float* c, int64_t ldc, const Tail* s,
                   __mmask16 mask) {
   __m512 acc[R][V];
@@ -72,7 +75,7 @@ static void micro(int64_t k, const float* a, int64_t a_row, const float* b, int6
   constexpr int kBases = (R + 2) / 3;
   const float* base[kBases];
   UNROLL for (int i = 0; i < kBases; i++) base[i] = a + 3 * i * a_row;
-  const int64_t row = kDirect ? b_row : kNr;
+  const int64_t row = kFar ? b_row : kNr, far = s->far;
   const float* to = c;
   const float* near = s->near;
   int64_t near_left = s->near_count, rows_left = R;
@@ -90,19 +93,22 @@ static void micro(int64_t k, const float* a, int64_t a_row, const float* b, int6
       _mm_prefetch((const char*)(near + s->near_step), _MM_HINT_T1);
       near += 2 * s->near_step;
       near_left -= 2;
+      if (near_left > 0) {
+        _mm_prefetch((const char*)near, _MM_HINT_T1);
+        _mm_prefetch((const char*)(near + s->near_step), _MM_HINT_T1);
+        near += 2 * s->near_step;
+        near_left -= 2;
+      }
     }
-#ifdef PFA
-    UNROLL for (int i = 0; i < R; i++) _mm_prefetch((const char*)(base[i / 3] + i % 3 * a_row + 16), _MM_HINT_T0);
-#endif
     for (int g = 0; g < 4; g++) {
       opaque(a_row);
-      UNROLL for (int u = 0; u < 4; u++) step<R, V, kMask, kDirect>(acc, base, a_row, u, b + u * row, mask);
+      UNROLL for (int u = 0; u < 4; u++) step<R, V, kMask, kFar>(acc, base, a_row, u, b + u * row, far, mask);
       UNROLL for (int i = 0; i < kBases; i++) base[i] += 4;
       b += 4 * row;
     }
   }
   for (; p < k; p++, b += row) {
-    step<R, V, kMask, kDirect>(acc, base, a_row, 0, b, mask);
+    step<R, V, kMask, kFar>(acc, base, a_row, 0, b, far, mask);
     UNROLL for (int i = 0; i < kBases; i++) base[i]++;
   }
   if (!kMask && s->plain) {
@@ -136,24 +142,58 @@ typedef void (*Micro)(int64_t, const float*, int64_t, const float*, int64_t, flo
   {0, micro<1, V, M, D>, micro<2, V, M, D>, micro<3, V, M, D>, micro<4, V, M, D>, micro<5, V, M, D>,                   \
    micro<6, V, M, D>, micro<7, V, M, D>, micro<8, V, M, D>, micro<9, V, M, D>, micro<10, V, M, D>,                     \
    micro<11, V, M, D>, micro<12, V, M, D>, micro<13, V, M, D>, micro<14, V, M, D>}
-// By panel (full, up to 16 columns, up to 31), use in place, and rows.
+// By panel (full, up to 16 columns, up to 31), whether B is prefetched, and rows.
 static const Micro kMicro[3][2][kMr + 1] = {
     {ROWS(2, false, false), ROWS(2, false, true)},
     {ROWS(1, true, false), ROWS(1, true, true)},
     {ROWS(2, true, false), ROWS(2, true, true)},
 };
 
+// Up to three rows against four panels of cold B at once: one stream alone does not reach the bandwidth of memory.
+static const int kThin = 3, kAbreast = 4;
+
+template <int R>
+static void thin(const GemmTile* t, const float* b, float* c, const float* bias) {
+  __m512 acc[R][2 * kAbreast];
+  UNROLL for (int i = 0; i < R; i++)
+    UNROLL for (int v = 0; v < 2 * kAbreast; v++) acc[i][v] = _mm512_setzero_ps();
+  for (int64_t p = 0; p < t->k; p++, b += kNr) {
+    __m512 x[R];
+    UNROLL for (int i = 0; i < R; i++) x[i] = _mm512_set1_ps(t->a[i * t->a_row + p]);
+    UNROLL for (int v = 0; v < 2 * kAbreast; v++) {
+      const float* at = b + v / 2 * t->b_panel + v % 2 * 16;
+      const __m512 y = _mm512_loadu_ps(at);
+      _mm_prefetch((const char*)(at + kLead), _MM_HINT_T0);
+      UNROLL for (int i = 0; i < R; i++) fma_into(acc[i][v], x[i], y);
+    }
+  }
+  const __m512 alpha = _mm512_set1_ps(t->alpha), beta = _mm512_set1_ps(t->beta), lo = _mm512_set1_ps(t->lo), hi = _mm512_set1_ps(t->hi);
+  UNROLL for (int i = 0; i < R; i++)
+    UNROLL for (int v = 0; v < 2 * kAbreast; v++) {
+      float* to = c + i * t->ldc + 16 * v;
+      __m512 y = _mm512_mul_ps(alpha, acc[i][v]);
+      if (t->beta != 0) y = _mm512_fmadd_ps(beta, _mm512_loadu_ps(to), y);
+      if (bias) y = _mm512_add_ps(y, _mm512_loadu_ps(bias + 16 * v));
+      _mm512_storeu_ps(to, _mm512_min_ps(hi, _mm512_max_ps(lo, y)));
+    }
+}
+
 static void tile(const GemmTile* t) {
-  Tail s = {_mm512_set1_ps(t->alpha), _mm512_set1_ps(t->beta), _mm512_set1_ps(t->lo), _mm512_set1_ps(t->hi), t->beta != 0, false, nullptr, nullptr, 0, 0};
+  Tail s = {_mm512_set1_ps(t->alpha), _mm512_set1_ps(t->beta), _mm512_set1_ps(t->lo), _mm512_set1_ps(t->hi), t->beta != 0, false, nullptr, nullptr, 0, 0, 0};
   s.plain = t->alpha == 1 && (t->beta == 0 || t->beta == 1) && !t->bias &&
             t->lo < -3.4028235e38f && t->hi > 3.4028235e38f;
   const int64_t groups = t->rows <= kMr ? 1 : (t->rows + kMr - 1) / kMr;
-  const int direct = t->b_panel == kNr;
+  // In place B advances a whole matrix row per step, which no hardware prefetcher follows for long.
+  const bool direct = t->b_panel == kNr;
   const float* b = t->b;
   // The lines of `ahead` spread over the panels: along a strip where strips are long, else from strip to strip.
   const int64_t lines = (t->ahead_length + 15) / 16;
   int64_t strip = 0, line = 0, left = t->ahead ? t->ahead_strips * lines : 0;
-  for (int64_t j = 0; j < t->cols; j += kNr, b += t->b_panel) {
+  int64_t first = 0;
+  if (t->cold && t->rows <= kThin)
+    for (; first + kAbreast * kNr <= t->cols; first += kAbreast * kNr, b += kAbreast * t->b_panel)
+      (t->rows == 1 ? thin<1> : t->rows == 2 ? thin<2> : thin<3>)(t, b, t->c + first, t->bias ? t->bias + first : nullptr);
+  for (int64_t j = first; j < t->cols; j += kNr, b += t->b_panel) {
     s.near = b;
     s.near_step = s.near_count = 0;
     if (left > 0) {
@@ -176,7 +216,10 @@ static void tile(const GemmTile* t) {
     s.bias = t->bias ? t->bias + j : nullptr;
     for (int64_t g = 0, i = 0; g < groups; g++) {
       const int64_t end = g + 1 == groups ? t->rows : t->rows * (g + 1) / groups;
-      kMicro[kind][direct][end - i](t->k, t->a + i * t->a_row, t->a_row, b, t->b_row, t->c + i * t->ldc + j, t->ldc, &s, mask);
+      // Cold panels: the last group brings the next one, a lone group what follows soon.
+      const bool far = direct || (t->cold && g + 1 == groups);
+      s.far = direct ? 64 : groups > 1 ? t->b_panel : kLead;
+      kMicro[kind][far][end - i](t->k, t->a + i * t->a_row, t->a_row, b, t->b_row, t->c + i * t->ldc + j, t->ldc, &s, mask);
       i = end;
     }
   }
