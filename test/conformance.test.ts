@@ -7,7 +7,7 @@ import { blob, cat, int, message } from './oracle/proto'
 const root = ['/usr/share/libonnx-testdata/data/node'].find((d) => fs.existsSync(d))
 
 /** How many cases pass; a change that loses one lowers this in plain sight. README tells the number. */
-const kPassing = 406
+const kPassing = 507
 
 /** A serialized TensorProto, read by way of a model that holds nothing else. */
 async function read(file: string): Promise<Tensor> {

@@ -425,14 +425,15 @@ export class Graph {
 }
 
 /** The names that a node reads: its inputs, and what its subgraphs take from outside. */
-function reads(node: Node): Set<string> {
+export function reads(node: Node): Set<string> {
   const found = new Set<string>()
   for (const i of node.inputs) if (i) found.add(i)
   for (const g of node.subgraphs()) captured(g, found)
   return found
 }
 
-function captured(graph: Graph, into: Set<string>): void {
+/** @internal Names that a subgraph takes from outside. */
+export function captured(graph: Graph, into: Set<string>): void {
   const own = new Set<string>(graph.initializers.keys())
   for (const i of graph.inputs) own.add(i.name)
   for (const s of graph.sparseInitializers) own.add(s.name)

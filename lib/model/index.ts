@@ -1,6 +1,6 @@
 export { checkGraph } from './check'
 export { contentHash, foldConstantNodes, raiseIrVersion } from './fold'
-export { attribute, Graph, graphsOf, Initializer, MemorySource, Node, ValueInfo } from './graph'
+export { attribute, captured, reads, Graph, graphsOf, Initializer, MemorySource, Node, ValueInfo } from './graph'
 export type { WriteOptions } from './files'
 export type { Attribute, DataSource, Dim, ElementType, Int, NodeFields, ValueType } from './graph'
 export { Model } from './model'

@@ -1,9 +1,10 @@
 import { WhittleError } from '../errors'
-import { inferShapes, ValueInfo, type Graph, type Model, type Node, type Shapes } from '../model'
+import { Node } from '../model'
 import { isDataType, type DataType } from '../tensor'
 import { lowerOf } from './lower'
-import { knownTensor, Lowering } from './lowering'
+import { Lowering } from './lowering'
 import type { Constants, Program } from './program'
+import type { Special } from './specialize'
 import { identity, isRowMajor } from './value'
 
 export interface Output {
@@ -19,55 +20,21 @@ export interface Lowered {
   readonly outputs: readonly Output[]
 }
 
-/** Nodes whose results reach `wanted` and must run; what inference knows whole need not. */
-function liveNodes(graph: Graph, shapes: Shapes, wanted: ReadonlySet<string>): Set<Node> {
-  const live = new Set<Node>()
-  const stack = [...wanted]
-  while (stack.length > 0) {
-    const name = stack.pop() as string
-    if (knownTensor(shapes.get(name, graph))) continue
-    const node = graph.producer(name)
-    if (!node || live.has(node)) continue
-    live.add(node)
-    stack.push(...node.inputs.filter((i) => i))
-  }
-  return live
-}
-
-/** Makes the plan of a prepared model for inputs of these dims. `fetch` names the values to be had. */
-export function lower(model: Model, dims: ReadonlyMap<string, readonly number[]>, fetch: readonly string[], constants: Constants): Lowered {
-  const graph = model.graph.clone()
-  graph.valueInfo.clear()
-  graph.outputs = graph.outputs.map((o) => new ValueInfo(o.name, o.type, null))
-  graph.inputs = graph.inputs.map((i) => {
-    const known = dims.get(i.name)
-    return known ? new ValueInfo(i.name, i.type, known) : i
-  })
-  const shapes = inferShapes(graph, model.opsets, { strict: true })
+/** Makes the plan of a graph whose shapes are all known. `fetch` names the values to be had, `live` the nodes to run. */
+export function lower(special: Special, fetch: readonly string[], live: ReadonlySet<Node>, constants: Constants): Lowered {
+  const { graph, shapes } = special
   const wanted = new Set(fetch)
-  const live = liveNodes(graph, shapes, wanted)
-  for (const node of graph.nodes)
-    if (live.has(node) && !lowerOf(node))
-      throw new WhittleError(
-        'ERR_UNSUPPORTED_OP',
-        node.label,
-        `${node.domain ? `${node.domain}.` : ''}${node.opType} ${node.label}: sessions have no kernel for this op`,
-      )
   const l = new Lowering(graph, shapes, constants, wanted, live)
   const inputs: string[] = []
   for (const i of graph.inputs) {
-    const known = dims.get(i.name)
-    if (!known || !isDataType(i.type)) continue
-    const read = wanted.has(i.name) || l.users(i.name).length > 0
-    if (!read) continue
+    if (!isDataType(i.type) || !(wanted.has(i.name) || l.users(i.name).length > 0)) continue
     inputs.push(i.name)
-    l.defineInput(i.name, i.type, known)
+    l.defineInput(i.name, i.type, i.dims as readonly number[])
   }
-  for (const node of graph.topologicalOrder()) if (live.has(node) && !l.taken.has(node)) (lowerOf(node) as NonNullable<ReturnType<typeof lowerOf>>)(node, l)
-
+  for (const node of graph.topologicalOrder()) if (live.has(node) && !l.taken.has(node)) kernelOf(node)(node, l)
   const bound = new Set<unknown>()
   const outputs = fetch.map((name): Output => {
-    const node = graph.producer(name) ?? (graph.nodes[0] as Node)
+    const node = graph.producer(name) ?? new Node({ opType: 'Identity', inputs: [name], outputs: [name] })
     let v = l.inMemory(l.lazy(name, node), node)
     // An output has memory of its own, row-major.
     if (v.memory.place !== 'arena' || bound.has(v.memory) || !isRowMajor(v.dims, v.order)) {
@@ -81,3 +48,12 @@ export function lower(model: Model, dims: ReadonlyMap<string, readonly number[]>
   })
   return { program: l.program, inputs, outputs }
 }
+
+/** How a node becomes steps; throws `ERR_UNSUPPORTED_OP` where there is no way. */
+export function kernelOf(node: Node): NonNullable<ReturnType<typeof lowerOf>> {
+  const found = lowerOf(node)
+  if (found) return found
+  const op = `${node.domain ? `${node.domain}.` : ''}${node.opType}`
+  throw new WhittleError('ERR_UNSUPPORTED_OP', node.label, `${op} ${node.label}: sessions have no kernel for this op`)
+}
+

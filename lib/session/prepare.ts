@@ -1,5 +1,6 @@
 import { WhittleError } from '../errors'
-import { foldConstantNodes, raiseOpset, type Model } from '../model'
+import { checkGraph, foldConstantNodes, inferShapes, raiseOpset, type Model } from '../model'
+import { foldConstants } from './fold'
 import { fuseActivations } from './fuse/activations'
 import { fuseAttention } from './fuse/attention'
 import { foldKnown } from './fuse/known'
@@ -13,13 +14,29 @@ export function prepare(model: Model): Model {
   const copy = model.clone()
   const opset = copy.opsets.get('') ?? 1
   if (opset < 7) throw new WhittleError('ERR_UNSUPPORTED_OP', 'model', `model: opset ${opset}; sessions run opset 7 and later`)
+  checkGraph(copy.graph, 'model')
   foldConstantNodes(copy)
   if (opset < kOpset) raiseOpset(copy, kOpset)
   copy.graph.sort()
-  fuseActivations(copy.graph)
-  fuseLayerNorm(copy.graph)
   foldKnown(copy)
-  fuseAttention(copy)
-  copy.graph.removeDeadNodes()
+  foldConstants(copy.graph, inferShapes(copy.graph, copy.opsets), new Map())
+  fuse(copy)
   return copy
+}
+
+/** The same for the body of a loop, whose model is prepared already. */
+export function prepareBody(model: Model): Model {
+  model.graph.sort()
+  foldKnown(model)
+  foldConstants(model.graph, inferShapes(model.graph, model.opsets), new Map())
+  fuse(model)
+  return model
+}
+
+/** Formulas become nodes. */
+export function fuse(model: Model): void {
+  fuseActivations(model.graph)
+  fuseLayerNorm(model.graph)
+  fuseAttention(model)
+  model.graph.removeDeadNodes()
 }

@@ -3,12 +3,12 @@ import { pin } from '../async'
 import { Handle, handleObject, registerHandle } from '../handle'
 import { Model, type Dim } from '../model'
 import { check, native } from '../native'
-import { allocate, isDataType, sizeOf, type Tensor, type TensorLike, type TypedArray } from '../tensor'
+import { isDataType, type Tensor, type TensorLike, type TypedArray } from '../tensor'
 import { fail, integer, options as checkOptions, tensor } from '../validate'
-import { lower, type Lowered } from './plan'
 import { prepare } from './prepare'
 import { Profiler, type ProfileReport } from './profile'
 import { Constants, type RunArguments } from './program'
+import { execute, Stage, type NativeCall } from './stages'
 
 /** Options of {@link Session.create}. */
 export interface SessionOptions {
@@ -51,15 +51,6 @@ export interface PlanReport {
   readonly weightBytes: number
 }
 
-interface Plan extends Lowered {
-  readonly number: number
-  readonly report: readonly PlanStep[]
-  readonly arenaBytes: number
-}
-
-/** Plans kept for other input shapes; the one used longest ago goes first. */
-const kPlans = 16
-
 class SessionHandle extends Handle {
   constructor(object: unknown) {
     super('Session', object)
@@ -82,10 +73,9 @@ registerHandle('Session', (object) => new SessionHandle(object))
 export class Session {
   readonly #model: Model
   readonly #handle: SessionHandle
-  readonly #constants: Constants
   readonly #threads: number
   readonly #profiler: Profiler | undefined
-  readonly #plans = new Map<string, Plan>()
+  readonly #stage: Stage
   /** The model's inputs, those with default values left out. */
   readonly inputs: readonly SessionValue[]
   readonly outputs: readonly SessionValue[]
@@ -103,7 +93,7 @@ export class Session {
     const object = native().sessionNew(bytes)
     if (!object) throw new WhittleError('ERR_OUT_OF_MEMORY', 'model', 'model: no memory for a session')
     this.#handle = new SessionHandle(object)
-    this.#constants = new Constants(object)
+    this.#stage = new Stage(this.#model, object, new Constants(object))
     this.#threads = threads
   }
 
@@ -121,7 +111,7 @@ export class Session {
     const session = new Session(loaded, n, profile === true)
     const fixed = session.inputs.map((i) => i.dims)
     if (fixed.every((d) => d?.every((x) => typeof x === 'number')))
-      session.#plan(new Map(session.inputs.map((i) => [i.name, i.dims as readonly number[]])), session.outputs.map((o) => o.name))
+      session.plan(Object.fromEntries(session.inputs.map((i) => [i.name, i.dims as readonly number[]])))
     return session
   }
 
@@ -134,39 +124,56 @@ export class Session {
    * after {@link dispose}
    */
   async run(inputs: Readonly<Record<string, TensorLike | TypedArray>>, options?: RunOptions): Promise<Record<string, Tensor>> {
-    const call = this.#prepare(inputs, options)
-    const { signal } = call
+    const { tensors, names, signal } = this.#prepare(inputs, options)
     if (signal?.aborted) throw new WhittleError('ERR_ABORTED', 'options.signal', 'options.signal: aborted')
-    call.args[2] = call.args[2].map((d) => pin(d))
-    let flag: Int32Array | undefined
+    let flag: Int32Array | null = null
     const stop = (): void => void (flag && Atomics.store(flag, 0, 1))
     if (signal) {
       flag = new Int32Array(new SharedArrayBuffer(4))
-      call.args[6] = flag
       signal.addEventListener('abort', stop, { once: true })
     }
     try {
-      check(await native().sessionRunAsync(...call.args), 'inputs')
+      // Plans are made at once, so that what is wrong with the inputs is known before anything runs.
+      const steps = execute(this.#stage, tensors, names)
+      for (let step = steps.next(); ; step = steps.next()) {
+        if (step.done) return pickOutputs(step.value, names)
+        const { args, done } = this.#arguments(step.value, flag)
+        args[2] = args[2].map((d) => pin(d))
+        check(await native().sessionRunAsync(...args), 'inputs')
+        done()
+      }
     } finally {
       signal?.removeEventListener('abort', stop)
     }
-    call.done()
-    return call.outputs
   }
 
   /** {@link run} on this thread. */
   runSync(inputs: Readonly<Record<string, TensorLike | TypedArray>>, options?: RunOptions): Record<string, Tensor> {
-    const call = this.#prepare(inputs, options)
-    check(native().sessionRun(...call.args), 'inputs')
-    call.done()
-    return call.outputs
+    const { tensors, names } = this.#prepare(inputs, options)
+    const steps = execute(this.#stage, tensors, names)
+    for (let step = steps.next(); ; step = steps.next()) {
+      if (step.done) return pickOutputs(step.value, names)
+      const { args, done } = this.#arguments(step.value, null)
+      check(native().sessionRun(...args), 'inputs')
+      done()
+    }
   }
 
-  /** The plan for inputs of these dims, by name. */
-  plan(dims: Readonly<Record<string, readonly number[]>>): PlanReport {
-    this.#object()
-    const plan = this.#plan(this.#checkDims(new Map(Object.entries(dims)), 'dims'), this.outputs.map((o) => o.name))
-    return { steps: plan.report, arenaBytes: plan.arenaBytes, weightBytes: native().sessionBytes(this.#object()) }
+  /**
+   * The plan for inputs of these dims, by name. Where a plan also depends on what an input holds (a flag, a length), give a
+   * tensor instead of its dims; where it depends on what the model finds on the way, the plan up to there is told.
+   */
+  plan(dims: Readonly<Record<string, readonly number[] | TensorLike>>): PlanReport {
+    const object = this.#object()
+    const known = new Map<string, { type: Tensor['type']; dims: readonly number[]; data?: Tensor['data'] }>()
+    for (const [name, given] of Object.entries(dims)) {
+      const type = this.inputs.find((i) => i.name === name)?.type
+      if (Array.isArray(given)) known.set(name, { type: type as Tensor['type'], dims: given })
+      else known.set(name, tensor(given, `dims.${name}`, [type && isDataType(type) ? type : 'float32']))
+    }
+    this.#checkDims(new Map([...known].map(([name, k]) => [name, k.dims])), 'dims')
+    const { plan } = this.#stage.action(known, this.outputs.map((o) => o.name))
+    return { steps: plan?.report ?? [], arenaBytes: plan?.arenaBytes ?? 0, weightBytes: native().sessionBytes(object) }
   }
 
   /**
@@ -185,7 +192,6 @@ export class Session {
   /** Frees native memory. Runs in flight end first. */
   dispose(): void {
     this.#handle.dispose()
-    this.#plans.clear()
   }
 
   [Symbol.dispose](): void {
@@ -196,8 +202,8 @@ export class Session {
     return handleObject(this.#handle, 'Session', 'session')
   }
 
-  #prepare(inputs: unknown, given: RunOptions | undefined): { args: RunArguments; outputs: Record<string, Tensor>; signal: AbortSignal | undefined; done: () => void } {
-    const object = this.#object()
+  #prepare(inputs: unknown, given: RunOptions | undefined): { tensors: Map<string, Tensor>; names: readonly string[]; signal: AbortSignal | undefined } {
+    this.#object()
     if (inputs === null || typeof inputs !== 'object' || Array.isArray(inputs) || ArrayBuffer.isView(inputs))
       fail('ERR_DTYPE', 'inputs', 'an object of tensors by name', inputs)
     const { fetch, signal } = checkOptions(given, 'options', ['fetch', 'signal'])
@@ -210,19 +216,16 @@ export class Session {
       const shape = typeof value === 'object' && ArrayBuffer.isView(value) && known.dims?.every((d) => typeof d === 'number') ? known.dims : undefined
       tensors.set(name, tensor(value, `inputs.${name}`, [known.type], shape))
     }
-    const dims = this.#checkDims(new Map([...tensors].map(([name, t]) => [name, t.dims])), 'inputs')
-    const plan = this.#plan(dims, names)
-    const outputs: Record<string, Tensor> = {}
-    const arrays = plan.outputs.map((o) => {
-      const data = allocate(o.type, sizeOf(o.dims))
-      outputs[o.name] = { type: o.type, dims: [...o.dims], data }
-      return data
-    })
-    const data = plan.inputs.map((name) => (tensors.get(name) as Tensor).data)
+    this.#checkDims(new Map([...tensors].map(([name, t]) => [name, t.dims])), 'inputs')
+    return { tensors, names, signal: signal as AbortSignal | undefined }
+  }
+
+  /** What the native call takes, and what is to be done after it. */
+  #arguments({ plan, inputs, outputs }: NativeCall, cancel: Int32Array | null): { args: RunArguments; done: () => void } {
     const times = this.#profiler ? new Float64Array(plan.report.length) : null
     const start = this.#profiler ? performance.now() : 0
-    const done = (): void => void (times && this.#profiler?.record(plan.report, times, start))
-    return { args: [object, plan.number, data, arrays, this.#threads, times, null], outputs, signal: signal as AbortSignal | undefined, done }
+    const args: RunArguments = [this.#object(), plan.number, inputs.map((t) => t.data), outputs.map((t) => t.data), this.#threads, times, cancel]
+    return { args, done: () => void (times && this.#profiler?.record(plan.report, times, start)) }
   }
 
   #checkFetch(fetch: unknown): readonly string[] {
@@ -255,30 +258,10 @@ export class Session {
     for (const name of given.keys()) if (!out.has(name)) fail('ERR_RANGE', `${parameter}.${name}`, `one of the model's inputs`, name)
     return out
   }
+}
 
-  #plan(dims: ReadonlyMap<string, readonly number[]>, fetch: readonly string[]): Plan {
-    const key = JSON.stringify([[...dims.values()], fetch])
-    const known = this.#plans.get(key)
-    if (known) {
-      this.#plans.delete(key)
-      this.#plans.set(key, known)
-      return known
-    }
-    const object = this.#object()
-    const lowered = lower(this.#model, dims, fetch, this.#constants)
-    const numbers = lowered.program.encode()
-    const number = native().sessionPlan(object, numbers.length, numbers)
-    if (typeof number !== 'number') throw new Error(`whittle: a plan was refused: ${number}`)
-    const report = lowered.program.steps.map(({ op, node }) => ({ op, node }))
-    const plan: Plan = { ...lowered, number, report, arenaBytes: lowered.program.arenaBytes }
-    this.#plans.set(key, plan)
-    if (this.#plans.size > kPlans) {
-      const [oldest, old] = this.#plans.entries().next().value as [string, Plan]
-      this.#plans.delete(oldest)
-      native().sessionForget(object, old.number)
-    }
-    return plan
-  }
+function pickOutputs(found: ReadonlyMap<string, Tensor>, names: readonly string[]): Record<string, Tensor> {
+  return Object.fromEntries(names.map((name) => [name, found.get(name) as Tensor]))
 }
 
 function show(dims: readonly Dim[]): string {

@@ -1,4 +1,4 @@
-import { op, readSmall, type Ops } from './op'
+import { op, readSmall, unknown, type InferContext, type Ops } from './op'
 
 export const control: Ops = {
   Constant: op((c) => {
@@ -27,4 +27,18 @@ export const control: Ops = {
       c.set(i, first.type, dims)
     })
   }),
+  // How often a body runs is not known, and so no shape is.
+  Loop: op((c) => bodyOutputs(c, c.node.inputs.length - 2, 1)),
+  Scan: op((c) => bodyOutputs(c, c.node.inputs.length - c.node.int('num_scan_inputs', 0), 0)),
+}
+
+/** Types of what is carried through a body, then of what it lays down; `first` outputs of the body come before. */
+function bodyOutputs(c: InferContext, carried: number, first: number): void {
+  const [body] = c.node.subgraphs()
+  c.node.outputs.forEach((_, i) => {
+    const name = body?.outputs[i + first]?.name
+    const inner = body && name !== undefined ? c.inner(body, name) : undefined
+    const type = inner?.type ?? (i < carried ? c.type(i + (first ? 2 : 0)) : 'undefined')
+    c.set(i, type, i >= carried && inner?.dims ? unknown(inner.dims.length + 1) : null)
+  })
 }

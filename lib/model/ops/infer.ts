@@ -10,6 +10,8 @@ export interface InferOptions {
   strict?: boolean
   /** Sizes for symbols, such as `{ batch: 1 }`. */
   symbols?: Readonly<Record<string, number>>
+  /** @internal Content of small inputs. */
+  contents?: ReadonlyMap<string, readonly number[]>
 }
 
 /** The types and shapes that {@link inferShapes} found. */
@@ -51,12 +53,14 @@ export function inferShapes(graph: Graph, opsets: ReadonlyMap<string, number>, o
 function inferGraph(graph: Graph, opsets: ReadonlyMap<string, number>, options: InferOptions, shapes: Shapes): void {
   const bind = (dims: readonly Dim[] | null): readonly Dim[] | null =>
     dims && dims.map((d) => (typeof d === 'string' ? (options.symbols?.[d] ?? d) : d))
-  for (const i of graph.inputs) if (i.kind === 'tensor') shapes.set(graph, i.name, { type: i.type, dims: bind(i.dims) })
+  for (const i of graph.inputs) if (i.kind === 'tensor') shapes.set(graph, i.name, { type: i.type, dims: bind(i.dims), data: graph.parent ? undefined : options.contents?.get(i.name) })
   for (const t of graph.initializers.values())
     shapes.set(graph, t.name, { type: t.type, dims: t.dims, data: readSmall(t) })
   const declared = new Map([...graph.valueInfo.values(), ...graph.outputs].map((v) => [v.name, v]))
+  // Of a subgraph that does not fit, only what a run comes upon is an error.
+  const inner = options.strict ? { ...options, strict: false } : options
   for (const node of graph.topologicalOrder()) {
-    for (const g of node.subgraphs()) inferGraph(g, opsets, options, shapes)
+    for (const g of node.subgraphs()) inferGraph(g, opsets, inner, shapes)
     const found = inferNode(node, graph, opsets, options, shapes)
     node.outputs.forEach((name, i) => {
       if (!name) return

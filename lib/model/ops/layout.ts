@@ -27,7 +27,7 @@ function reshape(c: InferContext): void {
   const [before, after] = [x ? product(x) : null, product(dims)]
   if (before !== null && after !== null && before !== after)
     bad(c, `[${x?.join(', ')}] cannot become [${dims.join(', ')}]`)
-  c.set(0, c.type(0), dims, dims.length <= 1 ? c.data(0) : undefined)
+  c.set(0, c.type(0), dims, c.data(0))
 }
 
 /** The size that -1 stands for. Symbols that occur on both sides cancel. */
@@ -87,7 +87,7 @@ function unsqueeze(c: InferContext): void {
   if (made.size !== axes.length) bad(c, `axes [${axes.join(', ')}] repeat`)
   let next = 0
   const dims = Array.from({ length: rank }, (_, i) => (made.has(i) ? 1 : (x[next++] as Dim)))
-  c.set(0, c.type(0), dims, rank <= 1 ? c.data(0) : undefined)
+  c.set(0, c.type(0), dims, c.data(0))
 }
 
 function slice(c: InferContext): void {
@@ -107,24 +107,53 @@ function slice(c: InferContext): void {
     )
   }
   const dims = [...x]
-  let data = c.data(0)
+  const begin = x.map(() => 0)
+  const step = x.map(() => 1)
   starts.forEach((s, i) => {
     const axis = axisOf(c, axes ? (axes[i] as number) : i, x.length)
-    const step = steps ? (steps[i] as number) : 1
+    const by = steps ? (steps[i] as number) : 1
     const end = ends[i] as number
     const d = x[axis] as Dim
-    if (step === 0) bad(c, 'a step of 0')
+    if (by === 0) bad(c, 'a step of 0')
     if (typeof d !== 'number') {
-      dims[axis] = s === 0 && step === 1 && end >= 2 ** 31 - 1 ? d : null
+      dims[axis] = s === 0 && by === 1 && end >= 2 ** 31 - 1 ? d : null
       return
     }
     const clamp = (v: number, low: number, high: number): number => Math.min(Math.max(v < 0 ? v + d : v, low), high)
-    const [from, to] = step > 0 ? [clamp(s, 0, d), clamp(end, 0, d)] : [clamp(s, 0, d - 1), clamp(end, -1, d - 1)]
-    dims[axis] = Math.max(0, Math.ceil((to - from) / step))
-    if (data && x.length === 1)
-      data = Array.from({ length: dims[axis] as number }, (_, j) => (data as readonly Dim[])[from + j * step] as Dim)
+    const [from, to] = by > 0 ? [clamp(s, 0, d), clamp(end, 0, d)] : [clamp(s, 0, d - 1), clamp(end, -1, d - 1)]
+    dims[axis] = Math.max(0, Math.ceil((to - from) / by))
+    begin[axis] = from
+    step[axis] = by
   })
-  c.set(0, c.type(0), dims, x.length === 1 && data && data.length === dims[0] ? data : undefined)
+  c.set(0, c.type(0), dims, walked(x, c.data(0), dims, begin, step, x.map((_, i) => i)))
+}
+
+/** Content of a box of `x` whose axes may change places: axis i of the result is axis `order[i]` of x. */
+function walked(
+  x: readonly Dim[],
+  data: readonly Dim[] | undefined,
+  dims: readonly Dim[],
+  begin: readonly number[],
+  step: readonly number[],
+  order: readonly number[],
+): Dim[] | undefined {
+  const n = product(dims)
+  if (!data || n === null || n > kMaxData || product(x) !== data.length) return undefined
+  const strides = x.map((_, i) => product(x.slice(i + 1)) as number)
+  return Array.from({ length: n }, (_, place) => {
+    let at = 0
+    for (let i = dims.length - 1; i >= 0; i--) {
+      const d = dims[i] as number
+      const axis = order[i] as number
+      at += ((begin[axis] as number) + (place % d) * (step[axis] as number)) * (strides[axis] as number)
+      place = Math.floor(place / d)
+    }
+    return data[at] ?? null
+  })
+}
+
+function turned(x: readonly Dim[], order: readonly number[], data: readonly Dim[] | undefined): Dim[] | undefined {
+  return walked(x, data, order.map((i) => x[i] as Dim), x.map(() => 0), x.map(() => 1), order)
 }
 
 function concat(c: InferContext): void {
@@ -237,7 +266,7 @@ export const layout: Ops = {
     const order = c.node.ints('perm') ?? x?.map((_, i) => x.length - 1 - i)
     if (x && order && order.length !== x.length)
       bad(c, `perm has ${order.length} entries for an input of rank ${x.length}`)
-    c.set(0, c.type(0), x && order ? order.map((i) => x[i] as Dim) : order ? unknown(order.length) : null, x && x.length <= 1 ? c.data(0) : undefined)
+    c.set(0, c.type(0), x && order ? order.map((i) => x[i] as Dim) : order ? unknown(order.length) : null, x && order ? turned(x, order, c.data(0)) : undefined)
   }),
   Flatten: op((c) => {
     const x = c.dims(0)
@@ -309,6 +338,7 @@ export const layout: Ops = {
     const axis = axisOf(c, c.node.int('axis', -1), x.length + 1)
     c.set(0, c.type(2), [...x.slice(0, axis), c.numbers(1)?.[0] ?? null, ...x.slice(axis)])
   }),
+  Compress: op((c) => c.set(0, c.type(0), c.node.int('axis') === undefined ? [null] : (c.dims(0)?.map((d, i, all) => (i === axisOf(c, c.node.int('axis', 0), all.length) ? null : d)) ?? null))),
   NonZero: op((c) => c.set(0, 'int64', [c.dims(0)?.length ?? null, null])),
 }
 

@@ -105,7 +105,8 @@ export function affineOf(l: Lowering, node: Node, name: string, axis: number, ch
   const [x, y] = node.inputs as [string, string]
   const swapped = y === name
   if (swapped && (node.opType === 'Sub' || node.opType === 'Div')) return undefined
-  const t = l.constant(swapped ? x : y, node)
+  // Weights take it in for all plans: it must not depend on the shapes of one.
+  const t = l.graph.constant((swapped ? x : y) as string) && l.constant(swapped ? x : y, node)
   if (!t || t.type !== 'float32') return undefined
   const rank = l.dims(name, node).length
   const at = axis - (rank - t.dims.length)

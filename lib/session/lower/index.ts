@@ -6,8 +6,10 @@ import { elementwise } from './elementwise'
 import { layout } from './layout'
 import { product } from './matmul'
 import { norm } from './norm'
+import { padding } from './pad'
 import { picking } from './pick'
 import { pooling } from './pool'
+import { recurrents } from './recurrent'
 import { resizing } from './resize'
 import { orTyped, typedOps } from './typed'
 
@@ -24,10 +26,12 @@ const kOps: Readonly<Record<string, Lower>> = {
   ...layout,
   ...typedOps,
   ...picking,
+  ...padding,
   ...pooling,
   ...norm,
   ...resizing,
   ...attentions,
+  ...recurrents,
 }
 
 /** How an op becomes steps; undefined for one that a session has no kernel for. */

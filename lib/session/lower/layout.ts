@@ -112,40 +112,6 @@ const expand: Lower = (node, l) => {
   l.define(name, out, node)
 }
 
-const pad: Lower = (node, l) => {
-  const name = node.outputs[0] as string
-  const x = l.value(node.inputs[0] as string, node)
-  l.float(x, node)
-  if (node.string('mode', 'constant') !== 'constant') return l.unsupported(node, `padding by ${node.string('mode', '')}`)
-  const pads = l.ints(node.inputs[1], node)
-  const value = node.inputs[2] ? l.scalar(node.inputs[2], node) : 0
-  if (!pads || value === undefined) return l.unsupported(node, 'padding that is computed')
-  const axes = node.inputs[3] ? l.ints(node.inputs[3], node) : identity(x.dims.length)
-  if (!axes) return l.unsupported(node, 'axes that are computed')
-  const dims = l.dims(name, node)
-  const before = x.dims.map(() => 0)
-  axes.forEach((a, i) => (before[axisOf(a, x.dims.length)] = pads[i] as number))
-  const own = stridesOf(x.dims, x.order)
-  const out = l.make('float32', dims, x.order)
-  const strides = stridesOf(dims, out.order)
-  l.program.step('fill', node.label, sizeOf(dims), value, out.memory)
-  // Negative padding cuts.
-  const begin = before.map((b) => Math.max(0, -b))
-  const shown = x.dims.map((d, i) => Math.min(d - (begin[i] as number), (dims[i] as number) - Math.max(0, before[i] as number)))
-  if (sizeOf(shown) > 0)
-    l.stridedCopy(
-      x,
-      shown,
-      own,
-      begin.reduce((s, b, i) => s + b * (own[i] as number), 0),
-      out.memory,
-      strides,
-      before.reduce((s, b, i) => s + Math.max(0, b) * (strides[i] as number), 0),
-      node,
-    )
-  l.define(name, out, node)
-}
-
 const alias: Lower = (node, l) => l.define(node.outputs[0] as string, l.lazy(node.inputs[0] as string, node), node)
 
 const dropout: Lower = (node, l) => {
@@ -169,7 +135,6 @@ export const layout: Readonly<Record<string, Lower>> = {
   Slice: slice,
   Split: split,
   Expand: expand,
-  Pad: pad,
   Identity: alias,
   Dropout: dropout,
 }

@@ -1,0 +1,66 @@
+import { Initializer, type Graph, type Node, type Shapes } from '../model'
+import { check, native } from '../native'
+import { allocate, bitsOf, isDataType, sizeOf, type Tensor } from '../tensor'
+import { lowerOf } from './lower'
+import { lower } from './plan'
+import { Constants } from './program'
+
+/** Results that were computed once for all plans of a session, by name. */
+export type Folded = Map<string, Initializer>
+
+/** A result may be this much larger than what it is made of, or this small. */
+const kGrowth = 2
+const kSmall = 64 << 10
+
+/** What must stay as it is: how weights are stored decides which kernel takes them. */
+const kKept = new Set(['DequantizeLinear', 'QuantizeLinear', 'DynamicQuantizeLinear'])
+
+function bytesOf(shapes: Shapes, graph: Graph, name: string): number {
+  const known = shapes.get(name, graph)
+  if (!known?.dims?.every((d) => typeof d === 'number') || !isDataType(known.type)) return Infinity
+  return (sizeOf(known.dims as number[]) * bitsOf(known.type)) / 8
+}
+
+/** Computes what depends on nothing but weights (their slices, joined and turned), so that runs need not. */
+export function foldConstants(graph: Graph, shapes: Shapes, folded: Folded): void {
+  const nodes = new Set<Node>()
+  const made = new Set<string>()
+  for (const node of graph.topologicalOrder()) {
+    const given = node.inputs.filter((i) => i)
+    if (!node.is() || kKept.has(node.opType) || given.length === 0 || node.subgraphs().length > 0 || !lowerOf(node)) continue
+    if (!given.every((i) => graph.constant(i) || made.has(i))) continue
+    const before = given.reduce((sum, i) => sum + bytesOf(shapes, graph, i), 0)
+    const after = node.outputs.reduce((sum, o) => sum + (o ? bytesOf(shapes, graph, o) : 0), 0)
+    if (!(after <= Math.max(kSmall, before * kGrowth))) continue
+    nodes.add(node)
+    for (const o of node.outputs) if (o) made.add(o)
+  }
+  if (nodes.size === 0) return
+  const wanted = [...made].filter((name) => graph.isOutput(name) || graph.users(name).some((u) => !nodes.has(u)))
+  const missing = wanted.filter((name) => !folded.has(name))
+  if (missing.length > 0) {
+    let results: readonly Tensor[]
+    try {
+      results = compute(graph, shapes, missing, nodes)
+    } catch (error) {
+      // What cannot be computed now is refused, by name, when it is planned.
+      if ((error as Error).name === 'WhittleError') return
+      throw error
+    }
+    missing.forEach((name, i) => folded.set(name, Initializer.from(name, results[i] as Tensor)))
+  }
+  graph.setNodes(graph.nodes.filter((n) => !nodes.has(n)))
+  for (const name of wanted) graph.addInitializer(folded.get(name) as Initializer)
+}
+
+function compute(graph: Graph, shapes: Shapes, names: readonly string[], nodes: ReadonlySet<Node>): readonly Tensor[] {
+  const session = native().sessionNew(0)
+  if (!session) return []
+  const lowered = lower({ graph, shapes }, names, nodes, new Constants(session))
+  const numbers = lowered.program.encode()
+  const plan = native().sessionPlan(session, numbers.length, numbers)
+  if (typeof plan !== 'number') throw new Error(`whittle: a plan was refused: ${plan}`)
+  const tensors = lowered.outputs.map((o): Tensor => ({ type: o.type, dims: o.dims, data: allocate(o.type, sizeOf(o.dims)) }))
+  check(native().sessionRun(session, plan, [], tensors.map((t) => t.data), 0, null, null), 'model')
+  return tensors
+}

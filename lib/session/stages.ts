@@ -1,0 +1,252 @@
+import { WhittleError } from '../errors'
+import { Model, reads, type Node } from '../model'
+import { native } from '../native'
+import { allocate, sizeOf, type Tensor } from '../tensor'
+import type { Folded } from './fold'
+import { hostOf, type HostRun, type Inner } from './host'
+import { knownTensor } from './lowering'
+import { kernelOf, lower, type Lowered } from './plan'
+import { Constants } from './program'
+import type { PlanStep } from './session'
+import { specialize, type Known, type Special } from './specialize'
+
+/** Inputs by whose content an op decides its shape or its work: they must be known when a plan is made. */
+const kDeciding: Readonly<Record<string, readonly number[]>> = {
+  Reshape: [1], Expand: [1], Tile: [1], ConstantOfShape: [0], Range: [0, 1, 2], Slice: [1, 2, 3, 4], Squeeze: [1], Unsqueeze: [1],
+  Split: [1], Pad: [1, 3], TopK: [1], OneHot: [1], Resize: [1, 2, 3], Upsample: [1], CumSum: [1], Trilu: [1], If: [0],
+  ReduceSum: [1], ReduceMean: [1], ReduceMax: [1], ReduceMin: [1], ReduceProd: [1], ReduceL1: [1], ReduceL2: [1],
+  ReduceSumSquare: [1], ReduceLogSum: [1], ReduceLogSumExp: [1], CenterCropPad: [1], AffineGrid: [1],
+} // prettier-ignore
+
+/** Ops through which inference follows the content of small tensors. */
+const kFollowed = new Set(
+  ('Add Sub Mul Div Mod Pow Min Max Sum Neg Abs Sqrt Floor Ceil Reciprocal Not And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual ' +
+    'Where Cast Identity Reshape Squeeze Unsqueeze Slice Concat Gather Split Expand Range Transpose ReduceSum ReduceProd ReduceMax ReduceMin ' +
+    'ConstantOfShape').split(' '),
+)
+
+/** A plan of the native side. */
+export interface Plan extends Lowered {
+  readonly number: number
+  readonly report: readonly PlanStep[]
+  readonly arenaBytes: number
+}
+
+/** What is done for inputs as they are known: a plan, then nodes that need to see data, then the rest with what they found. */
+export interface Action {
+  readonly plan: Plan | undefined
+  readonly hosts: readonly { readonly node: Node; readonly run: HostRun }[]
+  /** undefined: all is done */
+  readonly next: Stage | undefined
+}
+
+/** Plans kept for other inputs; the one used longest ago goes first. */
+const kPlans = 16
+/** Content longer than this decides nothing. */
+const kContent = 64
+
+/** The answer where content is asked for that is not there yet. */
+const kUnknown: Action = { plan: undefined, hosts: [], next: undefined }
+
+const kContentTypes = new Set(['int64', 'int32', 'bool', 'float32'])
+
+/**
+ * A graph from one point of its execution on. Most graphs have one stage. Where a shape or a branch depends on data, the
+ * graph is cut: what can be planned runs, and with what it found the rest is planned, once for each set of shapes.
+ */
+export class Stage {
+  readonly #model: Model
+  readonly #session: object
+  readonly #constants: Constants
+  /** inputs whose content is part of the key */
+  readonly #contents: Set<string>
+  readonly #folded: Folded
+  readonly #actions = new Map<string, Action>()
+
+  constructor(model: Model, session: object, constants: Constants, contents: Iterable<string> = [], folded: Folded = new Map()) {
+    this.#folded = folded
+    this.#model = model
+    this.#session = session
+    this.#constants = constants
+    this.#contents = new Set(contents)
+  }
+
+  /** `known`: all values that are there; a tensor without data is only good where its content does not matter. */
+  action(known: ReadonlyMap<string, { type: Tensor['type']; dims: readonly number[]; data?: Tensor['data'] | undefined }>, fetch: readonly string[]): Action {
+    for (;;) {
+      const facts = new Map<string, Known>()
+      for (const [name, { type, dims, data }] of known)
+        facts.set(name, { type, dims, content: this.#contents.has(name) ? contentOf(type, dims, data) : undefined, blind: !data })
+      const key = JSON.stringify([[...facts].map(([name, f]) => [name, f.dims, f.content ?? 0]), fetch])
+      const found = this.#actions.get(key)
+      if (found) {
+        this.#actions.delete(key)
+        this.#actions.set(key, found)
+        return found
+      }
+      const made = this.#make(facts, fetch)
+      if (!made) continue
+      if (made === kUnknown) return made
+      this.#actions.set(key, made)
+      if (this.#actions.size > kPlans) {
+        const [oldest, old] = this.#actions.entries().next().value as [string, Action]
+        this.#actions.delete(oldest)
+        forget(old, this.#session)
+      }
+      return made
+    }
+  }
+
+  forget(): void {
+    for (const a of this.#actions.values()) forget(a, this.#session)
+    this.#actions.clear()
+  }
+
+  /** Undefined: more content must be looked at. */
+  #make(facts: ReadonlyMap<string, Known>, fetch: readonly string[]): Action | undefined {
+    const special = specialize(this.#model, facts, this.#folded)
+    const { graph, shapes } = special
+    const live = liveNodes(special, fetch)
+    const { blocked, behind } = sortOut(special, live)
+    if (blocked.length === 0) return { plan: this.#plan(special, fetch, live), hosts: [], next: undefined }
+
+    // Content that is there already is looked at before anything runs.
+    const before = this.#contents.size
+    for (const node of blocked)
+      for (const name of deciding(node)) {
+        const stack = [name]
+        const seen = new Set<string>()
+        while (stack.length > 0) {
+          const at = stack.pop() as string
+          if (seen.has(at)) continue
+          seen.add(at)
+          const fact = facts.get(at)
+          const maker = graph.producer(at)
+          if (fact) {
+            if ((at === name || isSmall(fact)) && kContentTypes.has(fact.type) && !fact.content) this.#contents.add(at)
+          } else if (maker && kFollowed.has(maker.opType) && maker.is()) stack.push(...maker.inputs.filter((i) => i))
+        }
+      }
+    if (this.#contents.size > before) return undefined
+    if ([...facts].some(([name, f]) => f.blind && this.#contents.has(name))) return kUnknown
+
+    const ready = new Set([...live].filter((n) => !behind.has(n) && !blocked.includes(n)))
+    const later = [...blocked, ...behind].flatMap((n) => [...reads(n)])
+    const outputs = [...new Set([...later, ...fetch])].filter((name) => {
+      const maker = graph.producer(name)
+      return maker && ready.has(maker) && !(knownTensor(shapes.get(name, graph)) && !fetch.includes(name))
+    })
+    const plan = outputs.length > 0 ? this.#plan(special, outputs, ready) : undefined
+    // The rest goes on from here: branches that were chosen stay chosen.
+    const rest = new Model({ graph, opsets: this.#model.opsets, irVersion: this.#model.irVersion })
+    const hosts: { node: Node; run: HostRun }[] = []
+    for (const node of blocked) {
+      // What decides is there only after the plan: the node's turn comes then.
+      const maker = hostOf(node)
+      if (maker) hosts.push({ node, run: maker(node, { model: rest, inner: (model) => this.#inner(model) }) })
+    }
+    if (!plan && hosts.length === 0) {
+      const [node] = blocked as [Node]
+      throw new WhittleError('ERR_UNSUPPORTED_OP', node.label, `${node.opType} ${node.label}: its shape depends on data in a way that sessions cannot follow`)
+    }
+    return { plan, hosts, next: new Stage(rest, this.#session, this.#constants, this.#contents, this.#folded) }
+  }
+
+  #inner(model: Model): Inner {
+    // Names of a body are its own: so are its constants.
+    const stage = new Stage(model, this.#session, new Constants(this.#session))
+    return { execute: (given, fetch) => execute(stage, given, fetch), forget: () => stage.forget() }
+  }
+
+  #plan(special: Special, fetch: readonly string[], live: ReadonlySet<Node>): Plan {
+    const lowered = lower(special, fetch, live, this.#constants)
+    const numbers = lowered.program.encode()
+    const number = native().sessionPlan(this.#session, numbers.length, numbers)
+    if (typeof number !== 'number') throw new Error(`whittle: a plan was refused: ${number}`)
+    const report = lowered.program.steps.map(({ op, node }) => ({ op, node }))
+    return { ...lowered, number, report, arenaBytes: lowered.program.arenaBytes }
+  }
+}
+
+function forget(action: Action, session: object): void {
+  if (action.plan) native().sessionForget(session, action.plan.number)
+  for (const h of action.hosts) h.run.forget?.()
+  action.next?.forget()
+}
+
+function isSmall(fact: Known): boolean {
+  return fact.dims.length <= 1 && sizeOf(fact.dims) <= kContent
+}
+
+function contentOf(type: string, dims: readonly number[], data: Tensor['data'] | undefined): readonly number[] | undefined {
+  return data && kContentTypes.has(type) && dims.length <= 1 && data.length <= kContent ? Array.from(data as Iterable<number | bigint>, Number) : undefined
+}
+
+function deciding(node: Node): string[] {
+  const at = node.is() ? (kDeciding[node.opType] ?? []) : []
+  return at.flatMap((i) => node.inputs[i] || [])
+}
+
+/** Nodes whose results reach `wanted` and must run; what inference knows whole need not. */
+function liveNodes({ graph, shapes }: Special, wanted: readonly string[]): Set<Node> {
+  const live = new Set<Node>()
+  const stack = [...wanted]
+  while (stack.length > 0) {
+    const name = stack.pop() as string
+    if (knownTensor(shapes.get(name, graph))) continue
+    const node = graph.producer(name)
+    if (!node || live.has(node)) continue
+    live.add(node)
+    stack.push(...reads(node))
+  }
+  return live
+}
+
+/** Nodes that cannot be planned, and those behind them. */
+function sortOut({ graph, shapes }: Special, live: ReadonlySet<Node>): { blocked: Node[]; behind: Set<Node> } {
+  const blocked: Node[] = []
+  const behind = new Set<Node>()
+  const late = new Set<string>()
+  const decided = (name: string): boolean => graph.constant(name) !== undefined || knownTensor(shapes.get(name, graph)) !== undefined
+  for (const node of graph.topologicalOrder()) {
+    if (!live.has(node)) continue
+    if ([...reads(node)].some((name) => late.has(name))) behind.add(node)
+    else if (hostOf(node) || deciding(node).some((name) => !decided(name))) blocked.push(node)
+    else {
+      kernelOf(node)
+      continue
+    }
+    for (const o of node.outputs) if (o) late.add(o)
+  }
+  return { blocked, behind }
+}
+
+/** One call of a plan, as a run needs it done. */
+export interface NativeCall {
+  readonly plan: Plan
+  readonly inputs: readonly Tensor[]
+  readonly outputs: readonly Tensor[]
+}
+
+/** Runs a graph: yields what is to be run natively, and answers `fetch`. */
+export function* execute(stage: Stage, given: ReadonlyMap<string, Tensor>, fetch: readonly string[]): Generator<NativeCall, Map<string, Tensor>, void> {
+  const known = new Map(given)
+  for (let at: Stage | undefined = stage; at; ) {
+    const action: Action = at.action(known, fetch)
+    const { plan } = action
+    if (plan) {
+      const outputs = plan.outputs.map((o): Tensor => ({ type: o.type, dims: [...o.dims], data: allocate(o.type, sizeOf(o.dims)) }))
+      yield { plan, inputs: plan.inputs.map((name) => known.get(name) as Tensor), outputs }
+      plan.outputs.forEach((o, i) => known.set(o.name, outputs[i] as Tensor))
+    }
+    for (const { node, run } of action.hosts) {
+      const results: readonly (Tensor | undefined)[] = yield* run.run(known)
+      node.outputs.forEach((name, i) => {
+        const t = results[i]
+        if (name && t) known.set(name, t)
+      })
+    }
+    at = action.next
+  }
+  return known
+}
