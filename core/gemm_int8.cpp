@@ -178,6 +178,7 @@ void pack_one(const GemmInt8Kernels& table, const uint8_t* w, bool is_unsigned, 
   pack.transposed = transposed;
   pack.flip = is_unsigned ? 0x80 : 0;
   pack.panel = panel;
+  pack.columns = gemm_int8_panel_columns(table, n, panel);
   pack.out = out;
   pack.sums = sums;
   table.pack(&pack);
@@ -185,7 +186,7 @@ void pack_one(const GemmInt8Kernels& table, const uint8_t* w, bool is_unsigned, 
 
 void pack_all(const GemmInt8Kernels& table, const uint8_t* w, bool is_unsigned, bool transposed, int64_t k, int64_t n,
               int threads, int8_t* data, int32_t* sums) {
-  const int64_t panels = (n + table.columns - 1) / table.columns;
+  const int64_t panels = gemm_int8_panels(table, n);
   const int64_t panel_bytes = table.columns * round_up(k, table.k_step);
   if (k * n < 65536) threads = 1;
   parallel_for(panels, 1, threads, [&](int64_t first, int64_t last) {
@@ -208,6 +209,7 @@ struct Product {
   // How the work is cut: blocks of rows times groups of panels.
   int64_t block_rows, blocks, group_panels, groups, stride;
   bool direct;  // the caller's rows serve as they are
+  int64_t threads;
   uint64_t call;
   std::atomic<bool>* short_of_memory;
 };
@@ -281,9 +283,10 @@ bool run_piece(const Product& p, int64_t block, int64_t group) {
   int8_t* fresh = nullptr;
   int32_t* fresh_sums = nullptr;
   if (!p.data) {
-    fresh = static_cast<int8_t*>(state.weights.need(static_cast<size_t>(p.panel_bytes + table.columns * 4)));
+    const int64_t bytes = table.widest * p.padded_k;
+    fresh = static_cast<int8_t*>(state.weights.need(static_cast<size_t>(bytes + table.widest * 4)));
     if (!fresh) return false;
-    fresh_sums = reinterpret_cast<int32_t*>(fresh + p.panel_bytes);
+    fresh_sums = reinterpret_cast<int32_t*>(fresh + bytes);
   }
   panel.rows = rows;
   panel.steps = p.padded_k / table.k_step;
@@ -294,20 +297,31 @@ bool run_piece(const Product& p, int64_t block, int64_t group) {
   panel.block = (share < kGemmInt8Block ? share : kGemmInt8Block) / table.step_bytes;
   if (panel.block < 1) panel.block = 1;
   if (panel.steps > panel.block) {
-    panel.sums = static_cast<int32_t*>(state.sums.need(static_cast<size_t>(round_up(rows, table.rows) * table.columns) * 4));
+    panel.sums = static_cast<int32_t*>(state.sums.need(static_cast<size_t>((rows + kGemmInt8Spare) * table.widest) * 4));
     if (!panel.sums) return false;
   }
   const int64_t end = (group + 1) * p.group_panels < p.panels ? (group + 1) * p.group_panels : p.panels;
+  const int64_t next_block = (block * p.groups + group + p.threads) / p.groups;
   if (table.begin) table.begin();
   for (int64_t i = group * p.group_panels; i < end; i++) {
     panel.column = i * table.columns;
-    panel.columns = g.n - panel.column < table.columns ? g.n - panel.column : table.columns;
+    panel.columns = gemm_int8_panel_columns(table, g.n, i);
     if (p.data) {
       panel.b = p.data + i * p.panel_bytes;
     } else {
       pack_one(table, p.weights, g.b_unsigned, g.b_transposed, g.k, g.n, i, fresh, fresh_sums);
       set_offsets(table, g, *p.columns, fresh_sums, panel.column, panel.column + panel.columns);
       panel.b = fresh;
+    }
+    // The next panel; at the last, the caller's rows that this thread will probably be given next.
+    panel.ahead = nullptr;
+    panel.ahead_bytes = 0;
+    if (i + 1 < end) {
+      if (p.data) panel.ahead = p.data + (i + 1) * p.panel_bytes;
+      panel.ahead_bytes = p.data ? gemm_int8_panel_columns(table, g.n, i + 1) * p.padded_k : 0;
+    } else if (p.a && next_block < p.blocks && next_block != block) {
+      panel.ahead = p.a + next_block * p.block_rows * g.k;
+      panel.ahead_bytes = (g.m - next_block * p.block_rows < p.block_rows ? g.m - next_block * p.block_rows : p.block_rows) * g.k;
     }
     table.panel(&panel);
   }
@@ -352,7 +366,7 @@ WhittleStatus run_product(const GemmInt8Kernels& table, const GemmInt8Args& g, c
   p.weights = weights;
   p.out = out;
   p.padded_k = round_up(g.k, table.k_step);
-  p.panels = (g.n + table.columns - 1) / table.columns;
+  p.panels = gemm_int8_panels(table, g.n);
   p.panel_bytes = table.columns * p.padded_k;
   p.size = g.out_type == kOutInt32 || g.out_type == kOutFloat32 ? 4 : 1;
   p.call = g_call.fetch_add(1, std::memory_order_relaxed) + 1;
@@ -361,6 +375,7 @@ WhittleStatus run_product(const GemmInt8Kernels& table, const GemmInt8Args& g, c
   const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
   if (work < 400e3) threads = 1;
   else if (threads <= 0) threads = thread_limit();
+  p.threads = threads;
   cut(g, &p, threads);
   Scratch large;
   if (data) {

@@ -5,8 +5,8 @@
 //   int32   y = w
 //   float32 y = act(fl(fl(float(w) * s[n]) + bias[n]))
 //   int8/uint8 y = saturate(roundHalfEven(fl(that / outScale)) + outZero)
-// Each product, sum and division rounds separately, the activations included: all variants agree to the bit
-// (core/activation.h describes the functions; here they are evaluated without FMA, with errors below 8 * 2^-23 * |y|).
+// Each product, sum and division rounds separately. Activations are those of cpu/gemm/activation_math.h with a true division,
+// the scalar variant's too (core/activation.h describes the functions and their errors): all variants agree to the bit.
 //
 // Inside, operands live in a canonical domain: b' is signed (unsigned b minus 128), a' is a plus the table's shift. Sums are
 // taken modulo 2^32 and corrected by column and row sums, so only the final value has to fit.
@@ -43,24 +43,28 @@ struct GemmInt8Panel {
   const int8_t* b;
   int64_t steps;
   int64_t column;   // first column of the panel in the epilogue's arrays and in out
-  int64_t columns;  // valid ones, 1 to the table's columns
+  int64_t columns;  // valid ones, 1 to the table's widest
   const GemmInt8Epilogue* epilogue;
   void* out;           // row 0, column 0
   int64_t out_stride;  // elements
   int64_t block;       // steps whose share of the panel stays in the first-level cache
-  int32_t* sums;       // working memory: a panel's columns for each of `rows` rounded up to the register tile's
+  int32_t* sums;       // working memory: the widest panel's columns for each of rows + kGemmInt8Spare
+  const void* ahead;   // what the next call reads, to be prefetched meanwhile
+  int64_t ahead_bytes;
 };
 
 // k x n weights, or n x k if `transposed`, to panels [n / columns][k / k_step][columns][k_step], zero padded; the last
-// panel is as narrow as its vectors allow. `flip` is 0x80 to take unsigned weights to the signed domain.
+// panel is as narrow as its vectors allow, or up to `widest` where that saves one. `flip` is 0x80 to take unsigned weights to
+// the signed domain.
 struct GemmInt8Pack {
   const uint8_t* w;
   int64_t k, n, stride;  // stride: elements between rows of w as it lies
   int32_t transposed;
   uint8_t flip;
   int64_t panel;   // which one
+  int64_t columns; // valid ones of it
   int8_t* out;     // its place
-  int32_t* sums;   // its column sums, of b', `columns` of them
+  int32_t* sums;   // its column sums, of b'
 };
 
 // Rows of a to a'. Reads k bytes a row, writes `padded` elements (zeros beyond k).
@@ -74,10 +78,12 @@ struct GemmInt8Convert {
 };
 
 constexpr int64_t kGemmInt8Block = 32768;  // most bytes of a panel in GemmInt8Panel::block
+constexpr int64_t kGemmInt8Spare = 32;     // at least the rows of any register tile
 
 struct GemmInt8Kernels {
   int32_t rows;          // of the register tile
   int32_t columns;       // of a panel
+  int32_t widest;        // columns of the last panel at most: `columns`, or more where a narrow rest would be slow
   int32_t vector;        // a panel's width is a multiple of this
   int32_t k_step;        // values of k side by side in a panel; k is padded to a multiple
   int32_t a_bytes;       // of one element of a': 1 or 2
@@ -101,10 +107,12 @@ struct PackedInt8 {
   int32_t* sums;  // per column, of b'
 };
 
-// Column width of the last panel that holds n - panel * columns columns.
-inline int64_t gemm_int8_panel_width(const GemmInt8Kernels& t, int64_t n, int64_t panel) {
-  const int64_t left = n - panel * t.columns;
-  return left >= t.columns ? t.columns : (left + t.vector - 1) / t.vector * t.vector;
+// Panels of n columns, and the valid columns of one.
+inline int64_t gemm_int8_panels(const GemmInt8Kernels& t, int64_t n) {
+  return n <= t.widest ? n > 0 : (n - t.widest + t.columns - 1) / t.columns + 1;
+}
+inline int64_t gemm_int8_panel_columns(const GemmInt8Kernels& t, int64_t n, int64_t panel) {
+  return panel + 1 < gemm_int8_panels(t, n) ? t.columns : n - panel * t.columns;
 }
 
 // Copies rows [row, row + rows) of a, k bytes each, to out, `stride` bytes apart: whoever can do that gets a product without

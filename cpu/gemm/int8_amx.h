@@ -131,7 +131,7 @@ static double amx_peak(int64_t iterations) {
 
 static void install_amx(GemmInt8Kernels* t) {
   t->rows = 32;
-  t->columns = TILE_COLUMNS;
+  t->columns = t->widest = TILE_COLUMNS;
   t->vector = TILE_VECTOR;
   t->k_step = K_PAD;
   t->step_bytes = TILE_COLUMNS * K_PAD;

@@ -1,7 +1,7 @@
 // AVX2: bytes widened to 16 bits (a' when its rows are copied, b' at the load), vpmaddwd and vpaddd on 6 rows x 16 columns,
 // 12 sums (15 of 16 registers). Not vpmaddubsw, whose 16-bit sums saturate. Panels [k / 2][16][2].
 #include <immintrin.h>
-#define TILE_ROWS 6
+#define ROWS_OF(V) 6
 #define TILE_VECTORS 2
 #define LANES 8
 #define TILE_COLUMNS 16

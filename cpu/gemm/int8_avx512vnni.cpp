@@ -2,10 +2,12 @@
 // (29 of 32 registers). Signed a is turned to unsigned by its top bit; the column sums take the shift back out.
 // Panels [k / 4][64][4]. vpdpbusd adds its four products in 32 bits: nothing saturates.
 #include <immintrin.h>
-#define TILE_ROWS 6
-#define TILE_VECTORS 4
+#define ROWS_OF(V) ((V) >= 4 ? 6 : (V) == 3 ? 9 : 12)
+#define TILE_VECTORS 3
+#define WIDEST_VECTORS 4
 #define LANES 16
 #define TILE_COLUMNS 64
+#define PANEL_COLUMNS 48
 #define TILE_VECTOR 16
 #define K_STEP 4
 #define B_BYTES 64

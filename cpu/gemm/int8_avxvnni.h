@@ -2,7 +2,7 @@
 // encoding of vpdpbusd: VEX for the avxvnni tier, EVEX for the native check on CPUs that have only AVX512-VNNI.
 #pragma once
 #include <immintrin.h>
-#define TILE_ROWS 6
+#define ROWS_OF(V) 6
 #define TILE_VECTORS 2
 #define LANES 8
 #define TILE_COLUMNS 16

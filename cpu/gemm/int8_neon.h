@@ -46,7 +46,7 @@ static void convert(const GemmInt8Convert* p) { convert_wide(p); }
 
 static inline void install_neon(GemmInt8Kernels* t, void (*panel)(const GemmInt8Panel*), double (*peak)(int64_t)) {
   t->rows = TILE_ROWS;
-  t->columns = TILE_COLUMNS;
+  t->columns = t->widest = TILE_COLUMNS;
   t->vector = TILE_VECTOR;
   t->k_step = K_PAD;
   t->a_bytes = A_BYTES;

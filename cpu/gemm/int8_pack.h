@@ -1,6 +1,6 @@
 // Packing shared by all variants: weights to panels [k / KSTEP][width][KSTEP], rows of a to bytes or 16-bit values. Plain C.
-// The including file defines TILE_COLUMNS, TILE_VECTOR (a panel's width is a multiple), K_STEP and, if k must be padded
-// to more than K_STEP, K_PAD.
+// The including file defines TILE_COLUMNS (of the widest panel), PANEL_COLUMNS where the others are narrower, TILE_VECTOR (a
+// panel's width is a multiple), K_STEP and, if k must be padded to more than K_STEP, K_PAD.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -10,14 +10,15 @@
 #ifndef K_PAD
 #define K_PAD K_STEP
 #endif
+#ifndef PANEL_COLUMNS
+#define PANEL_COLUMNS TILE_COLUMNS
+#endif
 
 namespace whittle {
 namespace {
 
 static void pack_panel(const GemmInt8Pack* p) {
-  const int64_t first = p->panel * TILE_COLUMNS;
-  const int64_t left = p->n - first;
-  const int64_t n = left < TILE_COLUMNS ? left : TILE_COLUMNS;
+  const int64_t first = p->panel * PANEL_COLUMNS, n = p->columns;
   const int64_t width = (n + TILE_VECTOR - 1) / TILE_VECTOR * TILE_VECTOR;
   const int64_t total = p->k, padded = (total + K_PAD - 1) / K_PAD * K_PAD, stride = p->stride;
   const uint8_t flip = p->flip;
@@ -48,8 +49,8 @@ static void pack_panel(const GemmInt8Pack* p) {
     for (int64_t k = 0; k < padded; k += K_STEP, out += width * K_STEP) {
       const uint8_t* __restrict from = p->w + k * stride + first;
       if (n < width || k + K_STEP > total) memset(out, 0, static_cast<size_t>(width * K_STEP));
-      if (k + K_STEP <= total && n == TILE_COLUMNS) {
-        for (int j = 0; j < TILE_COLUMNS; j++) {
+      if (k + K_STEP <= total && n == PANEL_COLUMNS) {
+        for (int j = 0; j < PANEL_COLUMNS; j++) {
           int32_t sum = 0;
           for (int i = 0; i < K_STEP; i++) {
             const int8_t v = static_cast<int8_t>(from[i * stride + j] ^ flip);

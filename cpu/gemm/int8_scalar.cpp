@@ -1,5 +1,6 @@
 // The reference and the portable fallback: exact integer products in the obvious order.
 // a' 16-bit as it is, b' in panels of 16 columns, k outermost, so that a compiler can still vectorize over columns.
+#define EPILOGUE_SCALAR
 #define TILE_COLUMNS 16
 #define TILE_VECTOR 1
 #define K_STEP 1
@@ -47,7 +48,7 @@ double peak(int64_t iterations) {
 extern "C" void gemm_int8_install_scalar(whittle::GemmInt8Kernels* t) {
   using namespace whittle;
   t->rows = 1;
-  t->columns = TILE_COLUMNS;
+  t->columns = t->widest = TILE_COLUMNS;
   t->vector = TILE_VECTOR;
   t->k_step = K_STEP;
   t->step_bytes = TILE_COLUMNS;

@@ -1,13 +1,17 @@
 // The register tile of the x86 vector variants, one source: R rows of a' broadcast four bytes at a time against V vectors of a
-// panel of b'. The including file defines Vec, LANES, TILE_ROWS, TILE_VECTORS, B_BYTES (of one vector of b'), the macros
+// panel of b'. The including file defines Vec, LANES, TILE_VECTORS, ROWS_OF(V), B_BYTES (of one vector of b'), the macros
 // LOAD_B(pointer), BROADCAST_A(pointer), DOT(sum, a, b), ADD(x, y), LOAD(pointer), ZERO(), STORE(pointer, x), and includes
-// int8_epilogue.h before. WIDE_BYTES and LOAD_WIDE(pointer), where given, say that b' is widened once for many rows. Rows
-// are spread evenly over tiles, so that M = 7 runs as 4 + 3 and not 6 + 1; k goes by in blocks that stay in L1.
+// int8_epilogue.h before. WIDE_BYTES and LOAD_WIDE(pointer), where given, say that b' is widened once for many rows;
+// WIDEST_VECTORS that the last panel may be wider than the others. Rows are spread evenly over tiles, so that M = 7 runs as
+// 4 + 3 and not 6 + 1; k goes by in blocks that stay in L1. Loads from afar are asked for a line at a time, among the steps.
 #pragma once
 
 #ifndef WIDE_BYTES
 #define WIDE_BYTES 0
 #define LOAD_WIDE(p) LOAD_B(p)
+#endif
+#ifndef WIDEST_VECTORS
+#define WIDEST_VECTORS TILE_VECTORS
 #endif
 
 namespace whittle {
@@ -22,21 +26,27 @@ struct Tile {
   int64_t from_stride;
   int32_t* to;
   int64_t to_stride;
-  const int8_t* ahead;  // for kNext
+  // Prefetched to the second level, ahead_step bytes (or a multiple, see `tile`) every group of steps; 0 where there is nothing.
+  const char* ahead;
+  int64_t ahead_step;
+  // Rows of the result, prefetched to the first level.
+  const char* touch;
+  int64_t touch_stride, touch_bytes;
 };
 
-// What a tile prefetches: nothing; its own b', which comes from memory and is read once; or the block of b' that the next
-// call of the tile reads, one line a step or two, towards the second level.
-enum Ahead { kNone, kOwn, kNext, kNextTwo };
+// Steps in a row without a branch.
+enum { kGroup = 4 };
 
-// Few rows leave few independent sums: U sets of them hide the latency of the multiply-add.
-template <int R, int V, int U, Ahead A, bool W>
+// Few rows leave few independent sums: U sets of them hide the latency of the multiply-add. `Lines` are prefetched ahead for a
+// group; none means that b' itself comes from memory and is read once.
+template <int R, int V, int U, int Lines, bool W>
 static inline void tile(const Tile* t) {
   constexpr int kBytes = W ? WIDE_BYTES : B_BYTES;
   const uint8_t* a = t->a;
   const int64_t stride = t->a_stride, steps = t->steps;
   const int8_t* b = t->b;
-  const int8_t* ahead = t->ahead;
+  const char *ahead = t->ahead, *touch = t->touch;
+  const int64_t ahead_step = t->ahead_step;
   Vec acc[U][R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
@@ -46,32 +56,44 @@ static inline void tile(const Tile* t) {
 #pragma GCC unroll 8
       for (int u = 1; u < U; u++) acc[u][r][v] = ZERO();
     }
-  int64_t s = 0;
-  for (; s + U <= steps; s += U) {
-#pragma GCC unroll 8
-    for (int u = 0; u < U; u++) {
-      Vec bv[V];
-#pragma GCC unroll 8
-      for (int v = 0; v < V; v++) {
-        bv[v] = W ? LOAD_WIDE(b + v * kBytes) : LOAD_B(b + v * kBytes);
-        if (A == kOwn && v * kBytes % 64 == 0) _mm_prefetch(reinterpret_cast<const char*>(b + v * kBytes + 4096), _MM_HINT_T0);
-      }
-      if (A == kNext || A == kNextTwo) {
-        _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
-        if (A == kNextTwo) _mm_prefetch(reinterpret_cast<const char*>(ahead + 64), _MM_HINT_T1);
-        ahead += A == kNextTwo ? 128 : 64;
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < R; r++) {
-        const Vec av = BROADCAST_A(a + r * stride + u * 4);
-#pragma GCC unroll 8
-        for (int v = 0; v < V; v++) acc[u][r][v] = DOT(acc[u][r][v], av, bv[v]);
-      }
-      b += V * kBytes;
+  int64_t left = steps / kGroup;
+  const int64_t share = left / R;
+  for (int i = 0; i <= R; i++) {
+    int64_t groups = share;
+    if (i < R) {
+      for (int64_t j = 0; j < t->touch_bytes; j += 64) _mm_prefetch(touch + j, _MM_HINT_T0);
+      touch += t->touch_stride;
+    } else {
+      groups = left;
     }
-    a += U * 4;
+    left -= groups;
+    for (; groups > 0; groups--) {
+      if (Lines > 0) {
+#pragma GCC unroll 8
+        for (int j = 0; j < Lines; j++) _mm_prefetch(ahead + j * 64, _MM_HINT_T1);
+        ahead += ahead_step;
+      }
+#pragma GCC unroll 4
+      for (int g = 0; g < kGroup; g++) {
+        Vec bv[V];
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) {
+          bv[v] = W ? LOAD_WIDE(b + (g * V + v) * kBytes) : LOAD_B(b + (g * V + v) * kBytes);
+          if (Lines == 0 && (g * V + v) * kBytes % 64 == 0)
+            _mm_prefetch(reinterpret_cast<const char*>(b + (g * V + v) * kBytes + 4096), _MM_HINT_T0);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+          const Vec av = BROADCAST_A(a + r * stride + g * 4);
+#pragma GCC unroll 8
+          for (int v = 0; v < V; v++) acc[g % U][r][v] = DOT(acc[g % U][r][v], av, bv[v]);
+        }
+      }
+      a += kGroup * 4;
+      b += kGroup * V * kBytes;
+    }
   }
-  for (; U > 1 && s < steps; s++) {
+  for (int64_t s = steps / kGroup * kGroup; s < steps; s++) {
     Vec bv[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; v++) bv[v] = W ? LOAD_WIDE(b + v * kBytes) : LOAD_B(b + v * kBytes);
@@ -97,28 +119,43 @@ static inline void tile(const Tile* t) {
 
 typedef void (*TileFn)(const Tile*);
 
-// Sets of sums by rows: about as many chains as the latency times the rate of the multiply-add asks for.
-#define WHITTLE_SETS(R, V) ((R) * (V) >= 8 ? 1 : (R) * (V) >= 4 ? 2 : 4)
-#define WHITTLE_TILE(R, V, A, W) tile<R, V, WHITTLE_SETS(R, V), A, W>
-#define WHITTLE_TILE_ROW(V, A, W)                                                                                   \
-  {                                                                                                                 \
-    WHITTLE_TILE(1, V, A, W), WHITTLE_TILE(2, V, A, W), WHITTLE_TILE(3, V, A, W), WHITTLE_TILE(4, V, A, W),         \
-        WHITTLE_TILE(5, V, A, W), WHITTLE_TILE(6, V, A, W)                                                          \
+// Sets of sums by rows: about as many chains as the latency times the rate of the multiply-add asks for. No more rows than the
+// registers hold.
+#define WHITTLE_SETS(R, V) ((R) * (V) >= 10 ? 1 : (R) * (V) >= 4 ? 2 : 4)
+#define WHITTLE_TILE(R, V, L, W) tile<((R) < ROWS_OF(V) ? (R) : ROWS_OF(V)), V, WHITTLE_SETS(R, V), L, W>
+#define WHITTLE_TILES(V, L, W)                                                                                       \
+  {                                                                                                                  \
+    WHITTLE_TILE(1, V, L, W), WHITTLE_TILE(2, V, L, W), WHITTLE_TILE(3, V, L, W), WHITTLE_TILE(4, V, L, W),          \
+        WHITTLE_TILE(5, V, L, W), WHITTLE_TILE(6, V, L, W), WHITTLE_TILE(7, V, L, W), WHITTLE_TILE(8, V, L, W),      \
+        WHITTLE_TILE(9, V, L, W), WHITTLE_TILE(10, V, L, W), WHITTLE_TILE(11, V, L, W), WHITTLE_TILE(12, V, L, W)    \
   }
 
-const TileFn kOwnTiles[TILE_ROWS] = WHITTLE_TILE_ROW(TILE_VECTORS, kOwn, false);
-const TileFn kNextTiles[TILE_ROWS] = WHITTLE_TILE_ROW(TILE_VECTORS, kNext, false);
-const TileFn kNextTwoTiles[TILE_ROWS] = WHITTLE_TILE_ROW(TILE_VECTORS, kNextTwo, false);
+// Lines of b' in a group, of V vectors.
+#define WHITTLE_LINES(V) (kGroup * (V) * B_BYTES > 64 ? kGroup * (V) * B_BYTES / 64 : 1)
+enum { kMostRows = 12, kPaces = 4 };
+
+// What a tile prefetches a group: its own b'; one line; so many that a panel's worth passes in four tiles; or in two.
+struct Pace {
+  int lines;
+  TileFn of_rows[kMostRows];
+};
+#define WHITTLE_PACES(V, W)                                                                                          \
+  {                                                                                                                  \
+    {0, WHITTLE_TILES(V, 0, W)}, {1, WHITTLE_TILES(V, 1, W)},                                                        \
+        {(WHITTLE_LINES(V) + 3) / 4, WHITTLE_TILES(V, (WHITTLE_LINES(V) + 3) / 4, W)},                               \
+        {(WHITTLE_LINES(V) + 1) / 2, WHITTLE_TILES(V, (WHITTLE_LINES(V) + 1) / 2, W)},                               \
+  }
+const Pace kFull[kPaces] = WHITTLE_PACES(TILE_VECTORS, false);
 #if WIDE_BYTES
-const TileFn kWideTiles[TILE_ROWS] = WHITTLE_TILE_ROW(TILE_VECTORS, kNone, true);
-const TileFn kWideNextTiles[TILE_ROWS] = WHITTLE_TILE_ROW(TILE_VECTORS, kNext, true);
+const Pace kWidened[kPaces] = WHITTLE_PACES(TILE_VECTORS, true);
 #endif
-const TileFn kTiles[TILE_VECTORS][TILE_ROWS] = {
-    WHITTLE_TILE_ROW(1, kNone, false),
-    WHITTLE_TILE_ROW(2, kNone, false),
+#if WIDEST_VECTORS > TILE_VECTORS
+const Pace kWidest[kPaces] = WHITTLE_PACES(WIDEST_VECTORS, false);
+#endif
+const Pace kNarrow[TILE_VECTORS] = {
+    {1, WHITTLE_TILES(1, 1, false)},
 #if TILE_VECTORS > 2
-    WHITTLE_TILE_ROW(3, kNone, false),
-    WHITTLE_TILE_ROW(4, kNone, false),
+    {1, WHITTLE_TILES(2, 1, false)},
 #endif
 };
 
@@ -128,19 +165,26 @@ const TileFn kTiles[TILE_VECTORS][TILE_ROWS] = {
 #define WHITTLE_ALIGN64 __attribute__((aligned(64)))
 #endif
 
-enum { kTileSums = TILE_ROWS * TILE_COLUMNS, kTileLines = (TILE_VECTORS * B_BYTES + 63) / 64 };
+// Sums of a tile of any width.
+enum { kTileSums = 12 * 4 * LANES };
 
 static void panel(const GemmInt8Panel* p) {
   const int64_t vectors = (p->columns + LANES - 1) / LANES, width = vectors * LANES;
-  const int64_t tiles = (p->rows + TILE_ROWS - 1) / TILE_ROWS;
+  const int64_t most_rows = vectors == 1 ? ROWS_OF(1) : vectors == 2 ? ROWS_OF(2) : vectors == 3 ? ROWS_OF(3) : ROWS_OF(4);
+  const int64_t tiles = (p->rows + most_rows - 1) / most_rows;
+  const int64_t tile_rows = p->rows / tiles, taller = p->rows % tiles;
   const GemmInt8Epilogue* e = p->epilogue;
-  const bool full = vectors == TILE_VECTORS, few = tiles < kTileLines;
   const int64_t size = e->out_type == kOutInt32 || e->out_type == kOutFloat32 ? 4 : 1;
   const bool straight = e->out_type == kOutInt32 && !e->b_zero && p->columns == width;
   WHITTLE_ALIGN64 int32_t acc[kTileSums];
+  const Pace* paces = vectors == TILE_VECTORS ? kFull : nullptr;
+#if WIDEST_VECTORS > TILE_VECTORS
+  if (vectors == WIDEST_VECTORS) paces = kWidest;
+#endif
 #if WIDE_BYTES
   WHITTLE_ALIGN64 int8_t wide[kGemmInt8Block];
-  const bool widen = full && tiles >= 4;
+  const bool widen = vectors == TILE_VECTORS && tiles >= 4;
+  if (widen) paces = kWidened;
 #else
   const bool widen = false;
 #endif
@@ -149,13 +193,21 @@ static void panel(const GemmInt8Panel* p) {
   // One tile of rows needs no blocks: it reads b' once.
   const int64_t blocks = tiles == 1 ? 1 : (p->steps + most - 1) / most;
   const int64_t block = blocks > 0 ? (p->steps + blocks - 1) / blocks : 0;
+  const Pace* pace = &kNarrow[vectors == 2 && TILE_VECTORS > 2 ? 1 : 0];
+  if (paces && tiles == 1) {
+    pace = &paces[0];
+  } else if (paces) {
+    const int64_t groups = tiles * (p->steps / kGroup), lines = p->ahead_bytes / 64;
+    pace = &paces[lines <= groups ? 1 : lines <= groups * paces[2].lines ? 2 : 3];
+  }
+  const char *ahead = static_cast<const char*>(p->ahead), *ahead_end = ahead + p->ahead_bytes;
   const int8_t* b = p->b;
   Tile t;
   t.a_stride = p->a_stride;
+  t.touch_stride = p->out_stride * size;
   int64_t s = 0;
   do {
     t.steps = p->steps - s < block ? p->steps - s : block;
-    const int64_t bytes = t.steps * vectors * B_BYTES;
     const bool first = s == 0, last = s + t.steps == p->steps;
     t.b = b;
 #if WIDE_BYTES
@@ -164,40 +216,42 @@ static void panel(const GemmInt8Panel* p) {
       t.b = wide;
     }
 #endif
+    t.from = e->offset + p->column;
+    t.from_stride = first ? 0 : width;
+    t.to = acc;
+    t.to_stride = last && straight ? p->out_stride : width;
+    t.touch_bytes = last ? p->columns * size : 0;
+    const int64_t pass = t.steps / kGroup * pace->lines * 64;
+    const uint8_t* a = static_cast<const uint8_t*>(p->a) + s * 4;
+    char* out = static_cast<char*>(p->out) + p->column * size;
     int64_t row = 0;
     for (int64_t i = 0; i < tiles; i++) {
-      const int64_t rows = (p->rows - row + (tiles - i) - 1) / (tiles - i);
-      int32_t* kept = p->sums + i * kTileSums;
-      t.a = static_cast<const uint8_t*>(p->a) + row * p->a_stride + s * 4;
-      t.from = first ? e->offset + p->column : kept;
-      t.from_stride = first ? 0 : width;
-      t.to = !last ? kept : straight ? static_cast<int32_t*>(p->out) + row * p->out_stride + p->column : acc;
-      t.to_stride = last && straight ? p->out_stride : width;
-      t.ahead = b + bytes + i * t.steps * (few ? 128 : 64);
-      TileFn fn = kTiles[vectors - 1][rows - 1];
-      if (full && tiles == 1) fn = kOwnTiles[rows - 1];
-#if WIDE_BYTES
-      else if (widen) fn = i < kTileLines ? kWideNextTiles[rows - 1] : kWideTiles[rows - 1];
-#endif
-      else if (full && few && 2 * i < kTileLines) fn = kNextTwoTiles[rows - 1];
-      else if (full && !few && i < kTileLines) fn = kNextTiles[rows - 1];
-      if (last)
-        for (int64_t r = 0; r < rows; r++) {
-          const char* y = static_cast<const char*>(p->out) + ((row + r) * p->out_stride + p->column) * size;
-          for (int64_t j = 0; j < p->columns * size; j += 64) _mm_prefetch(y + j, _MM_HINT_T0);
-        }
-      fn(&t);
+      const int64_t rows = tile_rows + (i < taller);
+      int32_t* kept = p->sums + i * most_rows * width;
+      t.a = a;
+      if (!first) t.from = kept;
+      if (!last) t.to = kept;
+      else if (straight) t.to = reinterpret_cast<int32_t*>(out);
+      t.touch = out;
+      // At its end there is nothing left to ask for, and the line asked for again and again is at hand.
+      const bool more = ahead < ahead_end;
+      t.ahead = more ? ahead : reinterpret_cast<const char*>(a);
+      t.ahead_step = more ? pace->lines * 64 : 0;
+      if (more) ahead += pass;
+      pace->of_rows[rows - 1](&t);
       if (last && !straight) epilogue_tile(p, row, rows, acc, width);
       row += rows;
+      a += rows * p->a_stride;
+      out += rows * t.touch_stride;
     }
-    b += bytes;
+    b += t.steps * vectors * B_BYTES;
     s += t.steps;
   } while (s < p->steps);
 }
 
 // As many chains as the tile has sums, nothing but the multiply-add.
 static double peak(int64_t iterations) {
-  enum { kChains = TILE_ROWS * TILE_VECTORS };
+  enum { kChains = ROWS_OF(TILE_VECTORS) * TILE_VECTORS };
   Vec acc[kChains];
 #pragma GCC unroll 32
   for (int i = 0; i < kChains; i++) acc[i] = ZERO();
@@ -223,8 +277,9 @@ static double peak(int64_t iterations) {
 }
 
 static inline void install(GemmInt8Kernels* t) {
-  t->rows = TILE_ROWS;
-  t->columns = TILE_COLUMNS;
+  t->rows = ROWS_OF(TILE_VECTORS);
+  t->columns = TILE_VECTORS * LANES;
+  t->widest = WIDEST_VECTORS * LANES;
   t->vector = TILE_VECTOR;
   t->k_step = K_STEP;
   t->step_bytes = TILE_VECTORS * (WIDE_BYTES ? WIDE_BYTES : B_BYTES);

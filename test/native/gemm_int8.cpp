@@ -27,7 +27,7 @@ struct Case {
   bool zeros = false, scales = false;
   int bias = 0;  // 0 none, 1 integer, 2 float
   int32_t activation = kActivationNone, out_type = kOutInt32, out_zero = 0;
-  float lo = -0.5f, hi = 6;
+  float lo = -0.5f, hi = 6, out_scale = 0.037f;
   int values = 0;  // 0 random, 1 corners, 2 the extreme product
   int threads = 1;
 };
@@ -96,7 +96,7 @@ void run_case(Harness& h, const GemmInt8Kernels& reference, const GemmInt8Kernel
   g.bias_float = c.bias == 2 ? bias_float.data() : nullptr;
   g.activation = {c.activation, c.activation == kActivationClip ? c.lo : -INFINITY, c.activation == kActivationClip ? c.hi : INFINITY};
   g.out_type = c.out_type;
-  g.out_scale = 0.037f;
+  g.out_scale = c.out_scale;
   g.out_zero = c.out_zero;
   g.threads = c.threads;
   auto go = [&](const GemmInt8Kernels& t, uint8_t* out, int threads) {
@@ -148,7 +148,7 @@ void run_case(Harness& h, const GemmInt8Kernels& reference, const GemmInt8Kernel
           if (!h.expect(y == f, "%s: [%d,%d,%d] = %.9g, want %.9g", describe(c).c_str(), int(i), int(r), int(j), y, f)) return;
         } else {
           const bool s8 = c.out_type == kOutInt8;
-          volatile float q = f / 0.037f;
+          volatile float q = f / c.out_scale;
           double y = nearbyint(static_cast<double>(q)) + c.out_zero;
           y = y < (s8 ? -128 : 0) ? (s8 ? -128 : 0) : y > (s8 ? 127 : 255) ? (s8 ? 127 : 255) : y;
           const int v = s8 ? static_cast<int8_t>(got[at]) : got[at];
@@ -178,6 +178,8 @@ Case random_case(Rng& rng, const GemmInt8Kernels& t) {
   c.activation = c.out_type == kOutInt32 ? 0 : static_cast<int32_t>(rng.below(2));
   if (rng.below(2)) c.lo = 0, c.hi = INFINITY;
   c.out_zero = static_cast<int32_t>(c.out_type == kOutInt8 ? rng.between(-128, 127) : rng.between(0, 255));
+  // Mostly usual steps; some beyond the range in which a reciprocal serves.
+  c.out_scale = rng.uniform(0.001f, 0.1f) * (rng.below(4) ? 1 : rng.below(2) ? 1e-25f : 1e25f);
   c.values = static_cast<int>(rng.below(3));
   c.threads = static_cast<int>(rng.between(1, 3));
   return c;
@@ -235,7 +237,8 @@ void check_convolution(Harness& h, const GemmInt8Kernels& table) {
 void check_table(Harness& h, const GemmInt8Kernels& reference, const GemmInt8Kernels& table) {
   h.row("exact sums around the tile", [&] {
     const int64_t ms[] = {0, 1, 2, 3, 5, table.rows - 1, table.rows, table.rows + 1, 2 * table.rows + 1, 37};
-    const int64_t ns[] = {0, 1, 7, table.columns - 1, table.columns, table.columns + 1, 2 * table.columns + table.vector + 1};
+    const int64_t ns[] = {0, 1, 7, table.columns - 1, table.columns, table.columns + 1, table.widest, 2 * table.columns + table.vector,
+                          2 * table.columns + table.vector + 1};
     const int64_t ks[] = {0, 1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 131};
     for (int64_t m : ms)
       for (int64_t n : ns)
