@@ -1,7 +1,8 @@
 'use strict'
-// npm run check -- [family ...] [--bench] [--lean] [--seed N] [--variant TIER] [--config release|asan|tsan|arm64]
+// npm run check -- [family ...] [--bench] [--lean] [--times] [--seed N] [--variant TIER] [--config release|asan|tsan|arm64]
 // --build-only stops after the build.
-// Builds the native check for one configuration (incrementally, in build/check-<config>) and runs it.
+// Builds the native check for one configuration (incrementally, in build/check-<config>) and runs it. `release` is made of
+// the addon's own objects, in the addon's build folder.
 const path = require('node:path')
 const { spawnSync } = require('node:child_process')
 const fs = require('node:fs')
@@ -28,14 +29,19 @@ const configs = {
 // Answers the path of the executable; throws with the compiler's words if the build fails.
 function build(config) {
   const dir = path.join(root, 'build', `check-${config}`)
-  const step = (args) => {
-    const r = spawnSync('cmake', args, { cwd: root, encoding: 'utf8' })
+  const step = (args, command = 'cmake') => {
+    const r = spawnSync(command, args, { cwd: root, encoding: 'utf8' })
     if (r.error) throw r.error
-    if (r.status !== 0) throw new Error(`cmake ${args.join(' ')}\n${r.stdout}${r.stderr}`)
+    if (r.status !== 0) throw new Error(`${command} ${args.join(' ')}\n${r.stdout}${r.stderr}`)
   }
-  if (!fs.existsSync(path.join(dir, 'CMakeCache.txt')))
-    step(['-S', root, '-B', dir, '-DWHITTLE_NODE=OFF', '-DWHITTLE_CHECK=ON', ...configs[config]])
-  step(['--build', dir, '--parallel', process.env.CMAKE_BUILD_PARALLEL_LEVEL || String(os.availableParallelism())])
+  const folder = config === 'release' ? path.join(root, 'build') : dir
+  if (!fs.existsSync(path.join(folder, 'CMakeCache.txt'))) {
+    const bin = path.join(path.dirname(require.resolve('cmake-js/package.json')), 'bin', 'cmake-js')
+    if (config === 'release') step([bin, 'configure'], process.execPath)
+    else step(['-S', root, '-B', dir, '-DWHITTLE_NODE=OFF', ...configs[config]])
+  }
+  const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL || String(os.availableParallelism())
+  step(['--build', folder, '--config', 'Release', '--target', 'check', '--parallel', jobs])
   return path.join(dir, 'check')
 }
 

@@ -55,13 +55,18 @@ const skip = (reason) => ({ passed: 0, failed: 0, skipped: 1, skip: reason })
 
 /**
  * Builds the native check in one configuration and runs it; every row is a test. `emulator` runs it on another CPU,
- * where the absence of stronger tiers is the point; `must` names a tier that has to have run there.
+ * where the absence of stronger tiers is the point; `must` names a tier that has to have run there, `only` the one whose
+ * rows are run.
  */
-async function check(config, { families = [], emulator = [], must = 'scalar', lean = false, environment = {} } = {}) {
+async function check(
+  config,
+  { families = [], emulator = [], must = 'scalar', only = '', lean = false, environment = {} } = {},
+) {
   const built = await node([path.join(__dirname, 'check.cjs'), '--config', config, '--build-only'])
   if (!built.ok) return { passed: 0, failed: 1, print: built.text }
   const exe = path.join(root, 'build', `check-${config}`, 'check')
   const command = [...emulator, exe, ...families, ...(lean && !args.includes('--long') ? ['--lean'] : [])]
+  if (only) command.push('--variant', only)
   const r = await run(command[0], command.slice(1), { env: environment })
   const lines = r.out.split('\n')
   const summary = /^check: (\d+) passed, (\d+) failed, (\d+) skipped$/m.exec(r.out)
@@ -100,8 +105,8 @@ function arm64() {
 }
 
 const isX64 = process.arch === 'x64' && process.platform === 'linux'
-const x86 = (cpu, must) =>
-  isX64 ? emulated('release', ['qemu-x86_64-static', '-cpu', cpu], { must }) : skip('needs Linux on x86-64')
+const x86 = (cpu, only) =>
+  isX64 ? emulated('release', ['qemu-x86_64-static', '-cpu', cpu], { must: only, only }) : skip('needs Linux on x86-64')
 
 async function jest() {
   const file = path.join(fs.mkdtempSync(path.join(os.tmpdir(), 'whittle-jest-')), 'result.json')
@@ -156,7 +161,11 @@ const typecheck = [
 ]
 
 const steps = {
-  build: async () => gate(await node([path.join(__dirname, 'build.cjs'), '--native', '--ts', '--tools'])),
+  // The check is built here, since both lanes use what it is made of.
+  build: async () => {
+    const r = await node([path.join(__dirname, 'build.cjs'), '--native', '--ts', '--tools'])
+    return gate(r.ok ? await node([path.join(__dirname, 'check.cjs'), '--build-only']) : r)
+  },
   typecheck: async () => gate(await node(typecheck)),
   lint: async () => gate(await node([eslint, '.'])),
   'check release': () => check('release'),

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <algorithm>
 #include <chrono>
@@ -37,6 +38,9 @@ uint64_t hash(const char* s, uint64_t h) {
 double now_ns() {
   return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
+
+// Of the whole process: the same on a busy machine, and it counts what emulators and sanitizers add.
+double cpu_seconds() { return static_cast<double>(clock()) / CLOCKS_PER_SEC; }
 
 }  // namespace
 
@@ -98,6 +102,7 @@ bool Harness::expect(bool ok, const char* format, ...) {
 void Harness::row(const char* name, const std::function<void()>& body) {
   row_ = name;
   failure_.clear();
+  const double start = cpu_seconds();
 #if CATCH_CRASHES
   const int signal = sigsetjmp(g_jump, 1);
   if (signal == 0) {
@@ -112,7 +117,9 @@ void Harness::row(const char* name, const std::function<void()>& body) {
 #endif
   const bool ok = failure_.empty();
   (ok ? passed_ : failed_)++;
-  if (ok) printf("PASS %s/%s %s\n", family_.c_str(), variant_.c_str(), name);
+  if (ok && times_)
+    printf("PASS %s/%s %s (%.2f s)\n", family_.c_str(), variant_.c_str(), name, cpu_seconds() - start);
+  else if (ok) printf("PASS %s/%s %s\n", family_.c_str(), variant_.c_str(), name);
   else printf("FAIL %s/%s %s: %s (seed %llu)\n", family_.c_str(), variant_.c_str(), name, failure_.c_str(),
               static_cast<unsigned long long>(seed_));
   fflush(stdout);
@@ -147,6 +154,7 @@ int harness_main(int argc, char** argv) {
     const std::string a = argv[i];
     if (a == "--bench") h.bench_ = true;
     else if (a == "--lean") h.lean_ = true;
+    else if (a == "--times") h.times_ = true;
     else if (a == "--seed" && i + 1 < argc) h.seed_ = strtoull(argv[++i], nullptr, 10);
     else if (a == "--variant" && i + 1 < argc) h.only_variant_ = argv[++i];
     else if (a == "--list") {
@@ -154,7 +162,7 @@ int harness_main(int argc, char** argv) {
       return 0;
     } else if (!a.empty() && a[0] != '-') names.push_back(a);
     else {
-      fprintf(stderr, "usage: check [family ...] [--variant TIER] [--seed N] [--bench] [--lean] [--list]\n");
+      fprintf(stderr, "usage: check [family ...] [--variant TIER] [--seed N] [--bench] [--lean] [--times] [--list]\n");
       return 2;
     }
   }

@@ -99,7 +99,7 @@ class Harness {
 
  private:
   friend int harness_main(int, char**);
-  bool bench_ = false, lean_ = false;
+  bool bench_ = false, lean_ = false, times_ = false;
   uint64_t seed_ = 0;
   std::string only_variant_, family_, variant_, row_, failure_;
   int passed_ = 0, failed_ = 0, skipped_ = 0;
