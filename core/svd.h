@@ -9,6 +9,7 @@
 
 namespace whittle {
 
+constexpr int64_t kSvdPanel = 16;  // columns of `panel`
 constexpr int64_t kSvdMaxK = 192;  // longest block of k that `tile` sees
 
 struct SvdKernels {
@@ -32,6 +33,10 @@ struct SvdKernels {
   void (*rotate)(int64_t n, double c, double s, double* x, double* y);
   // sums[0] = sum_j z2[j] / (gap[j] - tau), sums[1] = sum_j z2[j] / (gap[j] - tau)^2
   void (*poles)(int64_t n, const double* gap, const double* z2, double tau, double* sums);
+  // Narrow float32 products with matrices 16 columns wide, k (cols x 16), y (rows x 16) and w (cols x 16), rows side by side:
+  // y (+)= A k, of which y is set where not `add`, and w += A^T y. Chains of fused multiply-adds in order.
+  void (*panel)(int64_t rows, int64_t cols, const float* a, int64_t lda, const float* k, bool add, float* y);
+  void (*panel_t)(int64_t rows, int64_t cols, const float* a, int64_t lda, const float* y, float* w);
 };
 constexpr int64_t kSvdMaxRows = 16, kSvdMaxCols = 32;
 

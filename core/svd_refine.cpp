@@ -175,7 +175,7 @@ WhittleStatus svd_sort(int64_t tall, int64_t thin, SvdTriplets* t) {
   for (int64_t i = 1; i < t->count; i++) sorted = sorted && t->values[i - 1] >= t->values[i];
   if (sorted) return WHITTLE_OK;
   Workspace work;
-  const int64_t longest = t->left ? tall : thin;
+  const int64_t longest = t->left ? std::max(tall, thin) : thin;
   double* copy = work.take(t->count * longest);
   if (!work.ok()) return WHITTLE_OUT_OF_MEMORY;
   std::vector<int64_t> order(static_cast<size_t>(t->count));

@@ -4,7 +4,7 @@
 // input. `full`: eigenvectors of the Gram matrix of the shorter side, then A times these; singular values are the norms of
 // the products, so that small ones lose nothing to the squaring; what is too small to be orthogonal on its own account
 // (below 2e-5 of the largest for float32 input, everything for float64) is orthogonalized by one-sided Jacobi rotations.
-// `randomized`: block Krylov space of the shorter side (Musco & Musco 2015), then the same on its projection.
+// `randomized`: block Krylov space of the rows (Musco & Musco 2015), then the same on its projection.
 //
 // Signs: of each column of U the element of largest magnitude is positive (the first of equals). Results depend on the
 // variant and the seed, not on the number of threads.
@@ -26,7 +26,7 @@ struct SvdProblem {
   int64_t max_rank = 0;              // 1 ... min(m, n)
   // Smallest rank whose squared error is at most (1 - energy) and tolerance^2 of the squared norm; negative: not asked.
   double energy = -1, tolerance = -1;
-  int64_t iterations = 0, oversampling = -1;  // not given: 4 or as many as it takes; 1.5 rank, at least 16
+  int64_t iterations = 0, oversampling = -1;  // not given: as many as it takes; 0.75 rank, at least 32
   uint64_t seed = 0;
   int threads = 0;
   // m x rank, rank, n x rank for each of the batch, matrices max_rank columns apart. With one matrix u and v are written

@@ -71,6 +71,20 @@ static void poles(int64_t n, const double* gap, const double* z2, double tau, do
   sums[1] = d;
 }
 
+static void panel(int64_t rows, int64_t cols, const float* a, int64_t lda, const float* k, bool add, float* y) {
+  for (int64_t i = 0; i < rows; i++, y += kSvdPanel) {
+    for (int64_t c = 0; c < kSvdPanel && !add; c++) y[c] = 0;
+    for (int64_t j = 0; j < cols; j++)
+      for (int64_t c = 0; c < kSvdPanel; c++) y[c] += a[i * lda + j] * k[j * kSvdPanel + c];
+  }
+}
+
+static void panel_t(int64_t rows, int64_t cols, const float* a, int64_t lda, const float* y, float* w) {
+  for (int64_t i = 0; i < rows; i++, y += kSvdPanel)
+    for (int64_t j = 0; j < cols; j++)
+      for (int64_t c = 0; c < kSvdPanel; c++) w[j * kSvdPanel + c] += a[i * lda + j] * y[c];
+}
+
 extern "C" void svd_install_scalar(SvdKernels* t) {
   t->mr = kMr;
   t->nr = kNr;
@@ -83,4 +97,6 @@ extern "C" void svd_install_scalar(SvdKernels* t) {
   t->axpy = axpy;
   t->rotate = rotate;
   t->poles = poles;
+  t->panel = panel;
+  t->panel_t = panel_t;
 }

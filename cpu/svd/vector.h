@@ -1,36 +1,37 @@
-// The float64 kernels over a vector `vd` of kLanes doubles, which the including file defines with vd_load, vd_store, vd_set,
-// vd_widen (from floats),
-// vd_zero, vd_add, vd_sub, vd_mul, vd_div, vd_fma(x, y, z) = x y + z, vd_fnma = z - x y, vd_fma_into(z, x, y), vd_sum and
-// vd_load_part/vd_store_part for the first n lanes (others read as 0); and kMr x kVectors, the register tile.
+// The kernels of core/svd.h once for every ISA, over the operations of cpu/common/lanes_<isa>.h. The including file also defines
+// d_fma_into(z, x, y): z += x y; kMr x kVectors, the register tile of doubles; and kPanelRows, kPanelColumns: how many rows and
+// columns of a matrix the narrow float products take at once.
 #pragma once
+#include <string.h>
+
 #include "core/svd.h"
 
 using namespace whittle;
 
-static const int kNr = kVectors * kLanes;
+static const int kNr = kVectors * VD_LANES;
 
 template <int R>
 INLINE void tile_rows(int64_t k, const double* a, const double* b, double alpha, bool add, int64_t cols, double* c,
                       int64_t ldc) {
   vd acc[R][kVectors];
   UNROLL for (int i = 0; i < R; i++)
-    UNROLL for (int v = 0; v < kVectors; v++) acc[i][v] = vd_zero();
+    UNROLL for (int v = 0; v < kVectors; v++) acc[i][v] = d_set(0);
   for (int64_t p = 0; p < k; p++, a += kMr, b += kNr) {
     vd x[kVectors];
-    UNROLL for (int v = 0; v < kVectors; v++) x[v] = vd_load(b + v * kLanes);
+    UNROLL for (int v = 0; v < kVectors; v++) x[v] = d_load(b + v * VD_LANES);
     UNROLL for (int i = 0; i < R; i++) {
-      const vd y = vd_set(a[i]);
-      UNROLL for (int v = 0; v < kVectors; v++) vd_fma_into(acc[i][v], x[v], y);
+      const vd y = d_set(a[i]);
+      UNROLL for (int v = 0; v < kVectors; v++) d_fma_into(acc[i][v], x[v], y);
     }
   }
-  const vd f = vd_set(alpha);
+  const vd f = d_set(alpha);
   UNROLL for (int i = 0; i < R; i++)
     UNROLL for (int v = 0; v < kVectors; v++) {
-      const int64_t left = cols - v * kLanes;
-      double* to = c + i * ldc + v * kLanes;
-      if (left >= kLanes) vd_store(to, add ? vd_fma(f, acc[i][v], vd_load(to)) : vd_mul(f, acc[i][v]));
+      const int64_t left = cols - v * VD_LANES;
+      double* to = c + i * ldc + v * VD_LANES;
+      if (left >= VD_LANES) d_store(to, add ? d_fma(f, acc[i][v], d_load(to)) : d_mul(f, acc[i][v]));
       else if (left > 0)
-        vd_store_part(to, add ? vd_fma(f, acc[i][v], vd_load_part(to, left)) : vd_mul(f, acc[i][v]), left);
+        d_store_part(to, add ? d_fma(f, acc[i][v], d_load_part(to, left)) : d_mul(f, acc[i][v]), left);
     }
 }
 
@@ -50,60 +51,61 @@ static void tile(int64_t k, const double* a, const double* b, double alpha, bool
   if (rows < kMr / 2) tile_half(k, a, b, alpha, false, kNr, part, kNr);
   else tile_full(k, a, b, alpha, false, kNr, part, kNr);
   for (int64_t i = 0; i < rows; i++)
-    for (int64_t j = 0; j < cols; j += kLanes) {
-      const int64_t left = cols - j < kLanes ? cols - j : kLanes;
+    for (int64_t j = 0; j < cols; j += VD_LANES) {
+      const int64_t left = cols - j;
       double* to = c + i * ldc + j;
-      const vd x = vd_load(part + i * kNr + j);
-      vd_store_part(to, add ? vd_add(x, vd_load_part(to, left)) : x, left);
+      const vd x = d_load(part + i * kNr + j);
+      if (left >= VD_LANES) d_store(to, add ? d_add(x, d_load(to)) : x);
+      else d_store_part(to, add ? d_add(x, d_load_part(to, left)) : x, left);
     }
 }
 
 static double dot(int64_t n, const double* x, const double* y) {
   vd s[4];
-  UNROLL for (int u = 0; u < 4; u++) s[u] = vd_zero();
+  UNROLL for (int u = 0; u < 4; u++) s[u] = d_set(0);
   int64_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
-    UNROLL for (int u = 0; u < 4; u++) s[u] = vd_fma(vd_load(x + i + u * kLanes), vd_load(y + i + u * kLanes), s[u]);
-  for (; i + kLanes <= n; i += kLanes) s[0] = vd_fma(vd_load(x + i), vd_load(y + i), s[0]);
-  if (i < n) s[1] = vd_fma(vd_load_part(x + i, n - i), vd_load_part(y + i, n - i), s[1]);
-  return vd_sum(vd_add(vd_add(s[0], s[1]), vd_add(s[2], s[3])));
+  for (; i + 4 * VD_LANES <= n; i += 4 * VD_LANES)
+    UNROLL for (int u = 0; u < 4; u++) s[u] = d_fma(d_load(x + i + u * VD_LANES), d_load(y + i + u * VD_LANES), s[u]);
+  for (; i + VD_LANES <= n; i += VD_LANES) s[0] = d_fma(d_load(x + i), d_load(y + i), s[0]);
+  if (i < n) s[1] = d_fma(d_load_part(x + i, n - i), d_load_part(y + i, n - i), s[1]);
+  return d_sum(d_add(d_add(s[0], s[1]), d_add(s[2], s[3])));
 }
 
 static double squares(int64_t n, const float* x) {
   vd s[4];
-  UNROLL for (int u = 0; u < 4; u++) s[u] = vd_zero();
+  UNROLL for (int u = 0; u < 4; u++) s[u] = d_set(0);
   int64_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+  for (; i + 4 * VD_LANES <= n; i += 4 * VD_LANES)
     UNROLL for (int u = 0; u < 4; u++) {
-      const vd v = vd_widen(x + i + u * kLanes);
-      s[u] = vd_fma(v, v, s[u]);
+      const vd v = d_from_floats(x + i + u * VD_LANES);
+      s[u] = d_fma(v, v, s[u]);
     }
   double rest = 0;
   for (; i < n; i++) rest += (double)x[i] * (double)x[i];
-  return vd_sum(vd_add(vd_add(s[0], s[1]), vd_add(s[2], s[3]))) + rest;
+  return d_sum(d_add(d_add(s[0], s[1]), d_add(s[2], s[3]))) + rest;
 }
 
 static void axpy(int64_t n, double alpha, const double* x, double* y) {
-  const vd f = vd_set(alpha);
+  const vd f = d_set(alpha);
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) vd_store(y + i, vd_fma(f, vd_load(x + i), vd_load(y + i)));
-  if (i < n) vd_store_part(y + i, vd_fma(f, vd_load_part(x + i, n - i), vd_load_part(y + i, n - i)), n - i);
+  for (; i + VD_LANES <= n; i += VD_LANES) d_store(y + i, d_fma(f, d_load(x + i), d_load(y + i)));
+  if (i < n) d_store_part(y + i, d_fma(f, d_load_part(x + i, n - i), d_load_part(y + i, n - i)), n - i);
 }
 
 template <int R>
 INLINE void gemv_rows(int64_t cols, const double* a, int64_t lda, const double* x, double alpha, double* y) {
   vd s[R];
-  UNROLL for (int r = 0; r < R; r++) s[r] = vd_zero();
+  UNROLL for (int r = 0; r < R; r++) s[r] = d_set(0);
   int64_t j = 0;
-  for (; j + kLanes <= cols; j += kLanes) {
-    const vd v = vd_load(x + j);
-    UNROLL for (int r = 0; r < R; r++) s[r] = vd_fma(vd_load(a + r * lda + j), v, s[r]);
+  for (; j + VD_LANES <= cols; j += VD_LANES) {
+    const vd v = d_load(x + j);
+    UNROLL for (int r = 0; r < R; r++) s[r] = d_fma(d_load(a + r * lda + j), v, s[r]);
   }
   if (j < cols) {
-    const vd v = vd_load_part(x + j, cols - j);
-    UNROLL for (int r = 0; r < R; r++) s[r] = vd_fma(vd_load_part(a + r * lda + j, cols - j), v, s[r]);
+    const vd v = d_load_part(x + j, cols - j);
+    UNROLL for (int r = 0; r < R; r++) s[r] = d_fma(d_load_part(a + r * lda + j, cols - j), v, s[r]);
   }
-  UNROLL for (int r = 0; r < R; r++) y[r] += alpha * vd_sum(s[r]);
+  UNROLL for (int r = 0; r < R; r++) y[r] += alpha * d_sum(s[r]);
 }
 
 static void gemv(int64_t rows, int64_t cols, const double* a, int64_t lda, const double* x, double alpha, double* y) {
@@ -115,17 +117,17 @@ static void gemv(int64_t rows, int64_t cols, const double* a, int64_t lda, const
 template <int R>
 INLINE void gemv_t_rows(int64_t cols, const double* a, int64_t lda, const double* x, double alpha, double* y) {
   vd f[R];
-  UNROLL for (int r = 0; r < R; r++) f[r] = vd_set(alpha * x[r]);
+  UNROLL for (int r = 0; r < R; r++) f[r] = d_set(alpha * x[r]);
   int64_t j = 0;
-  for (; j + kLanes <= cols; j += kLanes) {
-    vd s = vd_load(y + j);
-    UNROLL for (int r = 0; r < R; r++) s = vd_fma(f[r], vd_load(a + r * lda + j), s);
-    vd_store(y + j, s);
+  for (; j + VD_LANES <= cols; j += VD_LANES) {
+    vd s = d_load(y + j);
+    UNROLL for (int r = 0; r < R; r++) s = d_fma(f[r], d_load(a + r * lda + j), s);
+    d_store(y + j, s);
   }
   if (j < cols) {
-    vd s = vd_load_part(y + j, cols - j);
-    UNROLL for (int r = 0; r < R; r++) s = vd_fma(f[r], vd_load_part(a + r * lda + j, cols - j), s);
-    vd_store_part(y + j, s, cols - j);
+    vd s = d_load_part(y + j, cols - j);
+    UNROLL for (int r = 0; r < R; r++) s = d_fma(f[r], d_load_part(a + r * lda + j, cols - j), s);
+    d_store_part(y + j, s, cols - j);
   }
 }
 
@@ -140,34 +142,34 @@ template <int R>
 INLINE void symv_rows(int64_t i, const double* a, int64_t lda, const double* x, double* y) {
   vd s[R], f[R];
   UNROLL for (int r = 0; r < R; r++) {
-    s[r] = vd_zero();
-    f[r] = vd_set(x[i + r]);
+    s[r] = d_set(0);
+    f[r] = d_set(x[i + r]);
   }
   const double* row = a + i * lda;
   int64_t j = 0;
-  for (; j + kLanes <= i; j += kLanes) {
-    const vd v = vd_load(x + j);
-    vd w = vd_load(y + j);
+  for (; j + VD_LANES <= i; j += VD_LANES) {
+    const vd v = d_load(x + j);
+    vd w = d_load(y + j);
     UNROLL for (int r = 0; r < R; r++) {
-      const vd e = vd_load(row + r * lda + j);
-      s[r] = vd_fma(e, v, s[r]);
-      w = vd_fma(e, f[r], w);
+      const vd e = d_load(row + r * lda + j);
+      s[r] = d_fma(e, v, s[r]);
+      w = d_fma(e, f[r], w);
     }
-    vd_store(y + j, w);
+    d_store(y + j, w);
   }
   if (j < i) {
-    const vd v = vd_load_part(x + j, i - j);
-    vd w = vd_load_part(y + j, i - j);
+    const vd v = d_load_part(x + j, i - j);
+    vd w = d_load_part(y + j, i - j);
     UNROLL for (int r = 0; r < R; r++) {
-      const vd e = vd_load_part(row + r * lda + j, i - j);
-      s[r] = vd_fma(e, v, s[r]);
-      w = vd_fma(e, f[r], w);
+      const vd e = d_load_part(row + r * lda + j, i - j);
+      s[r] = d_fma(e, v, s[r]);
+      w = d_fma(e, f[r], w);
     }
-    vd_store_part(y + j, w, i - j);
+    d_store_part(y + j, w, i - j);
   }
   for (int r = 0; r < R; r++) {
     const double* at = row + r * lda + i;
-    double sum = vd_sum(s[r]) + at[r] * x[i + r];
+    double sum = d_sum(s[r]) + at[r] * x[i + r];
     for (int q = 0; q < r; q++) {
       sum += at[q] * x[i + q];
       y[i + q] += at[q] * x[i + r];
@@ -183,30 +185,30 @@ static void symv(int64_t begin, int64_t end, const double* a, int64_t lda, const
 }
 
 static void rotate(int64_t n, double c, double s, double* x, double* y) {
-  const vd cv = vd_set(c), sv = vd_set(s);
+  const vd cv = d_set(c), sv = d_set(s);
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    const vd u = vd_load(x + i), v = vd_load(y + i);
-    vd_store(x + i, vd_fma(cv, u, vd_mul(sv, v)));
-    vd_store(y + i, vd_fnma(sv, u, vd_mul(cv, v)));
+  for (; i + VD_LANES <= n; i += VD_LANES) {
+    const vd u = d_load(x + i), v = d_load(y + i);
+    d_store(x + i, d_fma(cv, u, d_mul(sv, v)));
+    d_store(y + i, d_fnma(sv, u, d_mul(cv, v)));
   }
   if (i < n) {
-    const vd u = vd_load_part(x + i, n - i), v = vd_load_part(y + i, n - i);
-    vd_store_part(x + i, vd_fma(cv, u, vd_mul(sv, v)), n - i);
-    vd_store_part(y + i, vd_fnma(sv, u, vd_mul(cv, v)), n - i);
+    const vd u = d_load_part(x + i, n - i), v = d_load_part(y + i, n - i);
+    d_store_part(x + i, d_fma(cv, u, d_mul(sv, v)), n - i);
+    d_store_part(y + i, d_fnma(sv, u, d_mul(cv, v)), n - i);
   }
 }
 
 static void poles(int64_t n, const double* gap, const double* z2, double tau, double* sums) {
-  const vd one = vd_set(1), at = vd_set(tau);
-  vd f = vd_zero(), d = vd_zero();
+  const vd one = d_set(1), at = d_set(tau);
+  vd f = d_set(0), d = d_set(0);
   int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes) {
-    const vd r = vd_div(one, vd_sub(vd_load(gap + j), at)), t = vd_mul(vd_load(z2 + j), r);
-    f = vd_add(f, t);
-    d = vd_fma(t, r, d);
+  for (; j + VD_LANES <= n; j += VD_LANES) {
+    const vd r = d_div(one, d_sub(d_load(gap + j), at)), t = d_mul(d_load(z2 + j), r);
+    f = d_add(f, t);
+    d = d_fma(t, r, d);
   }
-  double fs = vd_sum(f), ds = vd_sum(d);
+  double fs = d_sum(f), ds = d_sum(d);
   for (; j < n; j++) {
     const double r = 1 / (gap[j] - tau), t = z2[j] * r;
     fs += t;
@@ -214,6 +216,69 @@ static void poles(int64_t n, const double* gap, const double* z2, double tau, do
   }
   sums[0] = fs;
   sums[1] = ds;
+}
+
+// Narrow products: a panel is 16 columns wide, so that a row of it is one vector of 16 floats or two of 8.
+static const int kPanel = (int)kSvdPanel / VF_LANES;
+
+template <int R>
+INLINE void panel_step(const float* a, int64_t lda, const float* k, vf (*acc)[kPanel]) {
+  vf x[kPanel];
+  UNROLL for (int v = 0; v < kPanel; v++) x[v] = v_load(k + v * VF_LANES);
+  UNROLL for (int r = 0; r < R; r++) {
+    const vf e = v_set(a[r * lda]);
+    UNROLL for (int v = 0; v < kPanel; v++) acc[r][v] = v_fma(e, x[v], acc[r][v]);
+  }
+}
+
+template <int R>
+INLINE void panel_rows(int64_t cols, const float* a, int64_t lda, const float* k, bool add, float* y) {
+  vf acc[R][kPanel];
+  UNROLL for (int r = 0; r < R; r++)
+    UNROLL for (int v = 0; v < kPanel; v++) acc[r][v] = add ? v_load(y + r * kSvdPanel + v * VF_LANES) : v_set(0);
+  int64_t j = 0;
+  for (; j + 4 <= cols; j += 4)
+    UNROLL for (int u = 0; u < 4; u++) panel_step<R>(a + j + u, lda, k + (j + u) * kSvdPanel, acc);
+  for (; j < cols; j++) panel_step<R>(a + j, lda, k + j * kSvdPanel, acc);
+  UNROLL for (int r = 0; r < R; r++)
+    UNROLL for (int v = 0; v < kPanel; v++) v_store(y + r * kSvdPanel + v * VF_LANES, acc[r][v]);
+}
+
+static void panel(int64_t rows, int64_t cols, const float* a, int64_t lda, const float* k, bool add, float* y) {
+  int64_t i = 0;
+  for (; i + kPanelRows <= rows; i += kPanelRows) panel_rows<kPanelRows>(cols, a + i * lda, lda, k, add, y + i * kSvdPanel);
+  for (; i < rows; i++) panel_rows<1>(cols, a + i * lda, lda, k, add, y + i * kSvdPanel);
+}
+
+template <int C>
+INLINE void panel_t_columns(int64_t rows, const float* a, int64_t lda, const float* y, float* w) {
+  vf acc[C][kPanel];
+  UNROLL for (int c = 0; c < C; c++)
+    UNROLL for (int v = 0; v < kPanel; v++) acc[c][v] = v_load(w + c * kSvdPanel + v * VF_LANES);
+  for (int64_t i = 0; i < rows; i++, a += lda, y += kSvdPanel) panel_step<C>(a, 1, y, acc);
+  UNROLL for (int c = 0; c < C; c++)
+    UNROLL for (int v = 0; v < kPanel; v++) v_store(w + c * kSvdPanel + v * VF_LANES, acc[c][v]);
+}
+
+// Rows of a lie far apart, often a power of two, and a few columns of them would come from L2 a line at a time: blocks are
+// copied to where lines follow one another (1.4 times the speed).
+static void panel_t(int64_t rows, int64_t cols, const float* a, int64_t lda, const float* y, float* w) {
+  const int kRows = 32, kStrips = 64 / kPanelColumns, kBlock = kStrips * kPanelColumns;
+  alignas(64) float block[kRows * kBlock];
+  for (int64_t from = 0; from < rows; from += kRows, a += kRows * lda, y += kRows * kSvdPanel) {
+    const int64_t n = rows - from < kRows ? rows - from : kRows;
+    int64_t j = 0;
+    if (lda != kSvdPanel)
+      for (; j + kBlock <= cols; j += kBlock) {
+        for (int64_t i = 0; i < n; i++)
+          for (int s = 0; s < kStrips; s++) memcpy(block + (s * kRows + i) * kPanelColumns, a + i * lda + j + s * kPanelColumns, kPanelColumns * 4);
+        for (int s = 0; s < kStrips; s++)
+          panel_t_columns<kPanelColumns>(n, block + s * kRows * kPanelColumns, kPanelColumns, y, w + (j + s * kPanelColumns) * kSvdPanel);
+      }
+    for (; j + kPanelColumns <= cols; j += kPanelColumns) panel_t_columns<kPanelColumns>(n, a + j, lda, y, w + j * kSvdPanel);
+    for (; j + 4 <= cols; j += 4) panel_t_columns<4>(n, a + j, lda, y, w + j * kSvdPanel);
+    for (; j < cols; j++) panel_t_columns<1>(n, a + j, lda, y, w + j * kSvdPanel);
+  }
 }
 
 static void install_simd(SvdKernels* t) {
@@ -228,4 +293,6 @@ static void install_simd(SvdKernels* t) {
   t->axpy = axpy;
   t->rotate = rotate;
   t->poles = poles;
+  t->panel = panel;
+  t->panel_t = panel_t;
 }

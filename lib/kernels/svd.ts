@@ -34,9 +34,9 @@ export interface SvdOptions {
   readonly method?: SvdMethod | 'auto'
   /** Start of the randomized method, an integer from 0 to 2³² − 1. Default 0; the full method has no chance in it. */
   readonly seed?: number
-  /** Steps of the randomized method, 1 … 50. Default: 4, and up to 12 until it has converged. */
+  /** Steps of the randomized method, 1 … 50. Default: as many as its search space takes, and up to 14 until it has converged. */
   readonly iterations?: number
-  /** Dimensions that the randomized method adds to `rank` for its search space. Default 1.5·rank, at least 16. */
+  /** Dimensions that the randomized method adds to `rank` for its search space. Default 0.75·rank, at least 32. */
   readonly oversampling?: number
   /** Dims of `a` where it is given as a bare typed array. */
   readonly dims?: readonly number[]
@@ -56,7 +56,7 @@ export interface SingularValues<T extends Floats = Floats> {
   readonly method: SvdMethod
   /** Steps taken: by the slowest eigenvalue or, randomized, to build the search space. */
   readonly iterations: number
-  /** Full: every eigenvalue was found. Randomized: the last step lowered the error by less than 2 %. */
+  /** Full: every eigenvalue was found. Randomized: going by its last two steps, more would lower the error by less than 3 %. */
   readonly converged: boolean
   /** Randomized: a bound on the share by which the last step lowered the error. Full: 0. */
   readonly improvement: number

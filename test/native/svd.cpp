@@ -181,6 +181,50 @@ WHITTLE_CHECK(svd) {
         h.expect(x.intact() && y.intact(), "wrote outside, n %d", int(n));
       }
     });
+    h.row("panel, panel_t", [&] {
+      Rng rng = h.rng();
+      const double u = 0x1p-24;
+      for (int64_t rows : {int64_t(0), int64_t(1), int64_t(3), int64_t(7), int64_t(8), int64_t(17), int64_t(30)})
+        for (int64_t cols : {int64_t(0), int64_t(1), int64_t(5), int64_t(16), int64_t(23), int64_t(261)}) {
+          const int64_t lda = cols + rng.between(0, 3);
+          Guarded<float> a(rows * lda, 1), x(cols * kSvdPanel, 2), y(rows * kSvdPanel, 3);
+          for (Guarded<float>* g : {&a, &x, &y})
+            for (int64_t i = 0; i < g->size(); i++) (*g)[i] = rng.normal() * (rng.below(8) ? 1.0f : 1e4f);
+          const auto check = [&](const char* what, Guarded<float>& out, const std::vector<float>& old, bool add, int64_t depth, bool transposed) {
+            for (int64_t i = 0; i < out.size() / kSvdPanel; i++)
+              for (int64_t c = 0; c < kSvdPanel; c++) {
+                double want = add ? double(old[size_t(i * kSvdPanel + c)]) : 0, size = fabs(want);
+                for (int64_t q = 0; q < depth; q++) {
+                  const double t = transposed ? double(a[q * lda + i]) * y[q * kSvdPanel + c] : double(a[i * lda + q]) * x[q * kSvdPanel + c];
+                  want += t;
+                  size += fabs(t);
+                }
+                const double got = out[i * kSvdPanel + c];
+                h.expect(fabs(got - want) <= double(depth + 2) * u * size, "%s %dx%d [%d, %d]: %g, want %g", what, int(rows), int(cols), int(i),
+                         int(c), got, want);
+              }
+            h.expect(out.intact(), "%s wrote outside, %dx%d", what, int(rows), int(cols));
+          };
+          for (bool add : {false, true}) {
+            const std::vector<float> old(y.data(), y.data() + y.size());
+            k.panel(rows, cols, a.data(), lda, x.data(), add, y.data());
+            check("panel", y, old, add, cols, false);
+          }
+          const std::vector<float> old(x.data(), x.data() + x.size());
+          k.panel_t(rows, cols, a.data(), lda, y.data(), x.data());
+          check("panel_t", x, old, true, rows, true);
+        }
+      for (int64_t cols : {int64_t(768), int64_t(4096)}) {
+        const int64_t rows = (96 << 10) / cols;
+        std::vector<float> data(size_t(rows * cols + (rows + 2 * cols) * kSvdPanel + 16));
+        for (float& f : data) f = float(rng.normal());
+        float* a = data.data() + (16 - reinterpret_cast<uintptr_t>(data.data()) / 4 % 16) % 16;
+        float *x = a + rows * cols, *y = x + cols * kSvdPanel, *w = y + rows * kSvdPanel;
+        const double ops = 2.0 * double(rows * cols * kSvdPanel);
+        h.bench(cols == 768 ? "panel 128x768" : "panel 24x4096", 0, [&] { k.panel(rows, cols, a, cols, x, false, y); }, ops);
+        h.bench(cols == 768 ? "panel_t 128x768" : "panel_t 24x4096", 0, [&] { k.panel_t(rows, cols, a, cols, y, w); }, ops);
+      }
+    });
   });
   if (!h.wants("svd", svd_tier())) return;
   h.begin_variant("svd", svd_tier());
