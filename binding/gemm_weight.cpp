@@ -1,4 +1,4 @@
-// Products of float32 with compressed weights: int4, scaled int8, bfloat16.
+// Products of float32 with packed weights: int4, scaled int8, bfloat16, float32.
 #include "core/gemm_weight.h"
 
 #include "binding/call.h"
@@ -9,9 +9,10 @@ namespace whittle {
 namespace {
 
 // By format, as lib/kernels/gemm_weight.ts numbers them.
-const HandleKind kKinds[kWeightFormats] = {HandleKind::packed_int4, HandleKind::packed_scaled_int8, HandleKind::packed_bfloat16};
+const HandleKind kKinds[kWeightAllFormats] = {HandleKind::packed_int4, HandleKind::packed_scaled_int8,
+                                              HandleKind::packed_bfloat16, HandleKind::packed_float32};
 
-bool format_ok(int32_t format) { return format >= 0 && format < kWeightFormats; }
+bool format_ok(int32_t format) { return format >= 0 && format < kWeightAllFormats; }
 
 // packWeightNew(format, k, n, blockSize, withOffset) → a handle that holds nothing yet, or undefined if memory is short.
 napi_value pack_new(napi_env env, napi_callback_info info) {
@@ -64,13 +65,13 @@ struct Fill {
     s.zero_default = static_cast<float>(p[kZeroDefault]);
     threads = static_cast<int32_t>(p[kThreads]);
     const PackedWeight& w = *static_cast<const PackedWeight*>(handle.object());
-    const bool int4 = w.format == kWeightInt4, bf16 = w.format == kWeightBf16, empty = w.k == 0 || w.n == 0;
+    const bool int4 = w.format == kWeightInt4, plain = w.format == kWeightBf16 || w.format == kWeightF32, empty = w.k == 0 || w.n == 0;
     const int64_t code = (w.k - 1) * s.row + (w.n - 1) * s.col, scale = (w.blocks - 1) * s.scale_block + (w.n - 1) * s.scale_col;
     const int64_t zero = (w.blocks - 1) * s.zero_block + (w.n - 1) * s.zero_col;
     const int64_t zero_bytes = s.zero_kind == 1 ? (int4 ? zero / 2 + 1 : zero + 1) : s.zero_kind == 2 ? 4 * scale + 4 : 2 * scale + 2;
     s.codes = static_cast<const uint8_t*>(
-        args.bytes(empty ? 0 : int4 ? code / 2 + 1 : bf16 ? (code + 1) * (s.is_float ? 4 : 2) : code + 1));
-    s.scales = args.bytes(empty ? 0 : (scale + 1) * (s.half_scales ? 2 : 4), bf16);
+        args.bytes(empty ? 0 : int4 ? code / 2 + 1 : plain ? (code + 1) * (s.is_float || w.format == kWeightF32 ? 4 : 2) : code + 1));
+    s.scales = args.bytes(empty ? 0 : (scale + 1) * (s.half_scales ? 2 : 4), plain);
     s.zeros = args.bytes(empty ? 0 : zero_bytes, s.zero_kind == 0);
     return args.ok();
   }

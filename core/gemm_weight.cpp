@@ -259,9 +259,10 @@ void unpack_panels(const void* context, int64_t k, int64_t length, int64_t col, 
 WhittleStatus run_panels(const WeightKernels& table, const WeightArgs& g, const GemmEngine& engine) {
   const PanelContext context = {&table, g.w, engine.kernels.nr};
   GemmProblem f;
+  if (g.w->format == kWeightF32) f.packed = reinterpret_cast<const float*>(g.w->data);
+  else f.pack = unpack_panels, f.pack_context = &context;
   f.m = g.m, f.n = g.w->n, f.k = g.w->k;
   f.a = g.a, f.a_row = g.w->k;
-  f.pack = unpack_panels, f.pack_context = &context;
   f.c = g.out, f.ldc = g.w->n;
   f.bias = g.bias, f.activation = g.activation;
   return gemm_f32(f, g.threads, engine);
@@ -316,14 +317,15 @@ WhittleStatus run_tiles(const WeightKernels& table, const WeightArgs& g, const G
 const WeightKernels& gemm_weight_kernels() { return resolved().table; }
 Tier gemm_weight_tier() { return resolved().tier; }
 
-PackedWeight* new_packed_weight(const WeightKernels& table, int32_t format, int64_t k, int64_t n, int64_t block, bool with_offset) {
+PackedWeight* new_packed_weight(const WeightKernels& table, int32_t format, int64_t k, int64_t n, int64_t block, bool with_offset,
+                                const GemmEngine& engine) {
   PackedWeight* w = new (std::nothrow) PackedWeight();
   if (!w) return nullptr;
-  const bool bf16 = format == kWeightBf16;
+  const bool plain = format == kWeightBf16 || format == kWeightF32;
   w->format = format;
   w->k = k;
   w->n = n;
-  w->block = bf16 || block > k ? std::max<int64_t>(k, 1) : block;
+  w->block = plain || block > k ? std::max<int64_t>(k, 1) : block;
   w->blocks = ceil_div(k, w->block);
   w->groups = ceil_div(n, kWeightLanes);
   if (format == kWeightInt4) {
@@ -332,16 +334,16 @@ PackedWeight* new_packed_weight(const WeightKernels& table, int32_t format, int6
     w->chunks = full * ceil_div(w->block, kWeightChunk) + ceil_div(last, kWeightChunk);
   } else if (format == kWeightInt8) {
     w->group_bytes = k * kWeightLanes;
-  } else {
+  } else if (format == kWeightBf16) {
     w->group_bytes = ceil_div(k, table.bf16_rows) * table.bf16_rows * 2 * kWeightLanes;
   }
-  const size_t data = static_cast<size_t>(w->groups * w->group_bytes);
-  const size_t scales = bf16 ? 0 : static_cast<size_t>(w->groups * w->blocks * kWeightLanes) * 4;
+  const size_t data = static_cast<size_t>(format == kWeightF32 ? gemm_packed_size(k, n, engine) * 4 : w->groups * w->group_bytes);
+  const size_t scales = plain ? 0 : static_cast<size_t>(w->groups * w->blocks * kWeightLanes) * 4;
   w->bytes = static_cast<int64_t>(data + scales * (with_offset ? 2 : 1));
   w->data = static_cast<uint8_t*>(aligned_new(data));
-  if (!bf16) w->scale = static_cast<float*>(aligned_new(scales));
-  if (!bf16 && with_offset) w->offset = static_cast<float*>(aligned_new(scales));
-  if (!w->data || (!bf16 && !w->scale) || (!bf16 && with_offset && !w->offset)) {
+  if (!plain) w->scale = static_cast<float*>(aligned_new(scales));
+  if (!plain && with_offset) w->offset = static_cast<float*>(aligned_new(scales));
+  if (!w->data || (!plain && (!w->scale || (with_offset && !w->offset)))) {
     free_packed_weight(w);
     return nullptr;
   }
@@ -356,7 +358,10 @@ void free_packed_weight(PackedWeight* w) {
   delete w;
 }
 
-WhittleStatus fill_packed_weight(const WeightSource& source, int threads, PackedWeight* w) {
+WhittleStatus fill_packed_weight(const WeightSource& source, int threads, PackedWeight* w, const GemmEngine& engine) {
+  if (w->format == kWeightF32)
+    return gemm_pack_b(w->k, w->n, reinterpret_cast<const float*>(source.codes), source.row, source.col,
+                       reinterpret_cast<float*>(w->data), threads, engine);
   std::atomic<int> status{WHITTLE_OK};
   if (w->k * w->n < 65536) threads = 1;
   parallel_for(w->groups, 4, threads, [&](int64_t first, int64_t last) {
@@ -376,7 +381,7 @@ WhittleStatus gemm_weight(const WeightKernels& table, const WeightArgs& g, const
   if (g.m == 0 || w.n == 0) return WHITTLE_OK;
   const double work = static_cast<double>(g.m) * static_cast<double>(w.n) * static_cast<double>(w.k);
   const int threads = work < 400e3 ? 1 : g.threads > 0 ? g.threads : thread_limit();
-  if (w.k == 0) return run_panels(table, g, engine);
+  if (w.k == 0 || w.format == kWeightF32) return run_panels(table, g, engine);
   if (w.format == kWeightBf16 && table.tile && g.m >= 16 && finite(g.a, g.m * w.k)) return run_tiles(table, g, engine, threads);
   if (g.m > table.stream_rows[w.format]) return run_panels(table, g, engine);
 

@@ -1,5 +1,5 @@
-// Products of float32 rows with compressed weights: C = activation(A * W + bias), W held as 4-bit or 8-bit integers with
-// scales, or as bfloat16. Nothing rounds the activations to fewer bits than float32 has.
+// Products of float32 rows with packed weights: C = activation(A * W + bias), W held as 4-bit or 8-bit integers with
+// scales, as bfloat16, or as float32 (panels of core/gemm.h; the kernels here know only the other three). Nothing rounds the activations to fewer bits than float32 has.
 //
 //   int4, int8   W[p, j] = scale[b, j] * q[p, j] + offset[b, j], b the block of `block` rows that p lies in
 //   bfloat16     W[p, j] as it is
@@ -26,20 +26,21 @@
 
 namespace whittle {
 
-enum WeightFormat : int32_t { kWeightInt4 = 0, kWeightInt8 = 1, kWeightBf16 = 2 };
-constexpr int32_t kWeightFormats = 3;
+enum WeightFormat : int32_t { kWeightInt4 = 0, kWeightInt8 = 1, kWeightBf16 = 2, kWeightF32 = 3 };
+constexpr int32_t kWeightFormats = 3;     // that WeightKernels have
+constexpr int32_t kWeightAllFormats = 4;
 constexpr int64_t kWeightLanes = 16;  // columns of a group
 constexpr int64_t kWeightChunk = 32;  // rows of int4 whose activations share an exponent
 
 struct PackedWeight {
   int32_t format;
   int64_t k, n;
-  int64_t block, blocks;       // bfloat16: k, 1
+  int64_t block, blocks;       // bfloat16, float32: k, 1
   int64_t groups, group_bytes;
   int64_t chunks;              // int4: chunks of all blocks
   int64_t bytes;
   uint8_t* data;
-  float* scale;                // null for bfloat16
+  float* scale;                // null for bfloat16 and float32
   float* offset;               // or null
 };
 
@@ -120,7 +121,7 @@ Tier gemm_weight_tier();
 
 // Where codes, scales and zero points lie; all of them are numbered from 0 in units of one element.
 struct WeightSource {
-  const uint8_t* codes;        // int4: nibbles, low half first; int8: bytes; bfloat16: its bits, or float32
+  const uint8_t* codes;        // int4: nibbles, low half first; int8: bytes; bfloat16: its bits, or float32; float32
   int64_t row, col;            // code of (p, j) at p * row + j * col
   bool is_signed;              // of integer codes
   bool is_float;               // bfloat16 from float32: rounded half to even
@@ -133,11 +134,14 @@ struct WeightSource {
   float zero_default;          // as codes have it
 };
 
-// Null if memory is short. with_offset: some zero point is not in the middle of the codes.
-PackedWeight* new_packed_weight(const WeightKernels& table, int32_t format, int64_t k, int64_t n, int64_t block, bool with_offset);
+// Null if memory is short. with_offset: some zero point is not in the middle of the codes. Whoever packs float32 for an engine
+// multiplies by that engine.
+PackedWeight* new_packed_weight(const WeightKernels& table, int32_t format, int64_t k, int64_t n, int64_t block, bool with_offset,
+                                const GemmEngine& engine = gemm_default());
 void free_packed_weight(PackedWeight* w);
 // WHITTLE_NONFINITE: a scale or zero point is NaN or infinite, or scale * offset overflows; WHITTLE_RANGE: a scale <= 0.
-WhittleStatus fill_packed_weight(const WeightSource& source, int threads, PackedWeight* w);
+WhittleStatus fill_packed_weight(const WeightSource& source, int threads, PackedWeight* w,
+                                 const GemmEngine& engine = gemm_default());
 
 struct WeightArgs {
   const PackedWeight* w = nullptr;

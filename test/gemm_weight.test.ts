@@ -10,6 +10,8 @@ import {
   gemmInt8,
   gemmInt8Async,
   packBfloat16,
+  packFloat32,
+  packFloat32Async,
   packBfloat16Async,
   packInt4,
   packInt4Async,
@@ -156,7 +158,7 @@ function meaning(q: ReturnType<typeof quantize>, transpose: boolean): OracleWeig
 }
 
 describe('quantized weights', () => {
-  const shapes = [[1, 13, 29], [2, 64, 64], [3, 17, 96], [16, 33, 40], [33, 50, 70], [1, 1, 1], [7, 5, 1000]] as const
+  const shapes = [[1, 13, 29], [2, 64, 64], [3, 17, 96], [16, 33, 40], [33, 18, 70], [1, 1, 1], [7, 5, 400]] as const
   test.each(shapes)('%d x %d x %d: codes of every grouping, either way round, symmetric or not', (m, n, k) => {
     for (const transpose of [false, true])
       for (const symmetric of [false, true])
@@ -208,7 +210,7 @@ describe('quantized weights', () => {
 })
 
 describe('bfloat16 weights', () => {
-  test.each([[1, 16, 32], [2, 17, 33], [5, 40, 7], [16, 32, 64], [40, 70, 401], [1, 1, 1]] as const)('%d x %d x %d in gemm', (m, n, k) => {
+  test.each([[1, 16, 32], [2, 17, 33], [5, 40, 7], [16, 32, 64], [40, 34, 401], [1, 1, 1]] as const)('%d x %d x %d in gemm', (m, n, k) => {
     for (const transpose of [false, true]) {
       const w = normal(k * n)
       // Ties too.
@@ -230,6 +232,24 @@ describe('bfloat16 weights', () => {
   })
 })
 
+test.each([[1, 16, 32], [2, 17, 33], [3, 160, 200], [16, 32, 64], [40, 34, 401], [1, 1, 1]] as const)('float32 weights laid out once: %d x %d x %d in gemm', (m, n, k) => {
+  for (const transpose of [false, true]) {
+    const w = normal(k * n)
+    const [a, bias] = [normal(m * k), normal(n)]
+    const at = (p: number, j: number) => (transpose ? j * k + p : p * n + j)
+    const oracle: OracleWeights = { k, n, block: 0, value: (p, j) => w[at(p, j)]!, size: (p, j) => Math.abs(w[at(p, j)]!) }
+    const packed = packFloat32(f32(transpose ? [n, k] : [k, n], w), { transpose })
+    expect([packed.k, packed.n, packed.byteLength >= 4 * k * n]).toEqual([k, n, true])
+    const y = gemm(f32([m, k], a), packed, { bias, activation: 'silu' })
+    expect(y.dims).toEqual([m, n])
+    expect(firstWrong(y.data, weightProduct(a, m, oracle, bias, 'silu'))).toBe('')
+    // They are a copy.
+    w.fill(NaN)
+    expect(same(gemm(f32([m, k], a), packed, { bias, activation: 'silu' }).data, y.data)).toBe(true)
+    packed.dispose()
+  }
+})
+
 describe('shapes and values at the edges', () => {
   test('empty dimensions give empty results, and k = 0 the activated bias', () => {
     for (const [m, n, k] of [[0, 3, 4], [3, 0, 4], [2, 3, 0], [0, 0, 0]] as const) {
@@ -239,6 +259,7 @@ describe('shapes and values at the edges', () => {
       for (const y of [
         gemmInt4(f32([m, k], normal(m * k)), packInt4(w), { bias, activation: 'relu' }),
         gemm(f32([m, k], normal(m * k)), packBfloat16(w), { bias, activation: 'relu' }),
+        gemm(f32([m, k], normal(m * k)), packFloat32(w), { bias, activation: 'relu' }),
         gemmInt8(f32([m, k], normal(m * k)), packInt8(tensor('int8', [k, n], new Int8Array(k * n)), { scale: 1 }), { bias, activation: 'relu' }),
       ]) {
         expect(y.dims).toEqual([m, n])
@@ -355,12 +376,16 @@ test('refuses what does not fit, naming the parameter', () => {
     ['ERR_DTYPE w.type', () => packInt8(w as never, { scale: 1 })],
     ['ERR_DTYPE w.type', () => packBfloat16(tensor('float16', [1, 1], new Uint16Array(1)))],
     ['ERR_SHAPE w', () => packBfloat16(f32([3], normal(3)))],
+    ['ERR_DTYPE w.type', () => packFloat32(tensor('bfloat16', [1, 1], new Uint16Array(1)))],
+    ['ERR_SHAPE w', () => packFloat32(f32([3], normal(3)))],
+    ['ERR_DTYPE transpose', () => packFloat32(w, { transpose: 1 } as never)],
     ['ERR_RANGE options.blockSize', () => packBfloat16(w, { blockSize: 3 } as never)],
   ]
   for (const [want, f] of bad) expect([want, code(f), f.toString()]).toEqual([want, want, f.toString()])
 
   const packed = packInt4(w)
   const bf16 = packBfloat16(w)
+  const full = packFloat32(w)
   const int8 = packInt8(tensor('int8', [4, 3], new Int8Array(12)), { scale: 1 })
   const plain = packInt8(tensor('int8', [4, 3], new Int8Array(12)))
   const a = f32([2, 4], normal(8))
@@ -384,6 +409,12 @@ test('refuses what does not fit, naming the parameter', () => {
     ['ERR_HANDLE b', () => gemm(a, packed as never)],
     ['ERR_RANGE transposeB', () => gemm(a, bf16, { transposeB: true })],
     ['ERR_RANGE alpha', () => gemm(a, bf16, { alpha: 2 })],
+    ['ERR_RANGE beta', () => gemm(a, full, { beta: 1, out: new Float32Array(6) })],
+    ['ERR_SHAPE b', () => gemm(f32([2, 5], normal(10)), full)],
+    ['ERR_SHAPE out', () => gemm(a, full, { out: new Float32Array(5) })],
+    ['ERR_RANGE out', () => gemm(a, full, { out: a.data.subarray(0, 6) })],
+    ['ERR_HANDLE b', () => gemmInt4(a, full as never)],
+    ['ERR_DTYPE b.type', () => gemm(a, structuredClone(full))],
     ['ERR_RANGE c', () => gemm(a, bf16, { c: w })],
     ['ERR_DTYPE a.type', () => gemmInt8(a as never, packed as never)],
     ['ERR_HANDLE b', () => gemmInt8(tensor('int8', [2, 4], new Int8Array(8)), packed as never)],
@@ -392,7 +423,8 @@ test('refuses what does not fit, naming the parameter', () => {
     ['ERR_RANGE options.aScale', () => gemmInt8(a, int8, { aScale: 1 } as never)],
   ]
   for (const [want, f] of calls) expect([want, code(f), f.toString()]).toEqual([want, want, f.toString()])
-  for (const p of [packed, bf16, int8]) p.dispose()
+  for (const p of [packed, bf16, full, int8]) p.dispose()
+  expect(code(() => gemm(a, full))).toBe('ERR_HANDLE b')
   expect(code(() => gemmInt4(a, packed))).toBe('ERR_HANDLE b')
   expect(code(() => gemm(a, bf16))).toBe('ERR_HANDLE b')
   expect(code(() => gemmInt8(a, int8))).toBe('ERR_HANDLE b')
@@ -407,13 +439,14 @@ test('the async twins give the same, also when the weights are disposed of in fl
   const codes = await packInt4Async(quantize(w, { bits: 4 }))
   const int8 = await packInt8Async(w8, { scale: 0.5 })
   const bf16 = await packBfloat16Async(w)
+  const full = await packFloat32Async(w)
   const want = [
     gemmInt4(a, packInt4(w, { blockSize: 64 })), gemmInt4(a, packInt4(quantize(w, { bits: 4 }))),
-    gemmInt8(a, packInt8(w8, { scale: 0.5 })), gemm(a, packBfloat16(w)),
+    gemmInt8(a, packInt8(w8, { scale: 0.5 })), gemm(a, packBfloat16(w)), gemm(a, packFloat32(w)),
   ] // prettier-ignore
   const out = new Float32Array(m * n)
-  const running = [gemmInt4Async(a, int4, { out }), gemmInt4Async(a, codes), gemmInt8Async(a, int8), gemmAsync(a, bf16)]
-  for (const p of [int4, codes, int8, bf16]) p.dispose()
+  const running = [gemmInt4Async(a, int4, { out }), gemmInt4Async(a, codes), gemmInt8Async(a, int8), gemmAsync(a, bf16), gemmAsync(a, full)]
+  for (const p of [int4, codes, int8, bf16, full]) p.dispose()
   const got = await Promise.all(running)
   expect(got[0]!.data).toBe(out)
   got.forEach((y, i) => expect(same(y.data, want[i]!.data)).toBe(true))

@@ -5,7 +5,7 @@ import { allocate, sizeOf, type Tensor, type TensorLike } from '../tensor'
 import { boolean, fail, finite, options, output, tensor } from '../validate'
 import { Handle } from '../handle'
 import { activationOf, type Activation } from './activation'
-import { kBfloat16, multiply, multiplyAsync, type PackedBfloat16 } from './gemm_weight'
+import { floatFormatOf, multiply, multiplyAsync, type PackedBfloat16, type PackedFloat32 } from './gemm_weight'
 
 declare module '../native' {
   interface NativeBinding {
@@ -264,7 +264,7 @@ function packedOptions(given: unknown): unknown {
  * threads. NaN and infinities follow IEEE arithmetic: 0·∞ is NaN, and beta = 0 ignores what `c` or `out` hold.
  *
  * @param a float32 tensor of rank ≥ 2, or a Float32Array with `aDims`
- * @param b float32 tensor of rank ≥ 2, or a Float32Array with `bDims`, or weights of {@link packBfloat16} (with `bias`,
+ * @param b float32 tensor of rank ≥ 2, or a Float32Array with `bDims`, or weights of {@link packFloat32} or {@link packBfloat16} (with `bias`,
  * `activation`, `aDims`, `out` only; `a` may be a vector then)
  * @throws {WhittleError} `ERR_SHAPE` (`a`, `b`, `c`, `bias`, `out`), `ERR_DTYPE`, `ERR_RANGE` (also an `out` that overlaps
  * an input), `ERR_HANDLE` for a detached buffer, `ERR_DEVICE` for tensors elsewhere
@@ -275,10 +275,10 @@ function packedOptions(given: unknown): unknown {
  */
 export function gemm(
   a: TensorLike | Float32Array,
-  b: TensorLike | Float32Array | PackedBfloat16,
+  b: TensorLike | Float32Array | PackedFloat32 | PackedBfloat16,
   options?: GemmOptions,
 ): Tensor<Float32Array> {
-  if (Handle.is(b)) return multiply(kBfloat16, a, b, packedOptions(options))
+  if (Handle.is(b)) return multiply(floatFormatOf(b), a, b, packedOptions(options))
   const { call, dims } = prepare(a, b, options, false)
   check(native().gemm(...call), 'a')
   return { type: 'float32', dims, data: call[2] }
@@ -287,10 +287,10 @@ export function gemm(
 /** {@link gemm} off the JavaScript thread; inputs must not be written until the promise settles. */
 export async function gemmAsync(
   a: TensorLike | Float32Array,
-  b: TensorLike | Float32Array | PackedBfloat16,
+  b: TensorLike | Float32Array | PackedFloat32 | PackedBfloat16,
   options?: GemmOptions,
 ): Promise<Tensor<Float32Array>> {
-  if (Handle.is(b)) return multiplyAsync(kBfloat16, a, b, packedOptions(options))
+  if (Handle.is(b)) return multiplyAsync(floatFormatOf(b), a, b, packedOptions(options))
   const { call, dims, output } = prepare(a, b, options, true)
   check(await native().gemmAsync(...call), 'a')
   return { type: 'float32', dims, data: (output as PinnedOutput<Float32Array>).commit() }

@@ -82,6 +82,9 @@ export {
 export { gemmInt4, gemmInt4Async, packInt4, packInt4Async, PackedInt4, type PackInt4Options } from './gemm_int4'
 export {
   packBfloat16,
+  packFloat32,
+  packFloat32Async,
+  PackedFloat32,
   packBfloat16Async,
   PackedBfloat16,
   PackedScaledInt8,

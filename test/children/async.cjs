@@ -164,6 +164,10 @@ if (w.gemmInt4Async) {
     async: async (x) => w.gemmInt4(row(x), await w.packInt4Async(square(x))),
     sync: (x) => w.gemmInt4(row(x), w.packInt4(square(x))),
   }
+  calls.packFloat32 = {
+    async: async (x) => w.gemm(row(x), await w.packFloat32Async(square(x))),
+    sync: (x) => w.gemm(row(x), w.packFloat32(square(x))),
+  }
   calls.packBfloat16 = {
     async: async (x) => w.gemm(row(x), await w.packBfloat16Async(square(x))),
     sync: (x) => w.gemm(row(x), w.packBfloat16(square(x))),

@@ -41,12 +41,12 @@ double half_value(int i) {
   return v[i];
 }
 
-void make(Harness& h, const WeightKernels& t, const Case& c, Rng& rng, Weights* out) {
-  const bool int4 = c.format == kWeightInt4, bf16 = c.format == kWeightBf16;
+void make(Harness& h, const WeightKernels& t, const GemmEngine& e, const Case& c, Rng& rng, Weights* out) {
+  const bool int4 = c.format == kWeightInt4, f32 = c.format == kWeightF32, bf16 = c.format == kWeightBf16 || f32;
   const int64_t block = std::min(c.block, std::max<int64_t>(c.k, 1)), blocks = bf16 ? 1 : (c.k + block - 1) / block;
   out->w.assign(static_cast<size_t>(c.k * c.n), 0);
   out->size = out->w;
-  out->packed = new_packed_weight(t, c.format, c.k, c.n, bf16 ? c.k : c.block, c.zeros);
+  out->packed = new_packed_weight(t, c.format, c.k, c.n, bf16 ? c.k : c.block, c.zeros, e);
   if (!h.expect(out->packed != nullptr, "no memory")) return;
   const int64_t row = c.transposed ? 1 : c.n, col = c.transposed ? c.k : 1;
   WeightSource s = {};
@@ -54,23 +54,25 @@ void make(Harness& h, const WeightKernels& t, const Case& c, Rng& rng, Weights* 
   if (bf16) {
     Guarded<float> w(c.k * c.n, rng.below(16));
     Guarded<uint16_t> bits(c.k * c.n, rng.below(16));
-    s.is_float = c.is_signed;
+    s.is_float = f32 || c.is_signed;
     for (int64_t p = 0; p < c.k; p++)
       for (int64_t j = 0; j < c.n; j++) {
         const int64_t at = p * row + j * col;
         w[at] = rng.uniform(-2, 2);
         uint32_t u;
         memcpy(&u, &w[at], 4);
-        u += 0x7fff + ((u >> 16) & 1);
-        bits[at] = static_cast<uint16_t>(u >> 16);
-        u &= 0xffff0000;
+        if (!f32) {
+          u += 0x7fff + ((u >> 16) & 1);
+          bits[at] = static_cast<uint16_t>(u >> 16);
+          u &= 0xffff0000;
+        }
         float v;
         memcpy(&v, &u, 4);
         out->w[static_cast<size_t>(p * c.n + j)] = v;
         out->size[static_cast<size_t>(p * c.n + j)] = fabs(v);
       }
     s.codes = s.is_float ? reinterpret_cast<const uint8_t*>(w.data()) : reinterpret_cast<const uint8_t*>(bits.data());
-    h.expect(fill_packed_weight(s, c.threads, out->packed) == WHITTLE_OK, "fill");
+    h.expect(fill_packed_weight(s, c.threads, out->packed, e) == WHITTLE_OK, "fill");
     return;
   }
   Guarded<uint8_t> codes(int4 ? (c.k * c.n + 1) / 2 : c.k * c.n, rng.below(16));
@@ -117,7 +119,7 @@ void make(Harness& h, const WeightKernels& t, const Case& c, Rng& rng, Weights* 
 
 void run_case(Harness& h, const WeightKernels& t, const GemmEngine& e, const Case& c, Rng& rng) {
   Weights weights;
-  make(h, t, c, rng, &weights);
+  make(h, t, e, c, rng, &weights);
   if (!weights.packed) return;
   Guarded<float> a(c.m * c.k, rng.below(16)), y(c.m * c.n, rng.below(16)), bias(c.n, rng.below(16));
   for (int64_t i = 0; i < a.size(); i++) {
@@ -139,7 +141,7 @@ void run_case(Harness& h, const WeightKernels& t, const GemmEngine& e, const Cas
   g.threads = c.threads;
   h.expect(gemm_weight(t, g, e) == WHITTLE_OK, "status");
   h.expect(y.intact(), "wrote outside, format %d m %d n %d k %d", c.format, int(c.m), int(c.n), int(c.k));
-  const int64_t block = c.format == kWeightBf16 ? c.k : c.block;
+  const int64_t block = c.format >= kWeightBf16 ? c.k : c.block;
   const double u = 0x1p-24, gamma = double(c.k + 8) * u / (1 - double(c.k + 8) * u);
   for (int64_t i = 0; i < c.m; i++) {
     std::vector<double> near(static_cast<size_t>(c.k));
@@ -241,7 +243,7 @@ void check_table(Harness& h, const WeightKernels& t, const GemmEngine& e, int32_
         Case with = c;
         with.zeros = format == kWeightInt4;
         Weights w;
-        make(h, t, with, rng, &w);
+        make(h, t, e, with, rng, &w);
         for (int64_t m : {int64_t{1}, c.m}) {
           std::vector<float> a(size_t(m * c.k)), one(size_t(m * c.n)), many(one.size());
           for (float& x : a) x = rng.uniform(-1, 1);
@@ -256,6 +258,18 @@ void check_table(Harness& h, const WeightKernels& t, const GemmEngine& e, int32_
           }
         }
       }
+  });
+  h.row("float32 panels: few rows, many, several blocks of k", [&] {
+    Rng rng = h.rng();
+    for (int64_t m : {1, 2, 3, 4, 16, 29, 45})
+      for (int64_t n : {1, 33, 128, 260})
+        for (int64_t k : {1, 49, 100}) {
+          if (lean && (m + n + k) % 4) continue;
+          Case c = {kWeightF32, m, n, k, 32};
+          randomize(&c, rng);
+          c.threads = int(rng.between(1, 3));
+          run_case(h, t, k == 100 ? tight : e, c, rng);
+        }
   });
   h.row("scales that are no good are refused", [&] {
     const uint8_t codes[8] = {0};

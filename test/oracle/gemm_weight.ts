@@ -20,17 +20,24 @@ export function weightProduct(a: ArrayLike<number>, m: number, w: OracleWeights,
   const { k, n } = w
   const y = new Float64Array(m * n)
   const bound = new Float64Array(m * n)
-  const value = Float64Array.from({ length: k * n }, (_, at) => w.value(Math.floor(at / n), at % n))
-  const sizes = Float64Array.from({ length: k * n }, (_, at) => w.size(Math.floor(at / n), at % n))
+  const value = new Float64Array(k * n)
+  const sizes = new Float64Array(k * n)
+  for (let p = 0, at = 0; p < k; p++)
+    for (let j = 0; j < n; j++, at++) {
+      value[at] = w.value(p, j)
+      sizes[at] = w.size(p, j)
+    }
   const u = 2 ** -24
   const gamma = ((k + 8) * u) / (1 - (k + 8) * u)
   for (let i = 0; i < m; i++) {
     const near = new Float64Array(k)
-    for (let p = 0; w.block > 0 && p < k; p++) {
-      const start = Math.floor(p / w.block) * w.block
-      const first = start + Math.floor((p - start) / 32) * 32
-      for (let q = first; q < Math.min(first + 32, start + w.block, k); q++) near[p] = Math.max(near[p]!, Math.abs(a[i * k + q]!))
-    }
+    for (let start = 0; w.block > 0 && start < k; start += w.block)
+      for (let first = start; first < Math.min(start + w.block, k); first += 32) {
+        const end = Math.min(first + 32, start + w.block, k)
+        let most = 0
+        for (let p = first; p < end; p++) most = Math.max(most, Math.abs(a[i * k + p]!))
+        near.fill(most, first, end)
+      }
     for (let j = 0; j < n; j++) {
       let sum = bias ? bias[j]! : 0
       let size = 0
