@@ -13,6 +13,7 @@
 #include "core/svd.h"
 #include "core/sparse.h"
 #include "core/sparse_int8.h"
+#include "core/sparse_nm.h"
 #include "core/variants.h"
 
 namespace whittle {
@@ -32,6 +33,7 @@ int families(const FamilyInfo** out) {
       {"svd", svd_tier()},
       {"sparse", sparse_tier()},
       {"sparse_int8", sparse_int8_tier()},
+      {"sparse_nm", sparse_nm_tier()},
       {"gemm_weight", gemm_weight_tier()},
   };
   *out = rows;

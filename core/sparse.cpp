@@ -312,7 +312,7 @@ WhittleStatus sparse_multiply_f32(const SparseKernels& kernels, const SparseArgs
 
 WhittleStatus sparse_multiply(const SparseArgs& args) {
   if (args.w->type == kSparseInt8) return sparse_int8_multiply(sparse_int8_kernels(), args);
-  if (args.w->format == kSparseNm) return sparse_nm_multiply(sparse_nm_kernels(), args);
+  if (args.w->nm) return sparse_nm_multiply(sparse_nm_kernels(), args);
   return sparse_multiply_f32(resolved().table, args);
 }
 

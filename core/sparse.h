@@ -1,8 +1,8 @@
 // Sparse weights times dense activations: Y = activation(W X + bias), W [rows x cols] sparse, X [cols x N] dense.
 //
 // One matrix object for every format; what it holds inside depends on value type and format:
-//   float32, bfloat16 in CSR or blocks   SparseTiles (below), or SparseSlices where one column is expected
-//   float32, bfloat16 in n:m             SparseNm (core/sparse_nm.h)
+//   float32, bfloat16                    SparseTiles (below), or SparseSlices where one or two columns are expected
+//   the same in 2:4 for such columns     SparseNmData (core/sparse_nm.h)
 //   int8 in any format                   SparseInt8 (core/sparse_int8.h)
 //   'dense' (what 'auto' may choose)     the plain matrix, multiplied by the dense kernels
 //
@@ -14,7 +14,7 @@
 //
 // Numbers: an element of Y is a sum of products in an order that depends on variant, layout and N, never on threads.
 // |error| <= gamma_(nnz+4) (|W||X| + |bias|), gamma_n = n u / (1 - n u), u = 2^-24, then the activation's own. Zeros that a
-// block or n:m group stores are multiplied (0 * inf is NaN); those left out are not.
+// block or packed 2:4 group stores are multiplied (0 * inf is NaN); those left out are not.
 #pragma once
 #include <stdint.h>
 
@@ -204,7 +204,7 @@ VariantList<SparseKernels> sparse_variants();
 const SparseKernels& sparse_kernels();
 Tier sparse_tier();
 
-// The product by a given table, for the native check; w is not int8 and not n:m.
+// The product by a given table, for the native check; w is not int8 and has no `nm`.
 WhittleStatus sparse_multiply_f32(const SparseKernels& kernels, const SparseArgs& args);
 
 // A reader of the source: element (i, j) in the target type after mask and rounding.

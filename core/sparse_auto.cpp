@@ -92,12 +92,15 @@ std::vector<Candidate> rank(const SparseSource& source, int32_t type) {
     const double h = std::min(8.0, r), loads = blocks * c * r / h, groups = rows / h;
     double cost;
     if (columns <= 2) cost = columns * std::max(reading(blocks * (r * c * size + 2)), blocks * r * c * (s == 0 ? 1.6 : s == 2 ? 0.2 : 0.5) + groups * 4);
+    else if (s == 0 && type != kSparseInt8) cost = loads * (1.1 + 0.75 * u) + groups * std::max(1.0, cols / 192) * (1.6 * u + 6);
     else cost = loads * std::max(0.55 * u * h, 1.6 * u + 0.5 * h) + groups * (8 * u * h + 10);
     list.push_back({s == 0 ? kSparseCsr : kSparseBlock, kShapes[s][0], kShapes[s][1], 0, 0, cost});
   }
   for (int p = 0; p < 3; p++) {
     if (!census.pattern[p]) continue;
     const double stored = rows * cols * kPatterns[p][0] / kPatterns[p][1];
+    // Float n:m lies as CSR where more than two columns are to come.
+    if (columns > 2 && type != kSparseInt8) continue;
     const double cost = columns <= 2 ? columns * std::max(reading(stored * (size + 0.25)), stored * 0.3) : stored * (1.3 * u + 0.5) + rows * (8 * u + 10);
     list.push_back({kSparseNm, 1, 1, kPatterns[p][0], kPatterns[p][1], cost});
   }

@@ -249,15 +249,25 @@ WhittleStatus build(const SparseBuild& b, SparseMatrix* out) {
     out->bytes += b.rows * 4;
     return sparse_int8_build(source, out);
   }
-  if (out->format == kSparseNm) return sparse_nm_build(source, out);
   if (out->format == kSparseDense) {
     build_dense(source, out);
     return WHITTLE_OK;
   }
+  const bool few = b.columns == 1 || b.columns == 2;
+  if (out->format == kSparseNm) {
+    source.build.n = out->n;
+    source.build.m = out->m;
+    status = sparse_nm_check(source);
+    if (status != WHITTLE_OK) return status;
+    if (out->n == 2 && out->m == 4 && few) {
+      sparse_nm_build(source, out);
+      return WHITTLE_OK;
+    }
+  }
   SparseBlocks<float> blocks;
   blocks.collect(source, out->r, out->c);
   out->nnz = blocks.nnz;
-  if (out->format == kSparseCsr && (b.columns == 1 || b.columns == 2) && b.cols < 65535) build_slices(source, blocks, out);
+  if (out->format != kSparseBlock && few && b.cols < 65535) build_slices(source, blocks, out);
   else build_tiles(source, blocks, out);
   return WHITTLE_OK;
 }

@@ -83,6 +83,37 @@ int64_t block_columns(const SparseMatrix& w, int64_t columns, int64_t bundles) {
   return std::max<int64_t>(16, round_up((w.cols + blocks - 1) / blocks, 16));
 }
 
+// Where the place of a value is kept; e counts values of all rows.
+size_t pair_byte(int64_t e) { return static_cast<size_t>(e / kSparseInt8Step * 16 + e % 16); }
+int64_t pair_bit(int64_t e) { return e % kSparseInt8Step / 16 * 2; }
+
+WhittleStatus build_pairs(const SparseSource& source, SparseMatrix* out) {
+  SparseInt8Data* d = out->int8.get();
+  const int64_t rows = out->rows, cols = out->cols;
+  d->steps = (cols / 2 + kSparseInt8Step - 1) / kSparseInt8Step;
+  d->sums.resize(static_cast<size_t>(rows));
+  d->values.resize(static_cast<size_t>(rows * d->steps * kSparseInt8Step));
+  d->places.resize(static_cast<size_t>(rows * d->steps * 16));
+  std::vector<int8_t> row(static_cast<size_t>(cols));
+  uint8_t position[2];
+  for (int64_t i = 0; i < rows; i++) {
+    source.row_int8(i, row.data());
+    for (int64_t g = 0; g < cols / 4; g++) {
+      if (!sparse_nm_group(row.data() + g * 4, 2, 4, position)) return WHITTLE_RANGE;
+      for (int64_t e = 0; e < 2; e++) {
+        const int64_t at = i * d->steps * kSparseInt8Step + g * 2 + e;
+        const int8_t v = row[static_cast<size_t>(g * 4 + position[e])];
+        d->values[static_cast<size_t>(at)] = v;
+        d->places[pair_byte(at)] |= static_cast<uint8_t>(position[e] << pair_bit(at));
+        d->sums[static_cast<size_t>(i)] += v;
+        out->nnz += v != 0;
+      }
+    }
+  }
+  out->bytes += static_cast<int64_t>(sizeof *d + d->values.size() + d->places.size() + d->sums.size() * 4);
+  return WHITTLE_OK;
+}
+
 SparseInt8Tile tile_of(const SparseInt8Data& d, int64_t panel, int64_t block, const int32_t* offset = nullptr) {
   const SparseCell& cell = d.cells[static_cast<size_t>(panel * d.blocks + block)];
   SparseInt8Tile t = {};
@@ -144,6 +175,44 @@ WhittleStatus multiply_vector(const Product& p) {
         finish(p, row, false, acc, std::min(kSparseInt8Panel, w.rows - row), out_at(p, 0, row, j));
       }
     });
+  }
+  return WHITTLE_OK;
+}
+
+// Packed pairs: one column at a time, gathered where it does not lie by itself.
+WhittleStatus multiply_pairs(const Product& p) {
+  const SparseArgs& a = *p.args;
+  const SparseMatrix& w = *a.w;
+  const SparseInt8Data& d = *w.int8;
+  const SparseInt8Kernels& k = *p.kernels;
+  static thread_local Scratch scratch;
+  const int64_t spread = d.steps * 2 * kSparseInt8Step, padded = round_up(w.rows, 16);
+  uint8_t* x = static_cast<uint8_t*>(scratch.take(spread + w.cols + padded * 8 + 64));
+  if (!x) return WHITTLE_OUT_OF_MEMORY;
+  int32_t* acc = reinterpret_cast<int32_t*>(x + round_up(spread, 64));
+  uint8_t* line = reinterpret_cast<uint8_t*>(acc + padded);
+  uint8_t* column = line + padded * 4;
+  const int64_t each = std::max<int64_t>(16, 131072 / (w.cols + 1) / 16 * 16);
+  for (int64_t j = 0; j < a.batch * a.columns; j++) {
+    const int64_t product = j / a.columns, place = j % a.columns;
+    const uint8_t* from = static_cast<const uint8_t*>(a.x) + (a.by_rows ? j * w.cols : product * w.cols * a.columns + place);
+    const bool apart = !a.by_rows && a.columns > 1;
+    for (int64_t i = 0; apart && i < w.cols; i++) column[i] = from[i * a.columns];
+    k.spread(apart ? column : from, w.cols, a.x_signed, d.steps, x);
+    parallel_for(w.rows, each, p.threads, [&](int64_t begin, int64_t end) {
+      SparseInt8Pairs t = {};
+      t.rows = end - begin;
+      t.steps = d.steps;
+      t.values = d.values.data() + begin * d.steps * kSparseInt8Step;
+      t.places = d.places.data() + begin * d.steps * (kSparseInt8Step / 4);
+      t.x = x;
+      t.acc = acc + begin;
+      k.pairs(&t);
+      for (int64_t i = begin; i < end; i++)
+        acc[i] = static_cast<int32_t>(static_cast<uint32_t>(acc[i]) + static_cast<uint32_t>(p.epilogue.offset[i]));
+      finish(p, begin, false, acc + begin, end - begin, apart ? line + begin * p.size : out_at(p, 0, begin, j));
+    });
+    for (int64_t i = 0; apart && i < w.rows; i++) memcpy(out_at(p, product, i, place), line + i * p.size, static_cast<size_t>(p.size));
   }
   return WHITTLE_OK;
 }
@@ -234,6 +303,8 @@ WhittleStatus sparse_int8_build(const SparseSource& source, SparseMatrix* out) {
   // n:m weights have no group of columns without a value in 16 rows: they lie as the dense matrix does, in blocks of 16 x 4.
   const bool dense = out->format == kSparseNm;
   const int64_t r = dense ? 16 : out->r, c = dense ? 4 : out->c, rows = out->rows, cols = out->cols;
+  if (dense && out->n == 2 && out->m == 4 && (source.build.columns == 1 || source.build.columns == 2) && cols > 0)
+    return build_pairs(source, out);
   SparseBlocks<int8_t> blocks;
   blocks.collect(source, r, c);
   if (out->format == kSparseNm) {
@@ -332,6 +403,14 @@ WhittleStatus sparse_int8_build(const SparseSource& source, SparseMatrix* out) {
 void sparse_int8_to_dense(const SparseMatrix& w, int8_t* out) {
   const SparseInt8Data& d = *w.int8;
   memset(out, 0, static_cast<size_t>(w.rows * w.cols));
+  if (d.steps > 0) {
+    for (int64_t i = 0; i < w.rows; i++)
+      for (int64_t e = 0; e < w.cols / 2; e++) {
+        const int64_t place = d.places[pair_byte(i * d.steps * kSparseInt8Step + e)] >> pair_bit(e) & 3;
+        out[i * w.cols + e / 2 * 4 + place] = d.values[static_cast<size_t>(i * d.steps * kSparseInt8Step + e)];
+      }
+    return;
+  }
   for (int64_t p = 0; p < d.panels; p++)
     for (int64_t b = 0; b < d.blocks; b++) {
       const SparseInt8Tile t = tile_of(d, p, b);
@@ -355,12 +434,12 @@ WhittleStatus sparse_int8_multiply(const SparseInt8Kernels& kernels, const Spars
   if (!sums_fit(a)) return WHITTLE_RANGE;
   static thread_local Scratch arrays;
   const size_t rows = static_cast<size_t>(w.rows);
-  const int64_t padded = d.panels * kSparseInt8Panel;
+  const int64_t padded = round_up(w.rows, kSparseInt8Panel);
   int32_t* offset = static_cast<int32_t*>(arrays.take(padded * 12 + 4));
   if (!offset) return WHITTLE_OUT_OF_MEMORY;
   float* scale = reinterpret_cast<float*>(offset + padded);
   float* bias = scale + padded;
-  const uint32_t zero = static_cast<uint32_t>(a.x_zero) + static_cast<uint32_t>(a.x_signed ? kernels.shift_s8 : 0);
+  const uint32_t zero = static_cast<uint32_t>(a.x_zero) + static_cast<uint32_t>(!a.x_signed ? 0 : d.steps > 0 ? 128 : kernels.shift_s8);
   for (size_t i = 0; i < rows; i++) {
     offset[i] = static_cast<int32_t>((a.bias_int ? static_cast<uint32_t>(a.bias_int[i]) : 0u) - zero * static_cast<uint32_t>(d.sums[i]));
     if (a.out_type == kOutInt32) continue;
@@ -388,6 +467,7 @@ WhittleStatus sparse_int8_multiply(const SparseInt8Kernels& kernels, const Spars
   p.size = a.out_type == kOutInt32 || a.out_type == kOutFloat32 ? 4 : 1;
   const double work = static_cast<double>(w.nnz + w.rows) * static_cast<double>(a.columns) * static_cast<double>(a.batch);
   p.threads = work < 400e3 ? 1 : a.threads;
+  if (d.steps > 0) return multiply_pairs(p);
   return a.by_rows && a.columns == 1 ? multiply_vector(p) : multiply_strips(p);
 }
 

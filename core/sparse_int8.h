@@ -5,6 +5,8 @@
 // (aligned: one index, blocks whose width is a multiple of 4) or any four (four indices, every other format). Rows are cut
 // into panels, columns into blocks that keep a strip of X near; a cell (panel, block) lists its groups of `height` rows by
 // falling number of bundles, so that loop counts repeat. One layout serves all variants and any number of columns.
+//
+// 2:4 weights that are to meet one column lie packed instead: steps of 64 values for 128 columns of W, 80 bytes a step.
 #pragma once
 #include "core/gemm_int8.h"
 #include "core/sparse.h"
@@ -41,6 +43,18 @@ struct SparseInt8Pack {
   void* out;
 };
 
+constexpr int64_t kSparseInt8Step = 64;  // values of a row in a step; rows are padded to whole steps with zeros
+
+// acc[i] = sum of values[i][e] * x'[column of e], x' what `spread` made. Value e of a row belongs to its group e / 2 of four
+// columns; its place in there is in bits 2 (e % 64 / 16) and the next of byte e % 16 of the step's 16 bytes.
+struct SparseInt8Pairs {
+  int64_t rows, steps;
+  const int8_t* values;   // [row][step][64]
+  const uint8_t* places;  // [row][step][16]
+  const void* x;
+  int32_t* acc;
+};
+
 struct SparseInt8Kernels {
   int32_t units;       // most in a strip
   int32_t x_bytes;     // of an element of x'
@@ -50,6 +64,9 @@ struct SparseInt8Kernels {
   // One column: acc[group * height + i]; x is what `widen` made, kSparseInt8Near bytes before and after readable.
   void (*widen)(const uint8_t* x, int64_t k, bool is_signed, void* out);
   void (*vector)(const SparseInt8Tile*);
+  // x as unsigned bytes (plus 128 if signed) in the table's order for `pairs`: steps * 128 of them, zeros beyond k.
+  void (*spread)(const uint8_t* x, int64_t k, bool is_signed, int64_t steps, uint8_t* out);
+  void (*pairs)(const SparseInt8Pairs*);
   // n sums, offsets among them, which are overwritten, to out by elements [column, column + n) of the epilogue's arrays, or by
   // element `column` for all of them if `same`; not for int32 output; b_zero must be null.
   void (*finish)(const GemmInt8Epilogue* epilogue, int64_t column, bool same, int32_t* acc, int64_t n, void* out);
@@ -70,6 +87,8 @@ struct SparseInt8Data {
   std::vector<SparseRun> runs;
   std::vector<uint16_t> index;    // 64 bytes past the end may be read
   std::vector<int8_t> values;     // the same
+  int64_t steps = 0;              // of a row if packed as pairs; `values` and `places` are all there is then
+  std::vector<uint8_t> places;
   std::vector<int32_t> sums;      // of each row
 };
 

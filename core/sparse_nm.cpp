@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include <algorithm>
-#include <atomic>
 
 #include "core/scratch.h"
 #include "core/threads.h"
@@ -23,87 +22,95 @@ VariantList<SparseNmKernels> sparse_nm_variants() {
   return {list, static_cast<int>(sizeof list / sizeof *list)};
 }
 
-const SparseNmKernels& sparse_nm_kernels() {
-  static const Resolved<SparseNmKernels> r = resolve(sparse_nm_variants());
-  return r.table;
-}
-
 namespace {
+
+const Resolved<SparseNmKernels>& resolved() {
+  static const Resolved<SparseNmKernels> r = resolve(sparse_nm_variants());
+  return r;
+}
 
 int64_t value_size(const SparseMatrix& w) { return w.type == kSparseF32 ? 4 : 2; }
 
-float value_at(const SparseMatrix& w, int64_t i) {
-  if (w.type == kSparseF32) return reinterpret_cast<const float*>(w.nm->values.data())[i];
-  const uint32_t bits = static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(w.nm->values.data())[i]) << 16;
-  float v;
-  memcpy(&v, &bits, 4);
-  return v;
-}
-
 }  // namespace
 
-WhittleStatus sparse_nm_build(const SparseSource& source, SparseMatrix* out) {
+const SparseNmKernels& sparse_nm_kernels() { return resolved().table; }
+Tier sparse_nm_tier() { return resolved().tier; }
+
+WhittleStatus sparse_nm_check(const SparseSource& source) {
+  const SparseBuild& b = source.build;
+  std::vector<float> row(static_cast<size_t>(b.cols));
+  for (int64_t i = 0; i < b.rows; i++) {
+    source.row_f32(i, row.data());
+    for (int64_t g = 0; g < b.cols; g += b.m) {
+      int32_t used = 0;
+      for (int64_t j = g; j < g + b.m; j++) used += row[static_cast<size_t>(j)] != 0;
+      if (used > b.n) return WHITTLE_RANGE;
+    }
+  }
+  return WHITTLE_OK;
+}
+
+void sparse_nm_build(const SparseSource& source, SparseMatrix* out) {
   out->nm.reset(new SparseNmData);
   SparseNmData* d = out->nm.get();
-  const int64_t n = out->n, m = out->m, size = value_size(*out);
-  d->groups = out->cols / m;
-  d->stride = (d->groups * n + kSparseNmStep - 1) / kSparseNmStep * kSparseNmStep;
+  const int64_t size = value_size(*out);
+  d->stride = (out->cols / 2 + kSparseNmStep - 1) / kSparseNmStep * kSparseNmStep;
   const int64_t places = out->rows * d->stride;
-  if (m == 4) d->places.resize(static_cast<size_t>(places / 16));
-  else d->position.resize(static_cast<size_t>(places));
+  d->places.resize(static_cast<size_t>(places / 16));
   d->values.resize(static_cast<size_t>(places * size) + 64);
-  std::vector<uint8_t> position(static_cast<size_t>(n));
   std::vector<float> row(static_cast<size_t>(out->cols));
   for (int64_t i = 0; i < out->rows; i++) {
     source.row_f32(i, row.data());
     int64_t at = i * d->stride;
-    for (int64_t g = 0; g < d->groups; g++, at += n) {
-      const float* w = row.data() + g * m;
-      if (!sparse_nm_group(w, n, m, position.data())) return WHITTLE_RANGE;
-      for (int64_t e = 0; e < n; e++) {
-        const uint8_t place = position[static_cast<size_t>(e)];
-        if (m == 4) d->places[static_cast<size_t>((at + e) / 16)] |= static_cast<uint32_t>(place) << ((at + e) % 16 * 2);
-        else d->position[static_cast<size_t>(at + e)] = place;
-        const float v = w[place];
+    for (int64_t g = 0; g < out->cols; g += 4) {
+      uint8_t position[2];
+      sparse_nm_group(row.data() + g, 2, 4, position);
+      for (int64_t e = 0; e < 2; e++, at++) {
+        d->places[static_cast<size_t>(at / 16)] |= static_cast<uint32_t>(position[e]) << (at % 16 * 2);
+        const float v = row[static_cast<size_t>(g + position[e])];
         out->nnz += v != 0;
         uint32_t bits;
         memcpy(&bits, &v, 4);
         const uint16_t high = static_cast<uint16_t>(bits >> 16);
-        if (size == 4) memcpy(d->values.data() + (at + e) * 4, &v, 4);
-        else memcpy(d->values.data() + (at + e) * 2, &high, 2);
+        if (size == 4) memcpy(d->values.data() + at * 4, &v, 4);
+        else memcpy(d->values.data() + at * 2, &high, 2);
       }
     }
   }
-  out->bytes += static_cast<int64_t>(sizeof *d + d->position.size() + d->places.size() * 4 + d->values.size());
-  return WHITTLE_OK;
+  out->bytes += static_cast<int64_t>(sizeof *d + d->places.size() * 4 + d->values.size());
 }
 
 void sparse_nm_to_dense(const SparseMatrix& w, void* out) {
   const SparseNmData& d = *w.nm;
   const int64_t size = value_size(w);
   for (int64_t i = 0; i < w.rows; i++)
-    for (int64_t g = 0, at = i * d.stride; g < d.groups; g++)
-      for (int64_t e = 0; e < w.n; e++, at++)
-        memcpy(static_cast<uint8_t*>(out) + (i * w.cols + g * w.m + d.place(at)) * size,
-               d.values.data() + at * size, static_cast<size_t>(size));
+    for (int64_t e = 0; e < w.cols / 2; e++) {
+      const int64_t at = i * d.stride + e, place = d.places[static_cast<size_t>(at / 16)] >> (at % 16 * 2) & 3;
+      memcpy(static_cast<uint8_t*>(out) + (i * w.cols + e / 2 * 4 + place) * size, d.values.data() + at * size, static_cast<size_t>(size));
+    }
 }
 
-namespace {
-
-// One column of X at a time; by_rows.
-WhittleStatus multiply_pairs(const SparseNmKernels& kernels, const SparseArgs& a) {
+// One column of X at a time, gathered where it does not lie by itself.
+WhittleStatus sparse_nm_multiply(const SparseNmKernels& kernels, const SparseArgs& a) {
   const SparseMatrix& w = *a.w;
   const SparseNmData& d = *w.nm;
   static thread_local Scratch scratch;
-  const int64_t steps = d.stride / kSparseNmStep;
+  const int64_t steps = d.stride / kSparseNmStep, columns = a.columns * a.batch;
+  if (columns <= 0 || w.rows <= 0) return WHITTLE_OK;
   float* x = static_cast<float*>(scratch.take((steps * 32 + w.rows) * 4));
   if (!x) return WHITTLE_OUT_OF_MEMORY;
   float* acc = x + steps * 32;
+  memset(x + w.cols, 0, static_cast<size_t>(steps * 32 - w.cols) * 4);
   const int threads = static_cast<double>(w.rows) * static_cast<double>(w.cols) < 400e3 ? 1 : a.threads;
   const int64_t each = std::max<int64_t>(1, 65536 / (w.cols + 1));
-  for (int64_t j = 0; j < a.columns; j++) {
-    memcpy(x, static_cast<const float*>(a.x) + j * w.cols, static_cast<size_t>(w.cols) * 4);
-    memset(x + w.cols, 0, static_cast<size_t>(steps * 32 - w.cols) * 4);
+  const bool apart = !a.by_rows && a.columns > 1;
+  for (int64_t j = 0; j < columns; j++) {
+    const int64_t product = apart ? j / a.columns : j, place = apart ? j % a.columns : 0, spread = apart ? a.columns : 1;
+    const float* from = static_cast<const float*>(a.x) + product * w.cols * spread + place;
+    if (apart)
+      for (int64_t i = 0; i < w.cols; i++) x[i] = from[i * spread];
+    else memcpy(x, from, static_cast<size_t>(w.cols) * 4);
+    float* out = static_cast<float*>(a.out) + product * w.rows * spread + place;
     parallel_for(w.rows, each, threads, [&](int64_t begin, int64_t end) {
       SparsePairs p = {};
       p.type = w.type;
@@ -121,65 +128,13 @@ WhittleStatus multiply_pairs(const SparseNmKernels& kernels, const SparseArgs& a
       f.columns = 1;
       f.bias = a.bias ? a.bias + begin : nullptr;
       f.activation = a.activation;
-      f.transposed = 1;
-      f.out_stride = 1;
-      f.out = static_cast<float*>(a.out) + j * w.rows + begin;
+      f.transposed = apart ? 0 : 1;
+      f.out_stride = spread;
+      f.out = out + begin * spread;
       sparse_kernels().finish(&f);
     });
   }
   return WHITTLE_OK;
-}
-
-}  // namespace
-
-WhittleStatus sparse_nm_multiply(const SparseNmKernels& kernels, const SparseArgs& args) {
-  SparseArgs a = args;
-  if (!a.by_rows && a.columns == 1) {
-    a.by_rows = true;
-    a.columns = a.batch;
-    a.batch = 1;
-  }
-  if (a.w->n == 2 && a.w->m == 4 && a.by_rows) return multiply_pairs(kernels, a);
-  const SparseMatrix& w = *a.w;
-  const SparseNmData& d = *w.nm;
-  const float* x = static_cast<const float*>(a.x);
-  float* out = static_cast<float*>(a.out);
-  std::atomic<bool> failed{false};
-  const int64_t each = std::max<int64_t>(1, 16384 / (w.cols + 1));
-  for (int64_t b = 0; b < a.batch; b++)
-    parallel_for(w.rows, each, a.threads, [&](int64_t begin, int64_t end) {
-      static thread_local Scratch scratch;
-      float* acc = static_cast<float*>(scratch.take(a.columns * 4));
-      if (!acc) {
-        failed = true;
-        return;
-      }
-      for (int64_t i = begin; i < end; i++) {
-        std::fill(acc, acc + a.columns, 0.0f);
-        int64_t at = i * d.stride;
-        for (int64_t g = 0; g < d.groups; g++)
-          for (int64_t e = 0; e < w.n; e++, at++) {
-            const int64_t p = g * w.m + d.place(at);
-            const float v = value_at(w, at);
-            if (a.by_rows)
-              for (int64_t j = 0; j < a.columns; j++) acc[j] += v * x[j * w.cols + p];
-            else
-              for (int64_t j = 0; j < a.columns; j++) acc[j] += v * x[(b * w.cols + p) * a.columns + j];
-          }
-        SparseFinish f = {};
-        f.acc = acc;
-        f.acc_stride = a.columns;
-        f.rows = 1;
-        f.columns = a.columns;
-        f.bias = a.bias ? a.bias + i : nullptr;
-        f.activation = a.activation;
-        f.transposed = a.by_rows;
-        f.out_stride = a.by_rows ? w.rows : a.columns;
-        f.out = a.by_rows ? out + i : out + (b * w.rows + i) * a.columns;
-        sparse_kernels().finish(&f);
-      }
-    });
-  return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
 }
 
 }  // namespace whittle

@@ -1,4 +1,5 @@
-// n:m weights: of every m neighbours in a row at most n are stored, each with its position in the group.
+// Float 2:4 weights that are to meet one or two columns: of every four neighbours in a row two are stored, each with its place in
+// the group. Every other float n:m matrix lies as CSR does, which is as fast for more columns.
 #pragma once
 #include "core/sparse.h"
 
@@ -27,23 +28,21 @@ struct SparseNmKernels {
 namespace whittle {
 
 struct SparseNmData {
-  int64_t groups;                 // of a row
-  int64_t stride;                 // values of a row, padded to whole steps
-  std::vector<uint8_t> position;  // [row][stride], rising in a group; unused places hold positions of zeros. Empty if m is 4:
-  std::vector<uint32_t> places;   // then two bits each
-  std::vector<uint8_t> values;    // [row][stride] of the matrix's type; 64 bytes past the end may be read
-  int64_t place(int64_t i) const {
-    return places.empty() ? position[static_cast<size_t>(i)] : places[static_cast<size_t>(i / 16)] >> (i % 16 * 2) & 3;
-  }
+  int64_t stride;                // values of a row, padded to whole steps
+  std::vector<uint32_t> places;  // of the values, two bits each; unused ones are places of zeros
+  std::vector<uint8_t> values;   // [row][stride] of the matrix's type; 64 bytes past the end may be read
 };
 
-// f32 and bf16. WHITTLE_RANGE: a group has more than n non-zeros.
-WhittleStatus sparse_nm_build(const SparseSource& source, SparseMatrix* out);
+// WHITTLE_RANGE where a group of the source has more than n non-zeros.
+WhittleStatus sparse_nm_check(const SparseSource& source);
+// f32 and bf16, a pattern that was checked.
+void sparse_nm_build(const SparseSource& source, SparseMatrix* out);
 void sparse_nm_to_dense(const SparseMatrix& w, void* out);
 WhittleStatus sparse_nm_multiply(const SparseNmKernels& kernels, const SparseArgs& args);
 
 VariantList<SparseNmKernels> sparse_nm_variants();
 const SparseNmKernels& sparse_nm_kernels();
+Tier sparse_nm_tier();
 
 // Places of one group of m values that have at most n non-zeros: fills position[n] (rising, distinct), answers false if more.
 template <class T>

@@ -9,28 +9,17 @@
 #define ROW_BYTES 32
 #define STORE_ROW(p, v, is_signed) \
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (is_signed) ? _mm256_cvtepi8_epi16(v) : _mm256_cvtepu8_epi16(v))
+#include "cpu/sparse/int8_heights.h"
 #include "cpu/sparse/int8_plain.h"
 #include "cpu/sparse/int8_tile16.h"
 
 namespace whittle {
 namespace {
 
-struct Ymm {
-  typedef __m256i Vec;
-  enum { kLanes = 8, kWidest = 4 };
-  static inline Vec set(int32_t v) { return _mm256_set1_epi32(v); }
-  static inline Vec load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-  static inline void store(void* p, Vec v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
-  static inline Vec low(Vec a, Vec b) { return _mm256_unpacklo_epi16(a, b); }
-  static inline Vec high(Vec a, Vec b) { return _mm256_unpackhi_epi16(a, b); }
-  static inline Vec madd(Vec a, Vec b) { return _mm256_madd_epi16(a, b); }
-  static inline Vec add(Vec a, Vec b) { return _mm256_add_epi32(a, b); }
-};
-
 const uint8_t kOrder[4] = {0, 2, 1, 3};
 
 void pack(const SparseInt8Pack* p) { pack_rows(p, kOrder); }
-void tile(const SparseInt8Tile* t) { (t->aligned ? tile_of<Ymm, true> : tile_of<Ymm, false>)(t); }
+void tile(const SparseInt8Tile* t) { (t->aligned ? tile_of<Ymm<4>, true> : tile_of<Ymm<4>, false>)(t); }
 
 static inline int64_t load_long(const void* p) {
   int64_t v;
@@ -105,13 +94,44 @@ static void vector_height(const SparseInt8Tile* t) {
   }
 }
 
-void vector(const SparseInt8Tile* t) {
-  if (t->aligned)
-    (t->height == 1 ? vector_height<1, true> : t->height == 2 ? vector_height<2, true> : t->height == 4 ? vector_height<4, true>
-     : t->height == 8 ? vector_height<8, true> : vector_height<16, true>)(t);
-  else
-    (t->height == 1 ? vector_height<1, false> : t->height == 2 ? vector_height<2, false> : t->height == 4 ? vector_height<4, false>
-     : t->height == 8 ? vector_height<8, false> : vector_height<16, false>)(t);
+struct Vector {
+  template <int H, bool A>
+  static void run(const SparseInt8Tile* t) {
+    vector_height<H, A>(t);
+  }
+};
+
+// 32 of a step's values: the bytes of x that they meet, lane by lane.
+static inline __m256i chosen(const uint8_t* x, __m256i places) {
+  const __m256i steps = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 4, 4, 8, 8, 12, 12, 0, 0, 4, 4, 8, 8, 12, 12));
+  const __m256i at = _mm256_or_si256(_mm256_and_si256(places, _mm256_set1_epi8(3)), steps);
+  return _mm256_blend_epi32(_mm256_shuffle_epi8(Ymm<4>::load(x), at), _mm256_shuffle_epi8(Ymm<4>::load(x + 64), at), 0xcc);
+}
+
+void pairs(const SparseInt8Pairs* p) {
+  const __m256i shift[2] = {_mm256_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2), _mm256_setr_epi32(4, 4, 4, 4, 6, 6, 6, 6)}, zero = _mm256_setzero_si256();
+  const __m256i low = _mm256_set1_epi16(255);
+  const uint8_t* x = static_cast<const uint8_t*>(p->x);
+  const int8_t* values = p->values;
+  const uint8_t* places = p->places;
+  for (int64_t i = 0; i < p->rows; i++) {
+    __m256i sum[4] = {zero, zero, zero, zero};
+    for (int64_t s = 0; s < p->steps; s++, values += 64, places += 16) {
+      _mm_prefetch(reinterpret_cast<const char*>(values + 2048), _MM_HINT_T0);
+      const __m256i bits = _mm256_broadcastsi128_si256(load16(places));
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; h++) {
+        const __m256i v = chosen(x + s * 128 + h * 32, _mm256_srlv_epi32(bits, shift[h])), w = Ymm<4>::load(values + h * 32);
+        // Even and odd bytes widened by shifts, which leave the shuffling port alone.
+        sum[2 * h] = Ymm<4>::add(sum[2 * h], Ymm<4>::madd(_mm256_and_si256(v, low), _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8)));
+        sum[2 * h + 1] = Ymm<4>::add(sum[2 * h + 1], Ymm<4>::madd(_mm256_srli_epi16(v, 8), _mm256_srai_epi16(w, 8)));
+      }
+    }
+    const __m256i all = Ymm<4>::add(Ymm<4>::add(sum[0], sum[1]), Ymm<4>::add(sum[2], sum[3]));
+    __m128i y = _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0x4e));
+    p->acc[i] = _mm_cvtsi128_si32(_mm_add_epi32(y, _mm_shuffle_epi32(y, 0xb1)));
+  }
 }
 
 }  // namespace
@@ -125,7 +145,9 @@ extern "C" void sparse_int8_install_avx2(whittle::SparseInt8Kernels* t) {
   t->pack = pack;
   t->tile = tile;
   t->widen = widen_plain;
-  t->vector = vector;
+  t->vector = run_tile<Vector>;
+  t->spread = spread_lanes;
+  t->pairs = pairs;
   t->finish = finish;
   t->turn = turn_words;
 }

@@ -13,18 +13,6 @@
 namespace whittle {
 namespace {
 
-struct Ymm {
-  typedef __m256i Vec;
-  enum { kLanes = 8, kWidest = 8 };
-  static inline Vec set(int32_t v) { return _mm256_set1_epi32(v); }
-  static inline Vec load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-  static inline void store(void* p, Vec v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
-  static inline Vec low(Vec a, Vec b) { return _mm256_unpacklo_epi16(a, b); }
-  static inline Vec high(Vec a, Vec b) { return _mm256_unpackhi_epi16(a, b); }
-  static inline Vec madd(Vec a, Vec b) { return _mm256_madd_epi16(a, b); }
-  static inline Vec add(Vec a, Vec b) { return _mm256_add_epi32(a, b); }
-};
-
 struct Zmm {
   typedef __m512i Vec;
   enum { kLanes = 16, kWidest = 8 };
@@ -43,7 +31,7 @@ const uint8_t kOrder2[8] = {0, 4, 1, 5, 2, 6, 3, 7};
 void pack(const SparseInt8Pack* p) { pack_rows(p, p->units == 1 ? kOrder1 : kOrder2); }
 void tile(const SparseInt8Tile* t) {
   if (t->units == 2) (t->aligned ? tile_of<Zmm, true> : tile_of<Zmm, false>)(t);
-  else (t->aligned ? tile_of<Ymm, true> : tile_of<Ymm, false>)(t);
+  else (t->aligned ? tile_of<Ymm<8>, true> : tile_of<Ymm<8>, false>)(t);
 }
 
 }  // namespace

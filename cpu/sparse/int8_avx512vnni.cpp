@@ -10,6 +10,7 @@
 #define ROW_BYTES 16
 #define STORE_ROW(p, v, is_signed) \
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_xor_si128(v, _mm_set1_epi8((is_signed) ? static_cast<char>(0x80) : 0)))
+#include "cpu/sparse/int8_heights.h"
 #include "cpu/sparse/int8_x86.h"
 
 namespace whittle {
@@ -323,13 +324,37 @@ static void vector_height(const SparseInt8Tile* t) {
   }
 }
 
-void vector(const SparseInt8Tile* t) {
-  if (t->aligned)
-    (t->height == 1 ? vector_height<1, true> : t->height == 2 ? vector_height<2, true> : t->height == 4 ? vector_height<4, true>
-     : t->height == 8 ? vector_height<8, true> : vector_height<16, true>)(t);
-  else
-    (t->height == 1 ? vector_height<1, false> : t->height == 2 ? vector_height<2, false> : t->height == 4 ? vector_height<4, false>
-     : t->height == 8 ? vector_height<8, false> : vector_height<16, false>)(t);
+struct Vector {
+  template <int H, bool A>
+  static void run(const SparseInt8Tile* t) {
+    vector_height<H, A>(t);
+  }
+};
+
+void pairs(const SparseInt8Pairs* p) {
+  const __m512i shift = _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6), three = _mm512_set1_epi8(3);
+  const __m512i steps = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 4, 4, 8, 8, 12, 12, 0, 0, 4, 4, 8, 8, 12, 12));
+  const __mmask64 upper = 0xff00ff00ff00ff00ull;
+  const uint8_t* x = static_cast<const uint8_t*>(p->x);
+  const int8_t* values = p->values;
+  const uint8_t* places = p->places;
+  const auto step = [&](__m512i sum, int64_t s) {
+    _mm_prefetch(reinterpret_cast<const char*>(values + s * 64 + 2048), _MM_HINT_T0);
+    const __m512i bits = _mm512_srlv_epi32(_mm512_broadcast_i32x4(load16(places + s * 16)), shift);
+    const __m512i at = _mm512_ternarylogic_epi32(steps, bits, three, 0xf8);
+    const __m512i v = _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(_mm512_loadu_si512(x + s * 128), at), upper, _mm512_loadu_si512(x + s * 128 + 64), at);
+    return _mm512_dpbusd_epi32(sum, v, _mm512_loadu_si512(values + s * 64));
+  };
+  for (int64_t i = 0; i < p->rows; i++, values += p->steps * 64, places += p->steps * 16) {
+    __m512i a = _mm512_setzero_si512(), b = a;
+    int64_t s = 0;
+    for (; s + 2 <= p->steps; s += 2) {
+      a = step(a, s);
+      b = step(b, s + 1);
+    }
+    if (s < p->steps) a = step(a, s);
+    p->acc[i] = _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
+  }
 }
 
 }  // namespace
@@ -343,7 +368,8 @@ extern "C" void sparse_int8_install_avx512vnni(whittle::SparseInt8Kernels* t) {
   t->pack = pack;
   t->tile = tile;
   t->widen = widen;
-  t->vector = vector;
+  t->vector = run_tile<Vector>;
+  t->pairs = pairs;
   t->finish = finish;
   t->turn = turn_words;
 }

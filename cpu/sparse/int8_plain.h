@@ -35,6 +35,12 @@ static inline void pack_plain(const SparseInt8Pack* p) {
   }
 }
 
+static inline void spread_plain(const uint8_t* x, int64_t k, bool is_signed, int64_t steps, uint8_t* out) {
+  const uint8_t flip = is_signed ? 0x80 : 0;
+  for (int64_t i = 0; i < k; i++) out[i] = x[i] ^ flip;
+  memset(out + k, 0, static_cast<size_t>(steps * 2 * kSparseInt8Step - k));
+}
+
 static inline void turn_plain(const int32_t* acc, int64_t rows, int64_t stride, int64_t columns, int32_t* out, int64_t out_stride) {
   for (int64_t i = 0; i < rows; i++)
     for (int64_t j = 0; j < columns; j++) out[j * out_stride + i] = acc[i * stride + j];

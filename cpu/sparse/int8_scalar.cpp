@@ -25,6 +25,19 @@ void multiply(const SparseInt8Tile* t, int64_t columns) {
   }
 }
 
+void pairs(const SparseInt8Pairs* p) {
+  const uint8_t* x = static_cast<const uint8_t*>(p->x);
+  for (int64_t i = 0; i < p->rows; i++) {
+    int32_t sum = 0;
+    for (int64_t s = 0; s < p->steps; s++) {
+      const int8_t* v = p->values + (i * p->steps + s) * kSparseInt8Step;
+      const uint8_t* places = p->places + (i * p->steps + s) * 16;
+      for (int64_t e = 0; e < kSparseInt8Step; e++) sum += v[e] * x[s * 2 * kSparseInt8Step + e / 2 * 4 + (places[e % 16] >> (e / 16 * 2) & 3)];
+    }
+    p->acc[i] = sum;
+  }
+}
+
 void tile(const SparseInt8Tile* t) { multiply(t, t->units * kSparseUnit); }
 void vector(const SparseInt8Tile* t) { multiply(t, 1); }
 
@@ -40,6 +53,8 @@ extern "C" void sparse_int8_install_scalar(whittle::SparseInt8Kernels* t) {
   t->tile = tile;
   t->widen = widen_plain;
   t->vector = vector;
+  t->spread = spread_plain;
+  t->pairs = pairs;
   t->finish = finish;
   t->turn = turn_plain;
 }

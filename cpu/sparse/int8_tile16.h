@@ -9,6 +9,20 @@ namespace {
 
 enum { kChunk = 32 };  // bundles widened together
 
+// Sixteen columns.
+template <int kMost>
+struct Ymm {
+  typedef __m256i Vec;
+  enum { kLanes = 8, kWidest = kMost };
+  static inline Vec set(int32_t v) { return _mm256_set1_epi32(v); }
+  static inline Vec load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static inline void store(void* p, Vec v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+  static inline Vec low(Vec a, Vec b) { return _mm256_unpacklo_epi16(a, b); }
+  static inline Vec high(Vec a, Vec b) { return _mm256_unpackhi_epi16(a, b); }
+  static inline Vec madd(Vec a, Vec b) { return _mm256_madd_epi16(a, b); }
+  static inline Vec add(Vec a, Vec b) { return _mm256_add_epi32(a, b); }
+};
+
 static inline void widen_weights(const int8_t* from, int64_t n, int16_t* to) {
   for (int64_t i = 0; i < n; i += 16)
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm256_cvtepi8_epi16(load16(from + i)));

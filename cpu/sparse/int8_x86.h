@@ -98,6 +98,19 @@ static inline void pack_rows(const SparseInt8Pack* p, const uint8_t* order) {
   memset(out, 0, static_cast<size_t>((p->padded - p->k) * units * ROW_BYTES));
 }
 
+// A step's 128 bytes so that lane l of its first 64 bytes are x[32 l, + 16) and of the second x[32 l + 16, + 16): sixteen values
+// choose within one lane of each, the first eight in the first, the others in the second.
+static inline void spread_lanes(const uint8_t* x, int64_t k, bool is_signed, int64_t steps, uint8_t* out) {
+  const __m128i flip = _mm_set1_epi8(is_signed ? static_cast<char>(0x80) : 0);
+  for (int64_t i = 0; i < steps * 8; i++) {
+    const int64_t left = k - i * 16;
+    uint8_t part[16] = {0};
+    if (left > 0 && left < 16) memcpy(part, x + i * 16, static_cast<size_t>(left));
+    const __m128i v = left >= 16 ? load16(x + i * 16) : load16(part);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i / 8 * 128 + i % 2 * 64 + i % 8 / 2 * 16), _mm_xor_si128(v, flip));
+  }
+}
+
 // Multiples of 8 rows and columns.
 static inline void turn_words(const int32_t* acc, int64_t rows, int64_t stride, int64_t columns, int32_t* out, int64_t out_stride) {
   // Down the rows first: whole lines of out, of which eight may share a set of the cache.

@@ -113,24 +113,31 @@ void verify(Harness& h, const SparseInt8Kernels& kernels, const Case& c, Rng& rn
     g.out_type = c.out_type, g.out_scale = a.out_scale, g.out_zero = a.out_zero, g.out = dense.data(), g.threads = 1;
     if (!h.expect(gemm_int8(overlay(gemm_int8_variants(), Tier::scalar), g) == WHITTLE_OK, "dense")) return;
   }
-  for (int64_t j = 0; j < many; j++)
+  std::vector<int16_t> centred(static_cast<size_t>(c.cols));
+  for (int64_t j = 0; j < many; j++) {
+    for (int64_t p = 0; p < c.cols; p++) {
+      const uint8_t v = rows[static_cast<size_t>(j * c.cols + p)];
+      centred[static_cast<size_t>(p)] = static_cast<int16_t>((c.x_signed ? static_cast<int8_t>(v) : v) - c.x_zero);
+    }
     for (int64_t i = 0; i < c.rows; i++) {
       const int64_t at = c.by_rows ? j * c.rows + i : (j / c.columns * c.rows + i) * c.columns + j % c.columns;
       if (c.out_type != kOutInt32) {
-        if (!h.expect(memcmp(y.data() + at * size, dense.data() + (j * c.rows + i) * size, static_cast<size_t>(size)) == 0, "%s: [%d,%d] differs from the dense product",
-                      describe(c).c_str(), int(i), int(j)))
-          return;
-        continue;
+        if (memcmp(y.data() + at * size, dense.data() + (j * c.rows + i) * size, static_cast<size_t>(size)) == 0) continue;
+        h.expect(false, "%s: [%d,%d] differs from the dense product", describe(c).c_str(), int(i), int(j));
+        return;
       }
-      int64_t sum = c.bias == 1 ? bias_int[static_cast<size_t>(i)] : 0;
-      for (int64_t p = 0; p < c.cols; p++) {
-        const uint8_t v = rows[static_cast<size_t>(j * c.cols + p)];
-        sum += ((c.x_signed ? static_cast<int8_t>(v) : int64_t(v)) - c.x_zero) * w[static_cast<size_t>(i * c.cols + p)];
-      }
+      // |centred w| <= 255 * 128: 32 bits hold the sums of this file's sizes (at most 40000 terms).
+      int32_t products = 0;
+      const int8_t* weight = w.data() + i * c.cols;
+      for (int64_t p = 0; p < c.cols; p++) products += centred[static_cast<size_t>(p)] * weight[p];
+      const int64_t sum = int64_t(products) + (c.bias == 1 ? bias_int[static_cast<size_t>(i)] : 0);
       int32_t got;
       memcpy(&got, y.data() + at * 4, 4);
-      if (!h.expect(got == sum, "%s: [%d,%d] = %d, want %lld", describe(c).c_str(), int(i), int(j), got, static_cast<long long>(sum))) return;
+      if (got == sum) continue;
+      h.expect(false, "%s: [%d,%d] = %d, want %lld", describe(c).c_str(), int(i), int(j), got, static_cast<long long>(sum));
+      return;
     }
+  }
 }
 
 const int32_t kBlocks[][2] = {{1, 1}, {4, 1}, {1, 4}, {8, 1}, {1, 16}, {16, 1}, {32, 32}, {2, 3}, {2, 4}, {4, 4}, {8, 8}, {3, 5}, {12, 7}, {48, 12}};
@@ -141,12 +148,12 @@ void check_table(Harness& h, const SparseInt8Kernels& kernels) {
     Rng rng = h.rng();
     for (const auto& block : kBlocks)
       for (const int64_t columns : {1, 2, 3, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 100, 130})
-        for (int q = 0; q < (h.lean() ? 1 : 4); q++) {
+        for (int q = 0; q < (h.lean() ? 1 : 2); q++) {
           Case c = {};
-          c.rows = rng.between(1, 150), c.cols = rng.between(1, 200), c.columns = columns;
+          c.rows = rng.between(1, 140), c.cols = rng.between(1, 120), c.columns = columns;
           c.r = block[0], c.c = block[1];
           c.hint = rng.below(2) ? columns : 0;
-          c.by_rows = q & 1, c.x_signed = q & 2;
+          c.by_rows = rng.below(2), c.x_signed = rng.below(2);
           c.bias = static_cast<int32_t>(rng.below(2));
           c.x_zero = static_cast<int32_t>(rng.below(3) == 0 ? 0 : c.x_signed ? rng.between(-128, 127) : rng.between(0, 255));
           c.batch = rng.below(4) == 0 ? 3 : 1;
@@ -158,12 +165,13 @@ void check_table(Harness& h, const SparseInt8Kernels& kernels) {
     Rng rng = h.rng();
     for (const auto& pattern : kPatterns)
       for (const int64_t columns : {1, 2, 16, 17, 64, 100})
-        for (int q = 0; q < (h.lean() ? 1 : 4); q++) {
+        for (int q = 0; q < (h.lean() ? 1 : 2); q++) {
           Case c = {};
           c.n = pattern[0], c.m = pattern[1];
           c.rows = rng.between(1, 100), c.cols = c.m * rng.between(1, 70), c.columns = columns;
-          c.hint = rng.below(2) ? columns : 0;
-          c.by_rows = q & 1, c.x_signed = q & 2;
+          c.hint = rng.below(2) ? columns : rng.below(2);
+          c.by_rows = rng.below(2), c.x_signed = rng.below(2);
+          c.batch = rng.below(4) == 0 ? 2 : 1;
           c.x_zero = static_cast<int32_t>(c.x_signed ? rng.between(-128, 127) : rng.between(0, 255));
           c.threads = static_cast<int>(rng.between(1, 3));
           verify(h, kernels, c, rng);
@@ -173,25 +181,31 @@ void check_table(Harness& h, const SparseInt8Kernels& kernels) {
     Rng rng = h.rng();
     for (const auto& block : kBlocks)
       for (const int64_t columns : {1, 16, 32, 64})
-        for (int q = 0; q < 2; q++) {
+        for (int q = 0; q < (h.lean() ? 1 : 2); q++) {
           Case c = {};
           c.rows = 70, c.cols = 300, c.columns = columns, c.density = 1;
           c.r = block[0], c.c = block[1];
-          c.extreme = true, c.x_signed = q;
+          c.extreme = true, c.x_signed = h.lean() ? columns % 3 == 1 : q;
           verify(h, kernels, c, rng);
         }
+    for (const bool x_signed : {false, true}) {
+      Case c = {};
+      c.rows = 20, c.cols = 1200, c.columns = c.hint = 1, c.n = 2, c.m = 4;
+      c.extreme = true, c.x_signed = x_signed;
+      verify(h, kernels, c, rng);
+    }
   });
   h.row("several blocks of columns", [&] {
     Rng rng = h.rng();
     for (const auto& block : kBlocks)
       for (const int64_t columns : {1, 20, 64}) {
         Case c = {};
-        c.rows = 40, c.cols = h.lean() ? 1500 : 12000, c.columns = columns, c.density = 0.1;
+        c.rows = 40, c.cols = 1500, c.columns = columns, c.density = 0.1;
         c.r = block[0], c.c = block[1];
         c.hint = columns == 20 ? 64 : columns;
         c.by_rows = columns == 20;
         verify(h, kernels, c, rng);
-        if (columns == 1) c.cols = 40000, c.rows = 3, verify(h, kernels, c, rng);
+        if (columns == 1 && block[0] * block[1] < 17) c.cols = 40000, c.rows = 3, verify(h, kernels, c, rng);
       }
   });
   h.row("scales, biases, activations and outputs", [&] {
