@@ -214,8 +214,26 @@ function scaleOf(value: unknown, parameter: string): number {
   return s
 }
 
+/** The common case without ceremony: a typed array of that class and length, not empty (and so not detached). */
+function isPlain(value: unknown, name: string, length: number): value is TypedArray {
+  return typedArrayName(value) === name && (value as TypedArray).length === length && length > 0
+}
+
+/** The same for the rows: anything else, good or bad, goes the long way. */
+function plainRows(value: unknown): Tensor | undefined {
+  if (value === null || typeof value !== 'object') return undefined
+  const { type, dims, data, location } = value as Record<string, unknown>
+  if ((type !== 'uint8' && type !== 'int8') || (location !== undefined && location !== 'cpu') || !Array.isArray(dims) || dims.length !== 2) return undefined
+  const rows: unknown = dims[0]
+  const columns: unknown = dims[1]
+  if (!Number.isInteger(rows) || !Number.isInteger(columns) || (rows as number) <= 0 || (columns as number) <= 0) return undefined
+  if (!isPlain(data, type === 'uint8' ? 'Uint8Array' : 'Int8Array', (rows as number) * (columns as number))) return undefined
+  return { type, dims: [rows as number, columns as number], data }
+}
+
 // An array of one a column; an array of length 1 serves as a number.
 function perColumn(value: unknown, parameter: string, type: DataType, n: number): TypedArray {
+  if (type === 'float32' && isPlain(value, 'Float32Array', n)) return value
   const data = typedArrayName(value) ? typedArray(value, parameter, [type]) : tensor(value, parameter, [type]).data
   if (data.length !== n && data.length !== 1) fail('ERR_SHAPE', parameter, n === 1 ? '1 element' : `1 or ${n} elements`, value)
   return data
@@ -257,7 +275,7 @@ function broadcast(a: readonly number[], b: readonly number[]): number[] {
 }
 
 function prepare(aValue: unknown, bValue: unknown, opts: unknown, pinned: boolean): Prepared {
-  const a = tensor(aValue, 'a', kTypes)
+  const a = plainRows(aValue) ?? tensor(aValue, 'a', kTypes)
   const o = options(opts, 'options', kOptionNames)
   const outType = o.outType === undefined ? 'int32' : oneOf(o.outType, 'outType', kOutTypes)
   const rankA = a.dims.length
@@ -349,7 +367,8 @@ function prepare(aValue: unknown, bValue: unknown, opts: unknown, pinned: boolea
   let intBias = false
   if (o.bias !== undefined) {
     const kinds: DataType[] = floats ? ['int32', 'float32'] : ['int32']
-    bias = typedArrayName(o.bias) ? typedArray(o.bias, 'bias', kinds) : tensor(o.bias, 'bias', kinds).data
+    if (floats && isPlain(o.bias, 'Float32Array', n)) bias = o.bias
+    else bias = typedArrayName(o.bias) ? typedArray(o.bias, 'bias', kinds) : tensor(o.bias, 'bias', kinds).data
     if (bias.length !== n) fail('ERR_SHAPE', 'bias', `${n} elements, one a column`, bias)
     intBias = typedArrayName(bias) === 'Int32Array'
   }
@@ -473,7 +492,8 @@ export function gemmInt8(
 ): Tensor {
   if (isPackedScaled(b)) return multiply(kScaledInt8, a, b, options)
   const { call, dims, outType, facts } = prepare(a, b, options, false)
-  const status = native().gemmInt8(...call)
+  // Not spread: that costs more than the arguments.
+  const status = native().gemmInt8(call[0], call[1], call[2], call[3], call[4], call[5], call[6], call[7])
   if (status !== 0) refusal(status, facts)
   return { type: outType, dims, data: call[1] }
 }
