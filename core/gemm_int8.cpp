@@ -164,6 +164,16 @@ GemmInt8Epilogue epilogue_of(const GemmInt8Args& g, const Columns& c) {
   return e;
 }
 
+// A call of memcpy costs more than a few dozen bytes do.
+void copy_short(uint8_t* to, const uint8_t* from, int64_t n) {
+  if (n < 16 || n > 512) {
+    memcpy(to, from, static_cast<size_t>(n));
+    return;
+  }
+  for (int64_t i = 0; i + 16 < n; i += 16) memcpy(to + i, from + i, 16);
+  memcpy(to + n - 16, from + n - 16, 16);
+}
+
 int64_t packed_bytes(const GemmInt8Kernels& table, int64_t k, int64_t n) {
   return round_up(n, table.vector) * round_up(k, table.k_step);
 }
@@ -446,13 +456,20 @@ void free_packed_int8(PackedInt8* packed) {
 void gemm_int8_fill_indirect(const void* indirect, int64_t row, int64_t rows, uint8_t* out, int64_t stride) {
   const GemmInt8Indirect& x = *static_cast<const GemmInt8Indirect*>(indirect);
   const int64_t* offset = x.offset + row * x.pieces;
-  const size_t length = static_cast<size_t>(x.length);
-  for (int64_t r = 0; r < rows; r++) {
+  for (int64_t r = 0; r < rows; r++, offset += x.pieces) {
     uint8_t* to = out + r * stride;
-    for (int64_t i = 0; i < x.pieces; i++, to += length) {
-      const int64_t at = *offset++;
-      if (at >= 0) memcpy(to, x.data + at, length);
-      else memset(to, x.pad, length);
+    for (int64_t i = 0; i < x.pieces;) {
+      // Pieces that lie one after the other, as a window's row does in a channels-last image, are one copy.
+      const int64_t at = offset[i++];
+      int64_t length = x.length;
+      if (at >= 0) {
+        for (; i < x.pieces && offset[i] == at + length; i++) length += x.length;
+        copy_short(to, x.data + at, length);
+      } else {
+        for (; i < x.pieces && offset[i] < 0; i++) length += x.length;
+        memset(to, x.pad, static_cast<size_t>(length));
+      }
+      to += length;
     }
   }
 }

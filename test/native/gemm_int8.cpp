@@ -187,9 +187,9 @@ Case random_case(Rng& rng, const GemmInt8Kernels& t) {
 
 // A 3 x 3 convolution of stride 2 with padding, rows of a taken from the image piece by piece, against plain loops.
 void check_convolution(Harness& h, const GemmInt8Kernels& table) {
-  for (int variation = 0; variation < 8; variation++) {
+  for (int variation = 0; variation < 8; variation += h.lean() ? 3 : 1) {
     Rng rng = h.rng();
-    const int64_t height = 23, width = 19, channels = variation & 1 ? 5 : 16, n = table.columns + 3, k = 9 * channels;
+    const int64_t height = h.lean() ? 9 : 23, width = 19, channels = variation & 1 ? 5 : variation & 4 ? 40 : 16, n = table.columns + 3, k = 9 * channels;
     const int64_t out_height = (height + 1) / 2, out_width = (width + 1) / 2, m = out_height * out_width;
     const bool is_signed = variation & 2;
     const int32_t a_zero = is_signed ? -7 : 131, b_zero = variation & 4 ? -3 : 0;
@@ -236,18 +236,18 @@ void check_convolution(Harness& h, const GemmInt8Kernels& table) {
 
 void check_table(Harness& h, const GemmInt8Kernels& reference, const GemmInt8Kernels& table) {
   h.row("exact sums around the tile", [&] {
-    const int64_t ms[] = {0, 1, 2, 3, 5, table.rows - 1, table.rows, table.rows + 1, 2 * table.rows + 1, 37};
-    const int64_t ns[] = {0, 1, 7, table.columns - 1, table.columns, table.columns + 1, table.widest, 2 * table.columns + table.vector,
-                          2 * table.columns + table.vector + 1};
-    const int64_t ks[] = {0, 1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 131};
+    const int64_t r = table.rows, n = table.columns, v = table.vector;
+    std::vector<int64_t> ms = {0, 1, 2, 3, 5, r - 1, r, r + 1, 2 * r + 1, 37}, ks = {0, 1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 131};
+    std::vector<int64_t> ns = {0, 1, 7, n - 1, n, n + 1, table.widest, 2 * n + v, 2 * n + v + 1};
+    if (h.lean()) ms = {0, 1, r, 2 * r + 1}, ns = {0, n, table.widest, 2 * n + v + 1}, ks = {0, 3, 17, 64};
     for (int64_t m : ms)
-      for (int64_t n : ns)
+      for (int64_t columns : ns)
         for (int64_t k : ks) {
           Case c = {};
-          c.m = m, c.n = n, c.k = k;
-          c.a_signed = (m + n + k) & 1;
+          c.m = m, c.n = columns, c.k = k;
+          c.a_signed = (m + columns + k) & 1;
           c.b_unsigned = (m + k) & 2;
-          c.transposed = n & 1;
+          c.transposed = columns & 1;
           c.packed = k & 1;
           c.values = static_cast<int>((m + k) % 3);
           run_case(h, reference, table, c);
@@ -256,7 +256,8 @@ void check_table(Harness& h, const GemmInt8Kernels& reference, const GemmInt8Ker
   h.row("no pair saturates", [&] {
     for (int a_signed = 0; a_signed < 2; a_signed++)
       for (int b_unsigned = 0; b_unsigned < 2; b_unsigned++)
-        for (int64_t k : {2, 8, 64, 257, 4096}) {
+        for (int64_t k : {2, 8, 64, 257, 1024}) {
+          if (h.lean() && k != 2 && k != 257) continue;
           Case c = {};
           c.m = 7, c.n = table.columns + 3, c.k = k;
           c.a_signed = a_signed, c.b_unsigned = b_unsigned;
@@ -268,13 +269,13 @@ void check_table(Harness& h, const GemmInt8Kernels& reference, const GemmInt8Ker
   });
   h.row("zero points, scales, biases and outputs", [&] {
     Rng rng = h.rng();
-    for (int i = 0; i < (h.lean() ? 60 : 400); i++) run_case(h, reference, table, random_case(rng, table));
+    for (int i = 0; i < (h.lean() ? 30 : 300); i++) run_case(h, reference, table, random_case(rng, table));
   });
   h.row("activations agree to the bit", [&] {
     for (int act = kActivationClip; act <= kActivationGeluTanh; act++)
       for (int out = kOutFloat32; out <= kOutUint8; out++) {
         Case c = {};
-        c.m = 11, c.n = table.columns + 9, c.k = 40;
+        c.m = h.lean() ? 3 : 11, c.n = table.columns + 9, c.k = 40;
         c.a_signed = act & 1;
         c.bias = 2, c.scales = true, c.activation = act, c.out_type = out, c.out_zero = 3;
         run_case(h, reference, table, c);
@@ -309,8 +310,10 @@ void check_table(Harness& h, const GemmInt8Kernels& reference, const GemmInt8Ker
     h.row("leaves no tile state behind", [&] { h.expect(amx_released(), "tiles are still configured"); });
   h.row("k in blocks", [&] {
     Case c = {};
-    c.m = 4 * table.rows + 3, c.n = table.columns + 5, c.k = h.lean() ? 1100 : 2205;
-    for (int out = kOutInt32; out <= kOutUint8; out++) {
+    // More steps than the longest block, and so many tiles of rows that blocks are made.
+    c.m = table.rows > 16 ? table.rows + 3 : 3 * table.rows + 2, c.n = table.columns + 5;
+    c.k = (table.rows > 16 ? 1 : 4) * kGemmInt8Block / table.step_bytes * table.k_step + 37;
+    for (int out = kOutInt32; out <= (h.lean() ? kOutFloat32 : kOutUint8); out++) {
       c.out_type = out, c.a_signed = out & 1, c.packed = out & 2, c.b_zero = out == kOutInt8 ? 9 : 0;
       run_case(h, reference, table, c);
       c.n = table.columns;
@@ -320,7 +323,7 @@ void check_table(Harness& h, const GemmInt8Kernels& reference, const GemmInt8Ker
   h.row("larger products, blocked and threaded", [&] {
     for (int threads : {1, 2, 3}) {
       Case c = {};
-      c.m = 203, c.n = 150, c.k = 700, c.threads = threads, c.a_signed = threads & 1, c.b_zero = threads - 2;
+      c.m = h.lean() ? 101 : 203, c.n = h.lean() ? 70 : 150, c.k = h.lean() ? 130 : 700, c.threads = threads, c.a_signed = threads & 1, c.b_zero = threads - 2;
       run_case(h, reference, table, c);
       c.m = 1, c.n = 1000, c.packed = true;
       run_case(h, reference, table, c);
