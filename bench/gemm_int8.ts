@@ -1,6 +1,7 @@
 // Integer products of family gemm: M x N x K, weights packed once, as a model's are. Against MatMulInteger and QLinearMatMul
-// of onnxruntime and torch._int_mm; all sums are exact, so results must be equal.
-import { devices, gemmInt8, packInt8, type GemmInt8Options } from '../lib/index'
+// of onnxruntime and torch._int_mm; all sums are exact, so results must be equal. Then against ourselves: float32 output with an
+// activation against int32, two threads against one, and how long a call keeps the event loop from a timer.
+import { devices, gemm, gemmAsync, gemmInt8, gemmInt8Async, packInt8, type GemmInt8Options } from '../lib/index'
 import { native } from '../lib/native'
 import type { Bench } from './harness/bench'
 import { close } from './harness/bench'
@@ -142,6 +143,86 @@ run = torch.ops.onednn.qlinear_pointwise`,
   }
 }
 
+function operands(bench: Bench, { m, n, k }: Shape) {
+  const a = { type: 'uint8', dims: [m, k], data: bench.uint8(m * k) } as const
+  return { a, packed: packInt8({ type: 'int8', dims: [k, n], data: bench.int8(k * n) }) }
+}
+
+/** Scale, bias and activation: the rival is the same product with int32 output. */
+function activated(s: Shape, activation: 'relu' | 'gelu' | 'silu'): Case {
+  return {
+    case: `u8s8${activation}_${s.m}x${s.n}x${s.k}`,
+    prepare: (bench): Prepared => {
+      const { a, packed } = operands(bench, s)
+      const sums = new Int32Array(s.m * s.n)
+      const out = new Float32Array(s.m * s.n)
+      const bScale = bench.uniform(s.n, 0.001, 0.002)
+      const options = { out, outType: 'float32', aScale: 0.02, bScale, bias: bench.normal(s.n), activation } as const
+      const plain = { out: sums } as const
+      return {
+        ours: () => gemmInt8(a, packed, options),
+        rivals: [{ name: 'ours-int32', run: () => gemmInt8(a, packed, plain) }],
+        ...limits(bench, s),
+        dispose: () => packed.dispose(),
+      }
+    },
+  }
+}
+
+/** The run's threads: the rival is the same product on one. */
+function scaling(s: Shape): Case {
+  return {
+    case: `u8s8threads_${s.m}x${s.n}x${s.k}`,
+    prepare: (bench): Prepared => {
+      const { a, packed } = operands(bench, s)
+      const all = { out: new Int32Array(s.m * s.n) } as const
+      const one = { out: new Int32Array(s.m * s.n), threads: 1 } as const
+      return {
+        ours: () => gemmInt8(a, packed, all),
+        result: () => all.out,
+        rivals: bench.threads === 1 ? [] : [{ name: 'ours-one-thread', run: () => gemmInt8(a, packed, one), result: () => one.out }],
+        ...limits(bench, s),
+        dispose: () => packed.dispose(),
+      }
+    },
+  }
+}
+
+/** The longest that a timer of 1 ms was kept waiting while `work` ran, in ms. */
+async function longestDelay(work: () => unknown): Promise<number> {
+  let last = performance.now()
+  let longest = 0
+  const look = () => {
+    const now = performance.now()
+    longest = Math.max(longest, now - last - 1)
+    last = now
+  }
+  const timer = setInterval(look, 1)
+  await new Promise((done) => setTimeout(done, 3))
+  await work()
+  await new Promise((done) => setTimeout(done, 3))
+  look()
+  clearInterval(timer)
+  return longest
+}
+
+/** How long the event loop stands still: the asynchronous call, and its synchronous twin as the rival. */
+function overlap(name: string, s: Shape, make: (bench: Bench) => { readonly later: () => unknown; readonly now: () => unknown }): Case {
+  return {
+    case: `${name}delay_${s.m}x${s.n}x${s.k}`,
+    prepare: (bench): Prepared => {
+      const { later, now } = make(bench)
+      return {
+        ours: () => longestDelay(later),
+        oursTimed: true,
+        rivals: [{ name: 'ours-sync', run: () => longestDelay(now), selfTimed: true }],
+      }
+    },
+  }
+}
+
+const big = { m: 1024, n: 1024, k: 1024 }
+
 const shapes: readonly Shape[] = [
   { m: 1, n: 4096, k: 4096 },
   { m: 16, n: 4096, k: 4096 },
@@ -159,4 +240,19 @@ export const cases: readonly Case[] = [
   int8({ m: 128, n: 768, k: 768 }, false, 'f32'),
   int8({ m: 128, n: 768, k: 768 }, false, 'q'),
   int8({ m: 8, n: 8, k: 8 }, false),
+  ...(['relu', 'gelu', 'silu'] as const).map((x) => activated({ m: 128, n: 768, k: 768 }, x)),
+  activated({ m: 128, n: 768, k: 3072 }, 'gelu'),
+  scaling({ m: 128, n: 3072, k: 768 }),
+  scaling(big),
+  overlap('u8s8async', big, (bench) => {
+    const { a, packed } = operands(bench, big)
+    const out = new Int32Array(big.m * big.n)
+    return { later: () => gemmInt8Async(a, packed, { out }), now: () => gemmInt8(a, packed, { out }) }
+  }),
+  overlap('f32async', big, (bench) => {
+    const a = { type: 'float32', dims: [big.m, big.k], data: bench.normal(big.m * big.k) } as const
+    const b = { type: 'float32', dims: [big.k, big.n], data: bench.normal(big.k * big.n) } as const
+    const out = new Float32Array(big.m * big.n)
+    return { later: () => gemmAsync(a, b, { out }), now: () => gemm(a, b, { out }) }
+  }),
 ]

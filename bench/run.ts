@@ -49,7 +49,7 @@ async function runCase(
   const rivals = await Promise.all(prepared.rivals)
   const { cpu } = devices()
   const base = { family, case: c.case, variant: cpu.kernels[stem] ?? cpu.variant, threads: bench.threads }
-  const ours = sideOf({ run: prepared.ours })
+  const ours = sideOf({ run: prepared.ours, selfTimed: prepared.oursTimed ?? false })
   await warm(ours)
   let wrong = false
   const whys = new Map<Rival, string>()

@@ -232,6 +232,24 @@ test('the async twins give the same and can be handed their own out', async () =
   await expect(gemmInt8Async(tensor('int8', [1, 2], new Int8Array(2)), tensor('int8', [3, 1], new Int8Array(3)))).rejects.toMatchObject({ code: 'ERR_SHAPE' })
 })
 
+test('the event loop turns while an asynchronous product is computed', async () => {
+  const a = tensor('uint8', [512, 1024], new Uint8Array(512 * 1024).fill(3))
+  const b = tensor('int8', [1024, 1024], new Int8Array(1024 * 1024).fill(-2))
+  let turns = 0
+  let done = false
+  const turn = () => {
+    if (done) return
+    turns++
+    setImmediate(turn)
+  }
+  setImmediate(turn)
+  const y = await gemmInt8Async(a, b)
+  done = true
+  // A product computed on this thread would have settled before the first turn.
+  expect(turns).toBeGreaterThan(0)
+  expect(y.data[0]).toBe(-6144)
+})
+
 describe('handles', () => {
   const a = tensor('int8', [1, 2], Int8Array.of(3, 4))
   const w = tensor('int8', [2, 1], Int8Array.of(10, 100))

@@ -14,6 +14,9 @@ export type RivalName =
   | 'scipy'
   | 'js'
   | 'ours-dense'
+  | 'ours-int32'
+  | 'ours-sync'
+  | 'ours-one-thread'
 
 /** One side of a comparison. */
 export interface Rival {
@@ -41,6 +44,8 @@ export interface Bound {
 export interface Prepared {
   /** Does the work once, into memory that is allocated already. May answer a promise. */
   readonly ours: () => unknown
+  /** `ours` answers the milliseconds of the row itself: a delay, say, where the row is not about the time of the work. */
+  readonly oursTimed?: boolean
   /** What `ours` computed last. */
   readonly result?: () => Numbers
   readonly rivals: readonly (Rival | Promise<Rival>)[]
