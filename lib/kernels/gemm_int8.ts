@@ -239,11 +239,11 @@ function prepare(aValue: unknown, bValue: unknown, opts: unknown, pinned: boolea
   }
 
   const floats = outType !== 'int32'
-  if (!floats)
+  if (!floats && (o.aScale !== undefined || o.bScale !== undefined || o.activation !== undefined))
     for (const name of ['aScale', 'bScale', 'activation'] as const)
       if (o[name] !== undefined && o[name] !== 'none') fail('ERR_RANGE', name, `no ${name} with outType 'int32', which is not scaled`, o[name])
   const quantized = outType === 'int8' || outType === 'uint8'
-  if (!quantized)
+  if (!quantized && (o.outScale !== undefined || o.outZeroPoint !== undefined))
     for (const name of ['outScale', 'outZeroPoint'] as const)
       if (o[name] !== undefined) fail('ERR_RANGE', name, `no ${name} unless outType is 'int8' or 'uint8'`, o[name])
   const aScale = o.aScale === undefined ? 1 : scaleOf(o.aScale, 'aScale')
