@@ -3,6 +3,7 @@
 #include "cpu/gemm/weight_avx2.h"
 
 #define FLOAT_ROWS 4
+#define FLOAT_STREAM 16
 #define FLOAT_WIDE 4
 #define FLOAT_NARROW 2
 static inline vf wf_int8(const uint8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))); }
@@ -21,7 +22,7 @@ static inline vf wf_nibble(Vi x, unsigned shift) {
 extern "C" void gemm_weight_install_avx2(whittle::WeightKernels* t) {
   whittle::install_float(t);
   t->tile_rows[whittle::kWeightInt4] = DIGIT_ROWS;
-  t->stream_rows[whittle::kWeightInt4] = 4;
+  t->stream_rows[whittle::kWeightInt4] = 3;
   t->stream[whittle::kWeightInt4] = whittle::digits_stream;
   t->digits = whittle::digits_of_row;
 }

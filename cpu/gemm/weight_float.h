@@ -1,7 +1,8 @@
 // int8 and bfloat16 weights against a few rows in float32 FMAs, and all formats unpacked to float32 panels. Lanes are
 // columns; one value of a row is broadcast to all. The includer defines VF_LANES and the operations of cpu/common/lanes_*.h,
 // LANES, Vi, vi_load, vi_float, and static inline wf_int8 (LANES bytes), wf_even and wf_odd (bfloat16 of dwords), wf_nibble
-// (x, shift: 4 bits less 8), PREFETCH(p), and FLOAT_ROWS, FLOAT_WIDE, FLOAT_NARROW: rows, vectors of a panel for one and more.
+// (x, shift: 4 bits less 8), PREFETCH(p), and FLOAT_ROWS, FLOAT_WIDE, FLOAT_NARROW: rows, vectors of a panel for one and more,
+// FLOAT_STREAM: rows up to which passing over the weights again, out of L2, beats unpacking them.
 #pragma once
 #include "cpu/gemm/weight_write.h"
 
@@ -222,7 +223,7 @@ static void bf16_unpack(const WeightUnpack* u) {
 static inline void install_float(WeightKernels* t) {
   t->bf16_rows = 2;
   t->tile_rows[kWeightInt8] = t->tile_rows[kWeightBf16] = FLOAT_ROWS;
-  t->stream_rows[kWeightInt8] = t->stream_rows[kWeightBf16] = FLOAT_ROWS;
+  t->stream_rows[kWeightInt8] = t->stream_rows[kWeightBf16] = FLOAT_STREAM;
   t->stream[kWeightInt8] = float_stream<true>;
   t->stream[kWeightBf16] = float_stream<false>;
   t->unpack[kWeightInt4] = int4_unpack;

@@ -3,6 +3,7 @@
 #include "cpu/gemm/weight_avx512.h"
 
 #define FLOAT_ROWS 8
+#define FLOAT_STREAM 32
 #define FLOAT_WIDE 4
 #define FLOAT_NARROW 2
 static inline vf wf_int8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))); }

@@ -3,6 +3,7 @@
 #include "cpu/gemm/weight_neon.h"
 
 #define FLOAT_ROWS 4
+#define FLOAT_STREAM 8
 #define FLOAT_WIDE 4
 #define FLOAT_NARROW 4
 static inline vf wf_int8(const uint8_t* p) {
