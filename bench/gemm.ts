@@ -1,6 +1,7 @@
 // Products: float32 here. Shapes are M x N x K, B row-major [K, N] or, after nt, [N, K]. torch is MKL, numpy OpenBLAS; both
-// write into a given result as we do, onnxruntime makes a new one (it has no other way).
-import { devices, gemm, gemmAsync, type Activation } from '../lib/index'
+// write into a given result as we do, onnxruntime makes a new one (it has no other way) and lays constant weights out beforehand: the
+// rows marked packed do so too.
+import { devices, gemm, gemmAsync, packFloat32, type Activation } from '../lib/index'
 import type { Bench } from './harness/bench'
 import { close } from './harness/bench'
 import type { Case, Prepared, Rival } from './harness/types'
@@ -13,6 +14,8 @@ interface Shape {
   readonly activation?: Activation
   /** Independent products, as attention heads are. Default 1. */
   readonly batch?: number
+  /** B laid out once by packFloat32. */
+  readonly packed?: boolean
   /** Through gemmAsync: a promise, off the JavaScript thread. */
   readonly async?: boolean
 }
@@ -71,7 +74,7 @@ function peakOf(bench: Bench): string {
 }
 
 function f32(s: Shape): Case {
-  const job = `${s.transposeB ? 'nt' : ''}${s.activation ?? ''}${s.async ? 'async' : ''}`
+  const job = `${s.transposeB ? 'nt' : ''}${s.activation ?? ''}${s.async ? 'async' : ''}${s.packed ? 'packed' : ''}`
   const lead = s.batch ? [s.batch] : []
   const count = s.batch ?? 1
   return {
@@ -83,9 +86,14 @@ function f32(s: Shape): Case {
       const out = new Float32Array(count * s.m * s.n)
       const left = { type: 'float32', dims: [...lead, s.m, s.k], data: a }
       const right = { type: 'float32', dims: [...lead, ...(s.transposeB ? [s.n, s.k] : [s.k, s.n])], data: b }
-      const options = { out, transposeB: s.transposeB ?? false, ...(s.activation ? { activation: s.activation, bias } : {}) }
+      const fused = { out, ...(s.activation ? { activation: s.activation, bias } : {}) }
+      const options = { ...fused, transposeB: s.transposeB ?? false }
+      const packed = s.packed ? packFloat32(right, { transpose: s.transposeB ?? false }) : null
       return {
-        ours: s.async ? () => gemmAsync(left, right, options) : () => gemm(left, right, options),
+        ours: packed
+          ? () => gemm(left, packed, fused)
+          : s.async ? () => gemmAsync(left, right, options) : () => gemm(left, right, options), // prettier-ignore
+        dispose: () => packed?.dispose(),
         result: () => out,
         rivals: await rivals(bench, s, a, b, bias),
         check: close({ atol: 1e-4, rtol: 1e-4 }),
@@ -108,6 +116,9 @@ export const cases: readonly Case[] = [
   f32({ m: 128, n: 768, k: 768, transposeB: true }),
   f32({ m: 128, n: 768, k: 768, activation: 'gelu' }),
   f32({ m: 128, n: 3072, k: 768 }),
+  f32({ m: 16, n: 4096, k: 4096, packed: true }),
+  f32({ m: 128, n: 768, k: 768, packed: true }),
+  f32({ m: 128, n: 3072, k: 768, packed: true }),
   f32({ m: 512, n: 512, k: 512 }),
   f32({ m: 512, n: 512, k: 512, activation: 'gelu' }),
   f32({ m: 512, n: 512, k: 512, async: true }),
