@@ -1,10 +1,12 @@
-// Sparse weights [n, k] times activations [k, N], over sparsity: against our dense product, torch (MKL's CSR on x86) and SciPy.
+// Sparse weights [n, k] times activations [k, N], over sparsity: against our dense product, torch (MKL's CSR on x86), SciPy and
+// Eigen; int8 blocks and 2:4 against our own dense products.
 // After the run: where sparse overtakes dense, and a chart of each shape in the report of --html.
-import { devices, gemm, sparsify, spmm, type SparsifyOptions, type TypedArray } from '../lib/index'
+import { devices, gemm, gemmInt8, packInt8, sparsify, spmm, type SparsifyOptions, type TypedArray } from '../lib/index'
 import type { Bench } from './harness/bench'
-import { close } from './harness/bench'
+import { close, root } from './harness/bench'
 import { lines, table, type Line } from './harness/html'
 import type { Case, FamilyReport, Prepared, Rival, Row } from './harness/types'
+import { eigen } from './rivals/eigen'
 
 interface Shape {
   readonly n: number
@@ -21,6 +23,18 @@ const kShapes: readonly Shape[] = [
 ]
 const kPercent = [50, 80, 90, 95, 99] as const
 const kNoise = { atol: 1e-3, rtol: 1e-3 }
+
+/** Weights of which each four neighbours keep two. */
+function halved(bench: Bench, count: number): Float32Array {
+  const w = bench.normal(count, 0.05)
+  const place = bench.uniform(count, 0, 4)
+  for (let i = 0; i < count; i += 4) {
+    const first = Math.floor(place[i] as number)
+    const second = (first + 1 + Math.floor(((place[i + 1] as number) * 3) / 4)) % 4
+    w[i + first] = w[i + second] = 0
+  }
+  return w
+}
 
 /** Normal weights, a share `sparsity` of the r x c blocks zero. */
 function pruned(bench: Bench, s: Shape, sparsity: number, r: number, c: number): Float32Array {
@@ -43,6 +57,7 @@ async function rivals(bench: Bench, s: Shape, w: Float32Array, x: Float32Array, 
       result: 'ty.numpy()',
     }),
     bench.rival('scipy', { inputs, setup: 'sw = scipy.sparse.csr_matrix(w)', op: 'sy = sw @ x', result: 'sy' }),
+    eigen(root, bench.threads, { ...s, w, x }),
   ])
 }
 
@@ -75,12 +90,69 @@ function f32(job: string, s: Shape, percent: number, options: SparsifyOptions, r
   }
 }
 
+/** float32 or bfloat16 in 2:4 against {@link gemm} on the same matrix in float32. */
+function pairs(dtype: 'float32' | 'bfloat16', s: Shape): Case {
+  return {
+    case: `${dtype === 'bfloat16' ? 'bf16' : 'f32'}pairs_${s.n}x${s.k}x${s.columns}`,
+    prepare: (bench): Prepared => {
+      const w = { type: 'float32', dims: [s.n, s.k], data: halved(bench, s.n * s.k) }
+      const x = { type: 'float32', dims: [s.k, s.columns], data: bench.normal(s.k * s.columns) }
+      const sparse = sparsify(w, { format: '2:4', dtype, columns: s.columns })
+      const [out, other] = [new Float32Array(s.n * s.columns), new Float32Array(s.n * s.columns)]
+      return {
+        ours: () => spmm(sparse, x, { out: out as TypedArray }),
+        result: () => out,
+        rivals: [{ name: 'ours-dense', run: () => gemm(w, x, { out: other }), result: () => other }],
+        check: close(dtype === 'bfloat16' ? { atol: 0.05, rtol: 0.05 } : kNoise),
+        bound: bench.dram({ read: sparse.byteLength }),
+        dispose: () => sparse.dispose(),
+      }
+    },
+  }
+}
+
+/** int8 weights, activations by rows, against {@link gemmInt8} with packed weights. */
+function int8(job: string, s: Shape, format: SparsifyOptions['format'], r: number, c: number): Case {
+  return {
+    case: `s8${job}_${s.n}x${s.k}x${s.columns}`,
+    prepare: (bench): Prepared => {
+      const floats = job === 'pairs' ? halved(bench, s.n * s.k) : pruned(bench, s, 0.8, r, c)
+      const codes = Int8Array.from(floats, (v) => (v === 0 ? 0 : Math.max(-127, Math.min(127, Math.round(v * 500) || 1))))
+      const w = { type: 'int8', dims: [s.n, s.k], data: codes }
+      const x = { type: 'uint8', dims: [s.columns, s.k], data: bench.uint8(s.columns * s.k) }
+      const sparse = sparsify(w, { ...(format ? { format } : {}), columns: s.columns })
+      const packed = packInt8(w, { transpose: true })
+      const [out, other] = [new Int32Array(s.n * s.columns), new Int32Array(s.n * s.columns)]
+      return {
+        ours: () => spmm(sparse, x, { layout: 'rows', out }),
+        result: () => out,
+        rivals: [{ name: 'ours-dense', run: () => gemmInt8(x, packed, { out: other }), result: () => other }],
+        dispose: () => {
+          sparse.dispose()
+          packed.dispose()
+        },
+      }
+    },
+  }
+}
+
+const kInt8Shapes: readonly Shape[] = [
+  { n: 4096, k: 4096, columns: 1 },
+  { n: 3072, k: 768, columns: 1 },
+  { n: 4096, k: 4096, columns: 16 },
+  { n: 768, k: 768, columns: 128 },
+]
+
 export const cases: readonly Case[] = [
   ...kShapes.flatMap((s) => kPercent.map((p) => f32('csr', s, p, { format: 'csr' }))),
   ...([[4, 1], [1, 4], [8, 1], [1, 16], [16, 1], [32, 32]] as const).map(([r, c]) =>
     f32(`b${r}x${c}z`, kShapes[0] as Shape, 80, { format: { block: [r, c] } }, r, c, false),
   ),
   f32('csr', kShapes[0] as Shape, 90, { format: 'csr', dtype: 'bfloat16' }, 1, 1, false),
+  ...kInt8Shapes.flatMap((s) =>
+    ([[4, 1], [1, 4], [8, 1], [16, 1], [32, 32]] as const).map(([r, c]) => int8(`b${r}x${c}z80`, s, { block: [r, c] }, r, c)),
+  ),
+  ...kInt8Shapes.slice(0, 2).flatMap((s) => [int8('pairs', s, '2:4', 1, 1), pairs('float32', s), pairs('bfloat16', s)]),
 ] // prettier-ignore
 
 /** Where two curves of milliseconds over per cent of zeros cross, along straight lines of their logarithm. */
@@ -127,7 +199,7 @@ export function report(rows: readonly Row[]): FamilyReport {
       { label: 'sparse', points: ours, kind: 'ours' },
       { label: 'our dense', points: dense, kind: 'dense' },
       { label: 'torch CSR', points: at('torch', (r) => r.rival_ms), kind: 'rival' },
-      { label: 'SciPy CSR', points: at('scipy', (r) => r.rival_ms), kind: 'other' },
+      { label: 'Eigen CSR', points: at('eigen', (r) => r.rival_ms), kind: 'other' },
     ]
     found.push([key, said, ...percents.map((p) => {
       const r = group.find((x) => Number(keyOf(x)?.[2]) === p && x.rival === 'torch')

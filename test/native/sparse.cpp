@@ -3,8 +3,14 @@
 #include "core/sparse.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
+#include <atomic>
+#include <new>
 #include <string>
 
 #include "cpu/gemm/activation_scalar.h"
@@ -12,7 +18,28 @@
 
 using namespace whittle;
 
+static std::atomic<int64_t> g_allocations{0};
+// Counted for "a product allocates nothing"; the program has one operator new, and sanitizers want theirs.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+void* operator new(size_t bytes) {
+  g_allocations.fetch_add(1, std::memory_order_relaxed);
+  if (void* p = malloc(bytes ? bytes : 1)) return p;
+  throw std::bad_alloc();
+}
+void operator delete(void* p) noexcept { free(p); }
+void operator delete(void* p, size_t) noexcept { free(p); }
+#endif
+
 namespace {
+
+// What malloc has given out, where the C library says it.
+int64_t bytes_in_use() {
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 33) && !defined(__SANITIZE_ADDRESS__)
+  return static_cast<int64_t>(mallinfo2().uordblks);
+#else
+  return 0;
+#endif
+}
 
 struct Case {
   int64_t rows, cols, columns, hint = 0;
@@ -130,8 +157,45 @@ void bench(Harness& h, const SparseKernels& kernels, const char* name, int64_t r
 
 }  // namespace
 
+// Every layout, once warm: no allocation by operator new, and no byte more from malloc.
+void allocates_nothing(Harness& h) {
+  struct Layout {
+    int32_t format, type, r, c, n, m, hint;
+  };
+  const Layout layouts[] = {
+      {kSparseCsr, kSparseF32, 1, 1, 0, 0, 0},   {kSparseCsr, kSparseBf16, 1, 1, 0, 0, 1},  {kSparseBlock, kSparseF32, 4, 1, 0, 0, 0},
+      {kSparseNm, kSparseF32, 1, 1, 2, 4, 1},    {kSparseNm, kSparseBf16, 1, 1, 2, 4, 0},   {kSparseCsr, kSparseInt8, 1, 1, 0, 0, 0},
+      {kSparseBlock, kSparseInt8, 4, 1, 0, 0, 0}, {kSparseNm, kSparseInt8, 1, 1, 2, 4, 1}, {kSparseNm, kSparseInt8, 1, 1, 2, 4, 0},
+      {kSparseDense, kSparseF32, 1, 1, 0, 0, 0},
+  };
+  const int64_t rows = 70, cols = 260, most = 90;
+  Rng rng = h.rng();
+  std::vector<float> w(static_cast<size_t>(rows * cols)), x(static_cast<size_t>(cols * most)), y(static_cast<size_t>(rows * most));
+  for (size_t i = 0; i < w.size(); i++) w[i] = i % 4 < 2 ? rng.normal() : 0;
+  for (const Layout& l : layouts) {
+    SparseBuild b = {};
+    b.rows = rows, b.cols = cols, b.w = w.data(), b.source_type = kSparseF32;
+    b.format = l.format, b.type = l.type, b.r = l.r, b.c = l.c, b.n = l.n, b.m = l.m, b.columns = l.hint;
+    SparseMatrix matrix;
+    if (!h.expect(sparse_build(b, &matrix) == WHITTLE_OK, "build")) return;
+    for (const int64_t columns : {int64_t(1), most})
+      for (const bool by_rows : {false, true}) {
+        SparseArgs a = {};
+        a.w = &matrix, a.x = x.data(), a.by_rows = by_rows, a.batch = 1, a.columns = columns, a.out = y.data(), a.threads = 1;
+        a.x_scale = a.out_scale = 1;
+        for (int i = 0; i < 2; i++) sparse_multiply(a);
+        const int64_t count = g_allocations, bytes = bytes_in_use();
+        for (int i = 0; i < 3; i++) sparse_multiply(a);
+        const int64_t more = g_allocations - count, taken = bytes_in_use() - bytes;
+        h.expect(more == 0 && taken == 0, "format %d type %d %dx%d hint %d N %d rows %d: %d allocations, %d bytes", int(l.format), int(l.type), int(l.r), int(l.c),
+                 int(l.hint), int(columns), int(by_rows), int(more), int(taken));
+      }
+  }
+}
+
 WHITTLE_CHECK(sparse) {
   each_variant(h, sparse_variants(), [&](const SparseKernels&, const SparseKernels& got) {
+    if (std::string(h.variant()) == "scalar") h.row("a product allocates nothing", [&] { allocates_nothing(h); });
     h.row("sizes and formats", [&] {
       Rng rng = h.rng();
       for (const auto& block : kBlocks)
