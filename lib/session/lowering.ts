@@ -151,6 +151,10 @@ export class Lowering {
   /** Data of a constant input; undefined if it is none. */
   constant(name: string | undefined, node: Node): Tensor | undefined {
     if (!name) return undefined
+    if (!this.graph.constant(name)) {
+      const known = knownTensor(this.shapes.get(name, this.graph))
+      if (known) return known
+    }
     const v = this.#values.get(name) ?? (this.graph.constant(name) || this.shapes.get(name, this.graph)?.data ? this.lazy(name, node) : undefined)
     return v?.constant?.read()
   }

@@ -31,7 +31,7 @@ export function specialize(model: Model, known: ReadonlyMap<string, Known>, fold
   const inputs = graph.inputs.filter((i) => !known.has(i.name))
   graph.inputs = [...inputs, ...[...known].map(([name, k]) => new ValueInfo(name, k.type, k.dims))]
   const contents = new Map([...known].flatMap(([name, k]) => (k.content ? [[name, k.content] as const] : [])))
-  const infer = (strict: boolean): Shapes => inferShapes(graph, copy.opsets, { strict, contents })
+  const infer = (strict: boolean): Shapes => inferShapes(graph, copy.opsets, { strict, contents, carry: true })
   let inlined = false
   while (graph.nodes.some((n) => n.is('If'))) {
     const shapes = infer(false)

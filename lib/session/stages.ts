@@ -142,8 +142,8 @@ export class Stage {
     const hosts: { node: Node; run: HostRun }[] = []
     for (const node of blocked) {
       // What decides is there only after the plan: the node's turn comes then.
-      const maker = hostOf(node)
-      if (maker) hosts.push({ node, run: maker(node, { model: rest, inner: (model) => this.#inner(model) }) })
+      const maker = hostOf(node, graph, shapes)
+      if (maker) hosts.push({ node, run: maker(node, { model: rest, type: (name) => shapes.get(name, graph)?.type as Tensor['type'], inner: (model) => this.#inner(model) }) })
     }
     if (!plan && hosts.length === 0) {
       const [node] = blocked as [Node]
@@ -211,7 +211,7 @@ function sortOut({ graph, shapes }: Special, live: ReadonlySet<Node>): { blocked
   for (const node of graph.topologicalOrder()) {
     if (!live.has(node)) continue
     if ([...reads(node)].some((name) => late.has(name))) behind.add(node)
-    else if (hostOf(node) || deciding(node).some((name) => !decided(name))) blocked.push(node)
+    else if (hostOf(node, graph, shapes) || deciding(node).some((name) => !decided(name))) blocked.push(node)
     else {
       kernelOf(node)
       continue

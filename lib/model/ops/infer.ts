@@ -10,6 +10,8 @@ export interface InferOptions {
   strict?: boolean
   /** Sizes for symbols, such as `{ batch: 1 }`. */
   symbols?: Readonly<Record<string, number>>
+  /** @internal With strict: ops without inference are unknown all the same. */
+  carry?: boolean
   /** @internal Content of small inputs. */
   contents?: ReadonlyMap<string, readonly number[]>
 }
@@ -87,7 +89,7 @@ function inferNode(
   const found: Inferred[] = []
   const op: Op | undefined = opOf(node)
   if (!op) {
-    if (options.strict)
+    if (options.strict && !options.carry)
       throw new WhittleError(
         'ERR_UNSUPPORTED_OP',
         node.label,

@@ -14,6 +14,8 @@ function scaled(c: InferContext, x: readonly Dim[], scales: readonly number[], a
 
 /** Scales are floats and few: read from the constant at once. */
 function floats(c: InferContext, input: number): readonly number[] | undefined {
+  const known = c.type(input) === 'float32' ? c.numbers(input) : undefined
+  if (known) return known
   const t = c.constant(input)
   if (!t || t.type !== 'float32' || t.elementCount > 64) return undefined
   return [...(t.readSync().data as Float32Array)]

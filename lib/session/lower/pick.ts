@@ -1,4 +1,4 @@
-import { bitsOf, sizeOf } from '../../tensor'
+import { allocate, bitsOf, sizeOf } from '../../tensor'
 import type { Lower } from '../lowering'
 import { identity, stridesOf } from '../value'
 import { axisOf } from './layout'
@@ -96,12 +96,26 @@ const constantOfShape: Lower = (node, l) => {
   l.define(name, out, node)
 }
 
+const range: Lower = (node, l) => {
+  const name = node.outputs[0] as string
+  const [start, limit, step] = node.inputs.map((i) => l.constant(i, node))
+  const type = l.type(name, node)
+  if (!start || !limit || !step) return l.unsupported(node, 'a range whose bounds are computed')
+  const n = sizeOf(l.dims(name, node))
+  const data = allocate(type, n)
+  const [first, by] = [start.data[0] as number, step.data[0] as number]
+  for (let i = 0; i < n; i++) data[i] = (type === 'int64' ? BigInt(first) + BigInt(i) * BigInt(by) : first + i * by) as never
+  const memory = l.constants.raw(`range ${type} ${first} ${by} ${n}`, () => data)
+  l.define(name, { kind: 'value', type, dims: [n], order: [0], memory }, node)
+}
+
 export const picking: Readonly<Record<string, Lower>> = {
   Gather: gather,
   ArgMax: argBest(false),
   ArgMin: argBest(true),
   CumSum: cumSum,
   Tile: tile,
+  Range: range,
   DepthToSpace: spaceAndDepth(true),
   SpaceToDepth: spaceAndDepth(false),
   ConstantOfShape: constantOfShape,

@@ -105,7 +105,7 @@ const resize: Lower = (node, l) => {
   const ys = rank === 3 ? still : tapsOf(node, l, h, oh, scales[2] as number, mode)
   const xs = tapsOf(node, l, w, ow, scales[rank - 1] as number, mode)
   const out = l.make('float32', outDims, order)
-  const key = `taps ${name} ${h}x${w} ${oh}x${ow}`
+  const key = `taps ${name} ${h}x${w} ${oh}x${ow} ${scales.join()}`
   l.program.step(
     'resize',
     node.label,

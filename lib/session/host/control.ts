@@ -1,88 +1,9 @@
-import { WhittleError } from '../errors'
-import { captured, Model, ValueInfo, type Graph, type Node } from '../model'
-import { allocate, sizeOf, type Tensor } from '../tensor'
-import { prepareBody } from './prepare'
-import type { NativeCall } from './stages'
-
-/** What a node that sees data needs around it. */
-export interface HostScope {
-  readonly model: Model
-  /** A graph that is run from within: the body of a loop. */
-  inner(model: Model): Inner
-}
-
-export interface Inner {
-  execute(given: ReadonlyMap<string, Tensor>, fetch: readonly string[]): Generator<NativeCall, Map<string, Tensor>, void>
-  forget(): void
-}
-
-type Steps = Generator<NativeCall, readonly (Tensor | undefined)[], void>
-
-/** Runs one node; `known` has its inputs and what its subgraphs take from outside. */
-export interface HostRun {
-  run(known: ReadonlyMap<string, Tensor>): Steps
-  forget?(): void
-}
-
-export type Host = (node: Node, scope: HostScope) => HostRun
-
-/** Operand `i` of a node: what a stage found, an input, or a constant. */
-function operand(node: Node, scope: HostScope, known: ReadonlyMap<string, Tensor>, i: number): Tensor | undefined {
-  const name = node.inputs[i]
-  if (!name) return undefined
-  const t = known.get(name) ?? scope.model.graph.constant(name)?.readSync()
-  if (!t) throw new WhittleError('ERR_MODEL_FORMAT', node.label, `${node.opType} ${node.label}: nothing makes its input ${name}`)
-  return t
-}
-
-/** A node that is a function of its operands. */
-function plain(f: (node: Node, ...operands: (Tensor | undefined)[]) => readonly (Tensor | undefined)[]): Host {
-  return (node, scope) => ({
-    *run(known) {
-      return f(node, ...node.inputs.map((_, i) => operand(node, scope, known, i)))
-    },
-  })
-}
-
-const nonZero = plain((_, x) => {
-  const { dims, data } = x as Tensor
-  const rank = dims.length
-  const at: number[] = []
-  for (let i = 0; i < data.length; i++) if (Number(data[i]) !== 0) at.push(i)
-  const out = new BigInt64Array(rank * at.length)
-  at.forEach((place, j) => {
-    for (let k = rank - 1; k >= 0; k--) {
-      const d = dims[k] as number
-      out[k * at.length + j] = BigInt(place % d)
-      place = Math.floor(place / d)
-    }
-  })
-  return [{ type: 'int64', dims: [rank, at.length], data: out }]
-})
-
-/** Rows `picks` of `x` seen as [outer, n, inner]. */
-function pick(x: Tensor, outer: number, n: number, inner: number, picks: readonly number[], dims: readonly number[]): Tensor {
-  const data = allocate(x.type, outer * picks.length * inner)
-  for (let o = 0; o < outer; o++)
-    picks.forEach((p, j) => {
-      const from = (o * n + p) * inner
-      data.set(x.data.subarray(from, from + inner) as never, (o * picks.length + j) * inner)
-    })
-  return { type: x.type, dims, data }
-}
-
-const compress = plain((node, given, condition) => {
-  const x = given as Tensor
-  const picks = Array.from((condition as Tensor).data as Iterable<number>).flatMap((c, i) => (c ? [i] : []))
-  const a = node.int('axis')
-  const rank = x.dims.length
-  if (a === undefined) return [pick(x, 1, x.data.length, 1, picks.filter((p) => p < x.data.length), [picks.length])]
-  const axis = a < 0 ? a + rank : a
-  const n = x.dims[axis] as number
-  const kept = picks.filter((p) => p < n)
-  const dims = x.dims.map((d, i) => (i === axis ? kept.length : d))
-  return [pick(x, sizeOf(x.dims.slice(0, axis)), n, sizeOf(x.dims.slice(axis + 1)), kept, dims)]
-})
+import { WhittleError } from '../../errors'
+import { captured, Model, ValueInfo, type Graph, type Node } from '../../model'
+import { allocate, sizeOf, type Tensor } from '../../tensor'
+import { prepareBody } from '../prepare'
+import type { NativeCall } from '../stages'
+import { operand, pick, type Host, type HostScope, type Inner } from './host'
 
 /** Tensors of one shape along a new first axis, or along `axis` of size 1 each. */
 function stack(parts: readonly Tensor[], axis: number): Tensor {
@@ -217,9 +138,4 @@ const scan: Host = (node, scope) => {
   }
 }
 
-const kHosts: Readonly<Record<string, Host>> = { NonZero: nonZero, Compress: compress, Loop: loop, Scan: scan }
-
-/** How a node runs that must see data; undefined for one that can be planned. */
-export function hostOf(node: Node): Host | undefined {
-  return node.is() && Object.hasOwn(kHosts, node.opType) ? kHosts[node.opType] : undefined
-}
+export const control: Readonly<Record<string, Host>> = { Loop: loop, Scan: scan }

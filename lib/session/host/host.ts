@@ -1,0 +1,88 @@
+import { WhittleError } from '../../errors'
+import type { Model, Node } from '../../model'
+import { allocate, type Tensor, type TypedArray } from '../../tensor'
+import type { NativeCall } from '../stages'
+
+/** What a node that sees data needs around it. */
+export interface HostScope {
+  readonly model: Model
+  /** Element type of a value, as inference found it. */
+  type(name: string): Tensor['type']
+  /** A graph that is run from within: the body of a loop. */
+  inner(model: Model): Inner
+}
+
+export interface Inner {
+  execute(given: ReadonlyMap<string, Tensor>, fetch: readonly string[]): Generator<NativeCall, Map<string, Tensor>, void>
+  forget(): void
+}
+
+type Steps = Generator<NativeCall, readonly (Tensor | undefined)[], void>
+
+/** Runs one node; `known` has its inputs and what its subgraphs take from outside. */
+export interface HostRun {
+  run(known: ReadonlyMap<string, Tensor>): Steps
+  forget?(): void
+}
+
+export type Host = (node: Node, scope: HostScope) => HostRun
+
+/** @internal Operand `i` of a node: what a stage found, an input, or a constant. */
+export function operand(node: Node, scope: HostScope, known: ReadonlyMap<string, Tensor>, i: number): Tensor | undefined {
+  const name = node.inputs[i]
+  if (!name) return undefined
+  const t = known.get(name) ?? scope.model.graph.constant(name)?.readSync()
+  if (!t) throw new WhittleError('ERR_MODEL_FORMAT', node.label, `${node.opType} ${node.label}: nothing makes its input ${name}`)
+  return t
+}
+
+/** A node that is a function of its operands. */
+export function plain(f: (node: Node, ...operands: (Tensor | undefined)[]) => readonly (Tensor | undefined)[]): Host {
+  return (node, scope) => ({
+    *run(known) {
+      return f(node, ...node.inputs.map((_, i) => operand(node, scope, known, i)))
+    },
+  })
+}
+
+/** Rows `picks` of `x` seen as [outer, n, inner]. */
+export function pick(x: Tensor, outer: number, n: number, inner: number, picks: readonly number[], dims: readonly number[]): Tensor {
+  const data = allocate(x.type, outer * picks.length * inner)
+  for (let o = 0; o < outer; o++)
+    picks.forEach((p, j) => {
+      const from = (o * n + p) * inner
+      data.set(x.data.subarray(from, from + inner) as never, (o * picks.length + j) * inner)
+    })
+  return { type: x.type, dims, data }
+}
+
+/** Numbers of any type; int64 beyond 2⁵³ lose digits. */
+export function numbers(t: Tensor): ArrayLike<number> {
+  return t.type === 'int64' || t.type === 'uint64' ? Array.from(t.data as Iterable<bigint>, Number) : (t.data as unknown as ArrayLike<number>)
+}
+
+/** A tensor of numbers, rounded to what the type holds. */
+export function made(type: Tensor['type'], dims: readonly number[], values: ArrayLike<number>): Tensor {
+  const data = allocate(type, values.length)
+  if (type === 'int64' || type === 'uint64') for (let i = 0; i < values.length; i++) (data as unknown as bigint[])[i] = BigInt(Math.trunc(values[i] as number))
+  else for (let i = 0; i < values.length; i++) (data as unknown as number[])[i] = values[i] as number
+  return { type, dims, data: data as TypedArray }
+}
+
+/** Refuses what a node was given. */
+export function refuse(node: Node, what: string): never {
+  throw new WhittleError('ERR_SHAPE', node.label, `${node.opType} ${node.label}: ${what}`)
+}
+
+/** An axis, counted from the front. */
+export function axisOf(node: Node, axis: number, rank: number): number {
+  if (axis < -rank || axis >= rank) refuse(node, `axis ${axis} of a tensor of rank ${rank}`)
+  return axis < 0 ? axis + rank : axis
+}
+
+/** Elements between neighbours along each axis, row-major. */
+export function strides(dims: readonly number[]): number[] {
+  const s = new Array<number>(dims.length).fill(1)
+  for (let i = dims.length - 2; i >= 0; i--) s[i] = (s[i + 1] as number) * (dims[i + 1] as number)
+  return s
+}

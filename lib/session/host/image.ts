@@ -1,0 +1,126 @@
+import { sizeOf, type Tensor } from '../../tensor'
+import { made, numbers, plain, refuse, strides, type Host } from './host'
+
+/** Weights of four neighbours of a point `t` behind the second one (Keys 1981, a = -0.75). */
+function cubic(t: number): number[] {
+  const a = -0.75
+  const near = (d: number): number => ((a + 2) * d - (a + 3)) * d * d + 1
+  const far = (d: number): number => ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+  return [far(1 + t), near(t), near(1 - t), far(2 - t)]
+}
+
+/** Mirrors a coordinate back between low and high. */
+function reflected(v: number, low: number, high: number): number {
+  const span = high - low
+  if (span === 0) return low
+  const d = Math.abs(v - low) % (2 * span)
+  return low + (d > span ? 2 * span - d : d)
+}
+
+const gridSample = plain((node, given, places) => {
+  const [x, grid] = [given as Tensor, places as Tensor]
+  if (x.dims.length !== 4 || grid.dims.length !== 4) refuse(node, `an image of rank ${x.dims.length}`)
+  const [n, c, h, w] = x.dims as [number, number, number, number]
+  const [, oh, ow] = grid.dims as [number, number, number]
+  const mode = node.string('mode', 'linear')
+  const outside = node.string('padding_mode', 'zeros')
+  const corners = node.int('align_corners', 0) !== 0
+  const all = numbers(x)
+  const at = numbers(grid)
+  const out = new Float64Array(n * c * oh * ow)
+  const settle = (v: number, size: number): number => {
+    if (outside === 'border') return Math.min(Math.max(v, 0), size - 1)
+    return outside === 'reflection' ? Math.min(Math.max(reflected(v, corners ? 0 : -0.5, corners ? size - 1 : size - 0.5), 0), size - 1) : v
+  }
+  const place = (v: number, size: number): number => (corners ? ((v + 1) / 2) * (size - 1) : ((v + 1) * size - 1) / 2)
+  const pixel = (base: number, y: number, xx: number): number => {
+    const [i, j] = [settle(y, h), settle(xx, w)]
+    return i < 0 || j < 0 || i >= h || j >= w ? 0 : (all[base + Math.round(i) * w + Math.round(j)] as number)
+  }
+  for (let b = 0; b < n; b++)
+    for (let p = 0; p < oh * ow; p++) {
+      let px = place(at[(b * oh * ow + p) * 2] as number, w)
+      let py = place(at[(b * oh * ow + p) * 2 + 1] as number, h)
+      if (mode !== 'bicubic' && mode !== 'cubic') [px, py] = [settle(px, w), settle(py, h)]
+      const near = mode === 'nearest'
+      const even = (v: number): number => (v - Math.floor(v) === 0.5 ? 2 * Math.round(v / 2) : Math.round(v))
+      const [fx, fy] = near ? [even(px), even(py)] : [Math.floor(px), Math.floor(py)]
+      const weigh = (t: number): number[] => (near ? [1] : mode.endsWith('cubic') ? cubic(t) : [1 - t, t])
+      const [wx, wy] = [weigh(px - fx), weigh(py - fy)]
+      const first = wx.length === 4 ? 1 : 0
+      for (let k = 0; k < c; k++) {
+        let sum = 0
+        wy.forEach((a, i) => wx.forEach((bb, j) => (sum += a * bb * pixel((b * c + k) * h * w, fy + i - first, fx + j - first))))
+        out[(b * c + k) * oh * ow + p] = sum
+      }
+    }
+  return [made(x.type, [n, c, oh, ow], out)]
+})
+
+/** Pools over any number of axes and types, with positions of maxima. */
+function pool(average: boolean): Host {
+  return plain((node, given) => {
+    const x = given as Tensor
+    const n = x.dims.length - 2
+    const list = (name: string, value: number, count = n): readonly number[] => node.ints(name, new Array<number>(count).fill(value))
+    const [kernel, steps, apart] = [list('kernel_shape', 1), list('strides', 1), list('dilations', 1)]
+    const auto = node.string('auto_pad', 'NOTSET') || 'NOTSET'
+    const [begin, end] = [list('pads', 0, 2 * n).slice(0, n), list('pads', 0, 2 * n).slice(n)]
+    const ceil = node.int('ceil_mode', 0) !== 0
+    const sizes = x.dims.slice(2)
+    const outSizes = sizes.map((size, i) => {
+      const [k, s, d] = [kernel[i], steps[i], apart[i]] as [number, number, number]
+      const reach = (k - 1) * d + 1
+      if (auto.startsWith('SAME')) {
+        const count = Math.ceil(size / s)
+        const need = Math.max(0, (count - 1) * s + reach - size)
+        ;(begin as number[])[i] = auto === 'SAME_UPPER' ? Math.floor(need / 2) : Math.ceil(need / 2)
+        ;(end as number[])[i] = need - (begin[i] as number)
+        return count
+      }
+      const room = size + (auto === 'VALID' ? 0 : (begin[i] as number) + (end[i] as number)) - reach
+      const count = (ceil ? Math.ceil(room / s) : Math.floor(room / s)) + 1
+      return ceil && (count - 1) * s >= size + (begin[i] as number) ? count - 1 : count
+    })
+    const dims = [...x.dims.slice(0, 2), ...outSizes]
+    const [own, to, taps] = [strides(sizes), strides(outSizes), strides(kernel)]
+    const [space, window] = [sizeOf(sizes), sizeOf(kernel)]
+    const counted = node.int('count_include_pad', 0) !== 0
+    const columns = node.int('storage_order', 0) !== 0
+    const all = numbers(x)
+    const out = new Float64Array(sizeOf(dims))
+    const places = new Float64Array(out.length)
+    const each = sizeOf(outSizes)
+    for (let i = 0; i < out.length; i++) {
+      const base = Math.floor(i / each) * space
+      let [best, sum, count, where] = [-Infinity, 0, 0, 0]
+      for (let t = 0; t < window; t++) {
+        let [at, inside, inPadding] = [0, true, true]
+        for (let k = 0; k < n; k++) {
+          const o = Math.floor((i % each) / (to[k] as number)) % (outSizes[k] as number)
+          const c = o * (steps[k] as number) - (begin[k] as number) + (Math.floor(t / (taps[k] as number)) % (kernel[k] as number)) * (apart[k] as number)
+          if (c < 0 || c >= (sizes[k] as number)) inside = false
+          if (c >= (sizes[k] as number) + (end[k] as number)) inPadding = false
+          at += c * (own[k] as number)
+        }
+        if (inside || (counted && inPadding)) count++
+        if (!inside) continue
+        const v = all[base + at] as number
+        sum += v
+        if (v > best) [best, where] = [v, at]
+      }
+      out[i] = average ? sum / count : best
+      // Positions count the last axis last, or first where columns are asked for.
+      if (columns && n > 1) {
+        let turned = 0
+        for (let k = n - 1; k >= 0; k--) turned = turned * (sizes[k] as number) + (Math.floor(where / (own[k] as number)) % (sizes[k] as number))
+        where = turned
+      }
+      places[i] = base + where
+    }
+    return [made(x.type, dims, out), made('int64', dims, places)]
+  })
+}
+
+export const images: Readonly<Record<string, Host>> = { GridSample: gridSample }
+export const pools: Readonly<Record<string, Host>> = { MaxPool: pool(false), AveragePool: pool(true) }

@@ -1,0 +1,55 @@
+import type { Graph, Node, Shapes } from '../../model'
+import { control } from './control'
+import { bakeries, conversions, weights } from './convert'
+import type { Host } from './host'
+import { images, pools } from './image'
+import { losses } from './loss'
+import { picking } from './pick'
+import { cumulation, layerNorms, reductions, sums } from './reduce'
+import { signals } from './signal'
+
+export type { Host, HostRun, HostScope, Inner } from './host'
+
+/** What always runs here: control flow, results whose shape depends on data, and ops that are rare. */
+const kAlways: Readonly<Record<string, Host>> = { ...control, ...picking, ...sums, ...losses, ...images, ...signals }
+const kElse: Readonly<Record<string, Host>> = { ...reductions, ...cumulation, ...layerNorms, ...pools, ...conversions, ...bakeries }
+
+/** How a node runs that no plan can take; undefined for one that a plan takes. */
+export function hostOf(node: Node, graph: Graph, shapes: Shapes): Host | undefined {
+  if (!node.is()) return undefined
+  if (Object.hasOwn(kAlways, node.opType)) return kAlways[node.opType]
+  return Object.hasOwn(kElse, node.opType) && isOdd(node, graph, shapes) ? kElse[node.opType] : undefined
+}
+
+/** A form of a common op that has no kernel. */
+function isOdd(node: Node, graph: Graph, shapes: Shapes): boolean {
+  const type = (i: number): string | undefined => (node.inputs[i] ? shapes.get(node.inputs[i], graph)?.type : undefined)
+  const short = (t: string | undefined): boolean => t === 'float16' || t === 'bfloat16'
+  const op = node.opType
+  if (op in reductions || op in cumulation) return type(0) !== 'float32'
+  switch (op) {
+    case 'LayerNormalization':
+      return Boolean(node.outputs[1] || node.outputs[2])
+    case 'MaxPool':
+    case 'AveragePool':
+      return Boolean(node.outputs[1]) || type(0) !== 'float32' || (node.ints('kernel_shape')?.length ?? 0) > 2
+    case 'Cast':
+    case 'CastLike':
+      return short(type(0)) || short(shapes.get(node.outputs[0] as string, graph)?.type)
+    case 'Pow':
+      return type(0) !== type(1)
+    case 'Min':
+    case 'Max':
+      return short(type(0)) && node.inputs.length === 2
+    case 'Clip':
+      return type(0) !== 'float32'
+    case 'IsInf':
+      return (node.int('detect_positive', 1) !== 0) === (node.int('detect_negative', 1) !== 0)
+    case 'Dropout':
+      return Boolean(node.outputs[1] || node.inputs[2])
+    default: {
+      if (node.int('training_mode', 0)) return false
+      return (weights[op] ?? []).some((i) => node.inputs[i] && !graph.constant(node.inputs[i]))
+    }
+  }
+}
