@@ -327,7 +327,12 @@ describe('a session', () => {
   })
 
   test('names the op that it has no kernel for', async () => {
-    await expect(Session.create(net([2, 3], {}, [{ op: 'Det', inputs: ['x'] }]))).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED_OP', parameter: 'Det0' })
+    const refused = { code: 'ERR_UNSUPPORTED_OP', parameter: 'RoiAlign0' }
+    const model = net([2, 3], {}, [{ op: 'RoiAlign', inputs: ['x'] }])
+    await expect(Session.create(model)).rejects.toMatchObject(refused)
+    // At once, whether the shapes are known or not.
+    model.graph.inputs = [new ValueInfo('x', 'float32', ['n', 'm'])]
+    await expect(Session.create(model)).rejects.toMatchObject(refused)
   })
 
   test('after dispose it is refused', async () => {

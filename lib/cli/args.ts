@@ -27,11 +27,11 @@ export interface Command {
   run(args: readonly string[], terminal: Terminal): Promise<number>
 }
 
-type Options = Readonly<Record<string, { readonly type: 'string' | 'boolean'; readonly short?: string }>>
+type Options = Readonly<Record<string, { readonly type: 'string' | 'boolean'; readonly short?: string; readonly multiple?: boolean }>>
 
 /** @internal What the options of {@link parse} come to. */
 export interface Parsed<T extends Options> {
-  readonly values: { readonly [K in keyof T]?: T[K]['type'] extends 'boolean' ? boolean : string }
+  readonly values: { readonly [K in keyof T]?: T[K]['type'] extends 'boolean' ? boolean : T[K]['multiple'] extends true ? readonly string[] : string }
   readonly positionals: readonly string[]
 }
 

@@ -4,11 +4,13 @@ import { exitCode, printable, UsageError, type Command, type Terminal } from './
 import { doctor } from './doctor'
 import { compressCommand } from './compress'
 import { inspect } from './inspect'
+import { bench } from './bench'
+import { run } from './run'
 import { version } from '../version'
 
-const kCommands: readonly Command[] = [inspect, compressCommand, doctor]
+const kCommands: readonly Command[] = [inspect, compressCommand, run, bench, doctor]
 
-const kHelp = `whittle: make ONNX models smaller
+const kHelp = `whittle: make ONNX models smaller, and run them
 
 Usage: whittle <command> [options]
 

@@ -8,7 +8,7 @@ import { fail, integer, options as checkOptions, tensor } from '../validate'
 import { prepare } from './prepare'
 import { Profiler, type ProfileReport } from './profile'
 import { Constants, type RunArguments } from './program'
-import { execute, Stage, type NativeCall } from './stages'
+import { checkOps, execute, Stage, type NativeCall } from './stages'
 
 /** Options of {@link Session.create}. */
 export interface SessionOptions {
@@ -84,6 +84,7 @@ export class Session {
     this.#profiler = profile ? new Profiler() : undefined
     this.#model = prepare(model)
     const graph = this.#model.graph
+    checkOps(graph)
     this.inputs = graph.inputs
       .filter((i) => !graph.initializers.has(i.name))
       .map(({ name, type, dims }) => ({ name, type, dims }))

@@ -1,9 +1,9 @@
 import { WhittleError } from '../errors'
-import { Model, reads, type Node } from '../model'
+import { Model, reads, type Graph, type Node } from '../model'
 import { native } from '../native'
 import { allocate, sizeOf, type Tensor } from '../tensor'
 import type { Folded } from './fold'
-import { hostOf, type HostRun, type Inner } from './host'
+import { hasHost, hostOf, type HostRun, type Inner } from './hosts'
 import { knownTensor } from './lowering'
 import { kernelOf, lower, type Lowered } from './plan'
 import { Constants } from './program'
@@ -249,4 +249,14 @@ export function* execute(stage: Stage, given: ReadonlyMap<string, Tensor>, fetch
     at = action.next
   }
   return known
+}
+
+/** Ops that planning itself takes care of. */
+const kPlanned = new Set(['Shape', 'Size', 'If', 'Constant'])
+
+/** Refuses a graph with an op that nothing here can run. */
+export function checkOps(graph: Graph): void {
+  graph.walk((node) => {
+    if (!(node.is() && kPlanned.has(node.opType)) && !hasHost(node)) kernelOf(node)
+  })
 }

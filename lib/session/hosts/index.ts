@@ -53,3 +53,8 @@ function isOdd(node: Node, graph: Graph, shapes: Shapes): boolean {
     }
   }
 }
+
+/** Whether a form of the op can run here. */
+export function hasHost(node: Node): boolean {
+  return node.is() && (Object.hasOwn(kAlways, node.opType) || Object.hasOwn(kElse, node.opType))
+}
