@@ -50,6 +50,12 @@ def at(f):
     return F.normalize(f.pow(2).mean(1).view(f.size(0), -1))
 `
 
+const kKernel = `
+def kernel(e):
+    g = (lambda u: u @ u.t())(F.normalize(e))
+    return sum(math.exp(-0.8) * 0.8 ** p / math.factorial(p) * g ** p for p in range(3))
+`
+
 const kl = (name: string, student: readonly number[]): Job => ({
   name,
   student,
@@ -111,6 +117,13 @@ const kJobs: readonly Job[] = [
     ours: (s, t, _, out) => distill.similarity(s, t, { out }),
     torch: '(F.normalize(s @ s.t()) - F.normalize(t @ t.t())).pow(2).sum() / len(s) ** 2',
   },
+  {
+    name: 'correlation',
+    student: [256, 512],
+    ours: (s, t, _, out) => distill.correlation(s, t, { out }),
+    setup: kKernel,
+    torch: '(kernel(s) - kernel(t)).pow(2).sum() / len(s) ** 2',
+  },
 ]
 
 // The gradient of kl as a loop in plain JavaScript, for machines without torch.
@@ -150,7 +163,7 @@ function caseOf(job: Job): Case {
       const torch = bench.rival('torch', {
         inputs,
         setup:
-          'import torch.nn.functional as F\ns = torch.from_numpy(a).requires_grad_(True)\nt = torch.from_numpy(b)\n' +
+          'import math\nimport torch.nn.functional as F\ns = torch.from_numpy(a).requires_grad_(True)\nt = torch.from_numpy(b)\n' +
           `y = torch.from_numpy(l).long()\n${job.setup ?? ''}`,
         op: `with torch.enable_grad():\n    s.grad = None\n    loss = ${job.torch}\n    loss.backward()`,
         result: 's.grad.detach().numpy()',

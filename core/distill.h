@@ -90,6 +90,8 @@ struct DistillKernels {
                           float* m);
   // e = s*fs - t*ft: sums of e^2 and of e*s*fs.
   void (*gap_row)(const float* s, const float* t, int64_t n, double fs, double ft, double* sums);
+  // v(x) = base*sum_(p <= order) f_1...f_p x^p, d = v(s) - v(t): answers the sum of d^2; s = k*d*v'(s).
+  double (*series_row)(float* s, const float* t, int64_t n, const double* factors, int32_t order, double base, double k);
   // Sum of x^2.
   double (*square_sum)(const float* x, int64_t n);
   // out = fs*s + ft*t, rounded once; out may be s or t.

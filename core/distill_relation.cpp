@@ -18,6 +18,7 @@ namespace {
 
 constexpr int64_t kPanel = 48;  // columns of a product that one task owns: a multiple of every variant's tile
 constexpr int64_t kRows = 8;    // rows of a samples x samples matrix that one task owns
+constexpr int32_t kMostOrder = 16;
 constexpr int64_t kBand = 64;   // rows of a float Gram matrix that are computed at a time
 
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -326,26 +327,11 @@ WhittleStatus correlation_loss(const RelationLoss& l) {
   if (const WhittleStatus status = gram32(us, n, size, gs, l.threads)) return status;
   if (const WhittleStatus status = gram32(ut, n, l.teacher_size, gt, l.threads)) return status;
   const double entries = static_cast<double>(n) * static_cast<double>(n), base = exp(-2 * l.gamma);
-  // Horner on sum_p (2 gamma)^p/p! x^p and its derivative.
-  const auto series = [&](double x, double* slope) {
-    double value = 1, derivative = 0;
-    for (int32_t p = l.order; p >= 1; p--) {
-      const double f = 2 * l.gamma / p;
-      derivative = f * (value + x * derivative);
-      value = 1 + f * x * value;
-    }
-    *slope = base * derivative;
-    return base * value;
-  };
-  const double loss = each(n, l.threads, parts, [&](int64_t i) {
-    double sum = 0, slope, unused;
-    for (int64_t j = 0; j < n; j++) {
-      const double d = series(gs[i * n + j], &slope) - series(gt[i * n + j], &unused);
-      sum += d * d;
-      gs[i * n + j] = static_cast<float>(4 / entries * d * slope);
-    }
-    return sum;
-  });
+  if (l.order > kMostOrder) return WHITTLE_RANGE;
+  double factors[kMostOrder];
+  for (int32_t p = 1; p <= l.order; p++) factors[p - 1] = 2 * l.gamma / p;
+  const double loss =
+      each(n, l.threads, parts, [&](int64_t i) { return k.series_row(gs + i * n, gt + i * n, n, factors, l.order, base, 4 / entries); });
   if (const WhittleStatus status = pull_back(gs, us, n, size, l.grad, l.threads)) return status;
   parallel_for(n, kRows, l.threads, [&](int64_t b, int64_t e) {
     for (int64_t i = b; i < e; i++) {

@@ -221,6 +221,25 @@ static inline void gap_row_simd(const float* s, const float* t, int64_t n, doubl
   sums[1] = d_sum(along);
 }
 
+static inline double series_row_simd(float* s, const float* t, int64_t n, const double* factors, int32_t order, double base, double scale) {
+  const vd one = d_set(1), by = d_set(base), f_out = d_set(scale * base);
+  vd sum = d_set(0);
+  EACH64(n, {
+    const vd x = LOADF(s), y = LOADF(t);
+    vd value = one, slope = d_set(0), other = one;
+    for (int32_t p = order - 1; p >= 0; p--) {
+      const vd f = d_set(factors[p]);
+      slope = d_mul(f, d_fma(x, slope, value));
+      value = d_fma(d_mul(f, x), value, one);
+      other = d_fma(d_mul(f, y), other, one);
+    }
+    const vd d = d_mul(by, d_sub(value, other));
+    sum = d_fma(d, d, sum);
+    STOREF(s, d_mul(f_out, d_mul(d, slope)));
+  });
+  return d_sum(sum);
+}
+
 static inline double square_sum_simd(const float* x, int64_t n) {
   vd sum = d_set(0);
   EACH64(n, {
@@ -255,6 +274,7 @@ static inline void install_simd(whittle::DistillKernels* t) {
   t->huber_row = huber_row_simd;
   t->distance_pull = distance_pull_simd;
   t->gap_row = gap_row_simd;
+  t->series_row = series_row_simd;
   t->square_sum = square_sum_simd;
   t->blend_row = blend_row_simd;
   t->angle_row = angle_row_simd;

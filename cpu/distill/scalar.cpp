@@ -219,6 +219,21 @@ void gap_row_scalar(const float* s, const float* t, int64_t n, double fs, double
   sums[1] = along;
 }
 
+double series_row_scalar(float* s, const float* t, int64_t n, const double* factors, int32_t order, double base, double k) {
+  double sum = 0;
+  for (int64_t j = 0; j < n; j++) {
+    double value = 1, slope = 0, other = 1;
+    for (int32_t p = order - 1; p >= 0; p--) {
+      slope = factors[p] * (value + s[j] * slope);
+      value = 1 + factors[p] * s[j] * value;
+      other = 1 + factors[p] * t[j] * other;
+    }
+    const double d = base * (value - other);
+    sum += d * d;
+    s[j] = float(k * d * base * slope);
+  }
+  return sum;
+}
 double square_sum_scalar(const float* x, int64_t n) {
   double sum = 0;
   for (int64_t j = 0; j < n; j++) sum += double(x[j]) * x[j];
@@ -268,6 +283,7 @@ extern "C" void distill_install_scalar(whittle::DistillKernels* t) {
   t->huber_row = huber_row_scalar;
   t->distance_pull = distance_pull_scalar;
   t->gap_row = gap_row_scalar;
+  t->series_row = series_row_scalar;
   t->square_sum = square_sum_scalar;
   t->blend_row = blend_row_scalar;
   t->angle_row = angle_row_scalar;

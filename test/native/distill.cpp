@@ -365,6 +365,26 @@ WHITTLE_CHECK(distill) {
           }
           h.expect(near(sums[0], square, bound) && near(sums[1], along, bound) && near(got, own_square, bound), "gap n %d: %g %g %g", int(n),
                    sums[0], sums[1], got);
+          const double factors[3] = {0.8, 0.4, 0.8 / 3};
+          for (int32_t order = 1; order <= 3; order++) {
+            double want = 0;
+            std::vector<double> slopes(static_cast<size_t>(n)), gaps(slopes);
+            for (int64_t i = 0; i < n; i++) {
+              const auto series = [&](double x) { return 0.45 * (1 + 0.8 * x + (order > 1 ? 0.32 * x * x : 0) + (order > 2 ? 0.256 / 3 * x * x * x : 0)); };
+              const double x = a[i];
+              slopes[size_t(i)] = 0.45 * (0.8 + (order > 1 ? 0.64 * x : 0) + (order > 2 ? 0.256 * x * x : 0));
+              gaps[size_t(i)] = series(x) - series(b[i]);
+              want += gaps[size_t(i)] * gaps[size_t(i)];
+              out[i] = a[i];
+            }
+            const double sum = k.series_row(out.data(), b.data(), n, factors, order, 0.45, 1.5);
+            h.expect(near(sum, want, bound * (1 + want)), "series n %d: %g, want %g", int(n), sum, want);
+            for (int64_t i = 0; i < n; i++) {
+              const double d = 1.5 * gaps[size_t(i)] * slopes[size_t(i)];
+              h.expect(near(out[i], d, fabs(d) * kU + 1e-14 * (1 + fabs(d))), "series n %d [%d]: %g, want %g", int(n), int(i), out[i], d);
+            }
+          }
+          k.blend_row(a.data(), b.data(), n, fs, -ft, out.data());
           k.blend_row(a.data(), b.data(), n, fs, -ft, b.data());
           for (int64_t i = 0; i < n; i++) h.expect(b[i] == out[i], "blend in place n %d [%d]", int(n), int(i));
           h.expect(g.intact() && m.intact() && out.intact() && b.intact(), "wrote outside, n %d", int(n));
