@@ -17,6 +17,7 @@ namespace {
 
 constexpr int64_t kPiece = 65536;
 constexpr int64_t kColumns = 512;         // of a factor that one task updates
+constexpr int64_t kAlone = 1 << 22;      // multiply-adds of a sweep's product that another thread would not shorten
 constexpr int64_t kResidual = 1 << 19;    // elements of A - W H at a time
 
 typedef std::unique_ptr<float[]> Floats;
@@ -152,6 +153,7 @@ class Solver {
   // x (rank x length) from y (rank x k); `packed` is k x length.
   WhittleStatus update(float* x, int64_t length, const float* y, int64_t k, const float* packed) {
     const int64_t rank = p_.rank;
+    const int threads = rank * length * k < kAlone ? 1 : p_.threads;
     GemmProblem p;
     p.m = rank;
     p.n = length;
@@ -161,17 +163,17 @@ class Solver {
     p.packed = packed;
     p.c = b_.get();
     p.ldc = length;
-    WhittleStatus s = gemm_f32(p, p_.threads);
+    WhittleStatus s = gemm_f32(p, threads);
     if (s != WHITTLE_OK) return s;
     DenseProduct q;
     q.m = q.n = rank;
     q.k = k;
-    s = dense_gemm(q, rows_of(y, k), columns_of(y, k), gram_.get(), rank, p_.threads);
+    s = dense_gemm(q, rows_of(y, k), columns_of(y, k), gram_.get(), rank, threads);
     if (s != WHITTLE_OK) return s;
     for (int64_t i = 0; i < rank * rank; i++) g_[static_cast<size_t>(i)] = static_cast<float>(gram_[static_cast<size_t>(i)]);
     const FactorKernels& f = factor_kernels();
     if (p_.hals) {
-      parallel_for(length, kColumns, p_.threads, [&](int64_t b, int64_t e) {
+      parallel_for(length, kColumns, threads, [&](int64_t b, int64_t e) {
         for (int64_t c = b; c < e; c += kColumns)
           f.hals(rank, e - c < kColumns ? e - c : kColumns, g_.get(), b_.get() + c, length, x + c, length);
       });
@@ -187,9 +189,9 @@ class Solver {
     r.b_col = 1;
     r.c = d_.get();
     r.ldc = length;
-    s = gemm_f32(r, p_.threads);
+    s = gemm_f32(r, threads);
     if (s != WHITTLE_OK) return s;
-    parallel_for(rank * length, kPiece, p_.threads, [&](int64_t b, int64_t e) { f.ratio(e - b, b_.get() + b, d_.get() + b, x + b); });
+    parallel_for(rank * length, kPiece, threads, [&](int64_t b, int64_t e) { f.ratio(e - b, b_.get() + b, d_.get() + b, x + b); });
     return WHITTLE_OK;
   }
 

@@ -97,7 +97,8 @@ WhittleStatus product(const DenseProduct& d, Strided<A> a, Strided<B> b, double*
   if (!packed) return WHITTLE_OUT_OF_MEMORY;
   const int64_t pieces = ceil_div(d.m, kPieceRows);
   // A product this small is done before another thread has woken up.
-  const int use = d.m * d.n * d.k < (int64_t(1) << 16) ? 1 : threads;
+  // A product this small is done before another thread has woken up.
+  const int use = d.m * d.n * d.k < (int64_t(1) << 20) ? 1 : threads;
   std::atomic<bool> short_of_memory{false};
   for (int64_t block = 0; block < blocks; block++) {
     const int64_t from = d.k * block / blocks, k = d.k * (block + 1) / blocks - from;
