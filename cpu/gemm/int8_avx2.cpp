@@ -3,6 +3,7 @@
 #include <immintrin.h>
 #define ROWS_OF(V) 6
 #define TILE_VECTORS 2
+#define GROUP_STEPS 1
 #define LANES 8
 #define TILE_COLUMNS 16
 #define TILE_VECTOR 8

@@ -1,12 +1,11 @@
 // AVX-512 without VNNI: bytes widened to 16 bits (a' when its rows are copied, b' at the load), vpmaddwd and vpaddd on 6 rows x
 // 64 columns. Panels [k / 2][64][2]. A pair of products is at most 65280 in magnitude, so vpmaddwd is exact.
 #include <immintrin.h>
-#define ROWS_OF(V) ((V) >= 4 ? 6 : (V) == 3 ? 9 : 12)
-#define TILE_VECTORS 3
-#define WIDEST_VECTORS 4
+#define ROWS_OF(V) 6
+#define TILE_VECTORS 4
+#define GROUP_STEPS 1
 #define LANES 16
 #define TILE_COLUMNS 64
-#define PANEL_COLUMNS 48
 #define TILE_VECTOR 16
 #define K_STEP 2
 #define B_BYTES 32

@@ -1,6 +1,6 @@
-// u8 x s8 in one instruction of 64 products: vpdpbusd on 6 rows x 64 columns, 24 sums, 4 vectors of b' and one of a'
-// (29 of 32 registers). Signed a is turned to unsigned by its top bit; the column sums take the shift back out.
-// Panels [k / 4][64][4]. vpdpbusd adds its four products in 32 bits: nothing saturates.
+// u8 x s8 in one instruction of 64 products: vpdpbusd on 9 rows x 48 columns, 27 sums, 3 vectors of b' and one of a'
+// (31 of 32 registers); 6 x 64 for a last panel of 64. Signed a is turned to unsigned by its top bit; the column sums take the
+// shift back out. Panels [k / 4][48][4]. vpdpbusd adds its four products in 32 bits: nothing saturates.
 #include <immintrin.h>
 #define ROWS_OF(V) ((V) >= 4 ? 6 : (V) == 3 ? 9 : 12)
 #define TILE_VECTORS 3

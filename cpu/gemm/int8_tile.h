@@ -34,8 +34,11 @@ struct Tile {
   int64_t touch_stride, touch_bytes;
 };
 
-// Steps in a row without a branch.
-enum { kGroup = 4 };
+// Steps in a row without a branch. Where a multiply-add takes two instructions, more than one costs spilled registers.
+#ifndef GROUP_STEPS
+#define GROUP_STEPS 4
+#endif
+enum { kGroup = GROUP_STEPS };
 
 // Few rows leave few independent sums: U sets of them hide the latency of the multiply-add. `Lines` are prefetched ahead for a
 // group; none means that b' itself comes from memory and is read once.
@@ -157,6 +160,9 @@ const Pace kNarrow[TILE_VECTORS] = {
 #if TILE_VECTORS > 2
     {1, WHITTLE_TILES(2, 1, false)},
 #endif
+#if TILE_VECTORS > 3
+    {1, WHITTLE_TILES(3, 1, false)},
+#endif
 };
 
 #if defined(_MSC_VER)
@@ -193,7 +199,7 @@ static void panel(const GemmInt8Panel* p) {
   // One tile of rows needs no blocks: it reads b' once.
   const int64_t blocks = tiles == 1 ? 1 : (p->steps + most - 1) / most;
   const int64_t block = blocks > 0 ? (p->steps + blocks - 1) / blocks : 0;
-  const Pace* pace = &kNarrow[vectors == 2 && TILE_VECTORS > 2 ? 1 : 0];
+  const Pace* pace = &kNarrow[vectors < TILE_VECTORS ? vectors - 1 : 0];
   if (paces && tiles == 1) {
     pace = &paces[0];
   } else if (paces) {
