@@ -162,7 +162,11 @@ export class Stage {
     const lowered = lower(special, fetch, live, this.#constants)
     const numbers = lowered.program.encode()
     const number = native().sessionPlan(this.#session, numbers.length, numbers)
-    if (typeof number !== 'number') throw new Error(`whittle: a plan was refused: ${number}`)
+    if (typeof number !== 'number') {
+      // Sizes that no node may have: attributes that do not fit its operands.
+      const node = lowered.program.steps[Number(/^step (\d+)/.exec(number)?.[1] ?? -1)]?.node ?? 'model'
+      throw new WhittleError('ERR_MODEL_FORMAT', node, `${node}: attributes or operands that do not fit: ${number}`)
+    }
     const report = lowered.program.steps.map(({ op, node }) => ({ op, node }))
     return { ...lowered, number, report, arenaBytes: lowered.program.arenaBytes }
   }
@@ -257,6 +261,21 @@ const kPlanned = new Set(['Shape', 'Size', 'If', 'Constant'])
 /** Refuses a graph with an op that nothing here can run. */
 export function checkOps(graph: Graph): void {
   graph.walk((node) => {
+    if (node.is('If')) checkBranches(node)
     if (!(node.is() && kPlanned.has(node.opType)) && !hasHost(node)) kernelOf(node)
+  })
+}
+
+/** Branches must answer as many values as the node, of the same declared types. */
+function checkBranches(node: Node): void {
+  const branches = node.subgraphs()
+  const bad = (what: string): never => {
+    throw new WhittleError('ERR_MODEL_FORMAT', node.label, `If ${node.label}: ${what}`)
+  }
+  if (branches.length !== 2) bad(`${branches.length} branches`)
+  for (const g of branches) if (g.outputs.length !== node.outputs.length) bad(`a branch of ${g.outputs.length} outputs for ${node.outputs.length}`)
+  node.outputs.forEach((_, i) => {
+    const [a, b] = branches.map((g) => g.outputs[i]?.type)
+    if (a !== b && a !== 'undefined' && b !== 'undefined') bad(`branches of type ${a} and ${b}`)
   })
 }
