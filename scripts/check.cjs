@@ -13,12 +13,12 @@ const root = path.join(__dirname, '..')
 const configs = {
   release: [],
   asan: [
-    '-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1',
+    '-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1',
     '-DWHITTLE_SANITIZE=address,undefined',
     '-DCMAKE_BUILD_TYPE=RelWithDebInfo',
   ],
   tsan: [
-    '-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 -g1',
+    '-DCMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1',
     '-DWHITTLE_SANITIZE=thread',
     '-DCMAKE_BUILD_TYPE=RelWithDebInfo',
     '-DWHITTLE_CHECK_THREADS=ON',
