@@ -1,5 +1,5 @@
 'use strict'
-// npm run check -- [family ...] [--bench] [--lean] [--times] [--seed N] [--variant TIER] [--config release|asan|tsan|arm64]
+// npm run check -- [family ...] [--bench] [--lean] [--times] [--seed N] [--variant TIER,TIER] [--config release|asan|tsan|arm64]
 // --build-only stops after the build.
 // Builds the native check for one configuration (incrementally, in build/check-<config>) and runs it. `release` is made of
 // the addon's own objects, in the addon's build folder.

@@ -76,7 +76,7 @@ std::vector<int64_t> sizes_around(int64_t tile) {
 Rng Harness::rng() const { return Rng(hash(row_.c_str(), hash(family_.c_str(), seed_ ^ 14695981039346656037ull))); }
 
 bool Harness::wants(const char* family, Tier tier) {
-  if (!only_variant_.empty() && only_variant_ != tier_name(tier)) return false;
+  if (!asked(tier_name(tier))) return false;
   if (tier_supported(tier)) return true;
   printf("SKIP %s/%s: %s\n", family, tier_name(tier), tier_missing(tier));
   skipped_++;
@@ -156,13 +156,13 @@ int harness_main(int argc, char** argv) {
     else if (a == "--lean") h.lean_ = true;
     else if (a == "--times") h.times_ = true;
     else if (a == "--seed" && i + 1 < argc) h.seed_ = strtoull(argv[++i], nullptr, 10);
-    else if (a == "--variant" && i + 1 < argc) h.only_variant_ = argv[++i];
+    else if (a == "--variant" && i + 1 < argc) h.only_ = argv[++i];
     else if (a == "--list") {
       for (FamilyCheck* f = g_families; f; f = f->next) printf("%s\n", f->name);
       return 0;
     } else if (!a.empty() && a[0] != '-') names.push_back(a);
     else {
-      fprintf(stderr, "usage: check [family ...] [--variant TIER] [--seed N] [--bench] [--lean] [--times] [--list]\n");
+      fprintf(stderr, "usage: check [family ...] [--variant TIER,TIER] [--seed N] [--bench] [--lean] [--times] [--list]\n");
       return 2;
     }
   }

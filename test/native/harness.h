@@ -91,7 +91,7 @@ class Harness {
   bool begin_emulated(const char* family, const char* name) {
     family_ = family;
     variant_ = name;
-    return only_variant_.empty() || only_variant_ == name;
+    return asked(name);
   }
   // False where `tier` cannot run here (prints SKIP with the reason) or was not asked for.
   bool wants(const char* family, Tier tier);
@@ -101,7 +101,11 @@ class Harness {
   friend int harness_main(int, char**);
   bool bench_ = false, lean_ = false, times_ = false;
   uint64_t seed_ = 0;
-  std::string only_variant_, family_, variant_, row_, failure_;
+  // True for a variant in the list of --variant, or where there is none.
+  bool asked(const char* variant) const {
+    return only_.empty() || (',' + only_ + ',').find(',' + std::string(variant) + ',') != std::string::npos;
+  }
+  std::string only_, family_, variant_, row_, failure_;
   int passed_ = 0, failed_ = 0, skipped_ = 0;
 };
 
