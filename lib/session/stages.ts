@@ -178,12 +178,14 @@ function forget(action: Action, session: object): void {
   action.next?.forget()
 }
 
-function isSmall(fact: Known): boolean {
-  return fact.dims.length <= 1 && sizeOf(fact.dims) <= kContent
+/** What inference follows: lists, and one value of any rank. */
+function isSmall({ dims }: { dims: readonly number[] }): boolean {
+  const size = sizeOf(dims)
+  return size === 1 || (dims.length <= 1 && size <= kContent)
 }
 
 function contentOf(type: string, dims: readonly number[], data: Tensor['data'] | undefined): readonly number[] | undefined {
-  return data && kContentTypes.has(type) && dims.length <= 1 && data.length <= kContent ? Array.from(data as Iterable<number | bigint>, Number) : undefined
+  return data && kContentTypes.has(type) && isSmall({ dims }) ? Array.from(data as Iterable<number | bigint>, Number) : undefined
 }
 
 function deciding(node: Node): string[] {
