@@ -76,7 +76,7 @@ enum Param {
 
 struct GemmCall {
   HandleUse packed;
-  GemmInt8Args g;
+  GemmInt8Args g = {};
 
   bool parse(Args& args) {
     static_assert(kParams <= kCallNumbers, "a call's numbers");

@@ -26,8 +26,16 @@ struct ConvDepthwise {
   float* out;           // the first row: out[ox * c + channel]; rows follow each other
 };
 
+// For depthwise convolutions of codes: their sums are exact in float32 (see ConvInt8Problem).
+struct GemmInt8Epilogue;
 struct ConvKernels {
   void (*depthwise)(const ConvDepthwise*);
+  // out[r * columns + j] = in[r * in_stride + j] - zero
+  void (*widen)(int64_t rows, int64_t columns, const uint8_t* in, int64_t in_stride, bool is_signed, int32_t zero, float* out);
+  // What gemm_int8 does to its sums (core/gemm_int8.h), from sums[r * columns + j]; column j is the epilogue's column + j.
+  // `whole` is working memory for as many integers. out is row 0 at that column, its rows out_stride elements apart.
+  void (*finish_sums)(const GemmInt8Epilogue* epilogue, int64_t rows, int64_t column, int64_t columns, const float* sums, int32_t* whole,
+                      void* out, int64_t out_stride);
 };
 
 }  // namespace whittle
@@ -56,6 +64,30 @@ struct ConvProblem {
   Activation activation;
   float* out;
 };
+
+// The same of codes: integer sums as gemm_int8 makes them and its epilogue, so that results are the same on every CPU.
+// Either groups == 1, or depthwise with kh * kw <= kConvInt8Taps, where a sum of products of 8-bit numbers stays below 2^24 and
+// float32 kernels serve as they are.
+constexpr int64_t kConvInt8Taps = 256;
+constexpr int64_t kConvInt8Block = 64;  // channels of a block of depthwise weights
+struct PackedInt8;
+struct ConvInt8Problem {
+  int64_t n, h, w, c, oh, ow, oc;
+  int64_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+  const uint8_t* x;
+  bool x_signed;
+  int32_t x_zero;
+  float x_scale;
+  const PackedInt8* packed;  // [ky][kx][channel] x oc, or null: depthwise
+  const float* depthwise;    // blocks of channels, each [ky][kx][channels of the block]
+  const float* scales;       // [oc], of the weights; their zero points are 0
+  const float* bias;         // [oc], or null
+  Activation activation;
+  int32_t out_type, out_zero;  // GemmInt8Out
+  float out_scale;
+  void* out;
+};
+WhittleStatus conv_int8(const ConvInt8Problem& problem, int threads);
 
 // True if weights are to be laid out for `depthwise`.
 inline bool conv_is_depthwise(int64_t c, int64_t oc, int64_t groups) { return groups > 1 && groups == c && oc == c; }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "core/quantize.h"
 #include "core/scratch.h"
 #include "core/threads.h"
 
@@ -81,6 +82,35 @@ void gather(const float* x, int64_t rows, int64_t columns, int64_t across, int64
   }
 }
 
+// Element `offset` of an operand, wherever it lies.
+const void* moved(const void* x, const ElementwiseCode& code, int64_t offset) {
+  return static_cast<const uint8_t*>(x) + (code.kind ? offset : offset * 4);
+}
+
+void widen_run(const ElementwiseCode& code, const uint8_t* x, int64_t n, float* out) {
+  QuantizeStep step = {};
+  step.scale = &code.scale;
+  step.zero = &code.zero;
+  quantize_kernels().values8(x, code.kind == 1, 1, n, &step, out);
+}
+
+void gather_codes(const ElementwiseCode& code, const uint8_t* x, int64_t rows, int64_t columns, int64_t across, int64_t in, float* out) {
+  uint8_t line[kStrip];
+  for (int64_t i = 0; i < rows; i++, x += across, out += columns) {
+    if (in == 1) {
+      widen_run(code, x, columns, out);
+      continue;
+    }
+    for (int64_t j = 0; j < columns; j++) line[j] = x[j * in];
+    widen_run(code, line, columns, out);
+  }
+}
+
+void bring(const ElementwiseCode& code, const void* x, int64_t rows, int64_t columns, int64_t across, int64_t in, float* out) {
+  if (code.kind) gather_codes(code, static_cast<const uint8_t*>(x), rows, columns, across, in, out);
+  else gather(static_cast<const float*>(x), rows, columns, across, in, out);
+}
+
 }  // namespace
 
 const ElementwiseKernels& elementwise_kernels() { return resolved().table; }
@@ -99,7 +129,7 @@ void elementwise_simplify(ElementwiseProgram* p) {
   p->rank = rank;
 }
 
-WhittleStatus elementwise_run(const ElementwiseProgram& p, const float* const* inputs, float* out, int threads) {
+WhittleStatus elementwise_run(const ElementwiseProgram& p, const void* const* inputs, void* out, int threads) {
   const ElementwiseKernels& kernels = elementwise_kernels();
   const Block b = plan_block(p);
   const int64_t block = b.rows * b.columns;
@@ -112,13 +142,13 @@ WhittleStatus elementwise_run(const ElementwiseProgram& p, const float* const* i
   std::atomic<bool> failed{false};
   const auto body = [&](int64_t begin, int64_t end) {
     static thread_local Scratch scratch;
-    float* registers = static_cast<float*>(scratch.take(kElementwiseRegisters * kStrip * 4));
+    float* registers = static_cast<float*>(scratch.take((kElementwiseRegisters + 1) * kStrip * 4));
     if (!registers) {
       failed = true;
       return;
     }
     const float* at[kElementwiseRegisters];
-    const float* base[kElementwiseRegisters];
+    const void* base[kElementwiseRegisters];
     int64_t known = -1;  // the outer index whose still operands the registers hold
     for (int64_t t = begin; t < end; t++) {
       const int64_t outer = t / strips, s = t % strips;
@@ -132,11 +162,15 @@ WhittleStatus elementwise_run(const ElementwiseProgram& p, const float* const* i
             offset += rest % p.dims[k] * p.strides[i][k];
             rest /= p.dims[k];
           }
-          base[i] = inputs[i] + offset;
+          base[i] = moved(inputs[i], p.code[i], offset);
           float* mine = registers + i * kStrip;
           // A repeated row is as short as a strip's columns, so every strip sees it alike: filled once.
-          if (b.walk[i] == Walk::constant) std::fill(mine, mine + strip, *base[i]);
-          else if (b.walk[i] == Walk::repeated_row) gather(base[i], b.strip_rows, b.columns, 0, 1, mine);
+          if (b.walk[i] == Walk::constant) {
+            bring(p.code[i], base[i], 1, 1, 0, 0, mine);
+            std::fill(mine + 1, mine + strip, *mine);
+          } else if (b.walk[i] == Walk::repeated_row) {
+            bring(p.code[i], base[i], b.strip_rows, b.columns, 0, 1, mine);
+          }
         }
         known = outer;
       }
@@ -145,16 +179,29 @@ WhittleStatus elementwise_run(const ElementwiseProgram& p, const float* const* i
         const int64_t in = p.rank > 0 ? p.strides[i][in_axis] : 0;
         const int64_t across = b.rows > 1 ? p.strides[i][across_axis] : 0;
         at[i] = mine;
-        if (b.walk[i] == Walk::direct) at[i] = base[i] + row * b.columns + column;
-        else if (b.walk[i] == Walk::gathered)
-          gather(base[i] + row * across + column * in, rows, columns, across, in, mine);
+        if (b.walk[i] == Walk::direct) {
+          const void* from = moved(base[i], p.code[i], row * b.columns + column);
+          if (p.code[i].kind) widen_run(p.code[i], static_cast<const uint8_t*>(from), n, mine);
+          else at[i] = static_cast<const float*>(from);
+        } else if (b.walk[i] == Walk::gathered) {
+          bring(p.code[i], moved(base[i], p.code[i], row * across + column * in), rows, columns, across, in, mine);
+        }
       }
-      float* to = out + outer * block + row * b.columns + column;
+      const int64_t place = outer * block + row * b.columns + column;
+      float* to = p.out_code.kind ? registers + kElementwiseRegisters * kStrip : static_cast<float*>(out) + place;
       for (size_t k = 0; k < p.steps.size(); k++) {
         const ElementwiseStep& e = p.steps[k];
         float* result = k + 1 == p.steps.size() ? to : registers + e.out * kStrip;
         kernels.apply[e.op](n, at[e.a], at[e.b], e.p, e.q, result);
         at[e.out] = result;
+      }
+      if (p.out_code.kind) {
+        QuantizeStep step = {};
+        step.scale = &p.out_code.scale;
+        step.zero = &p.out_code.zero;
+        step.qmin = p.out_code.kind == 1 ? -128 : 0;
+        step.qmax = step.qmin + 255;
+        quantize_kernels().codes8(to, 1, n, &step, static_cast<uint8_t*>(out) + place);
       }
     }
   };

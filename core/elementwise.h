@@ -49,18 +49,27 @@ struct ElementwiseStep {
   float p, q;
 };
 
+// Operands and results may be 8-bit codes: they become floats, and results codes, strip by strip.
+struct ElementwiseCode {
+  int32_t kind = 0;  // 0 floats, 1 int8, 2 uint8
+  int32_t zero = 0;
+  float scale = 1;
+};
+
 struct ElementwiseProgram {
   int32_t rank = 0;
   int64_t dims[kElementwiseRank];
   int32_t inputs = 0;
   int64_t strides[kElementwiseRegisters][kElementwiseRank];  // in elements; 0 repeats
   std::vector<ElementwiseStep> steps;
+  ElementwiseCode code[kElementwiseRegisters];  // of the inputs
+  ElementwiseCode out_code;
 };
 
 // Drops axes of size 1 and merges those that every operand walks through as one.
 void elementwise_simplify(ElementwiseProgram* program);
 // Evaluates over all of dims; out is contiguous and overlaps no input. The program must be simplified.
-WhittleStatus elementwise_run(const ElementwiseProgram& program, const float* const* inputs, float* out, int threads);
+WhittleStatus elementwise_run(const ElementwiseProgram& program, const void* const* inputs, void* out, int threads);
 
 }  // namespace whittle
 #endif

@@ -7,6 +7,7 @@
 
 #include "core/elementwise.h"
 #include "core/gemm.h"
+#include "core/gemm_int8.h"
 #include "core/plan/reader.h"
 
 namespace whittle {
@@ -113,6 +114,22 @@ Operand PlanReader::packed(int64_t groups, int64_t k, int64_t n) {
   return o;
 }
 
+Operand PlanReader::packed_int8(int64_t k, int64_t n) {
+  const int64_t number = within(0, int64_t(1) << 40);
+  const Constant* c = ok() ? model_->constant(number) : nullptr;
+  Operand o;
+  if (!c || !c->packed || c->k != k || c->n != n) {
+    refuse("packed codes of another shape");
+    return o;
+  }
+  o.place = Place::constant;
+  o.at = number;
+  o.fixed = c->packed.get();
+  return o;
+}
+
+void PackedInt8Delete::operator()(PackedInt8* p) const { free_packed_int8(p); }
+
 PlanModel::~PlanModel() = default;
 
 const Constant* PlanModel::constant(int64_t number) {
@@ -152,6 +169,17 @@ int64_t PlanModel::add_constant(ConstantKind kind, const void* data, int64_t byt
     if (!(col == 1 && row == n) && !(row == 1 && col == k)) return -1;
     each = gemm_packed_size(k, n);
     c->bytes = each * groups * 4;
+  } else if (kind == ConstantKind::gemm_int8) {
+    if (groups != 1 || plan_product({k, n}) != bytes || !((col == 1 && row == n) || (row == 1 && col == k))) return -1;
+    const GemmInt8Kernels& table = gemm_int8_kernels();
+    c->packed.reset(new_packed_int8(table, false, k, n));
+    if (!c->packed) return -1;
+    fill_packed_int8(table, static_cast<const uint8_t*>(data), !(col == 1 && row == n), 0, c->packed.get());
+    c->bytes = c->packed->bytes;
+    c->data = nullptr;
+    std::lock_guard<std::mutex> hold(lock_);
+    constants_.push_back(std::move(c));
+    return static_cast<int64_t>(constants_.size()) - 1;
   } else {
     c->bytes = bytes;
   }

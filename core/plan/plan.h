@@ -32,6 +32,12 @@ struct Operand {
 enum class ConstantKind : int32_t {
   raw = 0,
   gemm = 1,  // `groups` float32 matrices k x n, packed by gemm_pack_b one after another
+  gemm_int8 = 2,  // an int8 matrix k x n, as PackedInt8
+};
+
+struct PackedInt8;
+struct PackedInt8Delete {
+  void operator()(PackedInt8* p) const;
 };
 
 struct Constant {
@@ -40,6 +46,7 @@ struct Constant {
   int64_t bytes;
   std::unique_ptr<uint8_t[]> memory;
   uint8_t* data;  // 64-byte aligned
+  std::unique_ptr<PackedInt8, PackedInt8Delete> packed;
 };
 
 struct RunContext {

@@ -69,6 +69,7 @@ class PlanReader {
   Operand floats(int64_t count, bool optional = false) { return operand(count < 0 ? -1 : count * 4, optional); }
   // A constant packed for `groups` products k x n.
   Operand packed(int64_t groups, int64_t k, int64_t n);
+  Operand packed_int8(int64_t k, int64_t n);
 
  private:
   const double* numbers_;

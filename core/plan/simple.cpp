@@ -19,9 +19,9 @@ struct Elementwise final : Step {
   Operand out;
 
   WhittleStatus run(const RunContext& c) const override {
-    const float* at[kElementwiseRegisters];
-    for (size_t i = 0; i < inputs.size(); i++) at[i] = c.at<const float>(inputs[i]);
-    return elementwise_run(program, at, c.at<float>(out), c.threads);
+    const void* at[kElementwiseRegisters];
+    for (size_t i = 0; i < inputs.size(); i++) at[i] = c.at<const void>(inputs[i]);
+    return elementwise_run(program, at, c.at<void>(out), c.threads);
   }
 };
 
@@ -99,10 +99,15 @@ bool walk(const int64_t* dims, const int64_t* strides, int rank, int64_t* low, i
   return *low > -(int64_t(1) << 41) && *high < (int64_t(1) << 41);
 }
 
-}  // namespace
+ElementwiseCode read_code(PlanReader& r) {
+  ElementwiseCode c;
+  c.kind = static_cast<int32_t>(r.within(0, 2));
+  c.scale = r.real();
+  c.zero = static_cast<int32_t>(r.within(-128, 255));
+  return c;
+}
 
-// dims | inputs, of each its strides and operand | steps, of each op a b out p q | out
-Step* make_elementwise(PlanReader& r) {
+Step* read_elementwise(PlanReader& r, bool coded) {
   auto s = std::make_unique<Elementwise>();
   ElementwiseProgram& p = s->program;
   const std::vector<int64_t> dims = r.list(kElementwiseRank);
@@ -120,7 +125,8 @@ Step* make_elementwise(PlanReader& r) {
     int64_t low = 0, high = 0;
     for (int k = 0; k < p.rank; k++) p.strides[i][k] = r.within(0, int64_t(1) << 40);
     if (!r.ok() || !r.require(empty || walk(p.dims, p.strides[i], p.rank, &low, &high), "strides too large")) return nullptr;
-    s->inputs.push_back(r.floats(empty ? 0 : high + 1));
+    if (coded) p.code[i] = read_code(r);
+    s->inputs.push_back(r.operand(empty ? 0 : (high + 1) * (p.code[i].kind ? 1 : 4)));
   }
   const int64_t steps = r.within(1, 64);
   uint32_t known = (1u << p.inputs) - 1;
@@ -136,10 +142,19 @@ Step* make_elementwise(PlanReader& r) {
     known |= 1u << e.out;
     p.steps.push_back(e);
   }
-  s->out = r.floats(count);
+  if (coded) p.out_code = read_code(r);
+  s->out = r.operand(p.out_code.kind ? count : count * 4);
   elementwise_simplify(&p);
   return s.release();
 }
+
+}  // namespace
+
+// dims | inputs, of each its strides and operand | steps, of each op a b out p q | out
+Step* make_elementwise(PlanReader& r) { return read_elementwise(r, false); }
+
+// The same with a code (kind, scale, zero) before each operand.
+Step* make_elementwise_codes(PlanReader& r) { return read_elementwise(r, true); }
 
 // n h w c oh ow | kh kw, strides, dilations, pad top and left | kind, whether padding counts | x, out
 Step* make_pool(PlanReader& r) {

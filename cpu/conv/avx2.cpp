@@ -5,4 +5,9 @@
 #include "cpu/gemm/activation_avx2.h"
 #include "cpu/conv/vector.h"
 
-extern "C" void conv_install_avx2(whittle::ConvKernels* table) { install_vector(table); }
+extern "C" void conv_install_codes_avx2(whittle::ConvKernels*);
+
+extern "C" void conv_install_avx2(whittle::ConvKernels* table) {
+  install_vector(table);
+  conv_install_codes_avx2(table);
+}

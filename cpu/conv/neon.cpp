@@ -5,4 +5,9 @@
 #include "cpu/gemm/activation_neon.h"
 #include "cpu/conv/vector.h"
 
-extern "C" void conv_install_neon(whittle::ConvKernels* table) { install_vector(table); }
+extern "C" void conv_install_codes_neon(whittle::ConvKernels*);
+
+extern "C" void conv_install_neon(whittle::ConvKernels* table) {
+  install_vector(table);
+  conv_install_codes_neon(table);
+}

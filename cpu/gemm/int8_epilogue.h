@@ -138,6 +138,7 @@ static void epilogue_floats(const EpilogueRows* r) {
   case kind: return bytes ? epilogue_kind<kind, true>(r) : epilogue_kind<kind, false>(r);
     KIND(kActivationClip)
     KIND(kActivationHardswish)
+    KIND(kActivationHardswishAffine)
     KIND(kActivationSigmoid)
     KIND(kActivationTanh)
     KIND(kActivationSilu)

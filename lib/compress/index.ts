@@ -1,3 +1,5 @@
+export { quantizeDynamic, quantizeStatic } from './activations'
+export type { DynamicOptions, StaticOptions } from './activations'
 export { compress } from './compress'
 export type { CompressOptions, CompressResult } from './compress'
 export type { Evaluate, Evaluation } from './gate'

@@ -2,6 +2,7 @@ import type { Node } from '../model'
 import { sizeOf } from '../tensor'
 import type { Lowering } from './lowering'
 import { elementwiseNumber, type Memory } from './program'
+import { kNoCode, type Code } from './codes'
 import { identity, isValue, stridesOf, type Expression, type Value } from './value'
 
 // core/elementwise.h
@@ -27,11 +28,12 @@ export function fits(x: Expression): boolean {
   return weigh(x).size <= kRegisters
 }
 
-/** Writes the step that computes an expression. */
-export function emitExpression(l: Lowering, v: Value, node: Node): Value & { readonly memory: Memory } {
+/** Writes the step that computes an expression; `as`: its result is codes of this type, scale and zero point. */
+export function emitExpression(l: Lowering, v: Value, node: Node, as?: Code): Value & { readonly memory: Memory } {
   const root = v.expression as Expression
   const rank = v.dims.length
   const leaves: (Value & { readonly memory: Memory })[] = []
+  const codes: Code[] = []
   const registers = new Map<Expression | Value, number>()
   const order: Expression[] = []
   const visit = (x: Expression | Value): void => {
@@ -43,7 +45,10 @@ export function emitExpression(l: Lowering, v: Value, node: Node): Value & { rea
         return
       }
       registers.set(x, leaves.length)
-      leaves.push(l.inMemory(x, node))
+      const q = x.memory || x.constant ? undefined : x.quantized
+      const narrow = q && q.scale.length === 1 && (q.codes.type === 'int8' || q.codes.type === 'uint8')
+      leaves.push(l.inMemory(narrow ? q.codes : x, node))
+      codes.push(narrow ? { type: q.codes.type, scale: q.scale[0] as number, zero: q.zero[0] as number } : kNoCode)
       return
     }
     visit(x.a)
@@ -64,7 +69,9 @@ export function emitExpression(l: Lowering, v: Value, node: Node): Value & { rea
   const model = leaves.find((x) => x.dims.length === rank && sizeOf(x.dims) === size && !x.constant)
   const axes = model ? model.order : identity(rank)
   if (rank > kRank) l.unsupported(node, `a tensor of rank ${rank}`)
-  const out = l.make('float32', v.dims, axes)
+  const out = l.make((as?.type ?? 'float32') as 'float32', v.dims, axes)
+  const coded = as !== undefined || codes.some((c) => c !== kNoCode)
+  const code = (c: Code): number[] => (coded ? [c.type === 'int8' ? 1 : c.type === 'uint8' ? 2 : 0, c.scale, c.zero] : [])
   const strides = leaves.flatMap((x) => {
     const own = stridesOf(x.dims, x.order)
     return axes.map((axis) => {
@@ -72,7 +79,7 @@ export function emitExpression(l: Lowering, v: Value, node: Node): Value & { rea
       return at < 0 || x.dims[at] === 1 ? 0 : (own[at] as number)
     })
   })
-  const operands = leaves.flatMap((x, i) => [...strides.slice(i * rank, (i + 1) * rank), x.memory])
+  const operands = leaves.flatMap((x, i) => [...strides.slice(i * rank, (i + 1) * rank), ...code(codes[i] as Code), x.memory])
   const steps = order.flatMap((x, i) => [
     elementwiseNumber(x.op),
     register(x.a),
@@ -82,7 +89,7 @@ export function emitExpression(l: Lowering, v: Value, node: Node): Value & { rea
     x.q ?? 0,
   ])
   l.program.step(
-    'elementwise',
+    coded ? 'elementwise_codes' : 'elementwise',
     node.label,
     rank,
     ...axes.map((a) => v.dims[a] as number),
@@ -90,6 +97,7 @@ export function emitExpression(l: Lowering, v: Value, node: Node): Value & { rea
     ...operands,
     order.length,
     ...steps,
+    ...code(as ?? kNoCode),
     out.memory,
   )
   return out

@@ -1,6 +1,7 @@
 import { WhittleError } from '../errors'
 import type { Graph, Inferred, Initializer, Node, Shapes } from '../model'
 import { bitsOf, isDataType, sizeOf, type DataType, type Tensor, type TypedArray } from '../tensor'
+import { emitDequantize } from './codes'
 import { emitExpression } from './expression'
 import { countOf, Program, type Constants, type Memory } from './program'
 import { identity, sameOrder, stridesOf, type Value } from './value'
@@ -96,7 +97,7 @@ export class Lowering {
       const { key, read } = v.constant
       return { ...v, memory: this.constants.raw(key, () => read().data) }
     }
-    const made = this.#compute(v, node)
+    const made = v.quantized ? emitDequantize(this, v, v.quantized, node) : this.#compute(v, node)
     for (const [name, known] of this.#values) if (known === v) this.#values.set(name, made)
     return made
   }

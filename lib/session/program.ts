@@ -38,7 +38,7 @@ export type RunArguments = [
 
 // core/plan/plan.h
 const kPlaces = { none: 0, arena: 1, constant: 2, input: 3, output: 4 } as const
-const kConstantKinds = { raw: 0, gemm: 1 } as const
+const kConstantKinds = { raw: 0, gemm: 1, gemm_int8: 2 } as const
 
 /** Memory that steps read and write. Offsets are given out once all steps are known. */
 export interface Memory {
@@ -79,6 +79,11 @@ export class Constants {
   /** `groups` matrices of k x n floats, one after another, packed for products; row and col are the strides of each. */
   gemm(key: string, groups: number, k: number, n: number, row: number, col: number, data: () => TypedArray): Memory {
     return this.#add(`gemm ${key}`, 'gemm', data, groups, k, n, row, col)
+  }
+
+  /** A k x n matrix of int8 codes, packed for integer products. */
+  gemmInt8(key: string, k: number, n: number, row: number, col: number, data: () => Int8Array): Memory {
+    return this.#add(`gemm int8 ${key}`, 'gemm_int8', data, 1, k, n, row, col)
   }
 
   #add(
@@ -140,7 +145,7 @@ export class Program {
 
   /** Memory for `count` elements that some step will write. */
   memory(type: DataType, count: number): Memory {
-    const memory: Memory = { bytes: (count * bitsOf(type)) / 8, place: 'arena', at: 0, first: -1, last: -1 }
+    const memory: Memory = { bytes: Math.ceil((count * bitsOf(type)) / 8), place: 'arena', at: 0, first: -1, last: -1 }
     this.#arena.push(memory)
     return memory
   }

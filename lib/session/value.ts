@@ -10,6 +10,14 @@ export interface Expression {
   readonly q?: number
 }
 
+/** Codes that stand for floats: scale * (code - zero), one of each for the whole tensor or for each index of an axis. */
+export interface Quantized {
+  readonly codes: Value
+  readonly scale: Float32Array
+  readonly zero: Int32Array
+  readonly axis: number
+}
+
 /** A tensor while a plan is made. `dims` are ONNX's; memory may hold the axes in another order. */
 export interface Value {
   readonly kind: 'value'
@@ -23,6 +31,8 @@ export interface Value {
   readonly constant?: { readonly key: string; readonly read: () => Tensor }
   /** an elementwise result that is computed where it is used */
   readonly expression?: Expression
+  /** floats that lie as codes and become floats where they are used as such; a constant may be both */
+  readonly quantized?: Quantized
 }
 
 export function isValue(x: Expression | Value): x is Value {

@@ -71,7 +71,7 @@ WHITTLE_CHECK(elementwise) {
       if (count > 200000) continue;
       p.inputs = static_cast<int32_t>(rng.between(1, 3));
       std::vector<std::vector<float>> data;
-      const float* at[3];
+      const void* at[3];
       for (int i = 0; i < p.inputs; i++) {
         // A random order of axes and random repeats.
         int order[4] = {0, 1, 2, 3};
@@ -103,7 +103,7 @@ WHITTLE_CHECK(elementwise) {
             offset += rest % p.dims[k] * p.strides[i][k];
             rest /= p.dims[k];
           }
-          v[i] = at[i][offset];
+          v[i] = static_cast<const float*>(at[i])[offset];
         }
         float s = v[0];
         for (int i = 1; i < p.inputs; i++) s += v[i];

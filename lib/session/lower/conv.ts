@@ -1,6 +1,7 @@
 import type { Node } from '../../model'
 import type { Lower, Lowering } from '../lowering'
 import { takeAffines, takeEpilogue, type Affine } from './epilogue'
+import { convOfCodes } from './integer'
 import { channelsLast, imageOf, transposedWindow, windowOf, type Window } from './window'
 
 /** The bias of a node and the affine maps behind it, as one. */
@@ -35,6 +36,7 @@ function withoutTraces(weights: Float32Array): Float32Array {
 
 /** A convolution with what follows it: batch normalization and other scales fold into the weights. */
 const conv: Lower = (node, l) => {
+  if (convOfCodes(node, l)) return
   const [xName, wName, bName] = node.inputs as [string, string, string | undefined]
   const w = l.constant(wName, node)
   if (!w) return l.unsupported(node, 'a convolution whose weights are computed')

@@ -10,6 +10,7 @@ import { padding } from './pad'
 import { picking } from './pick'
 import { pooling } from './pool'
 import { recurrents } from './recurrent'
+import { quantization } from './quantized'
 import { resizing } from './resize'
 import { orTyped, typedOps } from './typed'
 
@@ -32,6 +33,7 @@ const kOps: Readonly<Record<string, Lower>> = {
   ...resizing,
   ...attentions,
   ...recurrents,
+  ...quantization,
 }
 
 /** How an op becomes steps; undefined for one that a session has no kernel for. */

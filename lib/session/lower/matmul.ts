@@ -4,6 +4,7 @@ import type { Lower, Lowering } from '../lowering'
 import type { Argument, Memory } from '../program'
 import { identity, stridesOf, type Value } from '../value'
 import { takeAffines, takeEpilogue } from './epilogue'
+import { productOfCodes } from './integer'
 
 type InMemory = Value & { readonly memory: Memory }
 
@@ -118,6 +119,7 @@ function withWeights(l: Lowering, node: Node, a: Value, w: Tensor, transposed: b
 }
 
 const matmul: Lower = (node, l) => {
+  if (productOfCodes(node, l, false, undefined)) return
   const [aName, bName] = node.inputs as [string, string]
   const a = l.lazy(aName, node)
   const b = l.lazy(bName, node)
@@ -147,6 +149,7 @@ const gemm: Lower = (node, l) => {
   const [aName, bName, cName] = node.inputs as [string, string, string | undefined]
   const [transA, transB] = [node.int('transA', 0) !== 0, node.int('transB', 0) !== 0]
   const [alpha, beta] = [node.float('alpha', 1), node.float('beta', 1)]
+  if (alpha === 1 && beta === 1 && !transA && productOfCodes(node, l, transB, cName)) return
   const a = l.lazy(aName, node)
   l.float(a, node)
   const turned: Value = transA ? turn(l, a, node) : a

