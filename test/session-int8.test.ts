@@ -199,3 +199,23 @@ describe('quantizing a model', () => {
     expect(kept.graph.nodes.map((n) => n.opType)).toEqual(['Conv'])
   })
 })
+
+describe('operators over codes', () => {
+  const a = { s: scale(0.03), z: zero('uint8', 121), t: scale(0.02), u: zero('uint8', 99), v: scale(0.05), d: zero('uint8', 130) }
+  const cases: Record<string, [x: readonly number[], constants: Record<string, Tensor>, steps: readonly Step[], ours: string]> = {
+    QLinearConv: [
+      map,
+      { w: codes('int8', [7, 6, 3, 3], 3), ws: per(7), wz: zero('int8', 0, 0, 0, 0, 0, 0, 0), b: codes('int32', [7], 5) },
+      [['QLinearConv', ['q', 's', 'z', 'w', 'ws', 'wz', 't', 'u', 'b'], ['r'], { pads: ints([1, 1, 1, 1]) }]],
+      'conv_int8',
+    ],
+    QLinearMatMul: [[4, 50], { w: codes('int8', [50, 21], 3), ws: scale(0.004), wz: zero('int8', 0) }, [['QLinearMatMul', ['q', 's', 'z', 'w', 'ws', 'wz', 't', 'u'], ['r']]], 'gemm_int8'],
+  }
+  test.each(Object.entries(cases))('%s agrees with onnxruntime within one step', async (_, [x, more, steps, ours]) => {
+    const model = net(x, { ...a, ...more }, [['QuantizeLinear', ['x', 's', 'z'], ['q']], ...steps, ['DequantizeLinear', ['r', 't', 'u'], ['y']]])
+    const { got, want, steps: plan } = await both(model, floats(x, 5, 3))
+    expect(furthest(got, want)).toBeLessThanOrEqual(0.02 * 1.001)
+    expect(new Set(want.data as Float32Array).size).toBeGreaterThan(10)
+    expect(plan).toContain(ours)
+  })
+})

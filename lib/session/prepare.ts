@@ -5,6 +5,7 @@ import { fuseActivations } from './fuse/activations'
 import { fuseAttention } from './fuse/attention'
 import { foldKnown } from './fuse/known'
 import { fuseLayerNorm } from './fuse/layernorm'
+import { expandQOperators } from './fuse/qoperator'
 
 /** The opset that lowering reads; later ones differ in nothing that a session supports. */
 const kOpset = 18
@@ -18,6 +19,7 @@ export function prepare(model: Model): Model {
   foldConstantNodes(copy)
   if (opset < kOpset) raiseOpset(copy, kOpset)
   copy.graph.sort()
+  expandQOperators(copy.graph)
   foldKnown(copy)
   foldConstants(copy.graph, inferShapes(copy.graph, copy.opsets), new Map())
   fuse(copy)
