@@ -21,6 +21,13 @@ export function hostOf(node: Node, graph: Graph, shapes: Shapes): Host | undefin
   return Object.hasOwn(kElse, node.opType) && isOdd(node, graph, shapes) ? kElse[node.opType] : undefined
 }
 
+/** A constant, or one that lies as codes, which lowering reads. */
+function isWeight(graph: Graph, name: string): boolean {
+  if (graph.constant(name)) return true
+  const maker = graph.producer(name)
+  return maker?.is('DequantizeLinear') === true && maker.inputs.every((i) => !i || graph.constant(i))
+}
+
 /** A form of a common op that has no kernel. */
 function isOdd(node: Node, graph: Graph, shapes: Shapes): boolean {
   const type = (i: number): string | undefined => (node.inputs[i] ? shapes.get(node.inputs[i], graph)?.type : undefined)
@@ -49,7 +56,7 @@ function isOdd(node: Node, graph: Graph, shapes: Shapes): boolean {
       return Boolean(node.outputs[1] || node.inputs[2])
     default: {
       if (node.int('training_mode', 0)) return false
-      return (weights[op] ?? []).some((i) => node.inputs[i] && !graph.constant(node.inputs[i]))
+      return (weights[op] ?? []).some((i) => node.inputs[i] && !isWeight(graph, node.inputs[i]))
     }
   }
 }
