@@ -53,11 +53,29 @@ struct SetThreads {
   WhittleStatus run() { return set_threads(n) ? WHITTLE_OK : WHITTLE_RANGE; }
 };
 
+// memoryOverlaps(a, b): whether two typed arrays have bytes in common, whatever buffers they name.
+napi_value memory_overlaps(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  uintptr_t begin[2] = {0, 0}, end[2] = {0, 0};
+  for (int i = 0; i < 2; i++) {
+    napi_typedarray_type type;
+    size_t length = 0;
+    void* data = nullptr;
+    if (napi_get_typedarray_info(env, args.any_value(), &type, &length, &data, nullptr, nullptr) != napi_ok) continue;
+    begin[i] = reinterpret_cast<uintptr_t>(data);
+    end[i] = begin[i] + length * static_cast<size_t>(typed_element_size(type));
+  }
+  napi_value result = nullptr;
+  napi_get_boolean(env, begin[0] < end[1] && begin[1] < end[0], &result);
+  return result;
+}
+
 }  // namespace
 
 void init_system(napi_env env, napi_value exports) {
   Napi::Object(env, exports).Set("systemInfo", Napi::Function::New(env, system_info, "systemInfo"));
   export_function(env, exports, "setThreads", call_sync<SetThreads>);
+  export_function(env, exports, "memoryOverlaps", memory_overlaps);
 }
 
 }  // namespace whittle

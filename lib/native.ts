@@ -23,6 +23,8 @@ export interface SystemInfo {
 export interface NativeBinding {
   systemInfo(): SystemInfo
   setThreads(n: number): number
+  /** Whether two typed arrays have memory in common, whatever buffers they name. */
+  memoryOverlaps(a: ArrayBufferView, b: ArrayBufferView): boolean
   /**
    * Numbers of the next call, for those that take many: filled after the last value of the caller's has been read (a
    * getter may make a call of its own), read by the addon before the call returns.

@@ -1,4 +1,5 @@
 import { WhittleError } from './errors'
+import { native } from './native'
 import {
   arrayNamesOf,
   bitsOf,
@@ -82,17 +83,20 @@ export function options<K extends string>(value: unknown, parameter: string, key
 
 const kMaxElements = 2 ** 31 - 1
 
-/** @internal Dims: integers ≥ 0 whose product stays below 2³¹ (and rank at most 16). Returns a copy. */
+/** @internal Dims: integers ≥ 0 whose product, zeros left out, stays below 2³¹ (and rank at most 16). Returns a copy. */
 export function dims(value: unknown, parameter: string): number[] {
   if (!Array.isArray(value)) fail('ERR_SHAPE', parameter, 'an array of integers', value)
   if (value.length > 16) fail('ERR_SHAPE', parameter, 'at most 16 dimensions', value)
   const copy: number[] = []
+  let size = 1
   for (let i = 0; i < value.length; i++) {
     const d: unknown = value[i]
     if (typeof d !== 'number' || !Number.isInteger(d) || d < 0) fail('ERR_SHAPE', `${parameter}[${i}]`, 'an integer >= 0', d)
     copy.push(d)
+    // Of a zero the others count: what is derived from them must not overflow either.
+    size *= d || 1
   }
-  if (sizeOf(copy) > kMaxElements) fail('ERR_SHAPE', parameter, `at most ${kMaxElements} elements`, `[${copy.join(', ')}]`)
+  if (size > kMaxElements) fail('ERR_SHAPE', parameter, `at most ${kMaxElements} elements`, `[${copy.join(', ')}]`)
   return copy
 }
 
@@ -160,11 +164,13 @@ export function output(value: unknown, parameter: string, type: DataType, count:
   const data = typedArray(value, parameter, [type])
   const want = bitsOf(type) < 8 ? byteLengthOf(type, count) : count
   if (data.length !== want) fail('ERR_SHAPE', parameter, `${want} elements of ${type}`, value)
+  const shared = typedIsShared(data.buffer)
   for (const input of inputs)
     if (
-      input.buffer === data.buffer &&
-      input.byteOffset < data.byteOffset + data.byteLength &&
-      data.byteOffset < input.byteOffset + input.byteLength
+      input.buffer === data.buffer
+        ? input.byteOffset < data.byteOffset + data.byteLength && data.byteOffset < input.byteOffset + input.byteLength
+        : // Two SharedArrayBuffers may be one memory: a message or a clone makes such a pair.
+          shared && typedIsShared(input.buffer) && native().memoryOverlaps(input, data)
     )
       throw new WhittleError('ERR_RANGE', parameter, `${parameter}: overlaps an input; give it memory of its own`)
   return data

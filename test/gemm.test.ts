@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process'
 import * as path from 'node:path'
-import { devices, gemm, gemmAsync, setThreads, WhittleError, type Activation, type GemmOptions, type Tensor } from '../lib/index'
+import { devices, gemm, gemmAsync, packFloat32, setThreads, WhittleError, type Activation, type GemmOptions, type Tensor } from '../lib/index'
 import { fixtures } from './oracle/fixtures'
 import { bound, product } from './oracle/gemm'
 
@@ -212,6 +212,44 @@ test('refuses an out that overlaps an input', () => {
   expect(codeOf(() => gemm(b, b, { bias: memory.subarray(0, 4), out: memory.subarray(0, 16) }))).toBe('ERR_RANGE out')
   expect(codeOf(() => gemm(b, b, { c: a, out: memory.subarray(15, 31) }))).toBe('ERR_RANGE out')
   expect(gemm(a, b, { out: memory.subarray(16, 32) }).data.length).toBe(16)
+  // One memory behind two objects.
+  const shared = new SharedArrayBuffer(96)
+  const twin = structuredClone(shared)
+  const left = f32([4, 4], new Float32Array(shared, 0, 16))
+  expect(codeOf(() => gemm(left, b, { out: new Float32Array(twin, 32, 16) }))).toBe('ERR_RANGE out')
+  expect(gemm(f32([2, 2], new Float32Array(shared, 0, 4)), f32([2, 2]), { out: new Float32Array(twin, 16, 4) }).data.length).toBe(4)
+})
+
+test('empty products are no work, however many and however long their other dims', () => {
+  const empty = (...dims: number[]): Tensor<Float32Array> => f32(dims, new Float32Array(0))
+  const n = 2 ** 31 - 1
+  expect(gemm(empty(n, 1, 0, 0), empty(1, n, 0, 1)).dims).toEqual([n, n, 0, 1])
+  expect(gemm(empty(0, n), empty(n, 0)).dims).toEqual([0, 0])
+  expect(codeOf(() => gemm(empty(n, 1, 1, 0), empty(1, n, 0, 1)))).toBe('ERR_SHAPE b')
+  expect(codeOf(() => gemm(empty(0, 2 ** 31), empty(2 ** 31, 0)))).toBe('ERR_SHAPE a.dims')
+  expect(codeOf(() => gemm(empty(2 ** 600, 2 ** 600, 0), empty(0, 1)))).toBe('ERR_SHAPE a.dims')
+})
+
+test('an operand that the options detach or shrink is refused', () => {
+  for (const name of ['transposeA', 'alpha', 'bias', 'activation', 'out', 'c'])
+    for (const side of ['a', 'b']) {
+      const x = f32([2, 2])
+      const options = {
+        get [name]() {
+          if (x.data.length) structuredClone(x.data.buffer, { transfer: [x.data.buffer as ArrayBuffer] })
+          return undefined
+        },
+      }
+      expect(codeOf(() => (side === 'a' ? gemm(x, f32([2, 2]), options) : gemm(f32([2, 2]), x, options)))).toMatch(/^ERR_/)
+    }
+})
+
+test('clones and tokens of packed weights are told from tensors', () => {
+  const packed = packFloat32(f32([3, 2]))
+  for (const fake of [structuredClone(packed), packed.share(), {}])
+    expect(codeOf(() => gemm(f32([2, 3]), fake as never))).toBe('ERR_HANDLE b')
+  packed.dispose()
+  expect(codeOf(() => gemm(f32([2, 3]), packed))).toBe('ERR_HANDLE b')
 })
 
 test('refuses detached operands', () => {

@@ -1,9 +1,9 @@
 import { pin, pinOutput, type PinnedOutput } from '../async'
 import { WhittleError } from '../errors'
 import { check, native } from '../native'
-import { allocate, sizeOf, type Tensor, type TensorLike } from '../tensor'
+import { allocate, sizeOf, typedArrayName, type Tensor, type TensorLike } from '../tensor'
 import { boolean, fail, finite, options, output, tensor } from '../validate'
-import { Handle } from '../handle'
+import { Handle, handleObject } from '../handle'
 import { activationOf, type Activation } from './activation'
 import { floatFormatOf, multiply, multiplyAsync, type PackedBfloat16, type PackedFloat32 } from './gemm_weight'
 
@@ -135,6 +135,9 @@ function float32(value: unknown, parameter: string): number {
 function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown, pinned: boolean): Prepared {
   const o = options(optionsValue, 'options', kOptions)
   const a = matrix(aValue, 'a', o.aDims)
+  // A handle's clone and a token are objects that lack a tensor's fields; they deserve their own error.
+  const fields = typeof bValue === 'object' && bValue !== null ? (bValue as Partial<TensorLike>) : undefined
+  if (fields && fields.data === undefined && fields.dims === undefined && !typedArrayName(bValue)) handleObject(bValue, 'PackedFloat32', 'b')
   const b = matrix(bValue, 'b', o.bDims)
   const ta = o.transposeA === undefined ? false : boolean(o.transposeA, 'transposeA')
   const tb = o.transposeB === undefined ? false : boolean(o.transposeB, 'transposeB')
@@ -189,6 +192,8 @@ function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown, pinned
   const dims = batchDims.length === 0 ? [m, n] : [...batchDims, m, n]
   const count = batch * m * n
   if (count > 2 ** 31 - 1) fail('ERR_SHAPE', 'b', 'a result of at most 2147483647 elements', `[${dims.join(', ')}]`)
+  // Nothing to compute, however many empty products there are.
+  if (count === 0) batch = 0
   const inputs = source ? [a.data, b.data, source.data] : [a.data, b.data]
   if (bias) inputs.push(bias)
   const fresh = o.out === undefined
@@ -236,10 +241,11 @@ function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown, pinned
   p[12] = bOnly ? 0 : bRows * bCols
   p[13] = sourceRow
   p[14] = sourceCol
-  p[15] = source && !sourceOnly ? source.data.length / sizeOf(sourceLead) : 0
-  p[16] = a.data.length
-  p[17] = b.data.length
-  p[18] = source ? source.data.length : -1
+  p[15] = source && !sourceOnly ? sizeOf(source.dims) / sizeOf(sourceLead) : 0
+  // Not the lengths of now: a getter of the options may have detached what was checked before it.
+  p[16] = sizeOf(a.dims)
+  p[17] = sizeOf(b.dims)
+  p[18] = source ? sizeOf(source.dims) : -1
   p[19] = bias ? 1 : 0
   p[20] = map ? 1 : 0
   return { call, dims, output: pinnedOut }

@@ -3,7 +3,7 @@ import { WhittleError } from '../errors'
 import { Handle, handleObject } from '../handle'
 import { check, native } from '../native'
 import { allocate, sizeOf, typedArrayName, type DataType, type Tensor, type TensorLike, type TypedArray } from '../tensor'
-import { boolean, describe, dims, fail, finite, integer, oneOf, options, output, tensor, typedArray } from '../validate'
+import { boolean, describe, fail, finite, integer, oneOf, options, output, tensor, typedArray } from '../validate'
 import { activationOf, type Activation, type NativeActivation } from './activation'
 import type { PackedInt8 } from './gemm_int8_pack'
 import { kScaledInt8, multiply, multiplyAsync, type GemmWeightOptions, type PackedScaledInt8 } from './gemm_weight'
@@ -167,6 +167,10 @@ function broadcast(a: readonly number[], b: readonly number[]): number[] {
 }
 
 function prepare(aValue: unknown, bValue: unknown, opts: unknown, pinned: boolean): Prepared {
+  // A handle's clone and a token are objects that lack a tensor's fields; they deserve their own error, whatever `a` is.
+  const fields = typeof bValue === 'object' && bValue !== null && !typedArrayName(bValue) ? (bValue as Partial<TensorLike>) : undefined
+  const weights = Handle.is(fields) ? (fields as PackedInt8) : undefined
+  if (fields && !weights && fields.dims === undefined && fields.data === undefined) handleObject(bValue, 'PackedInt8', 'b')
   const a = plainRows(aValue) ?? tensor(aValue, 'a', kTypes)
   const o = options(opts, 'options', kOptionNames)
   const outType = o.outType === undefined ? 'int32' : oneOf(o.outType, 'outType', kOutTypes)
@@ -183,11 +187,9 @@ function prepare(aValue: unknown, bValue: unknown, opts: unknown, pinned: boolea
   let lead: readonly number[]
   let aMatrices = 1
   let bMatrices = 1
-  // A cloned handle is an object that lacks a tensor's fields; it deserves its own error.
-  const fields = typeof bValue === 'object' && bValue !== null && !typedArrayName(bValue) ? (bValue as Partial<TensorLike>) : undefined
-  if (fields && (Handle.is(fields) || (fields.dims === undefined && fields.data === undefined))) {
+  let leads: readonly (readonly number[])[] | undefined
+  if (weights) {
     packed = handleObject(bValue, 'PackedInt8', 'b')
-    const weights = bValue as PackedInt8
     if (o.transposeB !== undefined) fail('ERR_RANGE', 'transposeB', 'no transposeB with packed weights (packInt8 takes transpose)', o.transposeB)
     n = weights.n
     bType = weights.type
@@ -219,15 +221,19 @@ function prepare(aValue: unknown, bValue: unknown, opts: unknown, pinned: boolea
       batch = sizeOf(all)
       aMatrices = sizeOf(aLead)
       lead = rankA === 1 ? all : [...all, m]
-      if (batch > 0) {
-        aIndex = batchIndex(aLead, all, batch)
-        bIndex = batchIndex(bLead, all, batch)
-      }
+      leads = [aLead, bLead, all]
     }
   }
   const outDims = rankA === 2 && lead.length === 1 ? [m, n] : [...lead, n]
   const count = sizeOf(outDims)
-  if (count > 2 ** 31 - 1) dims(outDims, 'out')
+  if (count > 2 ** 31 - 1) fail('ERR_SHAPE', 'out', 'at most 2147483647 elements', `[${outDims.join(', ')}]`)
+  // Nothing to compute, however many empty products there are.
+  if (leads && count === 0) batch = 0
+  else if (leads) {
+    const [aLead, bLead, all] = leads as [number[], number[], number[]]
+    aIndex = batchIndex(aLead, all, batch)
+    bIndex = batchIndex(bLead, all, batch)
+  }
 
   const aZero = zeroPoint(o.aZeroPoint, 'aZeroPoint', a.type)
   let bZero = 0
