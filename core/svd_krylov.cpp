@@ -25,6 +25,10 @@ constexpr double kMostLost = 0.1;  // squared length
 constexpr int64_t kSlabRows = 8, kSlabFloats = 96 << 10, kGroups = 8, kRowsPiece = 512, kColumnsPiece = 256;
 // A last step that gained less is the last whatever came before; the ratio of two steps where only one is known.
 constexpr double kStill = 1e-4, kUnknownRatio = 0.7;
+// A block finds of equal values at most as many as it has columns. Where almost so many lie so close (as a share), fresh random
+// blocks and steps from them look for more, until such a chain gains less than kChainGain.
+constexpr double kCrowd = 0.02, kChainGain = 0.01;
+constexpr int64_t kCrowdSpare = 2, kChainBlocks = 16;
 
 // A block of `width` columns over n rows: panels one after the other, each n x panel with its rows side by side.
 template <class T>
@@ -312,6 +316,15 @@ Progress progress_of(double norm2, double now, double before, double earlier) {
   return {last, ratio < 1 ? std::min(1.0, last * ratio / (1 - ratio)) : 1};
 }
 
+// Whether of the rank ascending squared values about a block's width lie so close that there may be more of them. Of the
+// rest of the norm float32 says too little to ask it; values of the order of its rounding are no values.
+bool crowded(int64_t rank, int64_t b, const double* values) {
+  const int64_t run = b - kCrowdSpare;
+  for (int64_t i = 0; i + run < rank; i++)
+    if (values[i] > kClosed * kClosed * values[rank - 1] && values[i] >= (1 - kCrowd) * (1 - kCrowd) * values[i + run - 1]) return true;
+  return false;
+}
+
 double uniform(uint64_t* state) {
   uint64_t z = (*state += 0x9e3779b97f4a7c15ull);
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
@@ -328,7 +341,8 @@ WhittleStatus svd_krylov(const SvdKrylov<T>& a, const SvdSpace& space, double no
   const SvdKernels& kernels = svd_kernels();
   const int64_t m = a.m, n = a.n, b = space.block, rank = space.rank;
   const int threads = a.threads;
-  const int64_t room = std::min(std::min(m, n) / b, space.most_steps + 1) * b;
+  const bool free_steps = space.most_steps > space.steps;
+  const int64_t room = std::min(std::min(m, n) / b, space.most_steps + 1 + (free_steps && rank > b - kCrowdSpare ? kChainBlocks : 0)) * b;
   *exhausted = false;
   // The panels, then the same with rows side by side.
   Workspace work;
@@ -339,24 +353,29 @@ WhittleStatus svd_krylov(const SvdKrylov<T>& a, const SvdSpace& space, double no
   double* vectors = work.take(room * rank);
   double* values = work.take(room);
   if (!work.ok()) return WHITTLE_OUT_OF_MEMORY;
-  {
+  uint64_t state = space.seed;
+  int64_t d = 0, enough = space.steps;  // steps after which to look whether they were
+  bool closed = false;
+  // The space's next block from a random one, of which only what the space lacks is multiplied.
+  const auto begin_chain = [&] {
     Workspace start;
     T* random = static_cast<T*>(start.bytes(n * b * static_cast<int64_t>(sizeof(T))));
     if (!start.ok()) return WHITTLE_OUT_OF_MEMORY;
-    uint64_t state = space.seed;
     for (int64_t i = 0; i < n * b; i++) random[i] = static_cast<T>(uniform(&state));
-    const WhittleStatus s = multiply(a, b, random, y, k);
-    if (s != WHITTLE_OK) return s;
-  }
-  int64_t d = 0, enough = space.steps;  // steps after which to look whether they were
+    bool nothing_left = false;
+    const WhittleStatus s = d == 0 ? WHITTLE_OK : orthonormalize(n, b, random, d, k, &nothing_left, threads);
+    return s == WHITTLE_OK ? multiply(a, b, random, y + d * m, k + d * n) : s;
+  };
+  WhittleStatus s = begin_chain();
+  if (s != WHITTLE_OK) return s;
   Progress gained = {1, 1};
-  bool closed = false;
+  int64_t chain = 0;  // where the last one begins
   for (int64_t step = 0;; step++) {
     if (d == room) {
       *exhausted = true;
       return WHITTLE_OK;
     }
-    WhittleStatus s = orthonormalize(n, b, k + d * n, d, k, &closed, threads);
+    s = orthonormalize(n, b, k + d * n, d, k, &closed, threads);
     // Where another block is sure to come, its product is made in the same pass.
     const bool both = step < enough && d + b < room;
     if (s == WHITTLE_OK) s = multiply(a, b, k + d * n, y + d * m, both ? k + (d + b) * n : nullptr);
@@ -389,7 +408,18 @@ WhittleStatus svd_krylov(const SvdKrylov<T>& a, const SvdSpace& space, double no
       *exhausted = true;
       return WHITTLE_OK;
     }
-    if (gained.left <= kLeft || step >= space.most_steps) {
+    const bool settled = gained.left <= kLeft, crowd = settled && crowded(rank, b, top);
+    const double ago = crowd && chain > 0 ? captured_by(chain, d, rank, gram, d, top, vectors, threads) : -1;
+    const double rest = std::max(norm2 - now, kClosed * kClosed * norm2);
+    if (crowd && free_steps && (ago < 0 || now - ago > 2 * kChainGain * rest)) {
+      chain = d;
+      enough = step + 1;
+      if (d < room) s = begin_chain();
+      if (s != WHITTLE_OK) return s;
+      continue;
+    }
+    if (crowd && !free_steps) t->converged = false;
+    if (settled || (chain == 0 && step >= space.most_steps)) {
       // Descending: the last rows of vectors, in reverse.
       for (int64_t i = 0; i < rank; i++) {
         memcpy(solved + i * d, vectors + (rank - 1 - i) * d, static_cast<size_t>(d) * 8);
@@ -398,14 +428,14 @@ WhittleStatus svd_krylov(const SvdKrylov<T>& a, const SvdSpace& space, double no
       s = dense_gemm({rank, m, d}, rows_of<double>(solved, d), columns_of<T>(rows, d), t->left, m, threads);
       break;
     }
-    enough = std::min(space.most_steps, step + (gained.left > 2 * kLeft ? 2 : 1));
+    enough = step + (gained.left > 2 * kLeft && chain == 0 ? 2 : 1);
+    if (chain == 0) enough = std::min(space.most_steps, enough);
     if (d < room) s = multiply_t(a, b, y + (d - b) * m, k + d * n);
     if (s != WHITTLE_OK) return s;
   }
   *improvement = gained.last;
   if (gained.left > kLeft) t->converged = false;
   t->count = rank;
-  WhittleStatus s = WHITTLE_OK;
   {
     Workspace last;
     T* rows = static_cast<T*>(last.bytes(n * d * static_cast<int64_t>(sizeof(T))));

@@ -12,7 +12,8 @@ struct SvdKrylov {
   int threads;
 };
 
-// Blocks of `block` columns (float32: a multiple of kSvdPanel), at first 1 + steps of them, at most 1 + most_steps.
+// Blocks of `block` columns (float32: a multiple of kSvdPanel), at first 1 + steps of them, at most 1 + most_steps;
+// where more steps than the first are allowed, further ones may look for more of values that are equal.
 struct SvdSpace {
   int64_t rank, block, steps, most_steps;
   uint64_t seed;

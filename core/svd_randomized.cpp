@@ -24,7 +24,7 @@ SvdSpace space_of(const SvdProblem& p, int64_t rank) {
   const int64_t wanted = p.oversampling >= 0 ? rank + p.oversampling : std::max(rank + 2 * s.block, ceil_div(7 * rank, 4));
   if (p.iterations > 0) s.block = kSvdPanel * ceil_div(wanted, kSvdPanel * (p.iterations + 1));
   s.steps = p.iterations > 0 ? p.iterations : std::max<int64_t>(1, ceil_div(wanted, s.block) - 1);
-  s.most_steps = p.iterations > 0 ? p.iterations : std::max(kMostSteps, s.steps);
+  s.most_steps = p.iterations > 0 ? p.iterations : std::max(kMostSteps, s.steps + 1);
   return s;
 }
 

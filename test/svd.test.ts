@@ -300,6 +300,38 @@ describe('the randomized method', () => {
     expect(equal.error).toBeLessThanOrEqual(1.01 * (oracle.bestErrors(values)[38] as number))
   })
 
+  const kEqual: [string, (i: number) => number][] = [
+    ['50 equal values over a plateau', (i) => (i < 50 ? 1 : 0.1)],
+    ['50 equal values over a slope', (i) => (i < 50 ? 1 : 0.1 - i / 30000)],
+    ['close values over a plateau', (i) => (i < 50 ? 1 + i * 1e-6 : 0.5)],
+    ['stairs a little wider than a block', (i) => 0.7 ** Math.floor(i / 20)],
+    ['equal values far below the first', (i) => (i < 1 ? 1000 : i < 50 ? 1 : 0.1)],
+  ]
+  for (const [name, value] of kEqual)
+    test(`finds more equal values than a block has columns: ${name}`, () => {
+      const values = Array.from({ length: 130 }, (_, i) => value(i))
+      const best = oracle.bestErrors(values)
+      const data = withSpectrum(130, 140, values)
+      for (const a of [f32([130, 140], data), f64([130, 140], data)])
+        for (const rank of [30, 48]) {
+          const r = svd(a, { rank, method: 'randomized' })
+          const [u, v] = [oracle.matrix(r.u.data, 130, rank), oracle.matrix(r.v.data, 140, rank)]
+          const error = oracle.residual(oracle.matrix(a.data, 130, 140), u, [...r.s.data], v)
+          expect(r.converged).toBe(true)
+          expect(error).toBeLessThanOrEqual(1.01 * (best[rank] as number))
+        }
+    })
+
+  test('does not call it converged where its steps were given and there may be more equal values', () => {
+    const values = Array.from({ length: 150 }, (_, i) => 0.7 ** Math.floor(i / 20))
+    const data = withSpectrum(150, 150, values)
+    for (const a of [f32([150, 150], data), f64([150, 150], data)]) {
+      const r = svd(a, { rank: 40, method: 'randomized', iterations: 4 })
+      expect(r.error).toBeGreaterThan(1.1 * (oracle.bestErrors(values)[40] as number))
+      expect(r.converged).toBe(false)
+    }
+  })
+
   test('takes matrices much wider than high, and ranks beyond one block', () => {
     for (const [m, n, rank] of [[72, 400, 9], [210, 190, 70]] as const) {
       const values = Array.from({ length: Math.min(m, n) }, (_, i) => (i + 1) ** -1)

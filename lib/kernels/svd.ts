@@ -56,7 +56,11 @@ export interface SingularValues<T extends Floats = Floats> {
   readonly method: SvdMethod
   /** Steps taken: by the slowest eigenvalue or, randomized, to build the search space. */
   readonly iterations: number
-  /** Full: every eigenvalue was found. Randomized: going by its last two steps, more would lower the error by less than 3 %. */
+  /**
+   * Full: every eigenvalue was found. Randomized: going by its last two steps, more would lower the error by less than 3 %
+   * (errors under 1e-6 of the norm of `a` count as 0), and where many values are equal a fresh start found no more of them;
+   * false with equal values and `iterations` given, as there is no such start then.
+   */
   readonly converged: boolean
   /** Randomized: a bound on the share by which the last step lowered the error. Full: 0. */
   readonly improvement: number
