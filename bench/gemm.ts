@@ -106,7 +106,10 @@ function f32(s: Shape): Case {
   }
 }
 
-export const cases: readonly Case[] = [
+// What --quick keeps: a shape of each kind.
+const kQuick = new Set(['1x4096x4096', '16x4096x4096', '1024x8x1024', '128x768x768', '512x512x512', '1024x1024x1024', '4x4x4'])
+
+const all: readonly Case[] = [
   f32({ m: 1, n: 4096, k: 4096 }),
   f32({ m: 1, n: 4096, k: 4096, transposeB: true }),
   f32({ m: 8, n: 1024, k: 1024 }),
@@ -129,3 +132,5 @@ export const cases: readonly Case[] = [
   f32({ m: 128, n: 64, k: 128, batch: 12 }),
   f32({ m: 4, n: 4, k: 4 }),
 ]
+
+export const cases: readonly Case[] = all.map((c) => ({ ...c, full: !kQuick.has(c.case.replace(/^f32(gelu|packed)?_/, '')) }))

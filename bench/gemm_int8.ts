@@ -236,7 +236,7 @@ const shapes: readonly Shape[] = [
   { m: 3136, n: 64, k: 576 },
 ]
 
-export const cases: readonly Case[] = [
+const all: readonly Case[] = [
   ...shapes.map((s) => int8(s, false)),
   ...shapes.map((s) => int8(s, true)),
   int8({ m: 128, n: 768, k: 768 }, false, 'f32'),
@@ -258,3 +258,6 @@ export const cases: readonly Case[] = [
     return { later: () => gemmAsync(a, b, { out }), now: () => gemm(a, b, { out }) }
   }),
 ]
+
+// With --quick every shape once.
+export const cases: readonly Case[] = all.map((c) => ({ ...c, full: !/^u8s8(f32|q)?_\d/.test(c.case) && !/^s8s8_128x768/.test(c.case) }))

@@ -118,9 +118,12 @@ const shapes: readonly Shape[] = [1, 4, 16, 128].flatMap((m) => [
   { m, n: 768, k: 3072 },
 ])
 
-export const cases: readonly Case[] = [
+const all: readonly Case[] = [
   ...shapes.map((s) => nbits(s, 4, 1)),
   ...shapes.map((s) => nbits(s, 4, 4)),
   ...shapes.filter((s) => s.m < 128).map((s) => nbits(s, 8, 1)),
   ...shapes.filter((s) => s.m < 128).map(bf16),
 ]
+
+// With --quick one product of each kind that reads memory, one of each that computes.
+export const cases: readonly Case[] = all.map((c) => ({ ...c, full: !/_(1|16)x768x3072$|^int4_1x4096/.test(c.case) }))

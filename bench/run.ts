@@ -11,6 +11,7 @@ import type { Case, FamilyReport, Prepared, Rival, Row } from './harness/types'
 const kUsage = 'usage: npm run bench -- [family ...] [--json] [--quick] [--threads 1,2] [--case TEXT] [--html FILE]'
 const kQuickMs = 50_000
 const kQuickRivalMs = 200
+const kQuickCaseMs = 5000
 
 interface Options {
   readonly quick: boolean
@@ -68,10 +69,10 @@ async function runCase(
         wrong = true
         continue
       }
-      if (options.quick && (first > kQuickRivalMs || Date.now() + 17 * first > deadline)) {
+      if (options.quick && (first > kQuickRivalMs || Date.now() + 11 * first > deadline)) {
         // The first run is cold: a second one decides.
         const again = first < 10 * kQuickRivalMs && Date.now() + 2 * first < deadline ? await sample(side) : first
-        if (again > kQuickRivalMs || Date.now() + 17 * again > deadline) {
+        if (again > kQuickRivalMs || Date.now() + 11 * again > deadline) {
           whys.set(rival, `dropped by --quick: about ${again.toFixed(0)} ms a run`)
           continue
         }
@@ -89,8 +90,8 @@ async function runCase(
     all.push(limiter)
   }
   const round = all.reduce((sum, s) => sum + median([s.first]) * s.repeats, 0)
-  // 15 samples a side at least; more where they are cheap.
-  const count = options.quick ? 15 : Math.max(15, Math.min(101, Math.floor(3000 / Math.max(round, 1))))
+  // 15 samples a side at least; more where they are cheap. Less of them with --quick.
+  const count = options.quick ? 9 : Math.max(15, Math.min(101, Math.floor(3000 / Math.max(round, 1))))
   await interleave(all, count, bench.threads > 1 && all.length > 1 ? 2 : 0)
   const oursMs = median(ours.samples)
   const bound =
@@ -198,11 +199,16 @@ async function main(): Promise<number> {
         report?: (rows: readonly Row[]) => FamilyReport
       }
       if (module.report) reports.push(module.report)
-      for (const c of module.cases) if (options.only === undefined || c.case.includes(options.only)) mine.push({ stem, c })
+      for (const c of module.cases)
+        if (options.only === undefined ? !(options.quick && c.full) : c.case.includes(options.only)) mine.push({ stem, c })
     }
     const total = mine.length * counts.length
     let done = 0
     for (const threads of counts) {
+      if (options.quick && Date.now() > started + kQuickMs * 0.8) {
+        say(`bench: no time left for ${family} on ${threads} threads: --threads ${threads} measures them`)
+        continue
+      }
       setThreads(threads)
       const bench = new Bench(threads, options.quick)
       if (parsed.values.html !== undefined) {
@@ -225,8 +231,14 @@ async function main(): Promise<number> {
       }
       try {
         for (const { stem, c } of mine) {
-          const left = started + kQuickMs * 0.9 - Date.now()
-          const deadline = options.quick ? Date.now() + left / (total - done) : Infinity
+          const left = started + kQuickMs * 0.85 - Date.now()
+          if (options.quick && left <= 0) {
+            say(`bench: no time left for ${family} ${c.case}, ${threads} thread${threads > 1 ? 's' : ''}`)
+            continue
+          }
+          // A share of what is left, and enough for the first case that starts a rival's process.
+          const share = Math.min(left, Math.max(kQuickCaseMs, left / (total - done)))
+          const deadline = options.quick ? Date.now() + share : Infinity
           const r = await runCase(family, stem, c, bench, options, deadline)
           done++
           wrong ||= r.wrong

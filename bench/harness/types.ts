@@ -63,6 +63,8 @@ export interface Prepared {
 /** `case` is `<dtype>[<job>]_<shape>`. `prepare` runs once for each thread count. */
 export interface Case {
   readonly case: string
+  /** Left out by --quick, unless --case asks for it. */
+  readonly full?: boolean
   readonly prepare: (bench: import('./bench').Bench) => Prepared | Promise<Prepared>
 }
 
