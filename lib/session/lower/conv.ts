@@ -59,7 +59,8 @@ const conv: Lower = (node, l) => {
 
   const bias = foldedBias(l, node, bName, map)
   const hasBias = bias.some((v) => v !== 0)
-  const key = node.outputs[0] as string
+  // Plans that fetch or tap a value in between take less along: other weights.
+  const key = `${node.outputs[0]} to ${map.output}`
   const ic = c / groups
   const taps = kh * kw
   const per = oc / groups
@@ -125,7 +126,7 @@ const convTranspose: Lower = (node, l) => {
   const apart = kh === window.strides[0] && kw === window.strides[1] && window.dilations.every((d) => d === 1)
   const { activation, output } = apart ? takeEpilogue(l, map.output, order, false, node) : { activation: [0, 0, 0], output: map.output }
   const bias = foldedBias(l, node, bName, map)
-  const key = node.outputs[0] as string
+  const key = `${node.outputs[0]} to ${map.output}`
   const taps = kh * kw
   // W is [ic][oc][tap]; the product takes [ic][tap][oc].
   const arranged = (): Float32Array => {

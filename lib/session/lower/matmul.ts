@@ -107,13 +107,13 @@ function withWeights(l: Lowering, node: Node, a: Value, w: Tensor, transposed: b
     return to
   }
   // Unscaled weights are shared by all nodes that use them.
-  const key = scaled ? `${node.outputs[0]}` : `${node.inputs[1]}`
+  const key = scaled ? `${node.outputs[0]} to ${map.output}` : `${node.inputs[1]}`
   const packed = l.constants.gemm(`product ${key}${transposed ? ' transposed' : ''}`, 1, k, n, transposed ? 1 : n, transposed ? k : 1, data)
   const rows = sizeOf(dims) / (n || 1)
   const x = l.rowMajor(a, node)
   const side: Side = { value: x, row: k, col: 1, unit: 0, index: [0] }
   const out = l.make('float32', dims, order)
-  const biased = total.some((v) => v !== 0) ? l.constants.raw(`bias ${node.outputs[0]}`, () => total) : null
+  const biased = total.some((v) => v !== 0) ? l.constants.raw(`bias ${node.outputs[0]} to ${map.output}`, () => total) : null
   emit(l, node, { m: n === 0 ? 0 : rows, n, k, lead: [], alpha: 1 }, side, packed, [...activation, biased, residual?.memory ?? null], out.memory)
   l.define(output, out, node)
 }
