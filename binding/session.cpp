@@ -89,7 +89,8 @@ napi_value session_plan(napi_env env, napi_callback_info info) {
   return v;
 }
 
-// sessionRun(handle, plan, inputs, outputs, threads, times, cancel); inputs and outputs are arrays of typed arrays.
+// sessionRun(handle, plan, inputs, outputs, threads, times, cancel, arena, from, to); inputs and outputs are arrays of typed
+// arrays. With an arena (see sessionArena) only the steps [from, to) run.
 struct RunCall {
   HandleUse use;
   PlanUse plan;
@@ -97,6 +98,8 @@ struct RunCall {
   int32_t threads;
   double* times;
   int32_t* cancel;
+  uint8_t* arena;
+  int64_t from, to;
 
   static bool pointers(Args& args, const std::vector<int64_t>& bytes, std::vector<void*>* out) {
     const napi_env env = args.env();
@@ -124,14 +127,29 @@ struct RunCall {
     threads = args.small();
     times = args.optional<double>(static_cast<int64_t>(plan->steps.size()));
     cancel = args.optional<int32_t>(1);
-    return args.ok();
+    arena = args.optional<uint8_t>(plan->arena_bytes);
+    from = args.integer();
+    to = args.integer();
+    const bool aligned = reinterpret_cast<uintptr_t>(arena) % 64 == 0;
+    return args.ok() && aligned && from >= 0 && from <= to && to <= static_cast<int64_t>(plan->steps.size());
   }
   WhittleStatus run() {
     static_assert(sizeof(std::atomic<int32_t>) == sizeof(int32_t), "a flag in JavaScript's memory");
-    return static_cast<PlanModel*>(use.object())
-        ->run(*plan, inputs.data(), outputs.data(), threads, reinterpret_cast<const std::atomic<int32_t>*>(cancel), times);
+    PlanModel* model = static_cast<PlanModel*>(use.object());
+    const auto* flag = reinterpret_cast<const std::atomic<int32_t>*>(cancel);
+    if (arena) return model->run_part(*plan, inputs.data(), outputs.data(), threads, flag, times, arena, from, to);
+    return model->run(*plan, inputs.data(), outputs.data(), threads, flag, times);
   }
 };
+
+// sessionArena(bytes of an ArrayBuffer) → how many of them lie before the first that is 64-byte aligned
+napi_value session_arena(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  const auto at = reinterpret_cast<uintptr_t>(args.bytes(1));
+  napi_value v = nullptr;
+  napi_create_int64(env, static_cast<int64_t>((64 - at % 64) % 64), &v);
+  return v;
+}
 
 // sessionForget(handle, plan): runs of it that are under way end first
 napi_value session_forget(napi_env env, napi_callback_info info) {
@@ -160,6 +178,7 @@ void init_session(napi_env env, napi_value exports) {
   export_function(env, exports, "sessionNew", session_new);
   export_function(env, exports, "sessionConstant", session_constant);
   export_function(env, exports, "sessionPlan", session_plan);
+  export_function(env, exports, "sessionArena", session_arena);
   export_function(env, exports, "sessionForget", session_forget);
   export_function(env, exports, "sessionBytes", session_bytes);
   expose<RunCall>(env, exports, "sessionRun", "sessionRunAsync");

@@ -20,11 +20,11 @@ function refuse(): never {
 }
 
 /**
- * Nails a buffer's memory down, for good; false where that cannot be done. `ArrayBuffer.prototype.transfer` (Node 22)
+ * @internal Nails a buffer's memory down, for good; false where that cannot be done. `ArrayBuffer.prototype.transfer` (Node 22)
  * knows nothing of the mark, so it is shadowed; taking it from the prototype to call it on such a buffer while a call is
  * in flight remains undefined.
  */
-function hold(buffer: ArrayBuffer): boolean {
+export function hold(buffer: ArrayBuffer): boolean {
   const ways = ['transfer', 'transferToFixedLength'].filter((name) => name in buffer && !Object.hasOwn(buffer, name))
   if (ways.length > 0 && !Object.isExtensible(buffer)) return false
   markAsUntransferable(buffer)

@@ -256,13 +256,19 @@ WhittleStatus PlanModel::run(const Plan& plan, void* const* inputs, void* const*
   Arena arena;
   uint8_t* memory = take_arena(plan.arena_bytes, &arena);
   if (!memory) return WHITTLE_OUT_OF_MEMORY;
-  const RunContext context = {memory, inputs, outputs, threads};
+  const WhittleStatus status =
+      run_part(plan, inputs, outputs, threads, cancel, times, memory, 0, static_cast<int64_t>(plan.steps.size()));
+  give_arena(std::move(arena));
+  return status;
+}
+
+WhittleStatus PlanModel::run_part(const Plan& plan, void* const* inputs, void* const* outputs, int threads,
+                                  const std::atomic<int32_t>* cancel, double* times, uint8_t* arena, int64_t from, int64_t to) {
+  const RunContext context = {arena, inputs, outputs, threads};
   WhittleStatus status = WHITTLE_OK;
-  for (size_t i = 0; i < plan.steps.size() && status == WHITTLE_OK; i++) {
-    if (cancel && cancel->load(std::memory_order_relaxed)) {
-      status = WHITTLE_ABORTED;
-      break;
-    }
+  for (int64_t step = from; step < to && status == WHITTLE_OK; step++) {
+    const size_t i = static_cast<size_t>(step);
+    if (cancel && cancel->load(std::memory_order_relaxed)) return WHITTLE_ABORTED;
     if (!times) {
       status = plan.steps[i]->run(context);
       continue;
@@ -271,7 +277,6 @@ WhittleStatus PlanModel::run(const Plan& plan, void* const* inputs, void* const*
     status = plan.steps[i]->run(context);
     times[i] = std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count();
   }
-  give_arena(std::move(arena));
   return status;
 }
 

@@ -116,6 +116,10 @@ class PlanModel {
   // `times`: null, or nanoseconds of each step. `cancel`: null, or a flag that ends the run between two steps.
   WhittleStatus run(const Plan& plan, void* const* inputs, void* const* outputs, int threads, const std::atomic<int32_t>* cancel,
                     double* times);
+  // Steps [from, to) only, over an arena of the caller's (64-byte aligned, plan.arena_bytes long) that holds what the steps
+  // before them left.
+  WhittleStatus run_part(const Plan& plan, void* const* inputs, void* const* outputs, int threads, const std::atomic<int32_t>* cancel,
+                         double* times, uint8_t* arena, int64_t from, int64_t to);
   int64_t constant_bytes();
 
  private:

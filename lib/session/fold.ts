@@ -61,6 +61,6 @@ function compute(graph: Graph, shapes: Shapes, names: readonly string[], nodes: 
   const plan = native().sessionPlan(session, numbers.length, numbers)
   if (typeof plan !== 'number') throw new Error(`whittle: a plan was refused: ${plan}`)
   const tensors = lowered.outputs.map((o): Tensor => ({ type: o.type, dims: o.dims, data: allocate(o.type, sizeOf(o.dims)) }))
-  check(native().sessionRun(session, plan, [], tensors.map((t) => t.data), 0, null, null), 'model')
+  check(native().sessionRun(session, plan, [], tensors.map((t) => t.data), 0, null, null, null, 0, 0), 'model')
   return tensors
 }

@@ -1,9 +1,9 @@
 import { WhittleError } from '../errors'
 import { Node } from '../model'
-import { isDataType, type DataType } from '../tensor'
+import { isDataType, sizeOf, type DataType } from '../tensor'
 import { lowerOf } from './lower'
 import { Lowering } from './lowering'
-import type { Constants, Program } from './program'
+import type { Constants, Memory, Program } from './program'
 import type { Special } from './specialize'
 import { identity, isRowMajor } from './value'
 
@@ -13,17 +13,28 @@ export interface Output {
   readonly dims: readonly number[]
 }
 
+/** A value that is looked at while the plan runs. */
+export interface Tap extends Output {
+  readonly memory: Memory
+  /** steps that are done by then; the next one may overwrite it */
+  readonly after: number
+}
+
 export interface Lowered {
   readonly program: Program
   /** inputs that the plan reads, in order */
   readonly inputs: readonly string[]
   readonly outputs: readonly Output[]
+  readonly taps: readonly Tap[]
 }
 
-/** Makes the plan of a graph whose shapes are all known. `fetch` names the values to be had, `live` the nodes to run. */
-export function lower(special: Special, fetch: readonly string[], live: ReadonlySet<Node>, constants: Constants): Lowered {
+/**
+ * Makes the plan of a graph whose shapes are all known. `fetch` names the values to be had, `live` the nodes to run,
+ * `tapped` values to be looked at on the way.
+ */
+export function lower(special: Special, fetch: readonly string[], live: ReadonlySet<Node>, constants: Constants, tapped: readonly string[] = []): Lowered {
   const { graph, shapes } = special
-  const wanted = new Set(fetch)
+  const wanted = new Set([...fetch, ...tapped])
   const l = new Lowering(graph, shapes, constants, wanted, live)
   const inputs: string[] = []
   for (const i of graph.inputs) {
@@ -31,7 +42,17 @@ export function lower(special: Special, fetch: readonly string[], live: Readonly
     inputs.push(i.name)
     l.defineInput(i.name, i.type, i.dims as readonly number[])
   }
-  for (const node of graph.topologicalOrder()) if (live.has(node) && !l.taken.has(node)) kernelOf(node)(node, l)
+  const taps: Tap[] = []
+  const waiting = new Set(tapped)
+  for (const node of graph.topologicalOrder()) {
+    if (!live.has(node) || l.taken.has(node)) continue
+    kernelOf(node)(node, l)
+    for (const name of waiting) {
+      if (!l.has(name)) continue
+      taps.push(tapOf(name, graph.producer(name) ?? node, l))
+      waiting.delete(name)
+    }
+  }
   const bound = new Set<unknown>()
   const outputs = fetch.map((name): Output => {
     const node = graph.producer(name) ?? new Node({ opType: 'Identity', inputs: [name], outputs: [name] })
@@ -46,7 +67,18 @@ export function lower(special: Special, fetch: readonly string[], live: Readonly
     l.program.bindOutput(v.memory)
     return { name, type: v.type, dims: v.dims }
   })
-  return { program: l.program, inputs, outputs }
+  return { program: l.program, inputs, outputs, taps }
+}
+
+function tapOf(name: string, node: Node, l: Lowering): Tap {
+  const v = l.inMemory(l.lazy(name, node), node)
+  let { memory } = v
+  if (memory.place !== 'arena' || !isRowMajor(v.dims, v.order)) {
+    memory = l.program.memory(v.type, sizeOf(v.dims))
+    l.copy(v, memory, identity(v.dims.length), node)
+  }
+  l.program.keep(memory)
+  return { name, type: v.type, dims: v.dims, memory, after: l.program.steps.length }
 }
 
 /** How a node becomes steps; throws `ERR_UNSUPPORTED_OP` where there is no way. */

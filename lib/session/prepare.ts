@@ -10,8 +10,11 @@ import { expandQOperators } from './fuse/qoperator'
 /** The opset that lowering reads; later ones differ in nothing that a session supports. */
 const kOpset = 18
 
-/** A copy of the model in the form that lowering reads: one opset, constants as initializers, formulas as nodes. */
-export function prepare(model: Model): Model {
+/**
+ * A copy of the model in the form that lowering reads: one opset, constants as initializers, formulas as nodes unless
+ * every value is to keep its name.
+ */
+export function prepare(model: Model, plain = false): Model {
   const copy = model.clone()
   const opset = copy.opsets.get('') ?? 1
   if (opset < 7) throw new WhittleError('ERR_UNSUPPORTED_OP', 'model', `model: opset ${opset}; sessions run opset 7 and later`)
@@ -20,6 +23,7 @@ export function prepare(model: Model): Model {
   if (opset < kOpset) raiseOpset(copy, kOpset)
   copy.graph.sort()
   expandQOperators(copy.graph)
+  if (plain) return copy
   foldKnown(copy)
   foldConstants(copy.graph, inferShapes(copy.graph, copy.opsets), new Map())
   fuse(copy)

@@ -18,6 +18,7 @@ declare module '../native' {
       col: number,
     ): number
     sessionPlan(session: object, length: number, program: Float64Array): number | string
+    sessionArena(memory: Uint8Array): number
     sessionForget(session: object, plan: number): void
     sessionBytes(session: object): number
     sessionRun(...args: RunArguments): number
@@ -34,6 +35,10 @@ export type RunArguments = [
   threads: number,
   times: Float64Array | null,
   cancel: Int32Array | null,
+  /** null: the session's own, and all steps */
+  arena: Uint8Array | null,
+  from: number,
+  to: number,
 ]
 
 // core/plan/plan.h
@@ -156,6 +161,11 @@ export class Program {
     memory.at = this.outputs.length
     this.#arena = this.#arena.filter((m) => m !== memory)
     this.outputs.push(memory)
+  }
+
+  /** Keeps memory as it is until the steps so far are done. */
+  keep(memory: Memory): void {
+    memory.last = Math.max(memory.last, this.steps.length - 1)
   }
 
   step(op: string, node: string, ...args: Argument[]): void {

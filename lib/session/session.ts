@@ -8,7 +8,7 @@ import { fail, integer, options as checkOptions, tensor } from '../validate'
 import { prepare } from './prepare'
 import { Profiler, type ProfileReport } from './profile'
 import { Constants, type RunArguments } from './program'
-import { checkOps, execute, Stage, type NativeCall } from './stages'
+import { checkOps, execute, Stage, type NativeCall, type RunEvent } from './stages'
 
 /** Options of {@link Session.create}. */
 export interface SessionOptions {
@@ -25,6 +25,12 @@ export interface RunOptions {
   /** Ends the run early with `ERR_ABORTED`. */
   signal?: AbortSignal
 }
+
+/**
+ * Looks at a value while a run makes it. `view` may lie in the run's working memory: it is good until the function returns
+ * (in {@link Session.run}: until the promise that it returns is settled) and must not be written; copy what is to be kept.
+ */
+export type TapFunction = (view: Tensor, name: string) => unknown
 
 /** An input or output of a session. */
 export interface SessionValue {
@@ -76,6 +82,11 @@ export class Session {
   readonly #threads: number
   readonly #profiler: Profiler | undefined
   readonly #stage: Stage
+  readonly #given: Model
+  /** the same without fusion, where every value has its name; made when such a name is asked for */
+  #plain: Stage | undefined
+  #plainModel: Model | undefined
+  readonly #taps = new Map<string, Set<TapFunction>>()
   /** The model's inputs, those with default values left out. */
   readonly inputs: readonly SessionValue[]
   readonly outputs: readonly SessionValue[]
@@ -83,6 +94,7 @@ export class Session {
   private constructor(model: Model, threads: number, profile: boolean) {
     this.#profiler = profile ? new Profiler() : undefined
     this.#model = prepare(model)
+    this.#given = model
     const graph = this.#model.graph
     checkOps(graph)
     this.inputs = graph.inputs
@@ -133,17 +145,25 @@ export class Session {
       flag = new Int32Array(new SharedArrayBuffer(4))
       signal.addEventListener('abort', stop, { once: true })
     }
+    const taps = this.#tapped()
+    let steps: Generator<RunEvent, Map<string, Tensor>, void> | undefined
     try {
       // Plans are made at once, so that what is wrong with the inputs is known before anything runs.
-      const steps = execute(this.#stage, tensors, names)
-      for (let step = steps.next(); ; step = steps.next()) {
+      steps = execute(this.#stageFor([...names, ...taps.keys()]), tensors, names, [...taps.keys()])
+      for (;;) {
+        const step = steps.next()
         if (step.done) return pickOutputs(step.value, names)
+        if ('tapped' in step.value) {
+          for (const look of taps.get(step.value.tapped) ?? []) await look(step.value.view, step.value.tapped)
+          continue
+        }
         const { args, done } = this.#arguments(step.value, flag)
         args[2] = args[2].map((d) => pin(d))
         check(await native().sessionRunAsync(...args), 'inputs')
         done()
       }
     } finally {
+      steps?.return(new Map())
       signal?.removeEventListener('abort', stop)
     }
   }
@@ -151,12 +171,60 @@ export class Session {
   /** {@link run} on this thread. */
   runSync(inputs: Readonly<Record<string, TensorLike | TypedArray>>, options?: RunOptions): Record<string, Tensor> {
     const { tensors, names } = this.#prepare(inputs, options)
-    const steps = execute(this.#stage, tensors, names)
-    for (let step = steps.next(); ; step = steps.next()) {
-      if (step.done) return pickOutputs(step.value, names)
-      const { args, done } = this.#arguments(step.value, null)
-      check(native().sessionRun(...args), 'inputs')
-      done()
+    const taps = this.#tapped()
+    const steps = execute(this.#stageFor([...names, ...taps.keys()]), tensors, names, [...taps.keys()])
+    try {
+      for (;;) {
+        const step = steps.next()
+        if (step.done) return pickOutputs(step.value, names)
+        if ('tapped' in step.value) {
+          for (const look of taps.get(step.value.tapped) ?? []) finish(look(step.value.view, step.value.tapped))
+          continue
+        }
+        const { args, done } = this.#arguments(step.value, null)
+        check(native().sessionRun(...args), 'inputs')
+        done()
+      }
+    } finally {
+      steps.return(new Map())
+    }
+  }
+
+  /**
+   * Has `view` called with a value of the graph in every later run, as soon as the value is there, so that many values can be
+   * looked at without holding them all. It sees row-major tensors of the value's own type, in an order that agrees with the
+   * graph. What it throws ends the run and is thrown by it; runs under way keep the functions that they began with.
+   *
+   * Values that fusion would swallow are kept apart, which costs speed; one inside a fused formula (a GELU, an attention) has
+   * the session keep the weights a second time, for a plan without such formulas. Values of subgraphs (loop bodies) cannot be seen.
+   *
+   * @param name a value of the model, or several; inputs and outputs too
+   * @param view told the tensor and its name; see {@link TapFunction} for how long it is good
+   * @returns ends it
+   * @throws {WhittleError} `ERR_RANGE` for a name that is no value of the model, `ERR_DTYPE`, `ERR_HANDLE`
+   *
+   * @example
+   * const range = new Map<string, number>()
+   * const end = session.tap(['conv1', 'conv2'], (view, name) => range.set(name, Math.max(range.get(name) ?? 0, ...view.data)))
+   * for (const x of images) await session.run({ x })
+   * end()
+   */
+  tap(name: string | readonly string[], view: TapFunction): () => void {
+    this.#object()
+    const names = this.#checkNames(typeof name === 'string' ? [name] : name, 'name')
+    if (typeof view !== 'function') fail('ERR_DTYPE', 'view', 'a function', view)
+    // Of its own, so that the same function may tap a value twice.
+    const look: TapFunction = (t, n) => view(t, n)
+    for (const n of names) {
+      const all = this.#taps.get(n)
+      if (all) all.add(look)
+      else this.#taps.set(n, new Set([look]))
+    }
+    return () => {
+      for (const n of names) {
+        const all = this.#taps.get(n)
+        if (all?.delete(look) && all.size === 0) this.#taps.delete(n)
+      }
     }
   }
 
@@ -208,7 +276,7 @@ export class Session {
     if (inputs === null || typeof inputs !== 'object' || Array.isArray(inputs) || ArrayBuffer.isView(inputs))
       fail('ERR_DTYPE', 'inputs', 'an object of tensors by name', inputs)
     const { fetch, signal } = checkOptions(given, 'options', ['fetch', 'signal'])
-    const names = fetch === undefined ? this.outputs.map((o) => o.name) : this.#checkFetch(fetch)
+    const names = fetch === undefined ? this.outputs.map((o) => o.name) : this.#checkNames(fetch, 'options.fetch')
     const tensors = new Map<string, Tensor>()
     for (const [name, value] of Object.entries(inputs)) {
       const known = this.inputs.find((i) => i.name === name)
@@ -222,18 +290,37 @@ export class Session {
   }
 
   /** What the native call takes, and what is to be done after it. */
-  #arguments({ plan, inputs, outputs }: NativeCall, cancel: Int32Array | null): { args: RunArguments; done: () => void } {
-    const times = this.#profiler ? new Float64Array(plan.report.length) : null
+  #arguments({ plan, inputs, outputs, part }: NativeCall, cancel: Int32Array | null): { args: RunArguments; done: () => void } {
+    let times: Float64Array | null = null
+    if (this.#profiler) times = part ? (part.times.all ??= new Float64Array(plan.report.length)) : new Float64Array(plan.report.length)
     const start = this.#profiler ? performance.now() : 0
-    const args: RunArguments = [this.#object(), plan.number, inputs.map((t) => t.data), outputs.map((t) => t.data), this.#threads, times, cancel]
-    return { args, done: () => void (times && this.#profiler?.record(plan.report, times, start)) }
+    const args: RunArguments = [this.#object(), plan.number, inputs.map((t) => t.data), outputs.map((t) => t.data), this.#threads, times, cancel, part?.arena ?? null, part?.from ?? 0, part?.to ?? 0]
+    const ends = !part || part.last
+    return { args, done: () => void (times && ends && this.#profiler?.record(plan.report, times, start)) }
   }
 
-  #checkFetch(fetch: unknown): readonly string[] {
-    if (!Array.isArray(fetch) || fetch.length === 0) fail('ERR_DTYPE', 'options.fetch', 'an array of names of values', fetch)
-    for (const name of fetch)
-      if (typeof name !== 'string' || !this.#model.graph.defines(name)) fail('ERR_RANGE', 'options.fetch', 'names of values of the model', name)
-    return [...new Set(fetch as string[])]
+  #checkNames(given: unknown, parameter: string): readonly string[] {
+    if (!Array.isArray(given) || given.length === 0) fail('ERR_DTYPE', parameter, 'an array of names of values', given)
+    for (const name of given)
+      if (typeof name !== 'string' || name === '' || !(this.#model.graph.defines(name) || this.#unfused().graph.defines(name)))
+        fail('ERR_RANGE', parameter, 'names of values of the model', name)
+    return [...new Set(given as string[])]
+  }
+
+  #unfused(): Model {
+    return (this.#plainModel ??= prepare(this.#given, true))
+  }
+
+  /** The graph as it runs best, or one that still has all these values. */
+  #stageFor(names: readonly string[]): Stage {
+    if (names.every((name) => this.#model.graph.defines(name))) return this.#stage
+    const object = this.#object()
+    return (this.#plain ??= new Stage(this.#unfused(), object, new Constants(object)))
+  }
+
+  /** The taps of a run that begins now. */
+  #tapped(): ReadonlyMap<string, readonly TapFunction[]> {
+    return new Map([...this.#taps].map(([name, all]) => [name, [...all]]))
   }
 
   /** Every input present, of the right rank, fixed sizes kept and symbols equal wherever they occur. */
@@ -259,6 +346,13 @@ export class Session {
     for (const name of given.keys()) if (!out.has(name)) fail('ERR_RANGE', `${parameter}.${name}`, `one of the model's inputs`, name)
     return out
   }
+}
+
+/** A tap that takes time cannot be waited for in a synchronous run. */
+function finish(answer: unknown): void {
+  if (answer === null || typeof answer !== 'object' || typeof (answer as PromiseLike<unknown>).then !== 'function') return
+  ;(answer as PromiseLike<unknown>).then(undefined, () => undefined)
+  fail('ERR_DTYPE', 'view', 'a function that answers no promise: runSync cannot wait for it', answer)
 }
 
 function pickOutputs(found: ReadonlyMap<string, Tensor>, names: readonly string[]): Record<string, Tensor> {

@@ -1,11 +1,12 @@
 import { WhittleError } from '../errors'
 import { Model, reads, type Graph, type Node } from '../model'
+import { hold } from '../async'
 import { native } from '../native'
-import { allocate, sizeOf, type Tensor } from '../tensor'
+import { allocate, sizeOf, viewAs, type Tensor } from '../tensor'
 import type { Folded } from './fold'
 import { hasHost, hostOf, type HostRun, type Inner } from './hosts'
 import { knownTensor } from './lowering'
-import { kernelOf, lower, type Lowered } from './plan'
+import { kernelOf, lower, type Lowered, type Tap } from './plan'
 import { Constants } from './program'
 import type { PlanStep } from './session'
 import { specialize, type Known, type Special } from './specialize'
@@ -30,11 +31,16 @@ export interface Plan extends Lowered {
   readonly number: number
   readonly report: readonly PlanStep[]
   readonly arenaBytes: number
+  /** runs that are between two calls of it */
+  uses: number
+  forgotten: boolean
 }
 
 /** What is done for inputs as they are known: a plan, then nodes that need to see data, then the rest with what they found. */
 export interface Action {
   readonly plan: Plan | undefined
+  /** tapped values that need no computing */
+  readonly told: ReadonlyMap<string, Tensor>
   readonly hosts: readonly { readonly node: Node; readonly run: HostRun }[]
   /** undefined: all is done */
   readonly next: Stage | undefined
@@ -46,7 +52,7 @@ const kPlans = 16
 const kContent = 64
 
 /** The answer where content is asked for that is not there yet. */
-const kUnknown: Action = { plan: undefined, hosts: [], next: undefined }
+const kUnknown: Action = { plan: undefined, told: new Map(), hosts: [], next: undefined }
 
 const kContentTypes = new Set(['int64', 'int32', 'bool', 'float32'])
 
@@ -72,19 +78,23 @@ export class Stage {
   }
 
   /** `known`: all values that are there; a tensor without data is only good where its content does not matter. */
-  action(known: ReadonlyMap<string, { type: Tensor['type']; dims: readonly number[]; data?: Tensor['data'] | undefined }>, fetch: readonly string[]): Action {
+  action(
+    known: ReadonlyMap<string, { type: Tensor['type']; dims: readonly number[]; data?: Tensor['data'] | undefined }>,
+    fetch: readonly string[],
+    taps: readonly string[] = [],
+  ): Action {
     for (;;) {
       const facts = new Map<string, Known>()
       for (const [name, { type, dims, data }] of known)
         facts.set(name, { type, dims, content: this.#contents.has(name) ? contentOf(type, dims, data) : undefined, blind: !data })
-      const key = JSON.stringify([[...facts].map(([name, f]) => [name, f.dims, f.content ?? 0]), fetch])
+      const key = JSON.stringify([[...facts].map(([name, f]) => [name, f.dims, f.content ?? 0]), fetch, taps])
       const found = this.#actions.get(key)
       if (found) {
         this.#actions.delete(key)
         this.#actions.set(key, found)
         return found
       }
-      const made = this.#make(facts, fetch)
+      const made = this.#make(facts, fetch, taps)
       if (!made) continue
       if (made === kUnknown) return made
       this.#actions.set(key, made)
@@ -97,18 +107,29 @@ export class Stage {
     }
   }
 
+  /** A plan that was forgotten while a run stood between two of its parts. */
+  release(plan: Plan): void {
+    native().sessionForget(this.#session, plan.number)
+  }
+
   forget(): void {
     for (const a of this.#actions.values()) forget(a, this.#session)
     this.#actions.clear()
   }
 
   /** Undefined: more content must be looked at. */
-  #make(facts: ReadonlyMap<string, Known>, fetch: readonly string[]): Action | undefined {
+  #make(facts: ReadonlyMap<string, Known>, fetch: readonly string[], taps: readonly string[]): Action | undefined {
     const special = specialize(this.#model, facts, this.#folded)
     const { graph, shapes } = special
-    const live = liveNodes(special, fetch)
+    const live = liveNodes(special, [...fetch, ...taps])
+    const told = new Map<string, Tensor>()
+    for (const name of taps) {
+      const t = knownTensor(shapes.get(name, graph)) ?? graph.constant(name)?.readSync()
+      if (t) told.set(name, t)
+    }
+    const waiting = taps.filter((name) => !told.has(name))
     const { blocked, behind } = sortOut(special, live)
-    if (blocked.length === 0) return { plan: this.#plan(special, fetch, live), hosts: [], next: undefined }
+    if (blocked.length === 0) return { plan: this.#plan(special, fetch, live, waiting), told, hosts: [], next: undefined }
 
     // Content that is there already is looked at before anything runs.
     const before = this.#contents.size
@@ -136,7 +157,11 @@ export class Stage {
       const maker = graph.producer(name)
       return maker && ready.has(maker) && !(knownTensor(shapes.get(name, graph)) && !fetch.includes(name))
     })
-    const plan = outputs.length > 0 ? this.#plan(special, outputs, ready) : undefined
+    const tapped = waiting.filter((name) => {
+      const maker = graph.producer(name)
+      return maker !== undefined && ready.has(maker)
+    })
+    const plan = outputs.length + tapped.length > 0 ? this.#plan(special, outputs, ready, tapped) : undefined
     // The rest goes on from here: branches that were chosen stay chosen.
     const rest = new Model({ graph, opsets: this.#model.opsets, irVersion: this.#model.irVersion })
     const hosts: { node: Node; run: HostRun }[] = []
@@ -149,7 +174,7 @@ export class Stage {
       const [node] = blocked as [Node]
       throw new WhittleError('ERR_UNSUPPORTED_OP', node.label, `${node.opType} ${node.label}: its shape depends on data in a way that sessions cannot follow`)
     }
-    return { plan, hosts, next: new Stage(rest, this.#session, this.#constants, this.#contents, this.#folded) }
+    return { plan, told, hosts, next: new Stage(rest, this.#session, this.#constants, this.#contents, this.#folded) }
   }
 
   #inner(model: Model): Inner {
@@ -158,8 +183,8 @@ export class Stage {
     return { execute: (given, fetch) => execute(stage, given, fetch), forget: () => stage.forget() }
   }
 
-  #plan(special: Special, fetch: readonly string[], live: ReadonlySet<Node>): Plan {
-    const lowered = lower(special, fetch, live, this.#constants)
+  #plan(special: Special, fetch: readonly string[], live: ReadonlySet<Node>, taps: readonly string[]): Plan {
+    const lowered = lower(special, fetch, live, this.#constants, taps)
     const numbers = lowered.program.encode()
     const number = native().sessionPlan(this.#session, numbers.length, numbers)
     if (typeof number !== 'number') {
@@ -168,12 +193,15 @@ export class Stage {
       throw new WhittleError('ERR_MODEL_FORMAT', node, `${node}: attributes or operands that do not fit: ${number}`)
     }
     const report = lowered.program.steps.map(({ op, node }) => ({ op, node }))
-    return { ...lowered, number, report, arenaBytes: lowered.program.arenaBytes }
+    return { ...lowered, number, report, arenaBytes: lowered.program.arenaBytes, uses: 0, forgotten: false }
   }
 }
 
 function forget(action: Action, session: object): void {
-  if (action.plan) native().sessionForget(session, action.plan.number)
+  if (action.plan) {
+    action.plan.forgotten = true
+    if (action.plan.uses === 0) native().sessionForget(session, action.plan.number)
+  }
   for (const h of action.hosts) h.run.forget?.()
   action.next?.forget()
 }
@@ -232,17 +260,44 @@ export interface NativeCall {
   readonly plan: Plan
   readonly inputs: readonly Tensor[]
   readonly outputs: readonly Tensor[]
+  /** where taps cut the plan: steps [from, to) over working memory that lives from cut to cut */
+  readonly part?: { readonly arena: Uint8Array; readonly from: number; readonly to: number; readonly last: boolean; readonly times: { all?: Float64Array } }
 }
 
-/** Runs a graph: yields what is to be run natively, and answers `fetch`. */
-export function* execute(stage: Stage, given: ReadonlyMap<string, Tensor>, fetch: readonly string[]): Generator<NativeCall, Map<string, Tensor>, void> {
+/** A value that somebody wants to look at; good until the generator goes on. */
+export interface Tapped {
+  readonly tapped: string
+  readonly view: Tensor
+}
+
+export type RunEvent = NativeCall | Tapped
+
+/** Runs a graph: yields what is to be run natively and what is to be looked at, and answers `fetch`. */
+export function* execute(
+  stage: Stage,
+  given: ReadonlyMap<string, Tensor>,
+  fetch: readonly string[],
+  taps: readonly string[] = [],
+): Generator<RunEvent, Map<string, Tensor>, void> {
   const known = new Map(given)
+  let waiting = taps
+  function* tell(values: ReadonlyMap<string, Tensor>): Generator<RunEvent, void, void> {
+    const now = waiting.filter((name) => values.has(name))
+    waiting = waiting.filter((name) => !values.has(name))
+    for (const tapped of now) yield { tapped, view: values.get(tapped) as Tensor }
+  }
+  yield* tell(given)
   for (let at: Stage | undefined = stage; at; ) {
-    const action: Action = at.action(known, fetch)
+    const action: Action = at.action(known, fetch, waiting)
     const { plan } = action
+    yield* tell(action.told)
     if (plan) {
       const outputs = plan.outputs.map((o): Tensor => ({ type: o.type, dims: [...o.dims], data: allocate(o.type, sizeOf(o.dims)) }))
-      yield { plan, inputs: plan.inputs.map((name) => known.get(name) as Tensor), outputs }
+      const inputs = plan.inputs.map((name) => known.get(name) as Tensor)
+      if (plan.taps.length > 0) {
+        yield* inParts(plan, inputs, outputs, stage)
+        waiting = waiting.filter((name) => !plan.taps.some((t) => t.name === name))
+      } else yield { plan, inputs, outputs }
       plan.outputs.forEach((o, i) => known.set(o.name, outputs[i] as Tensor))
     }
     for (const { node, run } of action.hosts) {
@@ -251,10 +306,38 @@ export function* execute(stage: Stage, given: ReadonlyMap<string, Tensor>, fetch
         const t = results[i]
         if (name && t) known.set(name, t)
       })
+      yield* tell(new Map(node.outputs.flatMap((name, i) => (results[i] ? [[name, results[i]] as const] : []))))
     }
     at = action.next
   }
   return known
+}
+
+/** A plan with its taps: what lies in the working memory is looked at between the steps, where it lies. */
+function* inParts(plan: Plan, inputs: readonly Tensor[], outputs: readonly Tensor[], stage: Stage): Generator<RunEvent, void, void> {
+  // Other runs may push the plan out of the cache meanwhile; and nobody may take the memory away from under a run.
+  const whole = allocate('uint8', plan.arenaBytes + 128, 'session')
+  hold(whole.buffer as ArrayBuffer)
+  const arena = whole.subarray(native().sessionArena(whole as Uint8Array)).subarray(0, Math.max(plan.arenaBytes, 64)) as Uint8Array
+  const times = {}
+  plan.uses++
+  try {
+    let from = 0
+    for (const tap of plan.taps) {
+      if (tap.after > from) yield { plan, inputs, outputs, part: { arena, from, to: tap.after, last: false, times } }
+      from = tap.after
+      yield { tapped: tap.name, view: viewOf(tap, arena, outputs) }
+    }
+    yield { plan, inputs, outputs, part: { arena, from, to: plan.report.length, last: true, times } }
+  } finally {
+    plan.uses--
+    if (plan.forgotten && plan.uses === 0) stage.release(plan)
+  }
+}
+
+function viewOf({ type, dims, memory }: Tap, arena: Uint8Array, outputs: readonly Tensor[]): Tensor {
+  if (memory.place === 'output') return { type, dims: [...dims], data: (outputs[memory.at] as Tensor).data }
+  return { type, dims: [...dims], data: viewAs(type, arena.buffer, arena.byteOffset + memory.at, sizeOf(dims)) }
 }
 
 /** Ops that planning itself takes care of. */

@@ -2,7 +2,7 @@ import { WhittleError } from '../../errors'
 import { captured, Model, ValueInfo, type Graph, type Node } from '../../model'
 import { allocate, sizeOf, type Tensor } from '../../tensor'
 import { prepareBody } from '../prepare'
-import type { NativeCall } from '../stages'
+import type { RunEvent } from '../stages'
 import { operand, pick, type Host, type HostScope, type Inner } from './host'
 
 /** Tensors of one shape along a new first axis, or along `axis` of size 1 each. */
@@ -44,7 +44,7 @@ class Body {
     this.stage = scope.inner(model)
   }
 
-  *run(known: ReadonlyMap<string, Tensor>, values: readonly Tensor[]): Generator<NativeCall, Tensor[], void> {
+  *run(known: ReadonlyMap<string, Tensor>, values: readonly Tensor[]): Generator<RunEvent, Tensor[], void> {
     const given = new Map<string, Tensor>()
     for (const name of this.#outside) given.set(name, known.get(name) as Tensor)
     this.inputs.forEach((name, i) => given.set(name, values[i] as Tensor))

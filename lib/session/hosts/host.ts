@@ -1,7 +1,7 @@
 import { WhittleError } from '../../errors'
 import type { Model, Node } from '../../model'
 import { allocate, type Tensor, type TypedArray } from '../../tensor'
-import type { NativeCall } from '../stages'
+import type { RunEvent } from '../stages'
 
 /** What a node that sees data needs around it. */
 export interface HostScope {
@@ -13,11 +13,11 @@ export interface HostScope {
 }
 
 export interface Inner {
-  execute(given: ReadonlyMap<string, Tensor>, fetch: readonly string[]): Generator<NativeCall, Map<string, Tensor>, void>
+  execute(given: ReadonlyMap<string, Tensor>, fetch: readonly string[]): Generator<RunEvent, Map<string, Tensor>, void>
   forget(): void
 }
 
-type Steps = Generator<NativeCall, readonly (Tensor | undefined)[], void>
+type Steps = Generator<RunEvent, readonly (Tensor | undefined)[], void>
 
 /** Runs one node; `known` has its inputs and what its subgraphs take from outside. */
 export interface HostRun {
