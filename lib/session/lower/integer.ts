@@ -141,8 +141,8 @@ export function convOfCodes(node: Node, l: Lowering): boolean {
     ...finish.numbers,
     codes.memory,
     memory,
-    l.constants.raw(`scales ${key}`, () => finish.scales),
-    finish.bias ? l.constants.raw(`bias ${key}`, () => finish.bias as Float32Array) : null,
+    l.constants.raw(`scales ${key} to ${finish.output}`, () => finish.scales),
+    finish.bias ? l.constants.raw(`bias ${key} to ${finish.output}`, () => finish.bias as Float32Array) : null,
     out.memory,
   )
   l.define(finish.output, out, node)
@@ -173,8 +173,8 @@ export function productOfCodes(node: Node, l: Lowering, transposed: boolean, bNa
     ...finish.numbers,
     codes.memory,
     l.constants.gemmInt8(`product ${wName}${transposed ? ' transposed' : ''}`, k, n, transposed ? 1 : n, transposed ? k : 1, () => w.codes).at,
-    l.constants.raw(`scales ${key}`, () => finish.scales),
-    finish.bias ? l.constants.raw(`bias ${key}`, () => finish.bias as Float32Array) : null,
+    l.constants.raw(`scales ${key} to ${finish.output}`, () => finish.scales),
+    finish.bias ? l.constants.raw(`bias ${key} to ${finish.output}`, () => finish.bias as Float32Array) : null,
     out.memory,
   )
   l.define(finish.output, out, node)
