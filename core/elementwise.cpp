@@ -60,7 +60,7 @@ Block plan_block(const ElementwiseProgram& p) {
   b.outer_count = 1;
   for (int i = 0; i < b.outer; i++) b.outer_count *= p.dims[i];
   for (int i = 0; i < p.inputs; i++) {
-    const int64_t in = r > 0 ? p.strides[i][r - 1] : 0, across = two ? p.strides[i][r - 2] : 0;
+    const int64_t in = r > 0 ? p.strides[i][r - 1] : 0, across = two && r > 1 ? p.strides[i][r - 2] : 0;
     if (in == 1 && (b.rows == 1 || across == b.columns)) b.walk[i] = Walk::direct;
     else if (in == 1 && across == 0) b.walk[i] = Walk::repeated_row;
     else if (in == 0 && across == 0) b.walk[i] = Walk::constant;

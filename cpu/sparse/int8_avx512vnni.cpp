@@ -170,7 +170,7 @@ typedef void (*RowsFn)(int64_t, const uint16_t*, const int8_t*, int64_t, const u
 template <int U, bool A>
 static void tile_units(const SparseInt8Tile* t) {
   enum { kMost = 16 / U };
-  const int64_t height = t->height, part = height < kMost ? height : kMost;
+  const int64_t height = t->height, part = height < kMost ? height : (int64_t)kMost;
   const RowsFn fn = part == 1 ? rows<1, U, A, (A ? 2 : 1)> : part == 2 ? rows<2, U, A, (A && U < 4 ? 2 : 1)> : part == 4 ? rows<4, U, A, (A && U == 1 ? 2 : 1)>
                     : part == 8 ? rows<(kMost < 8 ? 4 : 8), U, A, 1> : rows<(kMost < 16 ? 4 : 16), U, A, 1>;
   const uint16_t* index = t->index;
@@ -187,7 +187,7 @@ static void tile_units(const SparseInt8Tile* t) {
       const int32_t* start = t->start ? t->start + t->runs[g].group * height : nullptr;
       int64_t left = t->runs[g].count;
       do {
-        const int64_t now = left < kChunk ? left : kChunk;
+        const int64_t now = left < kChunk ? left : (int64_t)kChunk;
         for (int64_t b = 0; b < now; b++, index += 4) {
           __m512i v[U];
           interleave<U>(static_cast<const uint8_t*>(t->x), index, v);
@@ -289,7 +289,7 @@ static void vector_height(const SparseInt8Tile* t) {
       other = _mm512_dpbusd_epi32(other, quads<H, A>(x, index + kBundles * kEach), _mm512_loadu_si512(values + 64));
     }
     while (b > 0) {
-      const int64_t now = b < kBundles ? b : kBundles;
+      const int64_t now = b < kBundles ? b : (int64_t)kBundles;
       uint16_t part[kBundles * kEach] = {0};
       memcpy(part, index, static_cast<size_t>(now * kEach) * 2);
       const __m512i w = _mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << (now * H)) - 1), values);

@@ -64,7 +64,7 @@ static void rows(int64_t count, const uint16_t* index, const int16_t* w, int64_t
 template <class T, bool A>
 static void tile_of(const SparseInt8Tile* t) {
   enum { kColumns = 2 * T::kLanes };
-  const int64_t height = t->height, part = height < T::kWidest ? height : T::kWidest;
+  const int64_t height = t->height, part = height < T::kWidest ? height : (int64_t)T::kWidest;
   const auto fn = part == 1 ? rows<T, 1, A> : part == 2 ? rows<T, 2, A> : part == 4 ? rows<T, 4, A> : rows<T, T::kWidest, A>;
   const uint16_t* index = t->index;
   const int8_t* values = t->values;
@@ -75,7 +75,7 @@ static void tile_of(const SparseInt8Tile* t) {
     const int32_t* start = t->start ? t->start + t->runs[g].group * height : nullptr;
     int64_t left = t->runs[g].count;
     do {
-      const int64_t now = left < kChunk ? left : kChunk;
+      const int64_t now = left < kChunk ? left : (int64_t)kChunk;
       widen_weights(values, now * height * 4, wide);
       for (int64_t r = 0; r < height; r += part) fn(now, index, wide + r * 4, height * 4, x, acc + r * kColumns, start ? start + r : nullptr);
       start = nullptr;
