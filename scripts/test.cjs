@@ -224,7 +224,7 @@ async function main() {
     // Emulators and sanitizers use one core each: two lanes side by side, of about the same length. Steps that share a
     // build folder share a lane.
     const first = Object.keys(steps).filter((s) => s.startsWith('check ') && !s.includes('san'))
-    await Promise.all([lane(first), lane(['typecheck', 'lint', 'jest', 'check asan+ubsan', 'check tsan'])])
+    await Promise.all([lane(['typecheck', 'lint', ...first, 'check tsan']), lane(['jest', 'check asan+ubsan'])])
   }
   console.log(`${total.passed} passed, ${total.failed} failed${total.skipped ? `, ${total.skipped} skipped` : ''}`)
   process.exitCode = total.failed ? 1 : 0
