@@ -1,5 +1,6 @@
 import fs from 'node:fs'
 import { WhittleError } from '../errors'
+import { writeFileWhole } from '../report/write'
 import { byteLengthOf, sizeOf, viewAs, type DataType, type Tensor } from '../tensor'
 
 /** NumPy's type codes, little-endian. */
@@ -48,9 +49,5 @@ export function writeNpy(file: string, { type, dims, data }: Tensor): void {
   const head = Buffer.alloc(10)
   head.write('\x93NUMPY\x01\x00', 'latin1')
   head.writeUInt16LE(header.length, 8)
-  try {
-    fs.writeFileSync(file, Buffer.concat([head, Buffer.from(header, 'latin1'), Buffer.from(data.buffer, data.byteOffset, data.byteLength)]))
-  } catch (error) {
-    throw new WhittleError('ERR_IO', file, `${file}: ${(error as Error).message}`)
-  }
+  writeFileWhole(file, Buffer.concat([head, Buffer.from(header, 'latin1'), Buffer.from(data.buffer, data.byteOffset, data.byteLength)]))
 }

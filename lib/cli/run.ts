@@ -1,6 +1,5 @@
-import fs from 'node:fs'
-import { WhittleError } from '../errors'
 import { table } from '../report/format'
+import { writeFileWhole } from '../report/write'
 import { Session } from '../session'
 import type { Tensor } from '../tensor'
 import { exitCode, numberOf, onePath, parse, printable, type Command } from './args'
@@ -42,7 +41,7 @@ export const run: Command = {
       const results = await session.run(feeds, { fetch, signal: terminal.signal })
       const ms = performance.now() - start
       for (const [name, file] of outputs) writeNpy(file, results[name] as Tensor)
-      if (values.profile !== undefined) writeText(values.profile, JSON.stringify(session.profile().trace))
+      if (values.profile !== undefined) writeFileWhole(values.profile, JSON.stringify(session.profile().trace))
       const rows = Object.entries(results).map(([name, t]) => ({ name, type: t.type, dims: t.dims, ...summary(t) }))
       if (values.json) terminal.out(`${JSON.stringify({ file: path, ms, outputs: rows }, null, 2)}\n`)
       else {
@@ -54,14 +53,6 @@ export const run: Command = {
       session.dispose()
     }
   },
-}
-
-function writeText(file: string, text: string): void {
-  try {
-    fs.writeFileSync(file, text)
-  } catch (error) {
-    throw new WhittleError('ERR_IO', file, `${file}: ${(error as Error).message}`)
-  }
 }
 
 function summary({ data }: Tensor): { min: number | null; max: number | null; mean: number | null; first: number[] } {
