@@ -2,7 +2,7 @@
 // outputs. Results are compared before anything is timed.
 import * as path from 'node:path'
 import { Session } from '../lib/index'
-import { root, type Bench } from './harness/bench'
+import { closeToLargest, root, type Bench } from './harness/bench'
 import type { Case, Prepared } from './harness/types'
 
 const kModels = [
@@ -23,13 +23,7 @@ function model(name: string, file: string, image: readonly number[], output: str
       return {
         ours: () => (last = session.runSync({ x })[output]?.data as Float32Array),
         result: () => last,
-        check: (ours, theirs) => {
-          let top = 0
-          for (let i = 0; i < theirs.length; i++) top = Math.max(top, Math.abs(Number(theirs[i])))
-          for (let i = 0; i < ours.length; i++)
-            if (!(Math.abs(Number(ours[i]) - Number(theirs[i])) <= 1e-4 * top)) return `element ${i}: ${ours[i]}, rival has ${theirs[i]}`
-          return null
-        },
+        check: closeToLargest(1e-4),
         rivals: [bench.onnx({ model: source, feeds: { x }, output })],
         dispose: () => session.dispose(),
       }

@@ -2,7 +2,7 @@
 import * as fs from 'node:fs'
 import * as path from 'node:path'
 import { Session } from '../lib/index'
-import { root, type Bench } from './harness/bench'
+import { close, root, type Bench } from './harness/bench'
 import type { Case, Prepared } from './harness/types'
 
 const file = path.join(root, 'node_modules/@ricky0123/vad-web/dist/silero_vad_v5.onnx')
@@ -22,11 +22,7 @@ function row(batch: number): Case {
       return {
         ours: () => (last = session.runSync(feeds).stateN?.data as Float32Array),
         result: () => last,
-        check: (ours, theirs) => {
-          for (let i = 0; i < theirs.length; i++)
-            if (!(Math.abs(Number(ours[i]) - Number(theirs[i])) <= 1e-4)) return `element ${i}: ${ours[i]}, rival has ${theirs[i]}`
-          return null
-        },
+        check: close({ atol: 1e-4 }),
         rivals: [bench.onnx({ model: file, feeds, output: 'stateN' })],
         dispose: () => session.dispose(),
       }

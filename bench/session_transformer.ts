@@ -1,7 +1,7 @@
 // Encoders of the BERT kind with random weights against onnxruntime-node, sequence 128. Both sides answer fresh outputs.
 import { Session } from '../lib/index'
 import { encoder, kBertBase, kMiniLm, tokens, type EncoderShape } from '../test/transformer'
-import type { Bench } from './harness/bench'
+import { closeToLargest, type Bench } from './harness/bench'
 import type { Case, Prepared } from './harness/types'
 
 function row(name: string, shape: EncoderShape, batch: number): Case {
@@ -16,13 +16,7 @@ function row(name: string, shape: EncoderShape, batch: number): Case {
       return {
         ours: () => (last = session.runSync(feeds)[output]?.data as Float32Array),
         result: () => last,
-        check: (ours, theirs) => {
-          let top = 0
-          for (let i = 0; i < theirs.length; i++) top = Math.max(top, Math.abs(Number(theirs[i])))
-          for (let i = 0; i < ours.length; i++)
-            if (!(Math.abs(Number(ours[i]) - Number(theirs[i])) <= 1e-4 * top)) return `element ${i}: ${ours[i]}, rival has ${theirs[i]}`
-          return null
-        },
+        check: closeToLargest(1e-4),
         rivals: [bench.onnx({ model: model.toBytes(), feeds, output })],
         dispose: () => session.dispose(),
       }

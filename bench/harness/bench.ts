@@ -172,3 +172,12 @@ export function close(limits: { atol?: number; rtol?: number; share?: number; st
     return off > (limits.share ?? 0) * ours.length ? `${off} of ${ours.length} differ: ${first}` : null
   }
 }
+
+/** Close relative to the rival's largest magnitude, as whole models are compared. */
+export function closeToLargest(rtol: number) {
+  return (ours: Numbers, theirs: Numbers): string | null => {
+    let top = 0
+    for (let i = 0; i < theirs.length; i++) top = Math.max(top, Math.abs(Number(theirs[i])))
+    return close({ atol: rtol * top })(ours, theirs)
+  }
+}
