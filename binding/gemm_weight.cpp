@@ -3,6 +3,7 @@
 
 #include "binding/call.h"
 #include "binding/families.h"
+#include "binding/gemm_weight.h"
 #include "binding/handles.h"
 
 namespace whittle {
@@ -40,6 +41,7 @@ enum Param {
   kFormat, kRow, kCol, kSigned, kFloat, kHalf, kPositive, kScaleBlock, kScaleCol, kZeroKind, kZeroBlock, kZeroCol,
   kZeroDefault, kThreads, kParams,
 };
+static_assert(kParams == kWeightParams, "the list that others pass on");
 
 // packWeightFill(numbers, handle, codes, scales, zeros)
 struct Fill {
@@ -49,31 +51,10 @@ struct Fill {
   bool parse(Args& args) {
     const double* p = args.array<double>(kParams);
     if (!p || !format_ok(static_cast<int32_t>(p[kFormat]))) return false;
-    const auto integer = [&](Param i) { return static_cast<int64_t>(p[i]); };
-    if (!handle.read(args, kKinds[integer(kFormat)]) || !handle.object()) return false;
-    s.row = integer(kRow);
-    s.col = integer(kCol);
-    s.is_signed = p[kSigned] != 0;
-    s.is_float = p[kFloat] != 0;
-    s.half_scales = p[kHalf] != 0;
-    s.positive = p[kPositive] != 0;
-    s.scale_block = integer(kScaleBlock);
-    s.scale_col = integer(kScaleCol);
-    s.zero_kind = static_cast<int32_t>(p[kZeroKind]);
-    s.zero_block = integer(kZeroBlock);
-    s.zero_col = integer(kZeroCol);
-    s.zero_default = static_cast<float>(p[kZeroDefault]);
-    threads = static_cast<int32_t>(p[kThreads]);
+    if (!handle.read(args, kKinds[static_cast<int32_t>(p[kFormat])]) || !handle.object()) return false;
     const PackedWeight& w = *static_cast<const PackedWeight*>(handle.object());
-    const bool int4 = w.format == kWeightInt4, plain = w.format == kWeightBf16 || w.format == kWeightF32, empty = w.k == 0 || w.n == 0;
-    const int64_t code = (w.k - 1) * s.row + (w.n - 1) * s.col, scale = (w.blocks - 1) * s.scale_block + (w.n - 1) * s.scale_col;
-    const int64_t zero = (w.blocks - 1) * s.zero_block + (w.n - 1) * s.zero_col;
-    const int64_t zero_bytes = s.zero_kind == 1 ? (int4 ? zero / 2 + 1 : zero + 1) : s.zero_kind == 2 ? 4 * scale + 4 : 2 * scale + 2;
-    s.codes = static_cast<const uint8_t*>(
-        args.bytes(empty ? 0 : int4 ? code / 2 + 1 : plain ? (code + 1) * (s.is_float || w.format == kWeightF32 ? 4 : 2) : code + 1));
-    s.scales = args.bytes(empty ? 0 : (scale + 1) * (s.half_scales ? 2 : 4), plain);
-    s.zeros = args.bytes(empty ? 0 : zero_bytes, s.zero_kind == 0);
-    return args.ok();
+    threads = static_cast<int32_t>(p[kThreads]);
+    return read_weight_source(args, p, w.format, w.k, w.n, w.blocks, &s);
   }
   WhittleStatus run() { return fill_packed_weight(s, threads, static_cast<PackedWeight*>(handle.object())); }
 };
@@ -120,6 +101,34 @@ struct Multiply {
 };
 
 }  // namespace
+
+bool read_weight_source(Args& args, const double* p, int32_t format, int64_t k, int64_t n, int64_t blocks, WeightSource* source) {
+  WeightSource& s = *source;
+  const auto integer = [&](Param i) { return static_cast<int64_t>(p[i]); };
+  s.row = integer(kRow);
+  s.col = integer(kCol);
+  s.is_signed = p[kSigned] != 0;
+  s.is_float = p[kFloat] != 0;
+  s.half_scales = p[kHalf] != 0;
+  s.positive = p[kPositive] != 0;
+  s.scale_block = integer(kScaleBlock);
+  s.scale_col = integer(kScaleCol);
+  s.zero_kind = static_cast<int32_t>(p[kZeroKind]);
+  s.zero_block = integer(kZeroBlock);
+  s.zero_col = integer(kZeroCol);
+  s.zero_default = static_cast<float>(p[kZeroDefault]);
+  const bool int4 = format == kWeightInt4, plain = format == kWeightBf16 || format == kWeightF32, empty = k == 0 || n == 0;
+  const int64_t code = (k - 1) * s.row + (n - 1) * s.col, scale = (blocks - 1) * s.scale_block + (n - 1) * s.scale_col;
+  const int64_t zero = (blocks - 1) * s.zero_block + (n - 1) * s.zero_col;
+  const int64_t zero_bytes = s.zero_kind == 1 ? (int4 ? zero / 2 + 1 : zero + 1) : s.zero_kind == 2 ? 4 * scale + 4 : 2 * scale + 2;
+  s.codes = static_cast<const uint8_t*>(
+      args.bytes(empty ? 0 : int4 ? code / 2 + 1 : plain ? (code + 1) * (s.is_float || format == kWeightF32 ? 4 : 2) : code + 1));
+  s.scales = args.bytes(empty ? 0 : (scale + 1) * (s.half_scales ? 2 : 4), plain);
+  s.zeros = args.bytes(empty ? 0 : zero_bytes, s.zero_kind == 0);
+  return args.ok();
+}
+
+int32_t weight_format(const double* p) { return static_cast<int32_t>(p[kFormat]); }
 
 void init_gemm_weight(napi_env env, napi_value exports) {
   export_function(env, exports, "packWeightNew", pack_new);

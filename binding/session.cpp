@@ -6,6 +6,7 @@
 
 #include "binding/call.h"
 #include "binding/families.h"
+#include "binding/gemm_weight.h"
 #include "binding/handles.h"
 #include "core/plan/plan.h"
 
@@ -65,6 +66,28 @@ napi_value session_constant(napi_env env, napi_callback_info info) {
       bytes = static_cast<int64_t>(length) * typed_element_size(type);
     const int64_t groups = args.integer(), k = args.integer(), n = args.integer(), row = args.integer(), col = args.integer();
     if (args.ok()) number = static_cast<PlanModel*>(use.object())->add_constant(kind, data, bytes, groups, k, n, row, col);
+  }
+  napi_value v = nullptr;
+  napi_create_int64(env, number, &v);
+  return v;
+}
+
+// sessionWeight(handle, k, n, block, withOffset, numbers, codes, scales, zeros) → its number, -1 if it cannot be had
+napi_value session_weight(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  HandleUse use;
+  int64_t number = -1;
+  if (use.read(args, HandleKind::session) && use.object()) {
+    const int64_t k = args.integer(), n = args.integer(), block = args.integer();
+    const bool with_offset = args.flag();
+    const double* p = args.array<double>(kWeightParams);
+    WeightSource source = {};
+    if (args.ok() && k >= 0 && n >= 0 && block > 0 && (weight_format(p) == kWeightInt4 || weight_format(p) == kWeightInt8) &&
+        read_weight_source(args, p, weight_format(p), k, n, k == 0 ? 0 : (k + block - 1) / block, &source))
+      number = static_cast<PlanModel*>(use.object())
+                   ->add_weight(
+                       weight_format(p), k, n, block, with_offset,
+                       [](void* from, PackedWeight* w) { return fill_packed_weight(*static_cast<WeightSource*>(from), 0, w); }, &source);
   }
   napi_value v = nullptr;
   napi_create_int64(env, number, &v);
@@ -177,6 +200,7 @@ void init_session(napi_env env, napi_value exports) {
   export_function(env, exports, "sessionNames", names);
   export_function(env, exports, "sessionNew", session_new);
   export_function(env, exports, "sessionConstant", session_constant);
+  export_function(env, exports, "sessionWeight", session_weight);
   export_function(env, exports, "sessionPlan", session_plan);
   export_function(env, exports, "sessionArena", session_arena);
   export_function(env, exports, "sessionForget", session_forget);

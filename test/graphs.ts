@@ -19,19 +19,20 @@ export function graph(inputs: readonly Input[], constants: Values, steps: readon
   const g = new Graph('g')
   g.inputs = inputs.map(([name, type, dims]) => new ValueInfo(name, type, dims))
   for (const [name, t] of Object.entries(constants)) g.addInitializer(Initializer.from(name, t))
-  steps.forEach(([opType, names, outs, attributes], i) =>
-    g.addNode(new Node({ opType, name: `${opType}${i}`, inputs: names, outputs: outs, ...(attributes && { attributes }) })),
-  )
+  steps.forEach(([op, names, outs, attributes], i) => {
+    const [opType, domain] = op.split(':').reverse() as [string, string?]
+    g.addNode(new Node({ opType, domain: domain ?? '', name: `${opType}${i}`, inputs: names, outputs: outs, ...(attributes && { attributes }) }))
+  })
   g.outputs = outputs.map((o) => (typeof o === 'string' ? new ValueInfo(o, 'float32', null) : new ValueInfo(...o)))
   return g
 }
 
 export function modelOf(g: Graph, opset = 17): Model {
-  return new Model({ graph: g, opsets: [['', opset]], irVersion: 8 })
+  return new Model({ graph: g, opsets: [['', opset], ['com.microsoft', 1]], irVersion: opset > 20 ? 10 : 8 })
 }
 
-export async function theirs(model: Model, feeds: Values): Promise<Record<string, Tensor>> {
-  const session = await ort.InferenceSession.create(model.toBytes(), { logSeverityLevel: 4, intraOpNumThreads: 1 })
+export async function theirs(model: Model, feeds: Values, options: ort.InferenceSession.SessionOptions = {}): Promise<Record<string, Tensor>> {
+  const session = await ort.InferenceSession.create(model.toBytes(), { logSeverityLevel: 4, intraOpNumThreads: 1, ...options })
   const given = Object.fromEntries(Object.entries(feeds).map(([k, t]) => [k, new ort.Tensor(t.type as 'float32', t.data as Float32Array, t.dims)]))
   return (await session.run(given)) as unknown as Record<string, Tensor>
 }
@@ -49,10 +50,15 @@ export function expectSame(got: Tensor | undefined, want: Tensor | undefined): v
 }
 
 /** Runs one session on all feeds, both ways. */
-export async function agree(model: Model, ...all: readonly Values[]): Promise<void> {
+export function agree(model: Model, ...all: readonly Values[]): Promise<void> {
+  return agreeWith({}, model, ...all)
+}
+
+/** The same, with options of onnxruntime's. */
+export async function agreeWith(options: ort.InferenceSession.SessionOptions, model: Model, ...all: readonly Values[]): Promise<void> {
   const session = await Session.create(model, { threads: 2 })
   for (const feeds of all) {
-    const want = await theirs(model, feeds)
+    const want = await theirs(model, feeds, options)
     const [a, b] = [await session.run(feeds), session.runSync(feeds)]
     for (const [name, t] of Object.entries(want)) {
       expectSame(a[name], t)

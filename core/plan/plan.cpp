@@ -8,6 +8,7 @@
 #include "core/elementwise.h"
 #include "core/gemm.h"
 #include "core/gemm_int8.h"
+#include "core/gemm_weight.h"
 #include "core/plan/reader.h"
 
 namespace whittle {
@@ -128,6 +129,22 @@ Operand PlanReader::packed_int8(int64_t k, int64_t n) {
   return o;
 }
 
+Operand PlanReader::packed_weight(int64_t k, int64_t n) {
+  const int64_t number = within(0, int64_t(1) << 40);
+  const Constant* c = ok() ? model_->constant(number) : nullptr;
+  Operand o;
+  if (!c || !c->weight || c->k != k || c->n != n) {
+    refuse("packed codes of another shape");
+    return o;
+  }
+  o.place = Place::constant;
+  o.at = number;
+  o.fixed = c->weight.get();
+  return o;
+}
+
+void PackedWeightDelete::operator()(PackedWeight* p) const { free_packed_weight(p); }
+
 void PackedInt8Delete::operator()(PackedInt8* p) const { free_packed_int8(p); }
 
 PlanModel::~PlanModel() = default;
@@ -194,6 +211,22 @@ int64_t PlanModel::add_constant(ConstantKind kind, const void* data, int64_t byt
   } else {
     memcpy(c->data, data, static_cast<size_t>(bytes));
   }
+  std::lock_guard<std::mutex> hold(lock_);
+  constants_.push_back(std::move(c));
+  return static_cast<int64_t>(constants_.size()) - 1;
+}
+
+int64_t PlanModel::add_weight(int32_t format, int64_t k, int64_t n, int64_t block, bool with_offset,
+                              WhittleStatus (*fill)(void* context, PackedWeight* w), void* context) {
+  auto c = std::make_unique<Constant>();
+  c->kind = ConstantKind::gemm_weight;
+  c->groups = 1;
+  c->k = k;
+  c->n = n;
+  c->data = nullptr;
+  c->weight.reset(new_packed_weight(gemm_weight_kernels(), format, k, n, block, with_offset));
+  if (!c->weight || fill(context, c->weight.get()) != WHITTLE_OK) return -1;
+  c->bytes = c->weight->bytes;
   std::lock_guard<std::mutex> hold(lock_);
   constants_.push_back(std::move(c));
   return static_cast<int64_t>(constants_.size()) - 1;

@@ -33,11 +33,17 @@ enum class ConstantKind : int32_t {
   raw = 0,
   gemm = 1,  // `groups` float32 matrices k x n, packed by gemm_pack_b one after another
   gemm_int8 = 2,  // an int8 matrix k x n, as PackedInt8
+  gemm_weight = 3,  // a matrix k x n of 4- or 8-bit codes with scales, as PackedWeight; see add_weight
 };
 
 struct PackedInt8;
 struct PackedInt8Delete {
   void operator()(PackedInt8* p) const;
+};
+
+struct PackedWeight;
+struct PackedWeightDelete {
+  void operator()(PackedWeight* p) const;
 };
 
 struct Constant {
@@ -47,6 +53,7 @@ struct Constant {
   std::unique_ptr<uint8_t[]> memory;
   uint8_t* data;  // 64-byte aligned
   std::unique_ptr<PackedInt8, PackedInt8Delete> packed;
+  std::unique_ptr<PackedWeight, PackedWeightDelete> weight;
 };
 
 struct RunContext {
@@ -108,6 +115,9 @@ class PlanModel {
   // The constant's number, or -1 if memory is short or the sizes do not fit `bytes`.
   int64_t add_constant(ConstantKind kind, const void* data, int64_t bytes, int64_t groups, int64_t k, int64_t n, int64_t row,
                        int64_t col);
+  // The number of an empty packed weight, which `fill` fills at once; -1 if memory is short or `fill` answers anything but 0.
+  int64_t add_weight(int32_t format, int64_t k, int64_t n, int64_t block, bool with_offset,
+                     WhittleStatus (*fill)(void* context, PackedWeight* w), void* context);
   // The plan's number, or -1 with the reason.
   int64_t add_plan(const double* program, int64_t length, std::string* error);
   PlanUse plan(int64_t number);

@@ -70,6 +70,7 @@ class PlanReader {
   // A constant packed for `groups` products k x n.
   Operand packed(int64_t groups, int64_t k, int64_t n);
   Operand packed_int8(int64_t k, int64_t n);
+  Operand packed_weight(int64_t k, int64_t n);
 
  private:
   const double* numbers_;

@@ -76,16 +76,22 @@ export interface Packing {
 
 const flag = (x: boolean | undefined): number => (x ? 1 : 0)
 
-function begin({ source: s, threads }: Packing): FillArguments {
-  const object = native().packWeightNew(s.format, s.k, s.n, s.block, s.withOffset)
-  if (!object) throw new WhittleError('ERR_OUT_OF_MEMORY', 'w', `w: cannot allocate packed weights of ${s.k} x ${s.n}`)
+/** @internal What the native side reads of a source: numbers (binding/gemm_weight.cpp lists them), codes, scales, zero points. */
+export function fillNumbers(s: Source, threads: number): [numbers: Float64Array, codes: TypedArray, scales: TypedArray | null, zeros: TypedArray | null] {
   const scales = s.scales ? raw({ type: 'float16', dims: [], data: s.scales }) : null
   const zeros = s.zeros ? raw({ type: 'float16', dims: [], data: s.zeros }) : null
   const numbers = Float64Array.of(
     s.format, s.row, s.col, flag(s.signed), flag(s.float), flag(scales?.BYTES_PER_ELEMENT === 2), flag(s.positive), s.scaleBlock ?? 0,
     s.scaleCol ?? 0, s.zeroKind ?? 0, s.zeroBlock ?? 0, s.zeroCol ?? 0, s.zeroDefault ?? 0, threads,
   ) // prettier-ignore
-  return [numbers, object, s.codes, scales, zeros]
+  return [numbers, s.codes, scales, zeros]
+}
+
+function begin({ source: s, threads }: Packing): FillArguments {
+  const object = native().packWeightNew(s.format, s.k, s.n, s.block, s.withOffset)
+  if (!object) throw new WhittleError('ERR_OUT_OF_MEMORY', 'w', `w: cannot allocate packed weights of ${s.k} x ${s.n}`)
+  const [numbers, codes, scales, zeros] = fillNumbers(s, threads)
+  return [numbers, object, codes, scales, zeros]
 }
 
 function finish(status: number, object: object): object {

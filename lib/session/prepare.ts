@@ -6,6 +6,7 @@ import { fuseAttention } from './fuse/attention'
 import { foldKnown } from './fuse/known'
 import { fuseLayerNorm } from './fuse/layernorm'
 import { expandQOperators } from './fuse/qoperator'
+import { gatherWeights } from './fuse/weights'
 
 /** The opset that lowering reads; later ones differ in nothing that a session supports. */
 const kOpset = 18
@@ -22,8 +23,10 @@ export function prepare(model: Model, plain = false): Model {
   foldConstantNodes(copy)
   if (opset < kOpset) raiseOpset(copy, kOpset)
   copy.graph.sort()
+  gatherWeights(copy)
   expandQOperators(copy.graph)
   if (plain) return copy
+  copy.graph.removeDeadNodes()
   foldKnown(copy)
   foldConstants(copy.graph, inferShapes(copy.graph, copy.opsets), new Map())
   fuse(copy)

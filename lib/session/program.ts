@@ -1,4 +1,5 @@
 import { WhittleError } from '../errors'
+import { fillNumbers, type Source } from '../kernels/gemm_weight'
 import { native } from '../native'
 import type { DataType, TypedArray } from '../tensor'
 import { bitsOf, sizeOf } from '../tensor'
@@ -16,6 +17,17 @@ declare module '../native' {
       n: number,
       row: number,
       col: number,
+    ): number
+    sessionWeight(
+      session: object,
+      k: number,
+      n: number,
+      block: number,
+      withOffset: boolean,
+      numbers: Float64Array,
+      codes: TypedArray,
+      scales: TypedArray | null,
+      zeros: TypedArray | null,
     ): number
     sessionPlan(session: object, length: number, program: Float64Array): number | string
     sessionArena(memory: Uint8Array): number
@@ -89,6 +101,19 @@ export class Constants {
   /** A k x n matrix of int8 codes, packed for integer products. */
   gemmInt8(key: string, k: number, n: number, row: number, col: number, data: () => Int8Array): Memory {
     return this.#add(`gemm int8 ${key}`, 'gemm_int8', data, 1, k, n, row, col)
+  }
+
+  /** A matrix of 4- or 8-bit codes with scales, packed for products with floats. */
+  weight(key: string, source: () => Source): Memory {
+    const name = `weight ${key}`
+    const known = this.#known.get(name)
+    if (known) return known
+    const s = source()
+    const at = native().sessionWeight(this.#session, s.k, s.n, s.block, s.withOffset, ...fillNumbers(s, 0))
+    if (at < 0) throw new WhittleError('ERR_OUT_OF_MEMORY', 'model', `model: no memory for the weights ${key}`)
+    const memory: Memory = { bytes: s.codes.byteLength, place: 'constant', at, first: 0, last: 0 }
+    this.#known.set(name, memory)
+    return memory
   }
 
   #add(

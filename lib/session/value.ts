@@ -18,6 +18,20 @@ export interface Quantized {
   readonly axis: number
 }
 
+/** A constant matrix of 4- or 8-bit codes with scales: products and rows can be had of it without making it floats. */
+export interface Stored {
+  readonly codes: Value
+  readonly scale: Float32Array
+  /** as many as scales; none: 0 */
+  readonly zero: Int32Array | undefined
+  /** axis of the codes that scales go along, -1: there is one for all */
+  readonly axis: number
+  /** indices of the axis that share a scale; 0: each has its own */
+  readonly block: number
+  /** the value is the transpose of the codes */
+  readonly turned: boolean
+}
+
 /** A tensor while a plan is made. `dims` are ONNX's; memory may hold the axes in another order. */
 export interface Value {
   readonly kind: 'value'
@@ -33,6 +47,8 @@ export interface Value {
   readonly expression?: Expression
   /** floats that lie as codes and become floats where they are used as such; a constant may be both */
   readonly quantized?: Quantized
+  /** a constant that may stay codes */
+  readonly stored?: Stored
 }
 
 export function isValue(x: Expression | Value): x is Value {

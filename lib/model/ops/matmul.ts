@@ -18,6 +18,13 @@ export const matmuls: Ops = {
   MatMul: op((c) => matmul(c, 0, 1, c.type(0))),
   MatMulInteger: op((c) => matmul(c, 0, 1, 'int32')),
   QLinearMatMul: op((c) => matmul(c, 0, 3, c.type(7))),
+  'com.microsoft:MatMulNBits': op((c) => {
+    const a = c.dims(0)
+    const [k, n] = [c.node.int('K', 0), c.node.int('N', 0)]
+    const last = a?.[a.length - 1]
+    if (a?.length === 0 || (typeof last === 'number' && last !== k)) bad(c, `rows of ${last ?? 'a scalar'} for K = ${k}`)
+    c.set(0, c.type(0), a && [...a.slice(0, -1), n])
+  }),
   Gemm: op((c) => {
     const a = c.dims(0)
     const b = c.dims(1)

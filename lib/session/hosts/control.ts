@@ -1,5 +1,5 @@
 import { WhittleError } from '../../errors'
-import { captured, Model, ValueInfo, type Graph, type Node } from '../../model'
+import { captured, Initializer, Model, Node, ValueInfo, type Graph } from '../../model'
 import { allocate, sizeOf, type Tensor } from '../../tensor'
 import { prepareBody } from '../prepare'
 import type { RunEvent } from '../stages'
@@ -34,9 +34,16 @@ class Body {
     this.outputs = body.outputs.map((o) => o.name)
     const more: string[] = []
     for (const name of outside) {
-      const constant = scope.model.graph.constant(name)
+      const { graph } = scope.model
+      const constant = graph.constant(name)
+      const maker = graph.producer(name)
       if (constant) copy.addInitializer(constant)
-      else more.push(name)
+      else if (maker?.is('DequantizeLinear') && maker.inputs.every((i) => !i || graph.constant(i))) {
+        // Weights stay codes where they are used.
+        for (const i of maker.inputs) if (i && !copy.initializers.has(i)) copy.addInitializer(graph.constant(i) as Initializer)
+        const { name: label, opType, inputs, outputs, attributes } = maker
+        copy.addNode(new Node({ name: label, opType, inputs, outputs, attributes }))
+      } else more.push(name)
     }
     this.#outside = more
     copy.inputs = [...copy.inputs, ...more.map((name) => new ValueInfo(name, 'undefined', null))]

@@ -2,6 +2,7 @@ import type { Node } from '../../model'
 import { sizeOf } from '../../tensor'
 import type { Lower, Lowering } from '../lowering'
 import { identity, isRowMajor, stridesOf, type Value } from '../value'
+import { turnStored } from './weight'
 
 /** The same memory under other dims. Only axes of size 1 may come and go unless memory is row-major. */
 function relabel(l: Lowering, node: Node, v: Value, dims: readonly number[]): void {
@@ -24,6 +25,7 @@ function relabel(l: Lowering, node: Node, v: Value, dims: readonly number[]): vo
 const reshape: Lower = (node, l) => relabel(l, node, l.lazy(node.inputs[0] as string, node), l.dims(node.outputs[0] as string, node))
 
 const transpose: Lower = (node, l) => {
+  if (turnStored(node, l)) return
   const x = l.value(node.inputs[0] as string, node)
   const perm = node.ints('perm') ?? identity(x.dims.length).reverse()
   const place = new Map(perm.map((axis, i) => [axis, i]))

@@ -5,6 +5,7 @@ import type { Argument, Memory } from '../program'
 import { identity, stridesOf, type Value } from '../value'
 import { takeAffines, takeEpilogue } from './epilogue'
 import { productOfCodes } from './integer'
+import { productOfBlocks, productOfStored } from './weight'
 
 type InMemory = Value & { readonly memory: Memory }
 
@@ -125,6 +126,7 @@ const matmul: Lower = (node, l) => {
   const b = l.lazy(bName, node)
   l.float(a, node)
   l.float(b, node)
+  if (!a.constant && productOfStored(l, node, a, b, false, 1, undefined)) return
   if (b.constant && b.dims.length === 2 && !a.constant) return withWeights(l, node, a, b.constant.read(), false, 1, undefined)
   // Vectors become matrices with one row or column, which the result then lacks.
   const matrix = (v: Value, row: boolean): Value => {
@@ -153,11 +155,15 @@ const gemm: Lower = (node, l) => {
   const a = l.lazy(aName, node)
   l.float(a, node)
   const turned: Value = transA ? turn(l, a, node) : a
-  const w = l.constant(bName, node)
   const dims = l.dims(node.outputs[0] as string, node)
   const n = dims[1] as number
   const c = cName ? l.constant(cName, node) : undefined
   const row = c && sizeOf(c.dims) === n && c.dims[c.dims.length - 1] === n
+  if (!turned.constant && (!cName || row)) {
+    const bias = c && Float32Array.from(c.data as Float32Array, (v) => v * beta)
+    if (productOfStored(l, node, turned, l.lazy(bName, node), transB, alpha, bias)) return
+  }
+  const w = l.constant(bName, node)
   if (w && w.type === 'float32' && !turned.constant && (!cName || row)) {
     const bias = c && Float32Array.from(c.data as Float32Array, (v) => v * beta)
     return withWeights(l, node, turned, w, transB, alpha, bias)
@@ -191,4 +197,4 @@ function turn(l: Lowering, v: Value, node: Node): Value {
   return { ...x, constant: undefined, dims: [c, r], order: x.order.map((axis) => 1 - axis) } as unknown as Value
 }
 
-export const product: Readonly<Record<string, Lower>> = { MatMul: matmul, Gemm: gemm }
+export const product: Readonly<Record<string, Lower>> = { MatMul: matmul, Gemm: gemm, 'com.microsoft:MatMulNBits': productOfBlocks }

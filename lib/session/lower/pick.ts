@@ -2,8 +2,10 @@ import { allocate, bitsOf, sizeOf } from '../../tensor'
 import type { Lower } from '../lowering'
 import { identity, stridesOf } from '../value'
 import { axisOf } from './layout'
+import { rowsOfStored } from './weight'
 
 const gather: Lower = (node, l) => {
+  if (rowsOfStored(node, l)) return
   const name = node.outputs[0] as string
   const x = l.rowMajor(l.lazy(node.inputs[0] as string, node), node)
   const index = l.rowMajor(l.lazy(node.inputs[1] as string, node), node)

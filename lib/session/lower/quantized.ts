@@ -2,6 +2,7 @@ import { sizeOf } from '../../tensor'
 import { codeBits, codeOf, codesOf, dequantized, geometryOf, quantizedValue } from '../codes'
 import { emitExpression } from '../expression'
 import type { Lower } from '../lowering'
+import { storedOf } from './weight'
 import { identity, stridesOf, type Value } from '../value'
 
 const quantize: Lower = (node, l) => {
@@ -50,7 +51,8 @@ const dequantize: Lower = (node, l) => {
       let made: ReturnType<typeof read> | undefined
       const value = quantizedValue(codes.dims, q, { key: `dequantized ${name}`, read: () => (made ??= read()) })
       const { quantized, ...plain } = value
-      return l.define(name, single ? { ...plain, ...(quantized && { quantized }) } : plain, node)
+      const stored = storedOf(codes, scale, zeros ? zero : undefined, node)
+      return l.define(name, { ...plain, ...(single && quantized && { quantized }), ...(stored && { stored }) }, node)
     }
     if (single && scale.length === 1) return l.define(name, quantizedValue(codes.dims, q), node)
   }
