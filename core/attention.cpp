@@ -17,17 +17,6 @@ namespace {
 constexpr int64_t kScores = 128 << 10;
 constexpr int64_t kMostRows = 128;
 
-void add_mask(const AttentionMatrix& m, const float* from, int64_t rows, int64_t keys, float* scores) {
-  for (int64_t i = 0; i < rows; i++) {
-    const float* a = from + i * m.row;
-    float* s = scores + i * keys;
-    if (m.col == 1)
-      for (int64_t j = 0; j < keys; j++) s[j] += a[j];
-    else
-      for (int64_t j = 0; j < keys; j++) s[j] += a[j * m.col];
-  }
-}
-
 }  // namespace
 
 WhittleStatus attention_f32(const AttentionProblem& p, int threads) {
@@ -60,8 +49,18 @@ WhittleStatus attention_f32(const AttentionProblem& p, int threads) {
       g.c = scores;
       g.ldc = p.keys;
       g.alpha = p.scale;
+      if (p.mask.data) {
+        const float* mask = p.mask.data + b * p.mask.batch + h * p.mask.head + first * p.mask.row;
+        if (p.mask.row == 0 && p.mask.col == 1) {
+          g.bias = mask;
+        } else {
+          g.beta = 1;
+          g.source = mask;
+          g.source_row = p.mask.row;
+          g.source_col = p.mask.col;
+        }
+      }
       WhittleStatus s = gemm_f32(g, 1);
-      if (p.mask.data) add_mask(p.mask, p.mask.data + b * p.mask.batch + h * p.mask.head + first * p.mask.row, rows, p.keys, scores);
       for (int64_t i = 0; i < rows && p.keys > 0; i++) norm.softmax(p.keys, scores + i * p.keys, 0, scores + i * p.keys);
       GemmProblem o;
       o.m = rows;

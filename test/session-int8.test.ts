@@ -176,20 +176,46 @@ describe('quantizing a model', () => {
     expect(await scaleOf({ method: 'percentile', percentile: 99 })).toBeLessThan(0.1)
   })
 
-  test('a dynamic one multiplies integers and stays close', async () => {
-    const model = net([2, 5, 40], { w: floats([40, 30], 2), v: floats([30, 7], 3) }, [
+  test('a dynamic one multiplies integers, in one step with what follows, and stays close', async () => {
+    const model = net([2, 5, 40], { w: floats([40, 30], 2), b: floats([30], 4), v: floats([30, 7], 3), c: floats([7], 5) }, [
       ['MatMul', ['x', 'w'], ['h']],
-      ['Relu', ['h'], ['r']],
-      ['MatMul', ['r', 'v'], ['y']],
+      ['Add', ['b', 'h'], ['hb']],
+      ['Relu', ['hb'], ['r']],
+      ['MatMul', ['r', 'v'], ['z']],
+      ['Add', ['z', 'c'], ['y']],
     ])
     const x = floats([2, 5, 40])
     const small = quantizeDynamic(model)
     const { got, want, steps } = await both(small, x)
     expect(furthest(got, want)).toBeLessThan(1e-3)
-    expect(steps.filter((s) => s === 'matmul_integer').length).toBe(2)
+    expect(steps).toEqual(['dynamic_quantize', 'gemm_dynamic', 'dynamic_quantize', 'gemm_dynamic'])
     const exact = (await Session.create(model)).runSync({ x }).y as Tensor
     const top = Math.max(...Array.from(exact.data as Float32Array, Math.abs))
     expect(furthest(got, exact)).toBeLessThan(0.03 * top)
+    // All zeros, and numbers that a scale cannot hold.
+    const zeros = await both(small, floats([2, 5, 40], 1, 0))
+    expect(furthest(zeros.got, zeros.want)).toBe(0)
+    const least = await both(small, floats([2, 5, 40], 1, 2 ** -140))
+    expect(furthest(least.got, least.want)).toBeLessThan(1e-6)
+    const endless = floats([2, 5, 40])
+    endless.data[3] = Infinity
+    expect((await Session.create(small)).runSync({ x: endless }, { fetch: ['hb'] }).hb?.data).toContainEqual(NaN)
+  })
+
+  test('sums whose scale has other readers stay apart', async () => {
+    const constants = { w: codes('int8', [40, 9], 3), s: floats([9], 4), h: scale(-0.5) }
+    const model = net([2, 5, 40], constants, [
+      ['DynamicQuantizeLinear', ['x'], ['q', 'sx', 'z']],
+      ['MatMulInteger', ['q', 'w', 'z'], ['sums']],
+      ['Cast', ['sums'], ['f'], { to: int(1) }],
+      ['Mul', ['s', 'sx'], ['sw']],
+      ['Mul', ['sw', 'f'], ['m']],
+      ['Mul', ['m', 'h'], ['n']],
+      ['Add', ['n', 'sw'], ['y']],
+    ])
+    const { got, want, steps } = await both(model, floats([2, 5, 40], 1, 3))
+    expect(furthest(got, want)).toBeLessThan(1e-4)
+    expect(steps).toContain('gemm_dynamic')
   })
 
   test('bad calibration is refused', async () => {

@@ -34,6 +34,7 @@
 #define abs_join v_add
 #define top_join row_max
 #define bottom_join row_min
+#define most_join v_max
 
 // NaN of either side wins.
 static inline vf row_max(vf a, vf v) { return v_select(v_less(v, a), a, v_select(v_less(a, v), v, v_select(v_same(a, v), v, v_add(a, v)))); }
@@ -64,8 +65,11 @@ static float row_bottom(int64_t n, const float* x) { return best_lane(bottom_all
 // e^x, and 0 where that is below the smallest normal float: sums of such numbers are slow.
 static inline vf normal_exp(vf x) { return v_select(v_less(x, v_set(-87.3f)), v_set(0.0f), act_exp(x)); }
 
+// NaN or not: where there is one, every exponential of the row ends in a sum that is NaN.
+WHITTLE_FOLD(most, v_set(-INFINITY), v_max(a, v))
+
 static void row_softmax(int64_t n, const float* x, int32_t log_, float* out) {
-  const float m = row_top(n, x);
+  const float m = v_top(most_all(n, x, v_set(-INFINITY)));
   const vf top = v_set(m);
   vf s = v_set(0.0f);
   int64_t i = 0;

@@ -4,6 +4,7 @@ import { emitExpression } from '../expression'
 import type { Lower } from '../lowering'
 import { storedOf } from './weight'
 import { identity, stridesOf, type Value } from '../value'
+import { dynamicProduct } from './dynamic'
 
 const quantize: Lower = (node, l) => {
   const name = node.outputs[0] as string
@@ -94,7 +95,6 @@ const matmulInteger: Lower = (node, l) => {
   if (k * 255 * 255 > 2 ** 31 - 1) return l.unsupported(node, `${k} products a sum`)
   const columns = bz && sizeOf(bz.dims) === n && n !== 1 ? 1 : 0
   const packed = bLazy.constant && bLazy.dims.length === 2 && bLazy.type === 'int8'
-  const out = l.make('int32', dims)
   // Rows of all matrices of a lie behind each other where b is one matrix.
   const one = sizeOf(bDims.slice(0, -2)) === 1
   const lead = one ? [] : dims.slice(0, dims.length - (a.dims.length > 1 ? 1 : 0) - (bLazy.dims.length > 1 ? 1 : 0))
@@ -114,7 +114,11 @@ const matmulInteger: Lower = (node, l) => {
     })
   }
   const [ai, bi] = one ? [[0], [0]] : [index(aDims.slice(0, -2)), index(bDims.slice(0, -2))]
-  const b = packed ? l.constants.gemmInt8(`${bName}`, k, n, n, 1, () => bLazy.constant?.read().data as Int8Array).at : l.rowMajor(bLazy, node).memory
+  const pack = () => l.constants.gemmInt8(`${bName}`, k, n, n, 1, () => bLazy.constant?.read().data as Int8Array)
+  const plain = !bz || (bz.constant && codesOf(bz.constant.read()).every((z) => z === 0))
+  if (packed && one && plain && dynamicProduct(node, l, { memory: a.memory, signed: a.type === 'int8', zero: az?.memory ?? null }, pack, [rows, n, k])) return
+  const out = l.make('int32', dims)
+  const b = packed ? pack().at : l.rowMajor(bLazy, node).memory
   l.program.step(
     'matmul_integer',
     node.label,

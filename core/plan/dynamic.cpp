@@ -1,0 +1,65 @@
+// Products of codes whose scale and zero point are found while the plan runs: DynamicQuantizeLinear, MatMulInteger and the
+// scales, bias and activation behind them.
+#include "core/gemm.h"
+#include "core/gemm_int8.h"
+#include "core/plan/reader.h"
+
+namespace whittle {
+namespace {
+
+struct GemmDynamic final : Step {
+  GemmInt8Args g;
+  Operand a, a_scale, a_zero, weight, scales, bias, out;
+  WhittleStatus run(const RunContext& c) const override {
+    GemmInt8Args q = g;
+    q.a = c.at<const uint8_t>(a);
+    q.packed = c.at<const PackedInt8>(weight);
+    q.a_scale = *c.at<const float>(a_scale);
+    if (const uint8_t* z = c.at<const uint8_t>(a_zero)) q.a_zero = g.a_signed ? static_cast<int8_t>(*z) : *z;
+    q.b_scales = c.at<const float>(scales);
+    q.bias_float = c.at<const float>(bias);
+    q.out = c.at<void>(out);
+    q.threads = c.threads;
+    WhittleStatus status = gemm_int8(gemm_int8_kernels(), q);
+    if (status != WHITTLE_RANGE && status != WHITTLE_NONFINITE) return status;
+    // NaN and infinities among the floats, or products of scales that underflow, go where arithmetic takes them.
+    q.out_type = kOutInt32;
+    q.bias_float = nullptr;
+    q.activation = {kActivationNone, 0, 0};
+    status = gemm_int8(gemm_int8_kernels(), q);
+    if (status != WHITTLE_OK) return status;
+    float* y = c.at<float>(out);
+    const int32_t* sums = c.at<const int32_t>(out);
+    for (int64_t i = 0; i < q.m; i++)
+      for (int64_t j = 0; j < q.n; j++) y[i * q.n + j] = static_cast<float>(sums[i * q.n + j]) * (q.a_scale * q.b_scales[j]);
+    gemm_default().kernels.finish(q.m, q.n, y, q.n, c.at<const float>(bias), &g.activation);
+    return WHITTLE_OK;
+  }
+};
+
+}  // namespace
+
+// m n k | a signed | activation | a, its scale, its zero?, packed, scales, bias?, out
+Step* make_gemm_dynamic(PlanReader& r) {
+  auto s = std::make_unique<GemmDynamic>();
+  GemmInt8Args& g = s->g;
+  g = {};
+  g.m = r.size();
+  g.n = r.size();
+  g.k = r.size();
+  g.batch = 1;
+  g.a_signed = r.within(0, 1) != 0;
+  g.activation = r.activation();
+  g.out_type = kOutFloat32;
+  g.out_scale = 1;
+  s->a = r.operand(plan_product({g.m, g.k}));
+  s->a_scale = r.floats(1);
+  s->a_zero = r.operand(1, true);
+  s->weight = r.packed_int8(g.k, g.n);
+  s->scales = r.floats(g.n);
+  s->bias = r.floats(g.n, true);
+  s->out = r.floats(plan_product({g.m, g.n}));
+  return s.release();
+}
+
+}  // namespace whittle
