@@ -3,6 +3,7 @@
 #define WHITTLE_ISA_FILE
 #include "core/gemm.h"
 #include "cpu/gemm/activation_avx2.h"
+#include "cpu/gemm/few.h"
 #include "cpu/gemm/finish.h"
 
 using namespace whittle;
@@ -274,14 +275,10 @@ INLINE void narrow_rows(const GemmDot* d, int64_t j) {
       fma_into(acc[r][1], w, v1);
     }
   }
-  UNROLL for (int r = 0; r < R; r++) {
-    float sum[16];
-    UNROLL for (int v = 0; v < 2; v++) _mm256_storeu_ps(sum + 8 * v, _mm256_mul_ps(_mm256_set1_ps(d->alpha), acc[r][v]));
-    for (int64_t i = 0; i < d->few; i++) {
-      float* c = d->c + i * d->c_i + (j + r) * d->c_j;
-      *c = d->beta != 0 ? sum[i] + d->beta * *c : sum[i];
-    }
-  }
+  float sums[R * 16];
+  UNROLL for (int r = 0; r < R; r++)
+    UNROLL for (int v = 0; v < 2; v++) _mm256_storeu_ps(sums + 16 * r + 8 * v, acc[r][v]);
+  put_few(d, j, R, sums, false);
 }
 
 static void narrow(const GemmDot* d) {
@@ -319,15 +316,10 @@ INLINE void pair_rows(const GemmDot* d, int64_t j) {
       fma_into(acc[r][1], w, v1);
     }
   }
-  UNROLL for (int r = 0; r < R; r++) {
-    float sum[16];
-    UNROLL for (int v = 0; v < 2; v++) _mm256_storeu_ps(sum + 8 * v, acc[r][v]);
-    for (int64_t i = 0; i < d->few; i++) {
-      const float v = d->alpha * (sum[2 * i] + sum[2 * i + 1]);
-      float* c = d->c + i * d->c_i + (j + r) * d->c_j;
-      *c = d->beta != 0 ? v + d->beta * *c : v;
-    }
-  }
+  float sums[R * 16];
+  UNROLL for (int r = 0; r < R; r++)
+    UNROLL for (int v = 0; v < 2; v++) _mm256_storeu_ps(sums + 16 * r + 8 * v, acc[r][v]);
+  put_few(d, j, R, sums, true);
 }
 
 static void pairs(const GemmDot* d) {

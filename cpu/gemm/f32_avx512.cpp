@@ -4,6 +4,7 @@
 #define WHITTLE_ISA_FILE
 #include "core/gemm.h"
 #include "cpu/gemm/activation_avx512.h"
+#include "cpu/gemm/few.h"
 #include "cpu/gemm/finish.h"
 
 using namespace whittle;
@@ -138,15 +139,15 @@ static void micro(int64_t k, const float* a, int64_t a_row, const float* b, int6
 }
 
 typedef void (*Micro)(int64_t, const float*, int64_t, const float*, int64_t, float*, int64_t, const Tail*, __mmask16);
-#define ROWS(V, M, D)                                                                                                 \
-  {0, micro<1, V, M, D>, micro<2, V, M, D>, micro<3, V, M, D>, micro<4, V, M, D>, micro<5, V, M, D>,                   \
-   micro<6, V, M, D>, micro<7, V, M, D>, micro<8, V, M, D>, micro<9, V, M, D>, micro<10, V, M, D>,                     \
-   micro<11, V, M, D>, micro<12, V, M, D>, micro<13, V, M, D>, micro<14, V, M, D>}
-// By panel (full, up to 16 columns, up to 31), whether B is prefetched, and rows.
+#define ROWS(A, ...) micro<A + 1, __VA_ARGS__>, micro<A + 2, __VA_ARGS__>, micro<A + 3, __VA_ARGS__>, micro<A + 4, __VA_ARGS__>
+#define FEW(...) ROWS(0, __VA_ARGS__), micro<5, __VA_ARGS__>, micro<6, __VA_ARGS__>
+#define MANY(...) ROWS(6, __VA_ARGS__), ROWS(10, __VA_ARGS__)
+// By panel (full, up to 16 columns, up to 31), whether B is prefetched, and rows. Asking for lines in vain costs tall tiles 4 %
+// and narrow ones as much, so these have code of their own; the others save the compiler's time.
 static const Micro kMicro[3][2][kMr + 1] = {
-    {ROWS(2, false, false), ROWS(2, false, true)},
-    {ROWS(1, true, false), ROWS(1, true, true)},
-    {ROWS(2, true, false), ROWS(2, true, true)},
+    {{0, FEW(2, false, true), MANY(2, false, false)}, {0, FEW(2, false, true), MANY(2, false, true)}},
+    {{0, FEW(1, true, false), MANY(1, true, false)}, {0, FEW(1, true, true), MANY(1, true, true)}},
+    {{0, FEW(2, true, true), MANY(2, true, true)}, {0, FEW(2, true, true), MANY(2, true, true)}},
 };
 
 // Up to three rows against four panels of cold B at once: one stream alone does not reach the bandwidth of memory.
@@ -218,7 +219,7 @@ static void tile(const GemmTile* t) {
       const int64_t end = g + 1 == groups ? t->rows : t->rows * (g + 1) / groups;
       // Cold panels: the last group brings the next one, a lone group what follows soon.
       const bool far = direct || (t->cold && g + 1 == groups);
-      s.far = direct ? 64 : groups > 1 ? t->b_panel : kLead;
+      s.far = direct ? 64 : !t->cold ? 0 : groups > 1 ? t->b_panel : kLead;
       kMicro[kind][far][end - i](t->k, t->a + i * t->a_row, t->a_row, b, t->b_row, t->c + i * t->ldc + j, t->ldc, &s, mask);
       i = end;
     }
@@ -367,14 +368,9 @@ INLINE void narrow_rows(const GemmDot* d, int64_t j) {
     const __m512 v = _mm512_loadu_ps(x);
     UNROLL for (int r = 0; r < R; r++) acc[r] = _mm512_fmadd_ps(_mm512_set1_ps(y[r][p]), v, acc[r]);
   }
-  UNROLL for (int r = 0; r < R; r++) {
-    float sum[16];
-    _mm512_storeu_ps(sum, _mm512_mul_ps(_mm512_set1_ps(d->alpha), acc[r]));
-    for (int64_t i = 0; i < d->few; i++) {
-      float* c = d->c + i * d->c_i + (j + r) * d->c_j;
-      *c = d->beta != 0 ? sum[i] + d->beta * *c : sum[i];
-    }
-  }
+  float sums[R * 16];
+  UNROLL for (int r = 0; r < R; r++) _mm512_storeu_ps(sums + 16 * r, acc[r]);
+  put_few(d, j, R, sums, false);
 }
 
 static void narrow(const GemmDot* d) {
@@ -406,15 +402,9 @@ INLINE void pair_rows(const GemmDot* d, int64_t j) {
     UNROLL for (int r = 0; r < R; r++)
       acc[r] = _mm512_fmadd_ps(_mm512_castpd_ps(_mm512_broadcastsd_pd(_mm_castps_pd(_mm_set_ss(y[r][p])))), v, acc[r]);
   }
-  UNROLL for (int r = 0; r < R; r++) {
-    float sum[16];
-    _mm512_storeu_ps(sum, acc[r]);
-    for (int64_t i = 0; i < d->few; i++) {
-      const float v = d->alpha * (sum[2 * i] + sum[2 * i + 1]);
-      float* c = d->c + i * d->c_i + (j + r) * d->c_j;
-      *c = d->beta != 0 ? v + d->beta * *c : v;
-    }
-  }
+  float sums[R * 16];
+  UNROLL for (int r = 0; r < R; r++) _mm512_storeu_ps(sums + 16 * r, acc[r]);
+  put_few(d, j, R, sums, true);
 }
 
 static void pairs(const GemmDot* d) {

@@ -5,6 +5,7 @@
 
 #include "core/gemm.h"
 #include "cpu/gemm/activation_neon.h"
+#include "cpu/gemm/few.h"
 #include "cpu/gemm/finish.h"
 
 using namespace whittle;
@@ -208,14 +209,10 @@ INLINE void narrow_rows(const GemmDot* d, int64_t j) {
       UNROLL for (int v = 0; v < 4; v++) acc[r][v] = vfmaq_n_f32(acc[r][v], u[v], w);
     }
   }
-  UNROLL for (int r = 0; r < R; r++) {
-    float sum[16];
-    UNROLL for (int v = 0; v < 4; v++) vst1q_f32(sum + 4 * v, vmulq_n_f32(acc[r][v], d->alpha));
-    for (int64_t i = 0; i < d->few; i++) {
-      float* c = d->c + i * d->c_i + (j + r) * d->c_j;
-      *c = d->beta != 0 ? sum[i] + d->beta * *c : sum[i];
-    }
-  }
+  float sums[R * 16];
+  UNROLL for (int r = 0; r < R; r++)
+    UNROLL for (int v = 0; v < 4; v++) vst1q_f32(sums + 16 * r + 4 * v, acc[r][v]);
+  put_few(d, j, R, sums, false);
 }
 
 static void narrow(const GemmDot* d) {
