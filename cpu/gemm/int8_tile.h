@@ -26,9 +26,9 @@ struct Tile {
   int64_t from_stride;
   int32_t* to;
   int64_t to_stride;
-  // Prefetched to the second level, ahead_step bytes (or a multiple, see `tile`) every group of steps; 0 where there is nothing.
+  // Prefetched to the second level: `lines` every group of steps, ahead_step bytes on by the next (0 where there is nothing).
   const char* ahead;
-  int64_t ahead_step;
+  int64_t ahead_step, lines;
   // Rows of the result, prefetched to the first level.
   const char* touch;
   int64_t touch_stride, touch_bytes;
@@ -40,16 +40,16 @@ struct Tile {
 #endif
 enum { kGroup = GROUP_STEPS };
 
-// Few rows leave few independent sums: U sets of them hide the latency of the multiply-add. `Lines` are prefetched ahead for a
-// group; none means that b' itself comes from memory and is read once.
-template <int R, int V, int U, int Lines, bool W>
+// Few rows leave few independent sums: U sets of them hide the latency of the multiply-add. Where b' itself comes from memory
+// and is read once (Once), its own lines are prefetched.
+template <int R, int V, int U, bool Once, bool W>
 static inline void tile(const Tile* t) {
   constexpr int kBytes = W ? WIDE_BYTES : B_BYTES;
   const uint8_t* a = t->a;
   const int64_t stride = t->a_stride, steps = t->steps;
   const int8_t* b = t->b;
   const char *ahead = t->ahead, *touch = t->touch;
-  const int64_t ahead_step = t->ahead_step;
+  const int64_t ahead_step = t->ahead_step, lines = t->lines * 64;
   Vec acc[U][R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
@@ -71,9 +71,10 @@ static inline void tile(const Tile* t) {
     }
     left -= groups;
     for (; groups > 0; groups--) {
-      if (Lines > 0) {
-#pragma GCC unroll 8
-        for (int j = 0; j < Lines; j++) _mm_prefetch(ahead + j * 64, _MM_HINT_T1);
+      if (!Once) {
+        _mm_prefetch(ahead, _MM_HINT_T1);
+#pragma GCC unroll 1
+        for (int64_t j = 64; j < lines; j += 64) _mm_prefetch(ahead + j, _MM_HINT_T1);
         ahead += ahead_step;
       }
 #pragma GCC unroll 4
@@ -82,7 +83,7 @@ static inline void tile(const Tile* t) {
 #pragma GCC unroll 8
         for (int v = 0; v < V; v++) {
           bv[v] = W ? LOAD_WIDE(b + (g * V + v) * kBytes) : LOAD_B(b + (g * V + v) * kBytes);
-          if (Lines == 0 && (g * V + v) * kBytes % 64 == 0)
+          if (Once && (g * V + v) * kBytes % 64 == 0)
             _mm_prefetch(reinterpret_cast<const char*>(b + (g * V + v) * kBytes + 4096), _MM_HINT_T0);
         }
 #pragma GCC unroll 16
@@ -125,43 +126,34 @@ typedef void (*TileFn)(const Tile*);
 // Sets of sums by rows: about as many chains as the latency times the rate of the multiply-add asks for. No more rows than the
 // registers hold.
 #define WHITTLE_SETS(R, V) ((R) * (V) >= 10 ? 1 : (R) * (V) >= 4 ? 2 : 4)
-#define WHITTLE_TILE(R, V, L, W) tile<((R) < ROWS_OF(V) ? (R) : ROWS_OF(V)), V, WHITTLE_SETS(R, V), L, W>
-#define WHITTLE_TILES(V, L, W)                                                                                       \
+#define WHITTLE_TILE(R, V, O, W) tile<((R) < ROWS_OF(V) ? (R) : ROWS_OF(V)), V, WHITTLE_SETS(R, V), O, W>
+#define WHITTLE_TILES(V, O, W)                                                                                       \
   {                                                                                                                  \
-    WHITTLE_TILE(1, V, L, W), WHITTLE_TILE(2, V, L, W), WHITTLE_TILE(3, V, L, W), WHITTLE_TILE(4, V, L, W),          \
-        WHITTLE_TILE(5, V, L, W), WHITTLE_TILE(6, V, L, W), WHITTLE_TILE(7, V, L, W), WHITTLE_TILE(8, V, L, W),      \
-        WHITTLE_TILE(9, V, L, W), WHITTLE_TILE(10, V, L, W), WHITTLE_TILE(11, V, L, W), WHITTLE_TILE(12, V, L, W)    \
+    WHITTLE_TILE(1, V, O, W), WHITTLE_TILE(2, V, O, W), WHITTLE_TILE(3, V, O, W), WHITTLE_TILE(4, V, O, W),          \
+        WHITTLE_TILE(5, V, O, W), WHITTLE_TILE(6, V, O, W), WHITTLE_TILE(7, V, O, W), WHITTLE_TILE(8, V, O, W),      \
+        WHITTLE_TILE(9, V, O, W), WHITTLE_TILE(10, V, O, W), WHITTLE_TILE(11, V, O, W), WHITTLE_TILE(12, V, O, W)    \
   }
 
 // Lines of b' in a group, of V vectors.
-#define WHITTLE_LINES(V) (kGroup * (V) * B_BYTES > 64 ? kGroup * (V) * B_BYTES / 64 : 1)
-enum { kMostRows = 12, kPaces = 4 };
+static inline int64_t lines_of(int64_t vectors) { return kGroup * vectors * B_BYTES > 64 ? kGroup * vectors * B_BYTES / 64 : 1; }
 
-// What a tile prefetches a group: its own b'; one line; so many that a panel's worth passes in four tiles; or in two.
-struct Pace {
-  int lines;
-  TileFn of_rows[kMostRows];
-};
-#define WHITTLE_PACES(V, W)                                                                                          \
-  {                                                                                                                  \
-    {0, WHITTLE_TILES(V, 0, W)}, {1, WHITTLE_TILES(V, 1, W)},                                                        \
-        {(WHITTLE_LINES(V) + 3) / 4, WHITTLE_TILES(V, (WHITTLE_LINES(V) + 3) / 4, W)},                               \
-        {(WHITTLE_LINES(V) + 1) / 2, WHITTLE_TILES(V, (WHITTLE_LINES(V) + 1) / 2, W)},                               \
-  }
-const Pace kFull[kPaces] = WHITTLE_PACES(TILE_VECTORS, false);
+enum { kMostRows = 12 };
+typedef TileFn OfRows[kMostRows];
+// By whether b' is read once.
+const OfRows kFull[2] = {WHITTLE_TILES(TILE_VECTORS, false, false), WHITTLE_TILES(TILE_VECTORS, true, false)};
 #if WIDE_BYTES
-const Pace kWidened[kPaces] = WHITTLE_PACES(TILE_VECTORS, true);
+const OfRows kWidened = WHITTLE_TILES(TILE_VECTORS, false, true);
 #endif
 #if WIDEST_VECTORS > TILE_VECTORS
-const Pace kWidest[kPaces] = WHITTLE_PACES(WIDEST_VECTORS, false);
+const OfRows kWidest[2] = {WHITTLE_TILES(WIDEST_VECTORS, false, false), WHITTLE_TILES(WIDEST_VECTORS, true, false)};
 #endif
-const Pace kNarrow[TILE_VECTORS] = {
-    {1, WHITTLE_TILES(1, 1, false)},
+const OfRows kNarrow[TILE_VECTORS] = {
+    WHITTLE_TILES(1, false, false),
 #if TILE_VECTORS > 2
-    {1, WHITTLE_TILES(2, 1, false)},
+    WHITTLE_TILES(2, false, false),
 #endif
 #if TILE_VECTORS > 3
-    {1, WHITTLE_TILES(3, 1, false)},
+    WHITTLE_TILES(3, false, false),
 #endif
 };
 
@@ -183,14 +175,15 @@ static void panel(const GemmInt8Panel* p) {
   const int64_t size = e->out_type == kOutInt32 || e->out_type == kOutFloat32 ? 4 : 1;
   const bool straight = e->out_type == kOutInt32 && !e->b_zero && p->columns == width;
   WHITTLE_ALIGN64 int32_t acc[kTileSums];
-  const Pace* paces = vectors == TILE_VECTORS ? kFull : nullptr;
+  const TileFn* of_rows = kNarrow[vectors < TILE_VECTORS ? vectors - 1 : 0];
+  if (vectors == TILE_VECTORS) of_rows = kFull[tiles == 1];
 #if WIDEST_VECTORS > TILE_VECTORS
-  if (vectors == WIDEST_VECTORS) paces = kWidest;
+  if (vectors == WIDEST_VECTORS) of_rows = kWidest[tiles == 1];
 #endif
 #if WIDE_BYTES
   WHITTLE_ALIGN64 int8_t wide[kGemmInt8Block];
   const bool widen = vectors == TILE_VECTORS && tiles >= 4;
-  if (widen) paces = kWidened;
+  if (widen) of_rows = kWidened;
 #else
   const bool widen = false;
 #endif
@@ -199,16 +192,15 @@ static void panel(const GemmInt8Panel* p) {
   // One tile of rows needs no blocks: it reads b' once.
   const int64_t blocks = tiles == 1 ? 1 : (p->steps + most - 1) / most;
   const int64_t block = blocks > 0 ? (p->steps + blocks - 1) / blocks : 0;
-  const Pace* pace = &kNarrow[vectors < TILE_VECTORS ? vectors - 1 : 0];
-  if (paces && tiles == 1) {
-    pace = &paces[0];
-  } else if (paces) {
-    const int64_t groups = tiles * (p->steps / kGroup), lines = p->ahead_bytes / 64;
-    pace = &paces[lines <= groups ? 1 : lines <= groups * paces[2].lines ? 2 : 3];
+  Tile t;
+  // What is to come passes within all tiles where a line a group does it, else within four of them, or two.
+  t.lines = 1;
+  if (vectors >= TILE_VECTORS) {
+    const int64_t groups = tiles * (p->steps / kGroup), wanted = p->ahead_bytes / 64, quarter = (lines_of(vectors) + 3) / 4;
+    t.lines = wanted <= groups ? 1 : wanted <= groups * quarter ? quarter : (lines_of(vectors) + 1) / 2;
   }
   const char *ahead = static_cast<const char*>(p->ahead), *ahead_end = ahead + p->ahead_bytes;
   const int8_t* b = p->b;
-  Tile t;
   t.a_stride = p->a_stride;
   t.touch_stride = p->out_stride * size;
   int64_t s = 0;
@@ -227,7 +219,7 @@ static void panel(const GemmInt8Panel* p) {
     t.to = acc;
     t.to_stride = last && straight ? p->out_stride : width;
     t.touch_bytes = last ? p->columns * size : 0;
-    const int64_t pass = t.steps / kGroup * pace->lines * 64;
+    const int64_t pass = t.steps / kGroup * t.lines * 64;
     const uint8_t* a = static_cast<const uint8_t*>(p->a) + s * 4;
     char* out = static_cast<char*>(p->out) + p->column * size;
     int64_t row = 0;
@@ -242,9 +234,9 @@ static void panel(const GemmInt8Panel* p) {
       // At its end there is nothing left to ask for, and the line asked for again and again is at hand.
       const bool more = ahead < ahead_end;
       t.ahead = more ? ahead : reinterpret_cast<const char*>(a);
-      t.ahead_step = more ? pace->lines * 64 : 0;
+      t.ahead_step = more ? t.lines * 64 : 0;
       if (more) ahead += pass;
-      pace->of_rows[rows - 1](&t);
+      of_rows[rows - 1](&t);
       if (last && !straight) epilogue_tile(p, row, rows, acc, width);
       row += rows;
       a += rows * p->a_stride;
