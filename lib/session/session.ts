@@ -8,7 +8,8 @@ import { fail, integer, options as checkOptions, tensor } from '../validate'
 import { prepare } from './prepare'
 import { Profiler, type ProfileReport } from './profile'
 import { Constants, type RunArguments } from './program'
-import { checkOps, execute, Stage, type NativeCall, type RunEvent } from './stages'
+import { Fallback } from './foreign'
+import { checkOps, execute, Stage, type NativeCall, type RunEvent, type Waiting } from './stages'
 
 /** Options of {@link Session.create}. */
 export interface SessionOptions {
@@ -16,6 +17,13 @@ export interface SessionOptions {
   threads?: number
   /** Times every step of every run, for {@link Session.profile}. Default false, which costs nothing. */
   profile?: boolean
+  /**
+   * What becomes of nodes that sessions have no kernel for. Default: `ERR_UNSUPPORTED_OP` at {@link Session.create}. With
+   * `'onnxruntime'` they run in onnxruntime-node, which must be installed: those that hang together as one model, a control flow node
+   * with such nodes inside as a whole. onnxruntime-node is asynchronous only: {@link Session.runSync} is then an error where it
+   * comes upon them. Values between such nodes cannot be fetched or tapped.
+   */
+  fallback?: 'onnxruntime'
 }
 
 /** Options of {@link Session.run}. */
@@ -42,9 +50,9 @@ export interface SessionValue {
 
 /** One step of {@link Session.plan}. */
 export interface PlanStep {
-  /** the kernel: conv, gemm, elementwise, … */
+  /** the kernel: conv, gemm, elementwise, …; `onnxruntime` for what runs there (steps of that kind are told last) */
   readonly op: string
-  /** the ONNX node it begins with */
+  /** the ONNX node it begins with; of a part that runs in onnxruntime all nodes, joined by ` + ` */
   readonly node: string
 }
 
@@ -56,6 +64,8 @@ export interface PlanReport {
   /** bytes of weights, packed for this machine's kernels, shared by all plans of the session */
   readonly weightBytes: number
 }
+
+type Steps = Generator<RunEvent, Map<string, Tensor>, void>
 
 class SessionHandle extends Handle {
   constructor(object: unknown) {
@@ -77,12 +87,14 @@ registerHandle('Session', (object) => new SessionHandle(object))
  * const { y } = await session.run({ x: { type: 'float32', dims: [1, 3, 224, 224], data } })
  */
 export class Session {
-  readonly #model: Model
+  #model!: Model
   readonly #handle: SessionHandle
   readonly #threads: number
   readonly #profiler: Profiler | undefined
-  readonly #stage: Stage
-  readonly #given: Model
+  readonly #constants: Constants
+  readonly #fallback: Fallback | undefined
+  #stage!: Stage
+  #given: Model
   /** the same without fusion, where every value has its name; made when such a name is asked for */
   #plain: Stage | undefined
   #plainModel: Model | undefined
@@ -91,40 +103,41 @@ export class Session {
   readonly inputs: readonly SessionValue[]
   readonly outputs: readonly SessionValue[]
 
-  private constructor(model: Model, threads: number, profile: boolean) {
+  private constructor(model: Model, threads: number, profile: boolean, fallback: Fallback | undefined) {
     this.#profiler = profile ? new Profiler() : undefined
-    this.#model = prepare(model)
     this.#given = model
-    const graph = this.#model.graph
-    checkOps(graph)
+    this.#fallback = fallback
+    this.#threads = threads
+    const object = native().sessionNew([...model.graph.initializers.values()].reduce((sum, i) => sum + i.byteLength, 0))
+    if (!object) throw new WhittleError('ERR_OUT_OF_MEMORY', 'model', 'model: no memory for a session')
+    this.#handle = new SessionHandle(object)
+    this.#constants = new Constants(object)
+    this.#build(object)
+    const { graph } = this.#model
     this.inputs = graph.inputs
       .filter((i) => !graph.initializers.has(i.name))
       .map(({ name, type, dims }) => ({ name, type, dims }))
     this.outputs = graph.outputs.map(({ name, type, dims }) => ({ name, type, dims }))
-    let bytes = 0
-    for (const i of graph.initializers.values()) bytes += i.byteLength
-    const object = native().sessionNew(bytes)
-    if (!object) throw new WhittleError('ERR_OUT_OF_MEMORY', 'model', 'model: no memory for a session')
-    this.#handle = new SessionHandle(object)
-    this.#stage = new Stage(this.#model, object, new Constants(object))
-    this.#threads = threads
   }
 
   /**
    * Prepares a model. Where all input shapes are fixed the plan is made at once, else at the first run of each shape.
    *
    * @param model a model, the path of an ONNX file, or its bytes
-   * @throws {WhittleError} `ERR_UNSUPPORTED_OP` naming the node for an op without kernel, `ERR_MODEL_FORMAT`, `ERR_IO`
+   * @throws {WhittleError} `ERR_UNSUPPORTED_OP` naming the node for an op without kernel, `ERR_MODEL_FORMAT`, `ERR_IO`,
+   * `ERR_DEVICE` for a fallback that is not installed
    */
   static async create(model: Model | string | Uint8Array | ArrayBuffer, options?: SessionOptions): Promise<Session> {
-    const { threads, profile } = checkOptions(options, 'options', ['threads', 'profile'])
+    const { threads, profile, fallback } = checkOptions(options, 'options', ['threads', 'profile', 'fallback'])
     if (profile !== undefined && typeof profile !== 'boolean') fail('ERR_DTYPE', 'options.profile', 'a boolean', profile)
+    if (fallback !== undefined && fallback !== 'onnxruntime') fail('ERR_RANGE', 'options.fallback', "'onnxruntime'", fallback)
     const n = threads === undefined ? 0 : integer(threads, 'options.threads', 1, 256)
     const loaded = model instanceof Model ? model : await Model.load(model)
-    const session = new Session(loaded, n, profile === true)
+    const session = new Session(loaded, n, profile === true, fallback && new Fallback(loaded, n))
     const fixed = session.inputs.map((i) => i.dims)
     if (fixed.every((d) => d?.every((x) => typeof x === 'number')))
       session.plan(Object.fromEntries(session.inputs.map((i) => [i.name, i.dims as readonly number[]])))
+    await session.#fallback?.open()
     return session
   }
 
@@ -146,14 +159,27 @@ export class Session {
       signal.addEventListener('abort', stop, { once: true })
     }
     const taps = this.#tapped()
-    let steps: Generator<RunEvent, Map<string, Tensor>, void> | undefined
+    let steps: Steps | undefined
+    let told = false
     try {
       // Plans are made at once, so that what is wrong with the inputs is known before anything runs.
-      steps = execute(this.#stageFor([...names, ...taps.keys()]), tensors, names, [...taps.keys()])
+      steps = this.#begin(tensors, names, taps)
       for (;;) {
-        const step = steps.next()
+        let step: ReturnType<Steps['next']>
+        try {
+          step = steps.next()
+        } catch (error) {
+          if (told || !this.#retake(error)) throw error
+          steps = this.#begin(tensors, names, taps)
+          continue
+        }
         if (step.done) return pickOutputs(step.value, names)
+        if ('wait' in step.value) {
+          await this.#waitFor(step.value, signal)
+          continue
+        }
         if ('tapped' in step.value) {
+          told = true
           for (const look of taps.get(step.value.tapped) ?? []) await look(step.value.view, step.value.tapped)
           continue
         }
@@ -168,15 +194,19 @@ export class Session {
     }
   }
 
-  /** {@link run} on this thread. */
+  /** {@link run} on this thread. What {@link SessionOptions.fallback} left to onnxruntime-node cannot run so: `ERR_UNSUPPORTED_OP`. */
   runSync(inputs: Readonly<Record<string, TensorLike | TypedArray>>, options?: RunOptions): Record<string, Tensor> {
     const { tensors, names } = this.#prepare(inputs, options)
     const taps = this.#tapped()
-    const steps = execute(this.#stageFor([...names, ...taps.keys()]), tensors, names, [...taps.keys()])
+    const steps = this.#begin(tensors, names, taps)
     try {
       for (;;) {
         const step = steps.next()
         if (step.done) return pickOutputs(step.value, names)
+        if ('wait' in step.value) {
+          const { waits } = step.value
+          throw new WhittleError('ERR_UNSUPPORTED_OP', waits, `runSync: ${waits} runs in onnxruntime-node, which is asynchronous only: use run`)
+        }
         if ('tapped' in step.value) {
           for (const look of taps.get(step.value.tapped) ?? []) finish(look(step.value.view, step.value.tapped))
           continue
@@ -241,8 +271,16 @@ export class Session {
       else known.set(name, tensor(given, `dims.${name}`, [type && isDataType(type) ? type : 'float32']))
     }
     this.#checkDims(new Map([...known].map(([name, k]) => [name, k.dims])), 'dims')
-    const { plan } = this.#stage.action(known, this.outputs.map((o) => o.name))
-    return { steps: plan?.report ?? [], arenaBytes: plan?.arenaBytes ?? 0, weightBytes: native().sessionBytes(object) }
+    const names = this.outputs.map((o) => o.name)
+    let action: ReturnType<Stage['action']> | undefined
+    while (!action)
+      try {
+        action = this.#stage.action(known, names)
+      } catch (error) {
+        if (!this.#retake(error)) throw error
+      }
+    const { plan } = action
+    return { steps: [...(plan?.report ?? []), ...(this.#fallback?.steps.flat() ?? [])], arenaBytes: plan?.arenaBytes ?? 0, weightBytes: native().sessionBytes(object) }
   }
 
   /**
@@ -261,10 +299,45 @@ export class Session {
   /** Frees native memory. Runs in flight end first. */
   dispose(): void {
     this.#handle.dispose()
+    this.#fallback?.release()
   }
 
   [Symbol.dispose](): void {
     this.dispose()
+  }
+
+  /** Prepares the model; what has no kernel goes to the fallback, where there is one. */
+  #build(object: object): void {
+    for (;;)
+      try {
+        if (this.#fallback) this.#given = this.#fallback.model()
+        this.#model = prepare(this.#given)
+        checkOps(this.#model.graph)
+        break
+      } catch (error) {
+        if (!this.#fallback?.take(error, true)) throw error
+      }
+    this.#stage = new Stage(this.#model, object, this.#constants, this.#fallback)
+    this.#plain = this.#plainModel = undefined
+  }
+
+  /** Whether the fallback takes what a plan could not be made of; plans are then made anew. */
+  #retake(error: unknown): boolean {
+    if (!this.#fallback?.take(error, false)) return false
+    this.#build(this.#object())
+    return true
+  }
+
+  #begin(tensors: ReadonlyMap<string, Tensor>, names: readonly string[], taps: ReadonlyMap<string, unknown>): Steps {
+    return execute(this.#stageFor([...names, ...taps.keys()]), tensors, names, [...taps.keys()])
+  }
+
+  async #waitFor({ waits, wait }: Waiting, signal: AbortSignal | undefined): Promise<void> {
+    const start = performance.now()
+    await wait()
+    const part = this.#fallback?.steps.find(([step]) => step.node === waits)
+    if (part) this.#profiler?.record(part, Float64Array.of((performance.now() - start) * 1e6), start)
+    if (signal?.aborted) throw new WhittleError('ERR_ABORTED', 'options.signal', 'options.signal: aborted')
   }
 
   #object(): object {
@@ -315,7 +388,7 @@ export class Session {
   #stageFor(names: readonly string[]): Stage {
     if (names.every((name) => this.#model.graph.defines(name))) return this.#stage
     const object = this.#object()
-    return (this.#plain ??= new Stage(this.#unfused(), object, new Constants(object)))
+    return (this.#plain ??= new Stage(this.#unfused(), object, new Constants(object), this.#fallback))
   }
 
   /** The taps of a run that begins now. */

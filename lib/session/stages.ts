@@ -4,7 +4,7 @@ import { hold } from '../async'
 import { native } from '../native'
 import { allocate, sizeOf, viewAs, type Tensor } from '../tensor'
 import type { Folded } from './fold'
-import { hasHost, hostOf, type HostRun, type Inner } from './hosts'
+import { hasHost, hostOf, type Foreign, type HostRun, type Inner } from './hosts'
 import { knownTensor } from './lowering'
 import { kernelOf, lower, type Lowered, type Tap } from './plan'
 import { Constants } from './program'
@@ -67,9 +67,11 @@ export class Stage {
   /** inputs whose content is part of the key */
   readonly #contents: Set<string>
   readonly #folded: Folded
+  readonly #foreign: Foreign | undefined
   readonly #actions = new Map<string, Action>()
 
-  constructor(model: Model, session: object, constants: Constants, contents: Iterable<string> = [], folded: Folded = new Map()) {
+  constructor(model: Model, session: object, constants: Constants, foreign?: Foreign, contents: Iterable<string> = [], folded: Folded = new Map()) {
+    this.#foreign = foreign
     this.#folded = folded
     this.#model = model
     this.#session = session
@@ -168,13 +170,13 @@ export class Stage {
     for (const node of blocked) {
       // What decides is there only after the plan: the node's turn comes then.
       const maker = hostOf(node, graph, shapes)
-      if (maker) hosts.push({ node, run: maker(node, { model: rest, type: (name) => shapes.get(name, graph)?.type as Tensor['type'], inner: (model) => this.#inner(model) }) })
+      if (maker) hosts.push({ node, run: maker(node, { model: rest, type: (name) => shapes.get(name, graph)?.type as Tensor['type'], inner: (model) => this.#inner(model), foreign: this.#foreign }) })
     }
     if (!plan && hosts.length === 0) {
       const [node] = blocked as [Node]
       throw new WhittleError('ERR_UNSUPPORTED_OP', node.label, `${node.opType} ${node.label}: its shape depends on data in a way that sessions cannot follow`)
     }
-    return { plan, told, hosts, next: new Stage(rest, this.#session, this.#constants, this.#contents, this.#folded) }
+    return { plan, told, hosts, next: new Stage(rest, this.#session, this.#constants, this.#foreign, this.#contents, this.#folded) }
   }
 
   #inner(model: Model): Inner {
@@ -270,7 +272,14 @@ export interface Tapped {
   readonly view: Tensor
 }
 
-export type RunEvent = NativeCall | Tapped
+/** Work of another runtime, to be waited for. */
+export interface Waiting {
+  /** label of the node */
+  readonly waits: string
+  wait(): Promise<void>
+}
+
+export type RunEvent = NativeCall | Tapped | Waiting
 
 /** Runs a graph: yields what is to be run natively and what is to be looked at, and answers `fetch`. */
 export function* execute(

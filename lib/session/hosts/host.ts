@@ -10,6 +10,13 @@ export interface HostScope {
   type(name: string): Tensor['type']
   /** A graph that is run from within: the body of a loop. */
   inner(model: Model): Inner
+  /** what runs in another runtime */
+  readonly foreign: Foreign | undefined
+}
+
+/** Another runtime, which only runs asynchronously. */
+export interface Foreign {
+  run(node: Node, known: (name: string) => Tensor): Promise<readonly (Tensor | undefined)[]>
 }
 
 export interface Inner {
@@ -26,6 +33,16 @@ export interface HostRun {
 }
 
 export type Host = (node: Node, scope: HostScope) => HostRun
+
+/** @internal A part of the graph that another runtime runs. */
+export const foreignPart: Host = (node, scope) => ({
+  *run(known) {
+    let results: readonly (Tensor | undefined)[] = []
+    const value = (name: string): Tensor => known.get(name) ?? (scope.model.graph.constant(name)?.readSync() as Tensor)
+    yield { waits: node.label, wait: async () => void (results = (await scope.foreign?.run(node, value)) ?? []) }
+    return results
+  },
+})
 
 /** @internal Operand `i` of a node: what a stage found, an input, or a constant. */
 export function operand(node: Node, scope: HostScope, known: ReadonlyMap<string, Tensor>, i: number): Tensor | undefined {

@@ -1,14 +1,14 @@
 import type { Graph, Node, Shapes } from '../../model'
 import { control } from './control'
 import { bakeries, conversions, weights } from './convert'
-import type { Host } from './host'
+import { foreignPart, type Host } from './host'
 import { images, pools } from './image'
 import { losses } from './loss'
 import { picking } from './pick'
 import { cumulation, layerNorms, reductions, sums } from './reduce'
 import { signals } from './signal'
 
-export type { Host, HostRun, HostScope, Inner } from './host'
+export type { Foreign, Host, HostRun, HostScope, Inner } from './host'
 
 /** What always runs here: control flow, results whose shape depends on data, and ops that are rare. */
 const kAlways: Readonly<Record<string, Host>> = { ...control, ...picking, ...sums, ...losses, ...images, ...signals }
@@ -16,6 +16,7 @@ const kElse: Readonly<Record<string, Host>> = { ...reductions, ...cumulation, ..
 
 /** How a node runs that no plan can take; undefined for one that a plan takes. */
 export function hostOf(node: Node, graph: Graph, shapes: Shapes): Host | undefined {
+  if (isForeign(node)) return foreignPart
   if (!node.is()) return undefined
   if (Object.hasOwn(kAlways, node.opType)) return kAlways[node.opType]
   return Object.hasOwn(kElse, node.opType) && isOdd(node, graph, shapes) ? kElse[node.opType] : undefined
@@ -61,7 +62,13 @@ function isOdd(node: Node, graph: Graph, shapes: Shapes): boolean {
   }
 }
 
+/** Whether a node stands for a part that another runtime runs. */
+function isForeign(node: Node): boolean {
+  return node.domain === 'whittle' && node.opType === 'Onnxruntime'
+}
+
 /** Whether a form of the op can run here. */
 export function hasHost(node: Node): boolean {
+  if (isForeign(node)) return true
   return node.is() && (Object.hasOwn(kAlways, node.opType) || Object.hasOwn(kElse, node.opType))
 }
