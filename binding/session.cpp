@@ -1,5 +1,6 @@
 // Models ready to run: constants and plans are added from JavaScript, runs happen on any thread.
 #include <atomic>
+#include <memory>
 #include <new>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "binding/gemm_weight.h"
 #include "binding/handles.h"
 #include "core/plan/plan.h"
+#include "core/sparse_weights.h"
 
 namespace whittle {
 namespace {
@@ -50,6 +52,16 @@ napi_value session_new(napi_env env, napi_callback_info info) {
   return object ? object : none;
 }
 
+// Argument `at`, which is the next one: a typed array and its bytes.
+const void* data_of(napi_env env, Args& args, size_t at, int64_t* bytes) {
+  const void* data = args.bytes(0);
+  size_t length = 0;
+  napi_typedarray_type type;
+  if (args.ok() && napi_get_typedarray_info(env, args.value(at), &type, &length, nullptr, nullptr, nullptr) == napi_ok)
+    *bytes = static_cast<int64_t>(length) * typed_element_size(type);
+  return data;
+}
+
 // sessionConstant(handle, kind, data, groups, k, n, row, col) → its number, -1 if it cannot be had
 napi_value session_constant(napi_env env, napi_callback_info info) {
   Args args(env, info);
@@ -57,13 +69,8 @@ napi_value session_constant(napi_env env, napi_callback_info info) {
   int64_t number = -1;
   if (use.read(args, HandleKind::session) && use.object()) {
     const auto kind = static_cast<ConstantKind>(args.small());
-    size_t at = 2;
-    const void* data = args.bytes(0);
-    size_t length = 0;
-    napi_typedarray_type type;
     int64_t bytes = 0;
-    if (args.ok() && napi_get_typedarray_info(env, args.value(at), &type, &length, nullptr, nullptr, nullptr) == napi_ok)
-      bytes = static_cast<int64_t>(length) * typed_element_size(type);
+    const void* data = data_of(env, args, 2, &bytes);
     const int64_t groups = args.integer(), k = args.integer(), n = args.integer(), row = args.integer(), col = args.integer();
     if (args.ok()) number = static_cast<PlanModel*>(use.object())->add_constant(kind, data, bytes, groups, k, n, row, col);
   }
@@ -92,6 +99,58 @@ napi_value session_weight(napi_env env, napi_callback_info info) {
   napi_value v = nullptr;
   napi_create_int64(env, number, &v);
   return v;
+}
+
+// sessionSparse(handle, kind, data, k, n, row, col, format, r, c, n of m, m, columns) → its number, -1 if it cannot be had
+napi_value session_sparse(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  HandleUse use;
+  int64_t number = -1;
+  if (use.read(args, HandleKind::session) && use.object()) {
+    const auto kind = static_cast<ConstantKind>(args.small());
+    int64_t bytes = 0;
+    const void* data = data_of(env, args, 2, &bytes);
+    const int64_t k = args.integer(), n = args.integer(), row = args.integer(), col = args.integer();
+    SparseLayout layout = {};
+    for (int32_t* v : {&layout.format, &layout.r, &layout.c, &layout.n, &layout.m}) *v = args.small();
+    layout.columns = args.integer();
+    const bool known = kind == ConstantKind::sparse || kind == ConstantKind::sparse_int8;
+    if (args.ok() && known) number = static_cast<PlanModel*>(use.object())->add_sparse(kind, data, bytes, k, n, row, col, layout);
+  }
+  napi_value v = nullptr;
+  napi_create_int64(env, number, &v);
+  return v;
+}
+
+// sessionCensus(data, k, n, row, col) → [non-zeros, blocks of each of kSparseShapes, 1 for each of kSparsePatterns that holds] of
+// float32 or int8 weights; empty if it cannot be had.
+napi_value session_census(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  int64_t bytes = 0;
+  const void* data = data_of(env, args, 0, &bytes);
+  SparseBuild b = {};
+  b.cols = args.integer();
+  b.rows = args.integer();
+  const int64_t row = args.integer(), col = args.integer();
+  std::vector<int64_t> numbers;
+  const bool codes = bytes == b.rows * b.cols;
+  const bool fits = (codes || bytes == b.rows * b.cols * 4) && ((col == 1 && row == b.rows) || (row == 1 && col == b.cols));
+  std::unique_ptr<uint8_t[]> turned;
+  if (args.ok() && fits && sparse_rows(codes, data, b.cols, b.rows, row, col, &turned)) {
+    b.w = turned ? turned.get() : data;
+    b.source_type = b.type = codes ? kSparseInt8 : kSparseF32;
+    const SparseCensus census = sparse_census({b, {}}, codes);
+    numbers.push_back(census.nnz);
+    for (int64_t blocks : census.blocks) numbers.push_back(blocks);
+    for (bool pattern : census.pattern) numbers.push_back(pattern);
+  }
+  napi_value out = nullptr, v;
+  napi_create_array_with_length(env, numbers.size(), &out);
+  for (uint32_t i = 0; i < numbers.size(); i++) {
+    napi_create_int64(env, numbers[i], &v);
+    napi_set_element(env, out, i, v);
+  }
+  return out;
 }
 
 // sessionPlan(handle, program, length) → its number, or why not
@@ -201,6 +260,8 @@ void init_session(napi_env env, napi_value exports) {
   export_function(env, exports, "sessionNew", session_new);
   export_function(env, exports, "sessionConstant", session_constant);
   export_function(env, exports, "sessionWeight", session_weight);
+  export_function(env, exports, "sessionSparse", session_sparse);
+  export_function(env, exports, "sessionCensus", session_census);
   export_function(env, exports, "sessionPlan", session_plan);
   export_function(env, exports, "sessionArena", session_arena);
   export_function(env, exports, "sessionForget", session_forget);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/gemm.h"
+#include "core/sparse_weights.h"
 #include "core/scratch.h"
 #include "core/threads.h"
 
@@ -81,7 +82,7 @@ WhittleStatus as_product(const ConvProblem& p, int threads) {
       g.fill = fill;
       g.fill_context = &patches;
     }
-    g.packed = p.weight + group * packed;
+    if (p.weight) g.packed = p.weight + group * packed;
     g.c = p.out + group * oc;
     g.ldc = p.oc;
     g.bias = p.bias ? p.bias + group * oc : nullptr;
@@ -92,7 +93,7 @@ WhittleStatus as_product(const ConvProblem& p, int threads) {
       g.source_col = 1;
     }
     g.activation = p.activation;
-    const WhittleStatus status = gemm_f32(g, threads);
+    const WhittleStatus status = p.sparse ? sparse_gemm(*p.sparse, g, threads) : gemm_f32(g, threads);
     if (status != WHITTLE_OK) return status;
   }
   return WHITTLE_OK;

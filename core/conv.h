@@ -50,6 +50,7 @@ VariantList<ConvKernels> conv_variants();
 const ConvKernels& conv_kernels();
 Tier conv_tier();
 
+struct SparseMatrix;
 struct ConvProblem {
   int64_t n, h, w, c, oh, ow, oc;
   int64_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
@@ -59,6 +60,7 @@ struct ConvProblem {
   // depthwise: [kh][kw][c]. Otherwise packed matrices (gemm_packed_size floats each), one after another: `groups` of
   // kh * kw * c / groups rows, or by_rows kh of kw * c.
   const float* weight;
+  const SparseMatrix* sparse;  // instead of weight where groups is 1 and by_rows is not set: oc rows of kh * kw * c; or null
   const float* bias;      // [oc], or null
   const float* residual;  // like out, added before the activation; or null
   Activation activation;
@@ -79,6 +81,7 @@ struct ConvInt8Problem {
   int32_t x_zero;
   float x_scale;
   const PackedInt8* packed;  // [ky][kx][channel] x oc, or null: depthwise
+  const SparseMatrix* sparse;  // instead of packed, as in ConvProblem
   const float* depthwise;    // blocks of channels, each [ky][kx][channels of the block]
   const float* scales;       // [oc], of the weights; their zero points are 0
   const float* bias;         // [oc], or null

@@ -6,6 +6,7 @@
 
 #include "core/conv.h"
 #include "core/gemm_int8.h"
+#include "core/sparse_weights.h"
 #include "core/scratch.h"
 #include "core/threads.h"
 
@@ -75,7 +76,7 @@ WhittleStatus as_product(const ConvInt8Problem& p, int threads) {
   g.out_zero = p.out_zero;
   g.out = p.out;
   g.threads = threads;
-  return gemm_int8(gemm_int8_kernels(), g);
+  return p.sparse ? sparse_gemm_int8(*p.sparse, g) : gemm_int8(gemm_int8_kernels(), g);
 }
 
 // Inputs of a block of rows and channels become floats, the float32 kernel adds, the epilogue finishes its exact sums.
@@ -139,7 +140,7 @@ WhittleStatus depthwise(const ConvInt8Problem& p, int threads) {
 
 WhittleStatus conv_int8(const ConvInt8Problem& p, int threads) {
   if (p.n == 0 || p.oh == 0 || p.ow == 0 || p.oc == 0) return WHITTLE_OK;
-  return p.packed ? as_product(p, threads) : depthwise(p, threads);
+  return p.packed || p.sparse ? as_product(p, threads) : depthwise(p, threads);
 }
 
 }  // namespace whittle

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "core/features.h"
 #include "core/gemm.h"
 #include "core/scratch.h"
 #include "core/sparse_int8.h"
@@ -81,11 +82,14 @@ WhittleStatus multiply_vector(const SparseKernels& kernels, const SparseArgs& a,
   for (int64_t j = 0; j < a.columns; j++) {
     const float* from = static_cast<const float*>(a.x) + (a.by_rows ? j * w.cols : j);
     float* out = static_cast<float*>(a.out) + (a.by_rows ? j * w.rows : j);
-    if (a.by_rows) memcpy(x, from, static_cast<size_t>(w.cols) * 4);
+    if (a.fill)
+      for (int64_t p = 0; p < w.cols; p += kGemmMaxK) a.fill(a.fill_context, j, 1, p, std::min(kGemmMaxK, w.cols - p), x + p);
+    else if (a.by_rows) memcpy(x, from, static_cast<size_t>(w.cols) * 4);
     else
       for (int64_t p = 0; p < w.cols; p++) x[p] = from[p * a.columns];
     memset(x + w.cols, 0, static_cast<size_t>(slack) * 4);
     const bool spread = !a.by_rows && a.columns > 1;
+    const float* residual = a.residual ? a.residual + j * w.rows : nullptr;
     const auto finish = [&](const float* acc, int64_t row, int64_t rows) {
       SparseFinish g = f;
       g.acc = acc;
@@ -117,6 +121,7 @@ WhittleStatus multiply_vector(const SparseKernels& kernels, const SparseArgs& a,
             if (s.order[static_cast<size_t>(i)] >= 0) ordered[s.order[static_cast<size_t>(i)]] = y[i];
         }
       });
+      for (int64_t i = 0; residual && i < w.rows; i++) ordered[i] += residual[i];
       finish(ordered, 0, w.rows);
       continue;
     }
@@ -136,6 +141,7 @@ WhittleStatus multiply_vector(const SparseKernels& kernels, const SparseArgs& a,
           k.acc = acc;
           kernels.vector(&k);
         }
+        for (int64_t i = 0; residual && i < std::min(padded, w.rows - row); i++) acc[i] += residual[row + i];
         finish(acc, row, std::min(padded, w.rows - row));
       }
     });
@@ -159,8 +165,8 @@ WhittleStatus multiply_slices(const SparseKernels& kernels, const SparseArgs& a,
   return WHITTLE_OK;
 }
 
-// Rows [p, p + most) of strip `which` of all products' strips, `to` where the strip's first row goes.
-void pack_rows(const SparseKernels& kernels, const SparseArgs& a, const Strips& strips, int64_t which, int64_t p, int64_t most, float* to) {
+// Rows [p, p + most) of strip `which` of all products' strips, `to` where the strip's first row goes. False if memory is short.
+bool pack_rows(const SparseKernels& kernels, const SparseArgs& a, const Strips& strips, int64_t which, int64_t p, int64_t most, float* to) {
   const SparseMatrix& w = *a.w;
   const float* x = static_cast<const float*>(a.x);
   const int64_t s = which % strips.count, product = which / strips.count, column = strips.begin(s) * kSparseUnit;
@@ -171,9 +177,20 @@ void pack_rows(const SparseKernels& kernels, const SparseArgs& a, const Strips& 
   k.columns = std::min(a.columns - column, k.units * kSparseUnit);
   k.stride = a.by_rows ? w.cols : a.columns;
   k.transposed = a.by_rows;
-  k.x = k.valid == 0 ? nullptr : a.by_rows ? x + column * w.cols + p : x + (product * w.cols + p) * a.columns + column;
+  if (k.valid > 0 && a.fill) {
+    static_assert(kPackRows <= kGemmMaxK, "a filled row holds a piece");
+    static thread_local Scratch scratch;
+    float* rows = static_cast<float*>(scratch.take(kSparseMaxUnits * kSparseUnit * kGemmRowStride * 4));
+    if (!rows) return false;
+    a.fill(a.fill_context, column, k.columns, p, k.valid, rows);
+    k.stride = kGemmRowStride;
+    k.x = rows;
+  } else {
+    k.x = k.valid == 0 ? nullptr : a.by_rows ? x + column * w.cols + p : x + (product * w.cols + p) * a.columns + column;
+  }
   k.out = to + p * k.units * kSparseUnit;
   kernels.pack(&k);
+  return true;
 }
 
 // Panel p of W times a packed strip; acc for its sums.
@@ -184,9 +201,23 @@ void multiply_panel(const SparseKernels& kernels, const SparseArgs& a, const Str
   const int64_t s = which % strips.count, product = which / strips.count;
   const int64_t units = strips.begin(s + 1) - strips.begin(s), wide = units * kSparseUnit, column = strips.begin(s) * kSparseUnit;
   const int64_t row = t.panel_rows[static_cast<size_t>(p)], padded = t.panel_rows[static_cast<size_t>(p) + 1] - row;
+  if (a.residual) {
+    // Sums begin at what is to be added.
+    SparsePack k = {};
+    k.units = static_cast<int32_t>(units);
+    k.k = padded;
+    k.valid = std::min(padded, w.rows - row);
+    k.columns = std::min(a.columns - column, wide);
+    k.stride = w.rows;
+    k.transposed = 1;
+    k.x = a.residual + column * w.rows + row;
+    k.out = acc;
+    kernels.pack(&k);
+  }
   for (int64_t b = 0; b < t.blocks; b++) {
     SparseTile k = tile_of(w, p, b);
     if (k.groups == 0) continue;
+    if (a.residual) k.fresh = false;
     k.units = static_cast<int32_t>(units);
     k.x = strip + b * t.block * wide;
     k.acc = acc;
@@ -219,19 +250,38 @@ WhittleStatus multiply_tiles(const SparseKernels& kernels, const SparseArgs& a, 
   const bool direct = !a.by_rows && strips.count == 1 && a.columns % kSparseUnit == 0 && w.cols % t.width == 0 &&
                       reinterpret_cast<uintptr_t>(x) % 64 == 0 && (a.batch == 1 || w.cols * a.columns % 16 == 0);
   static thread_local Scratch packed;
-  const int64_t strip_floats = padded_k * t.units * kSparseUnit;
+  const int64_t strip_floats = padded_k * t.units * kSparseUnit, chunks = (padded_k + kPackRows - 1) / kPackRows;
   std::atomic<bool> failed{false};
+  // Many columns: a strip at a time from packing to result, while it is near.
+  const int64_t team = threads > 0 ? threads : thread_limit();
+  if (a.by_rows && total >= 4 * team && total * strip_floats * 4 > cache_sizes().l2 / 2) {
+    int64_t most_rows = 0;
+    for (int64_t p = 0; p < t.panels; p++)
+      most_rows = std::max(most_rows, t.panel_rows[static_cast<size_t>(p) + 1] - t.panel_rows[static_cast<size_t>(p)]);
+    const int64_t sums = most_rows * t.units * kSparseUnit;
+    parallel_for(total, std::max<int64_t>(1, total / (8 * team)), threads, [&](int64_t begin, int64_t end) {
+      static thread_local Scratch own;
+      float* strip = static_cast<float*>(own.take((strip_floats + sums) * 4));
+      bool good = strip != nullptr;
+      for (int64_t i = begin; i < end && good; i++) {
+        for (int64_t c = 0; c < chunks && good; c++) good = pack_rows(kernels, a, strips, i, c * kPackRows, kPackRows, strip);
+        for (int64_t p = 0; p < t.panels && good; p++) multiply_panel(kernels, a, strips, i, p, strip, strip + strip_floats);
+      }
+      if (!good) failed = true;
+    });
+    return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
+  }
   const int64_t together = direct ? total : std::max<int64_t>(1, std::min(total, kPackedBytes / (strip_floats * 4)));
   float* near = direct ? nullptr : static_cast<float*>(packed.take(together * strip_floats * 4));
   if (!direct && !near) return WHITTLE_OUT_OF_MEMORY;
   for (int64_t base = 0; base < total; base += together) {
     const int64_t now = std::min(together, total - base);
     if (!direct) {
-      const int64_t chunks = (padded_k + kPackRows - 1) / kPackRows;
       parallel_for(now * chunks, 1, threads, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++)
-          pack_rows(kernels, a, strips, base + i / chunks, i % chunks * kPackRows, kPackRows, near + i / chunks * strip_floats);
+          if (!pack_rows(kernels, a, strips, base + i / chunks, i % chunks * kPackRows, kPackRows, near + i / chunks * strip_floats)) failed = true;
       });
+      if (failed) return WHITTLE_OUT_OF_MEMORY;
     }
     // All strips of one panel in turn, so that its weights come from far away once.
     parallel_for(now * t.panels, now, threads, [&](int64_t begin, int64_t end) {

@@ -101,6 +101,8 @@ struct SparseKernels {
 #include <memory>
 #include <vector>
 
+#include "core/gemm.h"
+#include "core/gemm_int8.h"
 #include "core/variants.h"
 
 namespace whittle {
@@ -188,6 +190,12 @@ struct SparseArgs {
   Activation activation;
   void* out;
   int32_t threads;          // 0: the limit
+  // Instead of x where by_rows: rows of x as they are asked for, any of them from any thread (core/gemm.h, core/gemm_int8.h).
+  GemmFill fill;
+  GemmInt8Fill fill_bytes;  // for int8
+  const void* fill_context;
+  const float* residual;    // float values, by_rows, w in tiles: like out, added before the activation; or null
+  const float* row_scales;  // int8: instead of the matrix's own; or null
   // int8 only, as in core/gemm_int8.h
   bool x_signed;
   int32_t x_zero;

@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "core/sparse_blocks.h"
+#include "core/sparse_weights.h"
 
 namespace whittle {
 namespace {
@@ -13,15 +14,6 @@ namespace {
 struct Candidate {
   int32_t format, r, c, n, m;
   double cost;
-};
-
-constexpr int32_t kShapes[][2] = {{1, 1}, {1, 4}, {1, 16}, {4, 1}, {8, 1}, {16, 1}, {32, 32}};
-constexpr int32_t kPatterns[][2] = {{1, 4}, {2, 4}, {4, 8}};
-
-// What one pass over the matrix tells: non-zeros, occupied blocks of each shape, and which n:m patterns hold.
-struct Census {
-  int64_t nnz = 0, blocks[7] = {};
-  bool pattern[3] = {true, true, true};
 };
 
 int64_t occupied(const std::vector<uint8_t>& flags, size_t width) {
@@ -34,9 +26,11 @@ int64_t occupied(const std::vector<uint8_t>& flags, size_t width) {
   return count;
 }
 
-Census take_census(const SparseSource& source, bool is_int8) {
+}  // namespace
+
+SparseCensus sparse_census(const SparseSource& source, bool is_int8) {
   const SparseBuild& b = source.build;
-  Census census;
+  SparseCensus census;
   const size_t cols = static_cast<size_t>(b.cols);
   std::vector<float> row(cols);
   std::vector<int8_t> codes(cols);
@@ -54,12 +48,12 @@ Census take_census(const SparseSource& source, bool is_int8) {
     census.blocks[1] += occupied(flags, 4);
     census.blocks[2] += occupied(flags, 16);
     for (int p = 0; p < 3; p++) {
-      const size_t m = static_cast<size_t>(kPatterns[p][1]);
+      const size_t m = static_cast<size_t>(kSparsePatterns[p][1]);
       census.pattern[p] = census.pattern[p] && cols % m == 0;
       for (size_t j = 0; census.pattern[p] && j < cols; j += m) {
         int32_t used = 0;
         for (size_t q = j; q < j + m; q++) used += flags[q];
-        census.pattern[p] = used <= kPatterns[p][0];
+        census.pattern[p] = used <= kSparsePatterns[p][0];
       }
     }
     for (int a = 0; a < 4; a++) {
@@ -73,12 +67,14 @@ Census take_census(const SparseSource& source, bool is_int8) {
   return census;
 }
 
+namespace {
+
 // Bytes over 1 MB come from beyond L2, where a core gets about 8 a cycle.
 double reading(double bytes) { return bytes > 1e6 ? bytes / 8 : bytes / 24; }
 
 std::vector<Candidate> rank(const SparseSource& source, int32_t type) {
   const SparseBuild& b = source.build;
-  const Census census = take_census(source, type == kSparseInt8);
+  const SparseCensus census = sparse_census(source, type == kSparseInt8);
   const double rows = static_cast<double>(b.rows), cols = static_cast<double>(b.cols);
   const double columns = b.columns > 0 ? static_cast<double>(b.columns) : 64;
   const double size = type == kSparseF32 ? 4 : type == kSparseBf16 ? 2 : 1;
@@ -88,21 +84,21 @@ std::vector<Candidate> rank(const SparseSource& source, int32_t type) {
   const double u = static_cast<double>(static_cast<int64_t>((columns + 15) / 16)) * narrow;
   std::vector<Candidate> list;
   for (int s = 0; s < 7; s++) {
-    const double r = kShapes[s][0], c = kShapes[s][1], blocks = static_cast<double>(census.blocks[s]);
+    const double r = kSparseShapes[s][0], c = kSparseShapes[s][1], blocks = static_cast<double>(census.blocks[s]);
     const double h = std::min(8.0, r), loads = blocks * c * r / h, groups = rows / h;
     double cost;
     if (columns <= 2) cost = columns * std::max(reading(blocks * (r * c * size + 2)), blocks * r * c * (s == 0 ? 1.6 : s == 2 ? 0.2 : 0.5) + groups * 4);
     else if (s == 0 && type != kSparseInt8) cost = loads * (1.1 + 0.75 * u) + groups * std::max(1.0, cols / 192) * (1.6 * u + 6);
     else cost = loads * std::max(0.55 * u * h, 1.6 * u + 0.5 * h) + groups * (8 * u * h + 10);
-    list.push_back({s == 0 ? kSparseCsr : kSparseBlock, kShapes[s][0], kShapes[s][1], 0, 0, cost});
+    list.push_back({s == 0 ? kSparseCsr : kSparseBlock, kSparseShapes[s][0], kSparseShapes[s][1], 0, 0, cost});
   }
   for (int p = 0; p < 3; p++) {
     if (!census.pattern[p]) continue;
-    const double stored = rows * cols * kPatterns[p][0] / kPatterns[p][1];
+    const double stored = rows * cols * kSparsePatterns[p][0] / kSparsePatterns[p][1];
     // Float n:m lies as CSR where more than two columns are to come.
     if (columns > 2 && type != kSparseInt8) continue;
     const double cost = columns <= 2 ? columns * std::max(reading(stored * (size + 0.25)), stored * 0.3) : stored * (1.3 * u + 0.5) + rows * (8 * u + 10);
-    list.push_back({kSparseNm, 1, 1, kPatterns[p][0], kPatterns[p][1], cost});
+    list.push_back({kSparseNm, 1, 1, kSparsePatterns[p][0], kSparsePatterns[p][1], cost});
   }
   if (type != kSparseInt8) {
     const double cost = columns <= 2 ? columns * std::max(reading(rows * cols * 4), rows * cols * 0.07 * narrow) : rows * cols * u * 0.56;

@@ -156,12 +156,14 @@ WhittleStatus multiply_vector(const Product& p) {
   const SparseInt8Kernels& k = *p.kernels;
   static thread_local Scratch scratch;
   const int64_t bytes = round_up(w.cols, 16) * k.x_bytes + 2 * kSparseInt8Near;
-  uint8_t* base = static_cast<uint8_t*>(scratch.take(bytes));
+  uint8_t* base = static_cast<uint8_t*>(scratch.take(bytes + w.cols));
   if (!base) return WHITTLE_OUT_OF_MEMORY;
   memset(base, 0, static_cast<size_t>(bytes));
   uint8_t* x = base + kSparseInt8Near;
   for (int64_t j = 0; j < a.columns; j++) {
-    k.widen(static_cast<const uint8_t*>(a.x) + j * w.cols, w.cols, a.x_signed, x);
+    const uint8_t* from = a.fill_bytes ? base + bytes : static_cast<const uint8_t*>(a.x) + j * w.cols;
+    if (a.fill_bytes) a.fill_bytes(a.fill_context, j, 1, base + bytes, w.cols);
+    k.widen(from, w.cols, a.x_signed, x);
     parallel_for(d.panels, d.panels >= 32 ? 4 : 1, p.threads, [&](int64_t begin, int64_t end) {
       int32_t acc[kSparseInt8Panel];
       for (int64_t q = begin; q < end; q++) {
@@ -226,67 +228,102 @@ WhittleStatus multiply_strips(const Product& p) {
   const int64_t padded = round_up(std::max<int64_t>(w.cols, 1), 16), total = strips.count * a.batch;
   const int64_t strip_bytes = padded * k.units * kSparseUnit * k.x_bytes;
   const int64_t together = std::max<int64_t>(1, std::min(total, kPackedBytes / strip_bytes));
+  const uint8_t* x = static_cast<const uint8_t*>(a.x);
+  std::atomic<bool> failed{false};
+  // Rows [row, row + kPackRows) of strip `which` to the strip at `to`; x, or the strip's filled rows if there are some.
+  const auto pack = [&](int64_t which, int64_t row, const uint8_t* filled, uint8_t* to) {
+    const int64_t s = which % strips.count, product = which / strips.count, column = s * k.units * kSparseUnit;
+    SparseInt8Pack c = {};
+    c.units = static_cast<int32_t>(strips.units_of(s));
+    c.stride = a.by_rows ? w.cols : a.columns;
+    c.transposed = a.by_rows;
+    c.is_signed = a.x_signed;
+    c.aligned = d.aligned;
+    c.padded = std::min(kPackRows, padded - row);
+    c.k = std::max<int64_t>(0, std::min(c.padded, w.cols - row));
+    c.columns = std::min(a.columns - column, c.units * kSparseUnit);
+    c.x = filled ? filled + row : a.by_rows ? x + column * w.cols + row : x + (product * w.cols + row) * a.columns + column;
+    c.out = to + row * c.units * kSparseUnit * k.x_bytes;
+    k.pack(&c);
+  };
+  const int64_t most = kSparseInt8Panel * k.units * kSparseUnit;
+  // Panel q times strip `which`; acc for 2 * most sums.
+  const auto multiply = [&](int64_t which, int64_t q, const uint8_t* strip, int32_t* acc) {
+    const int64_t s = which % strips.count, product = which / strips.count;
+    const int64_t units = strips.units_of(s), wide = units * kSparseUnit, column = s * k.units * kSparseUnit;
+    for (int64_t b = 0; b < d.blocks; b++) {
+      SparseInt8Tile t = tile_of(d, q, b, p.epilogue.offset);
+      t.units = static_cast<int32_t>(units);
+      t.x = strip + b * d.block * wide * k.x_bytes;
+      t.acc = acc;
+      k.tile(&t);
+    }
+    const int64_t row = q * kSparseInt8Panel, rows = std::min(kSparseInt8Panel, w.rows - row);
+    const int64_t columns = std::min(a.columns - column, wide);
+    if (!a.by_rows) {
+      for (int64_t r = 0; r < rows; r++)
+        finish(p, row + r, true, acc + r * wide, columns, out_at(p, product, row + r, column));
+      return;
+    }
+    // Whole tiles of 32-bit results go where they belong at once.
+    const int64_t direct = p.epilogue.out_type == kOutInt32 ? columns / 8 * 8 : 0, even = rows / 8 * 8;
+    if (direct > 0 && even == rows) {
+      k.turn(acc, rows, wide, direct, reinterpret_cast<int32_t*>(out_at(p, 0, row, column)), w.rows);
+      if (direct == columns) return;
+    }
+    int32_t* turned = acc + most;
+    k.turn(acc, round_up(rows, 8), wide, wide, turned, kSparseInt8Panel);
+    for (int64_t j = even == rows ? direct : 0; j < columns; j++)
+      finish(p, row, false, turned + j * kSparseInt8Panel, rows, out_at(p, 0, row, column + j));
+  };
+  const int64_t chunks = (padded + kPackRows - 1) / kPackRows, team = p.threads > 0 ? p.threads : thread_limit();
+  const bool many = total >= 4 * team;
+  if (a.fill_bytes && !many) {
+    static thread_local Scratch whole;
+    uint8_t* rows = static_cast<uint8_t*>(whole.take(a.columns * w.cols));
+    if (!rows) return WHITTLE_OUT_OF_MEMORY;
+    parallel_for(a.columns, 16, p.threads, [&](int64_t begin, int64_t end) {
+      a.fill_bytes(a.fill_context, begin, end - begin, rows + begin * w.cols, w.cols);
+    });
+    x = rows;
+  }
+  // Many columns: a strip at a time from packing to result, while it is near.
+  if (a.by_rows && many && (a.fill_bytes || total * strip_bytes > cache_sizes().l2 / 2)) {
+    const int64_t room = a.fill_bytes ? k.units * kSparseUnit * w.cols + 64 : 0;
+    parallel_for(total, std::max<int64_t>(1, total / (8 * team)), p.threads, [&](int64_t begin, int64_t end) {
+      static thread_local Scratch own;
+      uint8_t* strip = static_cast<uint8_t*>(own.take(strip_bytes + most * 8 + room));
+      if (!strip) {
+        failed = true;
+        return;
+      }
+      int32_t* acc = reinterpret_cast<int32_t*>(strip + strip_bytes);
+      uint8_t* filled = a.fill_bytes ? strip + strip_bytes + most * 8 : nullptr;
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t column = i * k.units * kSparseUnit;
+        if (filled) a.fill_bytes(a.fill_context, column, std::min(a.columns - column, k.units * kSparseUnit), filled, w.cols);
+        for (int64_t c = 0; c < chunks; c++) pack(i, c * kPackRows, filled, strip);
+        for (int64_t q = 0; q < d.panels; q++) multiply(i, q, strip, acc);
+      }
+    });
+    return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
+  }
   static thread_local Scratch packed;
   uint8_t* near = static_cast<uint8_t*>(packed.take(together * strip_bytes));
   if (!near) return WHITTLE_OUT_OF_MEMORY;
-  const uint8_t* x = static_cast<const uint8_t*>(a.x);
-  std::atomic<bool> failed{false};
   for (int64_t base = 0; base < total; base += together) {
-    const int64_t now = std::min(together, total - base), chunks = (padded + kPackRows - 1) / kPackRows;
+    const int64_t now = std::min(together, total - base);
     parallel_for(now * chunks, 1, p.threads, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) {
-        const int64_t s = (base + i / chunks) % strips.count, product = (base + i / chunks) / strips.count, row = i % chunks * kPackRows;
-        const int64_t column = s * k.units * kSparseUnit;
-        SparseInt8Pack c = {};
-        c.units = static_cast<int32_t>(strips.units_of(s));
-        c.stride = a.by_rows ? w.cols : a.columns;
-        c.transposed = a.by_rows;
-        c.is_signed = a.x_signed;
-        c.aligned = d.aligned;
-        c.padded = std::min(kPackRows, padded - row);
-        c.k = std::max<int64_t>(0, std::min(c.padded, w.cols - row));
-        c.columns = std::min(a.columns - column, c.units * kSparseUnit);
-        c.x = a.by_rows ? x + column * w.cols + row : x + (product * w.cols + row) * a.columns + column;
-        c.out = near + i / chunks * strip_bytes + row * c.units * kSparseUnit * k.x_bytes;
-        k.pack(&c);
-      }
+      for (int64_t i = begin; i < end; i++) pack(base + i / chunks, i % chunks * kPackRows, nullptr, near + i / chunks * strip_bytes);
     });
     parallel_for(now * d.panels, 1, p.threads, [&](int64_t begin, int64_t end) {
       static thread_local Scratch sums;
-      const int64_t most = kSparseInt8Panel * k.units * kSparseUnit;
       int32_t* acc = static_cast<int32_t*>(sums.take(most * 8));
       if (!acc) {
         failed = true;
         return;
       }
-      for (int64_t i = begin; i < end; i++) {
-        const int64_t s = (base + i / d.panels) % strips.count, product = (base + i / d.panels) / strips.count, q = i % d.panels;
-        const int64_t units = strips.units_of(s), wide = units * kSparseUnit, column = s * k.units * kSparseUnit;
-        for (int64_t b = 0; b < d.blocks; b++) {
-          SparseInt8Tile t = tile_of(d, q, b, p.epilogue.offset);
-          t.units = static_cast<int32_t>(units);
-          t.x = near + i / d.panels * strip_bytes + b * d.block * wide * k.x_bytes;
-          t.acc = acc;
-          k.tile(&t);
-        }
-        const int64_t row = q * kSparseInt8Panel, rows = std::min(kSparseInt8Panel, w.rows - row);
-        const int64_t columns = std::min(a.columns - column, wide);
-        if (a.by_rows) {
-          // Whole tiles of 32-bit results go where they belong at once.
-          const int64_t direct = p.epilogue.out_type == kOutInt32 ? columns / 8 * 8 : 0, even = rows / 8 * 8;
-          if (direct > 0 && even == rows) {
-            k.turn(acc, rows, wide, direct, reinterpret_cast<int32_t*>(out_at(p, 0, row, column)), w.rows);
-            if (direct == columns) continue;
-          }
-          int32_t* turned = acc + most;
-          k.turn(acc, round_up(rows, 8), wide, wide, turned, kSparseInt8Panel);
-          for (int64_t j = even == rows ? direct : 0; j < columns; j++)
-            finish(p, row, false, turned + j * kSparseInt8Panel, rows, out_at(p, 0, row, column + j));
-        } else {
-          for (int64_t r = 0; r < rows; r++)
-            finish(p, row + r, true, acc + r * wide, columns, out_at(p, product, row + r, column));
-        }
-      }
+      for (int64_t i = begin; i < end; i++) multiply(base + i / d.panels, i % d.panels, near + i / d.panels * strip_bytes, acc);
     });
   }
   return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
@@ -443,7 +480,7 @@ WhittleStatus sparse_int8_multiply(const SparseInt8Kernels& kernels, const Spars
   for (size_t i = 0; i < rows; i++) {
     offset[i] = static_cast<int32_t>((a.bias_int ? static_cast<uint32_t>(a.bias_int[i]) : 0u) - zero * static_cast<uint32_t>(d.sums[i]));
     if (a.out_type == kOutInt32) continue;
-    scale[i] = a.x_scale * w.scales[i];
+    scale[i] = a.x_scale * (a.row_scales ? a.row_scales[i] : w.scales[i]);
     if (!(scale[i] > 0 && scale[i] <= 3.402823466e38f)) return WHITTLE_RANGE;
     bias[i] = a.bias ? a.bias[i] : -0.0f;
     if (bias[i] - bias[i] != 0) return WHITTLE_NONFINITE;

@@ -2,6 +2,7 @@
 #include "core/conv.h"
 #include "core/gemm.h"
 #include "core/plan/reader.h"
+#include "core/sparse_weights.h"
 
 namespace whittle {
 namespace {
@@ -24,8 +25,8 @@ struct Gemm final : Step {
     g.a = x.at<const float>(a);
     g.a_row = a_row;
     g.a_col = a_col;
-    if (packed) g.packed = x.at<const float>(b);
-    else g.b = x.at<const float>(b);
+    if (packed && !b.sparse) g.packed = x.at<const float>(b);
+    else if (!packed) g.b = x.at<const float>(b);
     g.b_row = b_row;
     g.b_col = b_col;
     g.c = x.at<float>(c);
@@ -45,6 +46,7 @@ struct Gemm final : Step {
     g.b_batch = b_batch;
     g.c_batch = m * n;
     if (!map.empty()) g.map = map.data();
+    if (b.sparse) return sparse_gemm(*static_cast<const SparseMatrix*>(b.fixed), g, x.threads);
     return gemm_f32(g, x.threads);
   }
 };
@@ -64,7 +66,8 @@ struct Conv final : Step {
   WhittleStatus run(const RunContext& c) const override {
     ConvProblem q = p;
     q.x = c.at<const float>(x);
-    q.weight = c.at<const float>(weight);
+    if (weight.sparse) q.sparse = static_cast<const SparseMatrix*>(weight.fixed);
+    else q.weight = c.at<const float>(weight);
     q.bias = c.at<const float>(bias);
     q.residual = c.at<const float>(residual);
     q.out = c.at<float>(out);
@@ -110,6 +113,7 @@ Step* make_gemm(PlanReader& r) {
   if (!r.ok()) return nullptr;
   s->a = r.floats(a == 0 ? 0 : a + more_a);
   s->b = s->packed ? r.packed(1, s->k, s->n) : r.floats(b == 0 ? 0 : b + more_b);
+  r.require(!s->b.sparse || (s->alpha == 1 && s->a_col == 1 && s->a_row == s->k), "sparse weights for rows that do not follow each other");
   s->bias = r.floats(s->n, true);
   s->residual = r.floats(out, true);
   s->c = r.floats(out);
@@ -138,6 +142,7 @@ Step* make_conv(PlanReader& r) {
                           : r.packed(p.groups, p.kh * p.kw * (p.c / p.groups), p.oc / p.groups);
   s->bias = r.floats(p.oc, true);
   s->residual = r.floats(out, true);
+  r.require(!s->weight.sparse || !p.by_rows, "sparse weights by rows");
   r.require(!depthwise || s->residual.place == Place::none, "a residual of a depthwise convolution");
   s->out = r.floats(out);
   return s.release();

@@ -3,6 +3,7 @@
 #include "core/gemm.h"
 #include "core/gemm_int8.h"
 #include "core/plan/reader.h"
+#include "core/sparse_weights.h"
 
 namespace whittle {
 namespace {
@@ -13,20 +14,21 @@ struct GemmDynamic final : Step {
   WhittleStatus run(const RunContext& c) const override {
     GemmInt8Args q = g;
     q.a = c.at<const uint8_t>(a);
-    q.packed = c.at<const PackedInt8>(weight);
+    const SparseMatrix* sparse = weight.sparse ? static_cast<const SparseMatrix*>(weight.fixed) : nullptr;
+    if (!sparse) q.packed = c.at<const PackedInt8>(weight);
     q.a_scale = *c.at<const float>(a_scale);
     if (const uint8_t* z = c.at<const uint8_t>(a_zero)) q.a_zero = g.a_signed ? static_cast<int8_t>(*z) : *z;
     q.b_scales = c.at<const float>(scales);
     q.bias_float = c.at<const float>(bias);
     q.out = c.at<void>(out);
     q.threads = c.threads;
-    WhittleStatus status = gemm_int8(gemm_int8_kernels(), q);
+    WhittleStatus status = sparse ? sparse_gemm_int8(*sparse, q) : gemm_int8(gemm_int8_kernels(), q);
     if (status != WHITTLE_RANGE && status != WHITTLE_NONFINITE) return status;
     // NaN and infinities among the floats, or products of scales that underflow, go where arithmetic takes them.
     q.out_type = kOutInt32;
     q.bias_float = nullptr;
     q.activation = {kActivationNone, 0, 0};
-    status = gemm_int8(gemm_int8_kernels(), q);
+    status = sparse ? sparse_gemm_int8(*sparse, q) : gemm_int8(gemm_int8_kernels(), q);
     if (status != WHITTLE_OK) return status;
     float* y = c.at<float>(out);
     const int32_t* sums = c.at<const int32_t>(out);

@@ -10,6 +10,7 @@
 #include "core/gemm_int8.h"
 #include "core/gemm_weight.h"
 #include "core/plan/reader.h"
+#include "core/sparse_weights.h"
 
 namespace whittle {
 namespace {
@@ -100,14 +101,25 @@ Operand PlanReader::operand(int64_t least, bool optional) {
   return o;
 }
 
+static Operand sparse_operand(const Constant& c, int64_t number) {
+  Operand o;
+  o.place = Place::constant;
+  o.at = number;
+  o.fixed = c.sparse.get();
+  o.sparse = true;
+  return o;
+}
+
 Operand PlanReader::packed(int64_t groups, int64_t k, int64_t n) {
   const int64_t number = within(0, int64_t(1) << 40);
   const Constant* c = ok() ? model_->constant(number) : nullptr;
   Operand o;
-  if (!c || c->kind != ConstantKind::gemm || c->groups != groups || c->k != k || c->n != n) {
+  const bool sparse = c && c->kind == ConstantKind::sparse;
+  if (!c || !(sparse || c->kind == ConstantKind::gemm) || c->groups != groups || c->k != k || c->n != n) {
     refuse("packed weights of another shape");
     return o;
   }
+  if (sparse) return sparse_operand(*c, number);
   o.place = Place::constant;
   o.at = number;
   o.bytes = c->bytes;
@@ -119,10 +131,12 @@ Operand PlanReader::packed_int8(int64_t k, int64_t n) {
   const int64_t number = within(0, int64_t(1) << 40);
   const Constant* c = ok() ? model_->constant(number) : nullptr;
   Operand o;
-  if (!c || !c->packed || c->k != k || c->n != n) {
+  const bool sparse = c && c->kind == ConstantKind::sparse_int8;
+  if (!c || !(sparse || c->packed) || c->k != k || c->n != n) {
     refuse("packed codes of another shape");
     return o;
   }
+  if (sparse) return sparse_operand(*c, number);
   o.place = Place::constant;
   o.at = number;
   o.fixed = c->packed.get();
@@ -146,6 +160,7 @@ Operand PlanReader::packed_weight(int64_t k, int64_t n) {
 void PackedWeightDelete::operator()(PackedWeight* p) const { free_packed_weight(p); }
 
 void PackedInt8Delete::operator()(PackedInt8* p) const { free_packed_int8(p); }
+void SparseDelete::operator()(SparseMatrix* p) const { delete p; }
 
 PlanModel::~PlanModel() = default;
 
@@ -194,9 +209,7 @@ int64_t PlanModel::add_constant(ConstantKind kind, const void* data, int64_t byt
     fill_packed_int8(table, static_cast<const uint8_t*>(data), !(col == 1 && row == n), 0, c->packed.get());
     c->bytes = c->packed->bytes;
     c->data = nullptr;
-    std::lock_guard<std::mutex> hold(lock_);
-    constants_.push_back(std::move(c));
-    return static_cast<int64_t>(constants_.size()) - 1;
+    return keep(std::move(c));
   } else {
     c->bytes = bytes;
   }
@@ -211,8 +224,12 @@ int64_t PlanModel::add_constant(ConstantKind kind, const void* data, int64_t byt
   } else {
     memcpy(c->data, data, static_cast<size_t>(bytes));
   }
+  return keep(std::move(c));
+}
+
+int64_t PlanModel::keep(std::unique_ptr<Constant> constant) {
   std::lock_guard<std::mutex> hold(lock_);
-  constants_.push_back(std::move(c));
+  constants_.push_back(std::move(constant));
   return static_cast<int64_t>(constants_.size()) - 1;
 }
 
@@ -227,9 +244,37 @@ int64_t PlanModel::add_weight(int32_t format, int64_t k, int64_t n, int64_t bloc
   c->weight.reset(new_packed_weight(gemm_weight_kernels(), format, k, n, block, with_offset));
   if (!c->weight || fill(context, c->weight.get()) != WHITTLE_OK) return -1;
   c->bytes = c->weight->bytes;
-  std::lock_guard<std::mutex> hold(lock_);
-  constants_.push_back(std::move(c));
-  return static_cast<int64_t>(constants_.size()) - 1;
+  return keep(std::move(c));
+}
+
+int64_t PlanModel::add_sparse(ConstantKind kind, const void* data, int64_t bytes, int64_t k, int64_t n, int64_t row, int64_t col,
+                              const SparseLayout& layout) {
+  const bool codes = kind == ConstantKind::sparse_int8;
+  if (plan_product({k, n, codes ? 1 : 4}) != bytes || !((col == 1 && row == n) || (row == 1 && col == k))) return -1;
+  std::unique_ptr<uint8_t[]> turned;
+  SparseBuild b = {};
+  b.rows = n;
+  b.cols = k;
+  b.w = data;
+  if (!sparse_rows(codes, data, k, n, row, col, &turned)) return -1;
+  if (turned) b.w = turned.get();
+  b.source_type = b.type = codes ? kSparseInt8 : kSparseF32;
+  b.format = layout.format;
+  b.r = layout.r;
+  b.c = layout.c;
+  b.n = layout.n;
+  b.m = layout.m;
+  b.columns = layout.columns;
+  auto c = std::make_unique<Constant>();
+  c->kind = kind;
+  c->groups = 1;
+  c->k = k;
+  c->n = n;
+  c->data = nullptr;
+  c->sparse.reset(new (std::nothrow) SparseMatrix);
+  if (!c->sparse || sparse_build(b, c->sparse.get()) != WHITTLE_OK) return -1;
+  c->bytes = c->sparse->bytes;
+  return keep(std::move(c));
 }
 
 int64_t PlanModel::add_plan(const double* program, int64_t length, std::string* error) {

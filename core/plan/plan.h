@@ -26,6 +26,7 @@ struct Operand {
   int64_t at = 0;  // offset or index
   int64_t bytes = 0;
   const void* fixed = nullptr;  // of a constant
+  bool sparse = false;  // which is a SparseMatrix
 };
 
 // What a constant holds. The numbers cross into lib/session/program.ts.
@@ -34,6 +35,8 @@ enum class ConstantKind : int32_t {
   gemm = 1,  // `groups` float32 matrices k x n, packed by gemm_pack_b one after another
   gemm_int8 = 2,  // an int8 matrix k x n, as PackedInt8
   gemm_weight = 3,  // a matrix k x n of 4- or 8-bit codes with scales, as PackedWeight; see add_weight
+  sparse = 4,  // a float32 matrix k x n, as SparseMatrix (of n rows and k columns)
+  sparse_int8 = 5,  // the same of int8
 };
 
 struct PackedInt8;
@@ -46,6 +49,17 @@ struct PackedWeightDelete {
   void operator()(PackedWeight* p) const;
 };
 
+struct SparseMatrix;
+struct SparseDelete {
+  void operator()(SparseMatrix* p) const;
+};
+
+// How a sparse constant is to be stored, and for how many rows of activations (core/sparse.h).
+struct SparseLayout {
+  int32_t format, r, c, n, m;
+  int64_t columns;
+};
+
 struct Constant {
   ConstantKind kind;
   int64_t groups, k, n;
@@ -54,6 +68,7 @@ struct Constant {
   uint8_t* data;  // 64-byte aligned
   std::unique_ptr<PackedInt8, PackedInt8Delete> packed;
   std::unique_ptr<PackedWeight, PackedWeightDelete> weight;
+  std::unique_ptr<SparseMatrix, SparseDelete> sparse;
 };
 
 struct RunContext {
@@ -118,6 +133,8 @@ class PlanModel {
   // The number of an empty packed weight, which `fill` fills at once; -1 if memory is short or `fill` answers anything but 0.
   int64_t add_weight(int32_t format, int64_t k, int64_t n, int64_t block, bool with_offset,
                      WhittleStatus (*fill)(void* context, PackedWeight* w), void* context);
+  int64_t add_sparse(ConstantKind kind, const void* data, int64_t bytes, int64_t k, int64_t n, int64_t row, int64_t col,
+                     const SparseLayout& layout);
   // The plan's number, or -1 with the reason.
   int64_t add_plan(const double* program, int64_t length, std::string* error);
   PlanUse plan(int64_t number);
@@ -133,6 +150,7 @@ class PlanModel {
   int64_t constant_bytes();
 
  private:
+  int64_t keep(std::unique_ptr<Constant> constant);
   struct Arena {
     std::unique_ptr<uint8_t[]> memory;
     int64_t bytes;

@@ -8,6 +8,7 @@
 #include "core/conv.h"
 #include "core/gemm_int8.h"
 #include "core/plan/reader.h"
+#include "core/sparse_weights.h"
 #include "core/quantize.h"
 #include "core/scratch.h"
 #include "core/threads.h"
@@ -227,6 +228,7 @@ struct ConvInt8 final : Step {
     ConvInt8Problem q = p;
     q.x = c.at<const uint8_t>(x);
     if (depthwise) q.depthwise = c.at<const float>(weight);
+    else if (weight.sparse) q.sparse = static_cast<const SparseMatrix*>(weight.fixed);
     else q.packed = c.at<const PackedInt8>(weight);
     q.scales = c.at<const float>(scales);
     q.bias = c.at<const float>(bias);
@@ -241,11 +243,12 @@ struct GemmInt8Step final : Step {
   WhittleStatus run(const RunContext& c) const override {
     GemmInt8Args q = g;
     q.a = c.at<const uint8_t>(a);
-    q.packed = c.at<const PackedInt8>(weight);
+    if (!weight.sparse) q.packed = c.at<const PackedInt8>(weight);
     q.b_scales = c.at<const float>(scales);
     q.bias_float = c.at<const float>(bias);
     q.out = c.at<void>(out);
     q.threads = c.threads;
+    if (weight.sparse) return sparse_gemm_int8(*static_cast<const SparseMatrix*>(weight.fixed), q);
     return gemm_int8(gemm_int8_kernels(), q);
   }
 };
@@ -259,8 +262,8 @@ struct MatmulInteger final : Step {
   WhittleStatus run(const RunContext& c) const override {
     GemmInt8Args q = g;
     q.a = c.at<const uint8_t>(a);
-    if (packed) q.packed = c.at<const PackedInt8>(b);
-    else q.b = c.at<const uint8_t>(b);
+    if (packed && !b.sparse) q.packed = c.at<const PackedInt8>(b);
+    else if (!packed) q.b = c.at<const uint8_t>(b);
     q.a_index = a_index.data();
     q.b_index = b_index.data();
     if (const void* z = c.at<const void>(a_zero)) q.a_zero = code_at(z, 0, 8, g.a_signed);
@@ -270,6 +273,7 @@ struct MatmulInteger final : Step {
     }
     q.out = c.at<void>(out);
     q.threads = c.threads;
+    if (b.sparse) return sparse_gemm_int8(*static_cast<const SparseMatrix*>(b.fixed), q);
     return gemm_int8(gemm_int8_kernels(), q);
   }
 };
@@ -396,8 +400,10 @@ Step* make_matmul_integer(PlanReader& r) {
   r.require(!s->packed || (!g.b_unsigned && most_b <= 1), "packed codes of another kind");
   s->a = r.operand(plan_product({most_a, g.m, g.k}));
   s->b = s->packed ? r.packed_int8(g.k, g.n) : r.operand(plan_product({most_b, g.k, g.n}));
+  r.require(!s->b.sparse || g.batch == 1, "sparse codes in a batch");
   s->a_zero = r.operand(1, true);
   s->b_zero = r.operand(s->columns ? g.n : 1, true);
+  r.require(!s->b.sparse || s->b_zero.place == Place::none, "sparse codes with a zero point");
   s->out = r.operand(plan_product({g.batch, g.m, g.n, 4}));
   return s.release();
 }

@@ -3,6 +3,8 @@ import { fillNumbers, type Source } from '../kernels/gemm_weight'
 import { native } from '../native'
 import type { DataType, TypedArray } from '../tensor'
 import { bitsOf, sizeOf } from '../tensor'
+import { formatNumbers, type SparseName } from './cost'
+import type { Tuner } from './tune'
 
 declare module '../native' {
   interface NativeBinding {
@@ -28,6 +30,16 @@ declare module '../native' {
       codes: TypedArray,
       scales: TypedArray | null,
       zeros: TypedArray | null,
+    ): number
+    sessionSparse(
+      session: object,
+      kind: number,
+      data: TypedArray,
+      k: number,
+      n: number,
+      row: number,
+      col: number,
+      ...format: readonly number[]
     ): number
     sessionPlan(session: object, length: number, program: Float64Array): number | string
     sessionArena(memory: Uint8Array): number
@@ -55,7 +67,7 @@ export type RunArguments = [
 
 // core/plan/plan.h
 const kPlaces = { none: 0, arena: 1, constant: 2, input: 3, output: 4 } as const
-const kConstantKinds = { raw: 0, gemm: 1, gemm_int8: 2 } as const
+const kConstantKinds = { raw: 0, gemm: 1, gemm_int8: 2, sparse: 4, sparse_int8: 5 } as const
 
 /** Memory that steps read and write. Offsets are given out once all steps are known. */
 export interface Memory {
@@ -77,15 +89,20 @@ export interface ProgramStep {
   readonly args: readonly Argument[]
   /** the ONNX node it came from, for messages and profiles */
   readonly node: string
+  /** how it is computed, where there was a choice, and the result that it is the choice for */
+  readonly choice?: { readonly layer: string; readonly name: string }
 }
 
 /** Weights of a session in native memory, each given over once, whichever plans use it. */
 export class Constants {
   readonly #session: object
   readonly #known = new Map<string, Memory>()
+  /** who chooses between kernels; none: what is best for dense weights */
+  readonly tuner: Tuner | undefined
 
-  constructor(session: object) {
+  constructor(session: object, tuner?: Tuner) {
     this.#session = session
+    this.tuner = tuner
   }
 
   /** Data as it is. `key` names it: the same key, the same data. */
@@ -116,6 +133,16 @@ export class Constants {
     return memory
   }
 
+  /** A k x n matrix, mostly zeros, of float32 or int8, for products with about `columns` rows of activations. */
+  sparse(key: string, k: number, n: number, row: number, col: number, format: SparseName, columns: number, data: () => Float32Array | Int8Array): Memory {
+    const id = `sparse ${format} for ${columns} ${key}`
+    return this.#once(id, () => {
+      const values = data()
+      const kind = values.BYTES_PER_ELEMENT === 1 ? kConstantKinds.sparse_int8 : kConstantKinds.sparse
+      return [values.byteLength, native().sessionSparse(this.#session, kind, values, k, n, row, col, ...formatNumbers(format), columns)]
+    })
+  }
+
   #add(
     key: string,
     kind: keyof typeof kConstantKinds,
@@ -126,12 +153,18 @@ export class Constants {
     row: number,
     col: number,
   ): Memory {
+    return this.#once(key, () => {
+      const data = make()
+      return [data.byteLength, native().sessionConstant(this.#session, kConstantKinds[kind], data, groups, k, n, row, col)]
+    })
+  }
+
+  #once(key: string, make: () => readonly [bytes: number, at: number]): Memory {
     const known = this.#known.get(key)
     if (known) return known
-    const data = make()
-    const at = native().sessionConstant(this.#session, kConstantKinds[kind], data, groups, k, n, row, col)
+    const [bytes, at] = make()
     if (at < 0) throw new WhittleError('ERR_OUT_OF_MEMORY', 'model', `model: no memory for the weights ${key}`)
-    const memory: Memory = { bytes: data.byteLength, place: 'constant', at, first: 0, last: 0 }
+    const memory: Memory = { bytes, place: 'constant', at, first: 0, last: 0 }
     this.#known.set(key, memory)
     return memory
   }
@@ -200,6 +233,12 @@ export class Program {
         a.last = this.steps.length
       }
     this.steps.push({ op, args, node })
+  }
+
+  /** Says of the last step how it was chosen to be computed. */
+  chosen(layer: string, name: string): void {
+    const last = this.steps.pop() as ProgramStep
+    this.steps.push({ ...last, choice: { layer, name } })
   }
 
   /** Lays out the arena (largest first, each at the lowest place that is free while it lives) and writes the numbers. */

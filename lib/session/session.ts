@@ -10,6 +10,7 @@ import { Profiler, type ProfileReport } from './profile'
 import { Constants, type RunArguments } from './program'
 import { Fallback } from './foreign'
 import { checkOps, execute, Stage, type NativeCall, type RunEvent, type Waiting } from './stages'
+import { checkTune, Tuner, type CheckedTune, type Choices, type Tune } from './tune'
 
 /** Options of {@link Session.create}. */
 export interface SessionOptions {
@@ -24,6 +25,17 @@ export interface SessionOptions {
    * comes upon them. Values between such nodes cannot be fetched or tapped.
    */
   fallback?: 'onnxruntime'
+  /**
+   * How kernels are chosen where a layer has several, such as sparse ones for weights that are mostly zero.
+   *
+   * - `'model'` (default): by a model of this CPU's kernels; the same on every machine of a kind
+   * - `'measure'`: by timing them here when a plan is made. What was measured is kept in a file under `WHITTLE_CACHE`, else
+   *   `$XDG_CACHE_HOME/whittle`, else `~/.cache/whittle`; one that is missing, broken or cannot be written does no harm
+   * - what {@link Session.plan} answered, or its `choices`: those again; layers that it does not name go by the model
+   *
+   * Float32 results of different kernels differ by rounding; integer ones never do.
+   */
+  tune?: Tune
 }
 
 /** Options of {@link Session.run}. */
@@ -54,6 +66,8 @@ export interface PlanStep {
   readonly op: string
   /** the ONNX node it begins with; of a part that runs in onnxruntime all nodes, joined by ` + ` */
   readonly node: string
+  /** where there was a choice: `dense`, `rows` (a dense convolution row by row), `csr`, or blocks such as `1x4` */
+  readonly choice?: string
 }
 
 /** What {@link Session.plan} tells of the plan for one set of input shapes. */
@@ -63,6 +77,8 @@ export interface PlanReport {
   readonly arenaBytes: number
   /** bytes of weights, packed for this machine's kernels, shared by all plans of the session */
   readonly weightBytes: number
+  /** what was chosen for layers that can be computed in several ways; good for `SessionOptions.tune` */
+  readonly choices: Choices
 }
 
 type Steps = Generator<RunEvent, Map<string, Tensor>, void>
@@ -103,7 +119,7 @@ export class Session {
   readonly inputs: readonly SessionValue[]
   readonly outputs: readonly SessionValue[]
 
-  private constructor(model: Model, threads: number, profile: boolean, fallback: Fallback | undefined) {
+  private constructor(model: Model, threads: number, profile: boolean, tune: CheckedTune, fallback: Fallback | undefined) {
     this.#profiler = profile ? new Profiler() : undefined
     this.#given = model
     this.#fallback = fallback
@@ -111,7 +127,7 @@ export class Session {
     const object = native().sessionNew([...model.graph.initializers.values()].reduce((sum, i) => sum + i.byteLength, 0))
     if (!object) throw new WhittleError('ERR_OUT_OF_MEMORY', 'model', 'model: no memory for a session')
     this.#handle = new SessionHandle(object)
-    this.#constants = new Constants(object)
+    this.#constants = new Constants(object, new Tuner(tune, threads))
     this.#build(object)
     const { graph } = this.#model
     this.inputs = graph.inputs
@@ -125,15 +141,19 @@ export class Session {
    *
    * @param model a model, the path of an ONNX file, or its bytes
    * @throws {WhittleError} `ERR_UNSUPPORTED_OP` naming the node for an op without kernel, `ERR_MODEL_FORMAT`, `ERR_IO`,
-   * `ERR_DEVICE` for a fallback that is not installed
+   * `ERR_DEVICE` for a fallback that is not installed; `ERR_RANGE` for a `tune` that names no kernel of a layer
    */
   static async create(model: Model | string | Uint8Array | ArrayBuffer, options?: SessionOptions): Promise<Session> {
-    const { threads, profile, fallback } = checkOptions(options, 'options', ['threads', 'profile', 'fallback'])
+    const { threads, profile, fallback, tune } = checkOptions(options, 'options', ['threads', 'profile', 'fallback', 'tune'])
     if (profile !== undefined && typeof profile !== 'boolean') fail('ERR_DTYPE', 'options.profile', 'a boolean', profile)
     if (fallback !== undefined && fallback !== 'onnxruntime') fail('ERR_RANGE', 'options.fallback', "'onnxruntime'", fallback)
     const n = threads === undefined ? 0 : integer(threads, 'options.threads', 1, 256)
+    const how = checkTune(tune)
     const loaded = model instanceof Model ? model : await Model.load(model)
-    const session = new Session(loaded, n, profile === true, fallback && new Fallback(loaded, n))
+    const session = new Session(loaded, n, profile === true, how, fallback && new Fallback(loaded, n))
+    // Branches and bodies have names of their own.
+    if (typeof how === 'object' && !session.#given.graph.nodes.some((node) => node.subgraphs().length > 0))
+      for (const name of Object.keys(how.choices)) session.#checkNames([name], `options.tune.${name}`)
     const fixed = session.inputs.map((i) => i.dims)
     if (fixed.every((d) => d?.every((x) => typeof x === 'number')))
       session.plan(Object.fromEntries(session.inputs.map((i) => [i.name, i.dims as readonly number[]])))
@@ -280,7 +300,8 @@ export class Session {
         if (!this.#retake(error)) throw error
       }
     const { plan } = action
-    return { steps: [...(plan?.report ?? []), ...(this.#fallback?.steps.flat() ?? [])], arenaBytes: plan?.arenaBytes ?? 0, weightBytes: native().sessionBytes(object) }
+    const choices = Object.fromEntries(plan?.program.steps.flatMap(({ choice }) => (choice ? [[choice.layer, choice.name]] : [])) ?? [])
+    return { choices, steps: [...(plan?.report ?? []), ...(this.#fallback?.steps.flat() ?? [])], arenaBytes: plan?.arenaBytes ?? 0, weightBytes: native().sessionBytes(object) }
   }
 
   /**
@@ -388,7 +409,7 @@ export class Session {
   #stageFor(names: readonly string[]): Stage {
     if (names.every((name) => this.#model.graph.defines(name))) return this.#stage
     const object = this.#object()
-    return (this.#plain ??= new Stage(this.#unfused(), object, new Constants(object), this.#fallback))
+    return (this.#plain ??= new Stage(this.#unfused(), object, new Constants(object, this.#constants.tuner), this.#fallback))
   }
 
   /** The taps of a run that begins now. */

@@ -181,7 +181,7 @@ export class Stage {
 
   #inner(model: Model): Inner {
     // Names of a body are its own: so are its constants.
-    const stage = new Stage(model, this.#session, new Constants(this.#session))
+    const stage = new Stage(model, this.#session, new Constants(this.#session, this.#constants.tuner?.inner()))
     return { execute: (given, fetch) => execute(stage, given, fetch), forget: () => stage.forget() }
   }
 
@@ -194,7 +194,8 @@ export class Stage {
       const node = lowered.program.steps[Number(/^step (\d+)/.exec(number)?.[1] ?? -1)]?.node ?? 'model'
       throw new WhittleError('ERR_MODEL_FORMAT', node, `${node}: attributes or operands that do not fit: ${number}`)
     }
-    const report = lowered.program.steps.map(({ op, node }) => ({ op, node }))
+    this.#constants.tuner?.save()
+    const report = lowered.program.steps.map(({ op, node, choice }) => ({ op, node, ...(choice && { choice: choice.name }) }))
     return { ...lowered, number, report, arenaBytes: lowered.program.arenaBytes, uses: 0, forgotten: false }
   }
 }

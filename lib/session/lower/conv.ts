@@ -1,7 +1,9 @@
 import type { Node } from '../../model'
 import type { Lower, Lowering } from '../lowering'
+import type { Argument, Constants, Memory } from '../program'
 import { takeAffines, takeEpilogue, type Affine } from './epilogue'
 import { convOfCodes } from './integer'
+import { emitChosen, waysOf, type Way } from './choose'
 import { channelsLast, imageOf, transposedWindow, windowOf, type Window } from './window'
 
 /** The bias of a node and the affine maps behind it, as one. */
@@ -81,25 +83,34 @@ const conv: Lower = (node, l) => {
       for (let t = 0; t < taps; t++) to[t * oc + o] = (weights[o * taps + t] as number) * (map.multiply[o] as number)
     return withoutTraces(to)
   }
-  const byRows = !depthwise && goesByRows(window, groups, c, ow, oc)
-  const memory = depthwise
-    ? l.constants.raw(`conv ${key}`, byTap)
-    : byRows
-      ? l.constants.gemm(`conv by rows ${key}`, kh, kw * ic, per, per, 1, arranged)
-      : l.constants.gemm(`conv ${key}`, groups, taps * ic, per, per, 1, arranged)
   const out = l.make('float32', outDims, order)
-  l.program.step(
-    'conv',
-    node.label,
-    ...[n, h, wide, c, oh, ow, oc],
-    ...[kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1], groups, byRows ? 1 : 0],
+  const numbers = [n, h, wide, c, oh, ow, oc, kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1], groups]
+  const shape = `conv f32 ${[...numbers, ...activation.slice(0, 1)].join(' ')}${hasBias ? ' bias' : ''}${residual ? ' residual' : ''}`
+  const step = (way: Way, weights: number | Memory, constants: Constants, from: Memory, add: Memory | null, to: Memory): Argument[] => [
+    ...numbers,
+    way.name === 'rows' ? 1 : 0,
     ...activation,
-    x.memory,
-    depthwise ? memory : memory.at,
-    hasBias ? l.constants.raw(`bias ${key}`, () => bias) : null,
-    residual?.memory ?? null,
-    out.memory,
-  )
+    from,
+    weights,
+    hasBias ? constants.raw(`bias ${key}`, () => bias) : null,
+    add,
+    to,
+  ]
+  if (depthwise) {
+    const dense = { name: 'dense', cost: 0 } as Way
+    l.program.step('conv', node.label, ...step(dense, l.constants.raw(`conv ${key}`, byTap), l.constants, x.memory, null, out.memory))
+  } else {
+    const m = n * oh * ow
+    const ways =
+      groups === 1
+        ? waysOf(l, { key: `conv ${key}`, m, k: taps * ic, n: oc, row: oc, col: 1, raw: weights, data: arranged, gathered: taps > 1 })
+        : [{ name: 'dense', cost: 0, weights: (constants: Constants) => constants.gemm(`conv ${key}`, groups, taps * ic, per, per, 1, arranged) }]
+    if (groups === 1 && taps > 1 && window.dilations[1] === 1) {
+      const cost = (ways[0] as Way).cost * (goesByRows(window, groups, c, ow, oc) ? 0.9 : 1.1)
+      ways.splice(1, 0, { name: 'rows', cost, weights: (constants) => constants.gemm(`conv by rows ${key}`, kh, kw * ic, oc, oc, 1, arranged) })
+    }
+    emitChosen(l, node, 'conv', ways, shape, { x: x.memory, residual: residual?.memory, out: out.memory }, step)
+  }
   l.define(output, out, node)
 }
 

@@ -3,6 +3,7 @@ import { sizeOf } from '../../tensor'
 import type { Lowering } from '../lowering'
 import type { Memory } from '../program'
 import { identity } from '../value'
+import { emitChosen, type Way } from './choose'
 import { takeAffines, takeEpilogue } from './epilogue'
 
 /** What follows integer sums of `n` columns: the cast to floats and the product with a scale of the run and constant ones. */
@@ -46,7 +47,7 @@ export function dynamicProduct(
   node: Node,
   l: Lowering,
   a: { readonly memory: Memory; readonly signed: boolean; readonly zero: Memory | null },
-  packed: () => Memory,
+  ways: readonly Way[],
   [rows, n, k]: readonly [number, number, number],
 ): boolean {
   if (n === 0) return false
@@ -58,21 +59,24 @@ export function dynamicProduct(
   const { activation, output } = takeEpilogue(l, map.output, order, false, node)
   const key = `${node.outputs[0]} to ${output}`
   const scales = scaled.scales.map((s, j) => s * (map.multiply[j] as number))
-  const bias = map.add.some((v) => v !== 0) ? l.constants.raw(`bias ${key}`, () => Float32Array.from(map.add)) : null
+  const biased = map.add.some((v) => v !== 0)
   const out = l.make('float32', dims, order)
-  l.program.step(
-    'gemm_dynamic',
-    node.label,
-    ...[rows, n, k, a.signed ? 1 : 0],
-    ...activation,
-    a.memory,
-    scaled.scale,
-    a.zero,
-    packed().at,
-    l.constants.raw(`scales ${key}`, () => scales),
-    bias,
-    out.memory,
-  )
+  const shape = `product dynamic ${[rows, n, k, a.signed ? 1 : 0, activation[0]].join(' ')}`
+  emitChosen(l, node, 'gemm_dynamic', ways, shape, { x: a.memory, out: out.memory }, (_, weights, constants, from, __, to) => {
+    // Where it is timed, a scale is made up.
+    const here = constants === l.constants
+    return [
+      ...[rows, n, k, a.signed ? 1 : 0],
+      ...activation,
+      from,
+      here ? scaled.scale : constants.raw('a scale', () => Float32Array.of(0.02)),
+      here ? a.zero : null,
+      weights,
+      constants.raw(`scales ${key}`, () => scales),
+      biased ? constants.raw(`bias ${key}`, () => Float32Array.from(map.add)) : null,
+      to,
+    ]
+  })
   l.define(output, out, node)
   return true
 }

@@ -2,8 +2,10 @@ import type { Node } from '../../model'
 import { sizeOf, type DataType } from '../../tensor'
 import { codeOf, codesOf, type Code } from '../codes'
 import type { Lowering } from '../lowering'
+import type { Argument, Constants, Memory } from '../program'
 import { identity, type Quantized, type Value } from '../value'
 import { takeAffines, takeEpilogue, type Affine } from './epilogue'
+import { emitChosen, waysOfCodes } from './choose'
 import { channelsLast, imageOf, windowOf } from './window'
 
 // core/gemm_int8.h: GemmInt8Out
@@ -130,21 +132,31 @@ export function convOfCodes(node: Node, l: Lowering): boolean {
     }
     return to
   }
-  const memory = depthwise ? l.constants.raw(`conv codes ${key}`, blocks) : l.constants.gemmInt8(`conv ${key}`, taps * c, oc, oc, 1, arranged).at
   const out = l.make(finish.type, outDims, order)
-  l.program.step(
-    'conv_int8',
-    node.label,
+  const numbers = [
     ...[n, h, wide, c, oh, ow, oc],
     ...[kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1], depthwise ? 1 : 0],
-    ...[x.code.type === 'int8' ? 1 : 0, x.code.zero, x.code.scale],
+    x.code.type === 'int8' ? 1 : 0,
+  ]
+  const step = (weights: number | Memory, constants: Constants, from: Memory, to: Memory): Argument[] => [
+    ...numbers,
+    ...[x.code.zero, x.code.scale],
     ...finish.numbers,
-    codes.memory,
-    memory,
-    l.constants.raw(`scales ${key} to ${finish.output}`, () => finish.scales),
-    finish.bias ? l.constants.raw(`bias ${key} to ${finish.output}`, () => finish.bias as Float32Array) : null,
-    out.memory,
-  )
+    from,
+    weights,
+    constants.raw(`scales ${key} to ${finish.output}`, () => finish.scales),
+    finish.bias ? constants.raw(`bias ${key} to ${finish.output}`, () => finish.bias as Float32Array) : null,
+    to,
+  ]
+  if (depthwise) {
+    l.program.step('conv_int8', node.label, ...step(l.constants.raw(`conv codes ${key}`, blocks), l.constants, codes.memory, out.memory))
+  } else {
+    const plain = taps === 1 && window.strides.every((s) => s === 1)
+    const matrix = { key: `conv ${key}`, m: n * oh * ow, k: taps * c, n: oc, row: oc, col: 1 }
+    const ways = waysOfCodes(l, { ...matrix, raw: w.codes, data: arranged, gathered: !plain })
+    const shape = `conv int8 ${[...numbers, finish.type, finish.numbers[0]].join(' ')}`
+    emitChosen(l, node, 'conv_int8', ways, shape, { x: codes.memory, out: out.memory }, (_, weights, constants, from, __, to) => step(weights, constants, from, to))
+  }
   l.define(finish.output, out, node)
   return true
 }
@@ -165,18 +177,21 @@ export function productOfCodes(node: Node, l: Lowering, transposed: boolean, bNa
   const finish = takeFinish(l, node, dims.length - 1, order, a.code.scale, w, bias)
   const key = node.outputs[0] as string
   const out = l.make(finish.type, dims, order)
-  l.program.step(
-    'gemm_int8',
-    node.label,
-    ...[sizeOf(dims) / (n || 1), n, k],
-    ...[a.code.type === 'int8' ? 1 : 0, a.code.zero, a.code.scale],
+  const m = sizeOf(dims) / (n || 1)
+  const matrix = { key: `product ${wName}${transposed ? ' transposed' : ''}`, m, k, n, row: transposed ? 1 : n, col: transposed ? k : 1 }
+  const ways = waysOfCodes(l, { ...matrix, raw: w.codes, data: () => w.codes, gathered: false })
+  const signed = a.code.type === 'int8' ? 1 : 0
+  const shape = `product int8 ${[m, n, k, signed, finish.type, finish.numbers[0]].join(' ')}`
+  emitChosen(l, node, 'gemm_int8', ways, shape, { x: codes.memory, out: out.memory }, (_, weights, constants, from, __, to) => [
+    ...[m, n, k],
+    ...[signed, a.code.zero, a.code.scale],
     ...finish.numbers,
-    codes.memory,
-    l.constants.gemmInt8(`product ${wName}${transposed ? ' transposed' : ''}`, k, n, transposed ? 1 : n, transposed ? k : 1, () => w.codes).at,
-    l.constants.raw(`scales ${key} to ${finish.output}`, () => finish.scales),
-    finish.bias ? l.constants.raw(`bias ${key} to ${finish.output}`, () => finish.bias as Float32Array) : null,
-    out.memory,
-  )
+    from,
+    weights,
+    constants.raw(`scales ${key} to ${finish.output}`, () => finish.scales),
+    finish.bias ? constants.raw(`bias ${key} to ${finish.output}`, () => finish.bias as Float32Array) : null,
+    to,
+  ])
   l.define(finish.output, out, node)
   return true
 }

@@ -5,6 +5,7 @@ import type { Argument, Memory } from '../program'
 import { identity, stridesOf, type Value } from '../value'
 import { takeAffines, takeEpilogue } from './epilogue'
 import { productOfCodes } from './integer'
+import { emitChosen, waysOf } from './choose'
 import { productOfBlocks, productOfStored } from './weight'
 
 type InMemory = Value & { readonly memory: Memory }
@@ -109,13 +110,22 @@ function withWeights(l: Lowering, node: Node, a: Value, w: Tensor, transposed: b
   }
   // Unscaled weights are shared by all nodes that use them.
   const key = scaled ? `${node.outputs[0]} to ${map.output}` : `${node.inputs[1]}`
-  const packed = l.constants.gemm(`product ${key}${transposed ? ' transposed' : ''}`, 1, k, n, transposed ? 1 : n, transposed ? k : 1, data)
-  const rows = sizeOf(dims) / (n || 1)
+  const m = n === 0 ? 0 : sizeOf(dims) / n
   const x = l.rowMajor(a, node)
-  const side: Side = { value: x, row: k, col: 1, unit: 0, index: [0] }
   const out = l.make('float32', dims, order)
-  const biased = total.some((v) => v !== 0) ? l.constants.raw(`bias ${node.outputs[0]} to ${map.output}`, () => total) : null
-  emit(l, node, { m: n === 0 ? 0 : rows, n, k, lead: [], alpha: 1 }, side, packed, [...activation, biased, residual?.memory ?? null], out.memory)
+  const biased = total.some((v) => v !== 0)
+  const matrix = { key: `product ${key}${transposed ? ' transposed' : ''}`, m, k, n, row: transposed ? 1 : n, col: transposed ? k : 1 }
+  const ways = waysOf(l, { ...matrix, raw: w.data as Float32Array, data, gathered: false })
+  const shape = `product f32 ${m} ${n} ${k} ${activation[0]}${biased ? ' bias' : ''}${residual ? ' residual' : ''}`
+  emitChosen(l, node, 'gemm', ways, shape, { x: x.memory, residual: residual?.memory, out: out.memory }, (_, weights, constants, from, add, to) => [
+    ...[m, n, k, 1, k, 1, 0, 1, 1, 0, 1, 1],
+    ...activation,
+    from,
+    weights,
+    biased ? constants.raw(`bias ${node.outputs[0]} to ${map.output}`, () => total) : null,
+    add,
+    to,
+  ])
   l.define(output, out, node)
 }
 

@@ -2,6 +2,8 @@ import { sizeOf } from '../../tensor'
 import { codeBits, codeOf, codesOf, dequantized, geometryOf, quantizedValue } from '../codes'
 import { emitExpression } from '../expression'
 import type { Lower } from '../lowering'
+import type { Argument, Constants, Memory } from '../program'
+import { waysOfCodes, emitChosen } from './choose'
 import { storedOf } from './weight'
 import { identity, stridesOf, type Value } from '../value'
 import { dynamicProduct } from './dynamic'
@@ -89,7 +91,8 @@ const matmulInteger: Lower = (node, l) => {
   const [m, k] = aDims.slice(-2) as [number, number]
   const n = bDims[bDims.length - 1] as number
   const az = azName ? l.rowMajor(l.lazy(azName, node), node) : undefined
-  const bz = bzName ? l.lazy(bzName, node) : undefined
+  const bzGiven = bzName ? l.lazy(bzName, node) : undefined
+  const bz = bzGiven?.constant && codesOf(bzGiven.constant.read()).every((z) => z === 0) ? undefined : bzGiven
   if (az && sizeOf(az.dims) !== 1) return l.unsupported(node, 'a zero point for each row')
   if (bz && sizeOf(bz.dims) !== 1 && sizeOf(bz.dims) !== n) return l.unsupported(node, 'zero points for each matrix')
   if (k * 255 * 255 > 2 ** 31 - 1) return l.unsupported(node, `${k} products a sum`)
@@ -114,22 +117,22 @@ const matmulInteger: Lower = (node, l) => {
     })
   }
   const [ai, bi] = one ? [[0], [0]] : [index(aDims.slice(0, -2)), index(bDims.slice(0, -2))]
-  const pack = () => l.constants.gemmInt8(`${bName}`, k, n, n, 1, () => bLazy.constant?.read().data as Int8Array)
-  const plain = !bz || (bz.constant && codesOf(bz.constant.read()).every((z) => z === 0))
-  if (packed && one && plain && dynamicProduct(node, l, { memory: a.memory, signed: a.type === 'int8', zero: az?.memory ?? null }, pack, [rows, n, k])) return
+  const codes = packed ? (bLazy.constant?.read().data as Int8Array) : undefined
+  const ways = codes && waysOfCodes(l, { key: `${bName}`, m: rows, k, n, row: n, col: 1, raw: codes, data: () => codes, gathered: false })
+  if (ways && one && !bz && dynamicProduct(node, l, { memory: a.memory, signed: a.type === 'int8', zero: az?.memory ?? null }, ways, [rows, n, k])) return
   const out = l.make('int32', dims)
-  const b = packed ? pack().at : l.rowMajor(bLazy, node).memory
-  l.program.step(
-    'matmul_integer',
-    node.label,
-    ...[rows, n, k, ai.length, ...ai.flatMap((x, i) => [x, bi[i] as number])],
-    ...[a.type === 'int8' ? 1 : 0, bLazy.type === 'int8' ? 1 : 0, packed ? 1 : 0, columns],
-    a.memory,
-    b,
-    az?.memory ?? null,
-    bz ? l.rowMajor(bz, node).memory : null,
-    out.memory,
-  )
+  const before = [rows, n, k, ai.length, ...ai.flatMap((x, i) => [x, bi[i] as number]), a.type === 'int8' ? 1 : 0, bLazy.type === 'int8' ? 1 : 0]
+  const bZero = bz ? l.rowMajor(bz, node).memory : null
+  const step = (b: Argument, from: Memory, to: Memory): Argument[] => [...before, packed ? 1 : 0, columns, from, b, az?.memory ?? null, bZero, to]
+  if (ways) {
+    const fitting = one && !bz ? ways : ways.slice(0, 1)
+    // Where it is timed, there is no zero point.
+    const args = (b: Argument, constants: Constants, from: Memory, to: Memory): Argument[] =>
+      constants === l.constants ? step(b, from, to) : [...before, 1, 0, from, b, null, null, to]
+    emitChosen(l, node, 'matmul_integer', fitting, `product integer ${before.join(' ')}`, { x: a.memory, out: out.memory }, (_, weights, constants, from, __, to) =>
+      args(weights, constants, from, to),
+    )
+  } else l.program.step('matmul_integer', node.label, ...step(l.rowMajor(bLazy, node).memory, a.memory, out.memory))
   l.define(name, out, node)
 }
 
