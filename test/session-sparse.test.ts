@@ -215,18 +215,27 @@ describe('int8 layers', () => {
     const k = 64
     const n = 48
     const w = Int8Array.from(noise(k * n, 3), (v, i) => (Math.floor(i / n) % 4 < 2 ? Math.round(v * 100) || 1 : 0))
-    const make = (rows: number): Model => {
+    const make = (rows: number, scaled: boolean): Model => {
       const graph = new Graph('net')
       graph.inputs = [new ValueInfo('x', 'float32', [rows, k])]
       graph.addInitializer(Initializer.from('w', { type: 'int8', dims: [k, n], data: w }))
       graph.addInitializer(Initializer.from('wz', { type: 'int8', dims: [], data: new Int8Array(1) }))
       graph.addNode(new Node({ opType: 'DynamicQuantizeLinear', inputs: ['x'], outputs: ['q', 's', 'z'] }))
-      graph.addNode(new Node({ opType: 'MatMulInteger', inputs: ['q', 'w', 'z', 'wz'], outputs: ['y'] }))
-      graph.outputs = [new ValueInfo('y', 'int32', null)]
+      graph.addNode(new Node({ opType: 'MatMulInteger', inputs: ['q', 'w', 'z', 'wz'], outputs: ['p'] }))
+      if (scaled) {
+        // What quantizers write behind it, which becomes one step with the product.
+        graph.addInitializer(Initializer.from('ws', { type: 'float32', dims: [n], data: noise(n, 8).map((v) => 0.02 + v / 99) }))
+        graph.addInitializer(Initializer.from('b', { type: 'float32', dims: [n], data: noise(n, 7) }))
+        graph.addNode(new Node({ opType: 'Cast', inputs: ['p'], outputs: ['f'], attributes: { to: int(1) } }))
+        graph.addNode(new Node({ opType: 'Mul', inputs: ['s', 'ws'], outputs: ['t'] }))
+        graph.addNode(new Node({ opType: 'Mul', inputs: ['f', 't'], outputs: ['m'] }))
+        graph.addNode(new Node({ opType: 'Add', inputs: ['m', 'b'], outputs: ['y'] }))
+      } else graph.addNode(new Node({ opType: 'Identity', inputs: ['p'], outputs: ['y'] }))
+      graph.outputs = [new ValueInfo('y', scaled ? 'float32' : 'int32', null)]
       return new Model({ graph, opsets: [['', 17]], irVersion: 8 })
     }
-    for (const rows of [1, 70]) {
-      const found = await everyWay(make(rows), { x: floats([rows, k], 5) }, 'y', ['dense', 'csr', '2:4'])
+    for (const [rows, scaled] of [[1, false], [70, false], [70, true]] as const) {
+      const found = await everyWay(make(rows, scaled), { x: floats([rows, k], 5) }, 'p', ['dense', 'csr', '2:4'])
       for (const [name, y] of found) expect([name, bits(y)]).toEqual([name, bits(found.get('dense') as Tensor)])
     }
   })
