@@ -1,12 +1,12 @@
-// Sparse weights [n, k] times activations [k, N], over sparsity: against our dense product, torch (MKL's CSR on x86), SciPy and
-// Eigen; int8 blocks and 2:4 against our own dense products.
+// Sparse weights [n, k] times activations [k, N], over sparsity: against our dense product, torch's CSR, MKL's as torch links it but
+// called directly on a handle made once, SciPy, Eigen and libxsmm; int8 blocks and 2:4 against our own dense products.
 // After the run: where sparse overtakes dense, and a chart of each shape in the report of --html.
 import { devices, gemm, gemmInt8, packInt8, sparsify, spmm, type SparsifyOptions, type TypedArray } from '../lib/index'
 import type { Bench } from './harness/bench'
 import { close, root } from './harness/bench'
 import { lines, table, type Line } from './harness/html'
 import type { Case, FamilyReport, Prepared, Rival, Row } from './harness/types'
-import { eigen } from './rivals/eigen'
+import { program } from './rivals/sparse'
 
 interface Shape {
   readonly n: number
@@ -46,6 +46,23 @@ function pruned(bench: Bench, s: Shape, sparsity: number, r: number, c: number):
   return w
 }
 
+// sparse_matrix_type_general, row-major where there is more than one column.
+const kMklSetup = `
+import ctypes
+mkl = ctypes.CDLL(torch.__path__[0] + '/lib/libtorch_cpu.so')
+class Kind(ctypes.Structure):
+    _fields_ = [('type', ctypes.c_int), ('mode', ctypes.c_int), ('diag', ctypes.c_int)]
+mw = torch.from_numpy(w).to_sparse_csr()
+rows, at, values = mw.crow_indices().to(torch.int32).numpy(), mw.col_indices().to(torch.int32).numpy(), mw.values().numpy()
+place = lambda a, skip=0: ctypes.c_void_p(a.ctypes.data + skip)
+mh, kind, my = ctypes.c_void_p(), Kind(20, 0, 0), np.zeros((w.shape[0], x.shape[1]), np.float32)
+assert mkl.mkl_sparse_s_create_csr(ctypes.byref(mh), 0, *w.shape, place(rows), place(rows, 4), place(at), place(values)) == 0
+one, zero, wide, xs, ys = ctypes.c_float(1), ctypes.c_float(0), x.shape[1], place(x), place(my)
+product = mkl.mkl_sparse_s_mv if wide == 1 else mkl.mkl_sparse_s_mm`.trim()
+const kMklOp = `
+if wide == 1: product(10, one, mh, kind, xs, zero, ys)
+else: product(10, one, mh, kind, 101, xs, wide, wide, zero, ys, wide)`.trim()
+
 async function rivals(bench: Bench, s: Shape, w: Float32Array, x: Float32Array, dense: Rival): Promise<Rival[]> {
   const inputs = { w: { data: w, dims: [s.n, s.k] }, x: { data: x, dims: [s.k, s.columns] } }
   return Promise.all([
@@ -57,7 +74,9 @@ async function rivals(bench: Bench, s: Shape, w: Float32Array, x: Float32Array, 
       result: 'ty.numpy()',
     }),
     bench.rival('scipy', { inputs, setup: 'sw = scipy.sparse.csr_matrix(w)', op: 'sy = sw @ x', result: 'sy' }),
-    eigen(root, bench.threads, { ...s, w, x }),
+    bench.rival('torch', { inputs, setup: kMklSetup, op: kMklOp, result: 'my' }).then((r) => ({ ...r, name: 'mkl' as const })),
+    program(root, 'eigen', bench.threads, { ...s, w, x }),
+    program(root, 'libxsmm', bench.threads, { ...s, w, x }),
   ])
 }
 
@@ -199,7 +218,7 @@ export function report(rows: readonly Row[]): FamilyReport {
       { label: 'sparse', points: ours, kind: 'ours' },
       { label: 'our dense', points: dense, kind: 'dense' },
       { label: 'torch CSR', points: at('torch', (r) => r.rival_ms), kind: 'rival' },
-      { label: 'Eigen CSR', points: at('eigen', (r) => r.rival_ms), kind: 'other' },
+      { label: 'MKL CSR, called directly', points: at('mkl', (r) => r.rival_ms), kind: 'other' },
     ]
     found.push([key, said, ...percents.map((p) => {
       const r = group.find((x) => Number(keyOf(x)?.[2]) === p && x.rival === 'torch')

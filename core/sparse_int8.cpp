@@ -46,6 +46,8 @@ bool sums_fit(const SparseArgs& a) {
   return lo >= INT32_MIN && hi <= INT32_MAX;
 }
 
+constexpr int64_t kLane = 16;  // columns that a shuffle reaches
+
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 constexpr int64_t kPackedBytes = int64_t(8) << 20;  // of X packed at a time
@@ -114,6 +116,9 @@ WhittleStatus build_pairs(const SparseSource& source, SparseMatrix* out) {
   return WHITTLE_OK;
 }
 
+// Values of a bundle; of a lane where rows lie alone.
+int64_t bundle_values(const SparseInt8Data& d) { return d.lanes && d.height == 1 ? kLane : d.height * 4; }
+
 SparseInt8Tile tile_of(const SparseInt8Data& d, int64_t panel, int64_t block, const int32_t* offset = nullptr) {
   const SparseCell& cell = d.cells[static_cast<size_t>(panel * d.blocks + block)];
   SparseInt8Tile t = {};
@@ -121,8 +126,10 @@ SparseInt8Tile tile_of(const SparseInt8Data& d, int64_t panel, int64_t block, co
   t.aligned = d.aligned;
   t.runs = d.runs.data() + cell.run;
   t.groups = cell.groups;
-  t.index = d.index.data() + cell.entry * (d.aligned ? 1 : 4);
-  t.values = d.values.data() + cell.entry * d.height * 4;
+  t.index = d.index.data() + cell.entry * (d.aligned || d.lanes ? 1 : 4);
+  t.values = d.values.data() + cell.entry * bundle_values(d);
+  t.places = d.places.data() + (d.places.empty() ? 0 : cell.entry * 4);
+  t.lowest = d.lowest;
   t.start = block == 0 && offset ? offset + panel * kSparseInt8Panel : nullptr;
   return t;
 }
@@ -181,42 +188,73 @@ WhittleStatus multiply_vector(const Product& p) {
   return WHITTLE_OK;
 }
 
-// Packed pairs: one column at a time, gathered where it does not lie by itself.
-WhittleStatus multiply_pairs(const Product& p) {
+// Weights packed for one column: one column after the other, gathered where it does not lie by itself.
+template <class Prepare, class Rows>
+WhittleStatus each_column(const Product& p, int64_t x_bytes, int64_t pieces, int64_t piece_rows, int64_t grain, const Prepare& prepare, const Rows& rows) {
   const SparseArgs& a = *p.args;
   const SparseMatrix& w = *a.w;
-  const SparseInt8Data& d = *w.int8;
-  const SparseInt8Kernels& k = *p.kernels;
   static thread_local Scratch scratch;
-  const int64_t spread = d.steps * 2 * kSparseInt8Step, padded = round_up(w.rows, 16);
-  uint8_t* x = static_cast<uint8_t*>(scratch.take(spread + w.cols + padded * 8 + 64));
+  const int64_t room = round_up(x_bytes, 64), padded = round_up(w.rows, kSparseInt8Panel);
+  uint8_t* x = static_cast<uint8_t*>(scratch.take(room + padded * 8 + w.cols));
   if (!x) return WHITTLE_OUT_OF_MEMORY;
-  int32_t* acc = reinterpret_cast<int32_t*>(x + round_up(spread, 64));
+  int32_t* acc = reinterpret_cast<int32_t*>(x + room);
   uint8_t* line = reinterpret_cast<uint8_t*>(acc + padded);
   uint8_t* column = line + padded * 4;
-  const int64_t each = std::max<int64_t>(16, 131072 / (w.cols + 1) / 16 * 16);
   for (int64_t j = 0; j < a.batch * a.columns; j++) {
     const int64_t product = j / a.columns, place = j % a.columns;
     const uint8_t* from = static_cast<const uint8_t*>(a.x) + (a.by_rows ? j * w.cols : product * w.cols * a.columns + place);
     const bool apart = !a.by_rows && a.columns > 1;
     for (int64_t i = 0; apart && i < w.cols; i++) column[i] = from[i * a.columns];
-    k.spread(apart ? column : from, w.cols, a.x_signed, d.steps, x);
-    parallel_for(w.rows, each, p.threads, [&](int64_t begin, int64_t end) {
-      SparseInt8Pairs t = {};
-      t.rows = end - begin;
-      t.steps = d.steps;
-      t.values = d.values.data() + begin * d.steps * kSparseInt8Step;
-      t.places = d.places.data() + begin * d.steps * (kSparseInt8Step / 4);
-      t.x = x;
-      t.acc = acc + begin;
-      k.pairs(&t);
-      for (int64_t i = begin; i < end; i++)
-        acc[i] = static_cast<int32_t>(static_cast<uint32_t>(acc[i]) + static_cast<uint32_t>(p.epilogue.offset[i]));
-      finish(p, begin, false, acc + begin, end - begin, apart ? line + begin * p.size : out_at(p, 0, begin, j));
+    prepare(apart ? column : from, x);
+    parallel_for(pieces, grain, p.threads, [&](int64_t begin, int64_t end) {
+      const int64_t row = begin * piece_rows, count = std::min(end * piece_rows, w.rows) - row;
+      rows(x, begin, end, acc + row);
+      finish(p, row, false, acc + row, count, apart ? line + row * p.size : out_at(p, 0, row, j));
     });
     for (int64_t i = 0; apart && i < w.rows; i++) memcpy(out_at(p, product, i, place), line + i * p.size, static_cast<size_t>(p.size));
   }
   return WHITTLE_OK;
+}
+
+WhittleStatus multiply_pairs(const Product& p) {
+  const SparseMatrix& w = *p.args->w;
+  const SparseInt8Data& d = *w.int8;
+  const SparseInt8Kernels& k = *p.kernels;
+  const auto prepare = [&](const uint8_t* from, uint8_t* x) { k.spread(from, w.cols, p.args->x_signed, d.steps, x); };
+  return each_column(p, d.steps * 2 * kSparseInt8Step, w.rows, 1, std::max<int64_t>(16, 131072 / (w.cols + 1) / 16 * 16), prepare,
+                     [&](const uint8_t* x, int64_t begin, int64_t end, int32_t* acc) {
+                       SparseInt8Pairs t = {};
+                       t.rows = end - begin;
+                       t.steps = d.steps;
+                       t.values = d.values.data() + begin * d.steps * kSparseInt8Step;
+                       t.places = d.places.data() + begin * d.steps * (kSparseInt8Step / 4);
+                       t.x = x;
+                       t.acc = acc;
+                       k.pairs(&t);
+                       for (int64_t i = 0; i < end - begin; i++)
+                         acc[i] = static_cast<int32_t>(static_cast<uint32_t>(acc[i]) + static_cast<uint32_t>(p.epilogue.offset[begin + i]));
+                     });
+}
+
+WhittleStatus multiply_lanes(const Product& p) {
+  const SparseMatrix& w = *p.args->w;
+  const SparseInt8Data& d = *w.int8;
+  const SparseInt8Kernels& k = *p.kernels;
+  const uint8_t flip = p.args->x_signed == k.lanes_signed ? 0 : 0x80;
+  const auto prepare = [&](const uint8_t* from, uint8_t* x) {
+    for (int64_t i = 0; i < w.cols; i++) x[i] = from[i] ^ flip;
+    memset(x + w.cols, 0, static_cast<size_t>(kLane));
+  };
+  return each_column(p, w.cols + kLane, d.panels, kSparseInt8Panel, d.panels >= 32 ? 4 : 1, prepare,
+                     [&](const uint8_t* x, int64_t begin, int64_t end, int32_t* acc) {
+                       for (int64_t q = begin; q < end; q++, acc += kSparseInt8Panel)
+                         for (int64_t b = 0; b < d.blocks; b++) {
+                           SparseInt8Tile t = tile_of(d, q, b, p.epilogue.offset);
+                           t.x = x + b * d.block;
+                           t.acc = acc;
+                           k.lanes(&t);
+                         }
+                     });
 }
 
 WhittleStatus multiply_strips(const Product& p) {
@@ -329,6 +367,19 @@ WhittleStatus multiply_strips(const Product& p) {
   return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
 }
 
+// An entry of a group of rows: its column, and where its values lie in the blocks.
+struct Entry {
+  int64_t column;
+  const int8_t* values;
+};
+
+// How many of the entries [e, end), at most 4, lie within a lane of the first.
+size_t within_reach(const std::vector<Entry>& list, size_t e, size_t end) {
+  size_t n = 1;
+  while (n < 4 && e + n < end && list[e + n].column - list[e].column < kLane) n++;
+  return n;
+}
+
 }  // namespace
 
 const SparseInt8Kernels& sparse_int8_kernels() { return resolved().table; }
@@ -363,12 +414,10 @@ WhittleStatus sparse_int8_build(const SparseSource& source, SparseMatrix* out) {
   d->panels = (rows + kSparseInt8Panel - 1) / kSparseInt8Panel;
   d->sums.resize(static_cast<size_t>(rows));
 
-  // The entries of a group of rows: columns for `index`, and where their values lie in `blocks`, `c` apart from row to row.
-  struct Entry {
-    int64_t column;
-    const int8_t* values;
-  };
-  const int64_t height = d->height, step = d->aligned ? 4 : 1, groups = kSparseInt8Panel / height;
+  const int64_t height = d->height, groups = kSparseInt8Panel / height;
+  if (source.build.columns == 1 || source.build.columns == 2) d->lanes = height == 1 ? c % kLane == 0 : (height == 4 || height == 8) && !d->aligned;
+  const bool windows = d->lanes && height > 1, alone = !d->aligned && !d->lanes;
+  const int64_t step = d->lanes && height == 1 ? kLane : d->aligned ? 4 : 1;
   std::vector<std::vector<Entry>> entries(static_cast<size_t>(groups));
   std::vector<size_t> at(static_cast<size_t>(groups));
   std::vector<SparseRun> runs;
@@ -404,36 +453,51 @@ WhittleStatus sparse_int8_build(const SparseSource& source, SparseMatrix* out) {
         while (cursor < list.size() && list[cursor].column < limit) cursor++;
         const size_t count = cursor - begin[static_cast<size_t>(g)];
         if (count == 0 && b > 0) continue;
-        runs.push_back({static_cast<uint16_t>(g), static_cast<uint16_t>(d->aligned ? count : (count + 3) / 4)});
+        int64_t bundles = static_cast<int64_t>(alone ? (count + 3) / 4 : count);
+        if (windows) {
+          bundles = 0;
+          for (size_t e = begin[static_cast<size_t>(g)]; e < cursor; bundles++) e += within_reach(list, e, cursor);
+        }
+        runs.push_back({static_cast<uint16_t>(g), static_cast<uint16_t>(bundles)});
       }
       std::stable_sort(runs.begin(), runs.end(), [](const SparseRun& x, const SparseRun& y) { return x.count > y.count; });
       d->cells.push_back({static_cast<int64_t>(d->runs.size()), static_cast<int64_t>(runs.size()),
-                          static_cast<int64_t>(d->values.size()) / (height * 4)});
+                          static_cast<int64_t>(d->values.size()) / bundle_values(*d)});
       for (const SparseRun& run : runs) {
         const std::vector<Entry>& list = entries[run.group];
         const size_t from = begin[run.group], until = at[run.group];
         const size_t value = d->values.size();
-        d->values.resize(value + static_cast<size_t>(run.count * height * 4));
+        d->values.resize(value + static_cast<size_t>(run.count * bundle_values(*d)));
         int8_t* to = d->values.data() + value;
-        for (size_t e = from; e < until; e++) {
+        for (size_t e = from; windows && e < until; to += height * 4) {
+          const size_t some = within_reach(list, e, until);
+          d->index.push_back(static_cast<uint16_t>(list[e].column - b * d->block));
+          for (size_t q = 0; q < 4; q++) d->places.push_back(static_cast<uint8_t>(q < some ? list[e + q].column - list[e].column : 0));
+          for (int64_t i = 0; i < height; i++)
+            for (size_t q = 0; q < some; q++) to[static_cast<size_t>(i) * 4 + q] = list[e + q].values[i * c];
+          e += some;
+        }
+        for (size_t e = from; !windows && e < until; e++) {
           const int64_t place = static_cast<int64_t>(e - from) * step;
           const int64_t column = list[e].column - b * d->block;
-          d->index.push_back(static_cast<uint16_t>(column / step));
+          d->index.push_back(static_cast<uint16_t>(d->lanes ? column : column / step));
           for (int64_t i = 0; i < height; i++)
             for (int64_t q = 0; q < step; q++) to[(place / 4 * height + i) * 4 + place % 4 + q] = list[e].values[i * c + q];
         }
         // Weights of 0 fill the last bundle up; they read a column that the group reads anyway.
-        for (size_t e = until - from; !d->aligned && e % 4 != 0; e++) d->index.push_back(d->index.back());
+        for (size_t e = until - from; alone && e % 4 != 0; e++) d->index.push_back(d->index.back());
       }
       d->runs.insert(d->runs.end(), runs.begin(), runs.end());
     }
   }
+  for (const int8_t v : d->values) d->lowest |= v == -128;
   d->index.resize(d->index.size() + 32);
+  if (windows) d->places.resize(d->places.size() + 64);
   d->values.resize(d->values.size() + 64);
   d->index.shrink_to_fit();
   d->values.shrink_to_fit();
   out->bytes += static_cast<int64_t>(sizeof *d + d->cells.size() * sizeof(SparseCell) + d->runs.size() * sizeof(SparseRun) +
-                                     d->index.size() * 2 + d->values.size() + d->sums.size() * 4);
+                                     d->index.size() * 2 + d->values.size() + d->places.size() + d->sums.size() * 4);
   return WHITTLE_OK;
 }
 
@@ -450,16 +514,18 @@ void sparse_int8_to_dense(const SparseMatrix& w, int8_t* out) {
   }
   for (int64_t p = 0; p < d.panels; p++)
     for (int64_t b = 0; b < d.blocks; b++) {
-      const SparseInt8Tile t = tile_of(d, p, b);
+      SparseInt8Tile t = tile_of(d, p, b);
       const int8_t* v = t.values;
       const uint16_t* index = t.index;
+      const int64_t each = bundle_values(d) / d.height;
       for (int64_t g = 0; g < t.groups; g++)
-        for (int64_t e = 0; e < t.runs[g].count; e++, index += d.aligned ? 1 : 4)
-          for (int64_t i = 0; i < d.height; i++, v += 4)
-            for (int64_t c = 0; c < 4; c++) {
+        for (int64_t e = 0; e < t.runs[g].count; e++, index += d.aligned || d.lanes ? 1 : 4, t.places += 4)
+          for (int64_t i = 0; i < d.height; i++, v += each)
+            for (int64_t c = 0; c < each; c++) {
               if (v[c] == 0) continue;
               const int64_t row = p * kSparseInt8Panel + t.runs[g].group * d.height + i;
-              out[row * w.cols + b * d.block + (d.aligned ? index[0] * 4 + c : index[c])] = v[c];
+              const int64_t column = d.lanes ? index[0] + (d.height > 1 ? t.places[c] : c) : d.aligned ? index[0] * 4 + c : index[c];
+              out[row * w.cols + b * d.block + column] = v[c];
             }
     }
 }
@@ -476,7 +542,9 @@ WhittleStatus sparse_int8_multiply(const SparseInt8Kernels& kernels, const Spars
   if (!offset) return WHITTLE_OUT_OF_MEMORY;
   float* scale = reinterpret_cast<float*>(offset + padded);
   float* bias = scale + padded;
-  const uint32_t zero = static_cast<uint32_t>(a.x_zero) + static_cast<uint32_t>(!a.x_signed ? 0 : d.steps > 0 ? 128 : kernels.shift_s8);
+  const bool bytes_signed = d.lanes && kernels.lanes_signed;
+  const int32_t shift = d.lanes || d.steps > 0 ? (a.x_signed == bytes_signed ? 0 : bytes_signed ? -128 : 128) : a.x_signed ? kernels.shift_s8 : 0;
+  const uint32_t zero = static_cast<uint32_t>(a.x_zero) + static_cast<uint32_t>(shift);
   for (size_t i = 0; i < rows; i++) {
     offset[i] = static_cast<int32_t>((a.bias_int ? static_cast<uint32_t>(a.bias_int[i]) : 0u) - zero * static_cast<uint32_t>(d.sums[i]));
     if (a.out_type == kOutInt32) continue;
@@ -505,6 +573,7 @@ WhittleStatus sparse_int8_multiply(const SparseInt8Kernels& kernels, const Spars
   const double work = static_cast<double>(w.nnz + w.rows) * static_cast<double>(a.columns) * static_cast<double>(a.batch);
   p.threads = work < 400e3 ? 1 : a.threads;
   if (d.steps > 0) return multiply_pairs(p);
+  if (d.lanes) return multiply_lanes(p);
   return a.by_rows && a.columns == 1 ? multiply_vector(p) : multiply_strips(p);
 }
 

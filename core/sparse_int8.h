@@ -6,7 +6,11 @@
 // into panels, columns into blocks that keep a strip of X near; a cell (panel, block) lists its groups of `height` rows by
 // falling number of bundles, so that loop counts repeat. One layout serves all variants and any number of columns.
 //
-// 2:4 weights that are to meet one column lie packed instead: steps of 64 values for 128 columns of W, 80 bytes a step.
+// Weights that are to meet one column lie otherwise where that is faster:
+//   2:4                        steps of 64 values for 128 columns of W, 80 bytes a step (`pairs`)
+//   blocks of 4 or 8 rows,     bundles of columns that lie within 16 of each other, so that one shuffle of sixteen bytes of X finds
+//   columns unaligned          them: a bundle may hold fewer than four (`lanes`)
+//   1 x 16 q                   sixteen neighbours of a row at a time, one index (`lanes`)
 #pragma once
 #include "core/gemm_int8.h"
 #include "core/sparse.h"
@@ -29,6 +33,8 @@ struct SparseInt8Tile {
   const void* x;
   int32_t* acc;           // rows units * kSparseUnit apart
   const int32_t* start;   // of each row of the panel: what sums begin at instead of acc; or null
+  const uint8_t* places;  // `lanes` alone, as the next
+  bool lowest;            // some weight is -128
 };
 
 // The valid rows [0, k) of X, `columns` of each, to x' of `padded` rows (a multiple of 16) and units * kSparseUnit columns;
@@ -64,6 +70,10 @@ struct SparseInt8Kernels {
   // One column: acc[group * height + i]; x is what `widen` made, kSparseInt8Near bytes before and after readable.
   void (*widen)(const uint8_t* x, int64_t k, bool is_signed, void* out);
   void (*vector)(const SparseInt8Tile*);
+  // The same where weights lie as lanes; x' in bytes, signed (x - 128 if unsigned) or unsigned (x + 128 if signed). height 4, 8:
+  // column = index[bundle] + places[bundle * 4 + c], c < 4; height 1: column = index[lane] + c, c < 16, values[lane][c].
+  bool lanes_signed;
+  void (*lanes)(const SparseInt8Tile*);
   // x as unsigned bytes (plus 128 if signed) in the table's order for `pairs`: steps * 128 of them, zeros beyond k.
   void (*spread)(const uint8_t* x, int64_t k, bool is_signed, int64_t steps, uint8_t* out);
   void (*pairs)(const SparseInt8Pairs*);
@@ -88,6 +98,7 @@ struct SparseInt8Data {
   std::vector<uint16_t> index;    // 64 bytes past the end may be read
   std::vector<int8_t> values;     // the same
   int64_t steps = 0;              // of a row if packed as pairs; `values` and `places` are all there is then
+  bool lanes = false, lowest = false;
   std::vector<uint8_t> places;
   std::vector<int32_t> sums;      // of each row
 };

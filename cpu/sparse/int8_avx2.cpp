@@ -101,6 +101,76 @@ struct Vector {
   }
 };
 
+// Sums of four products each. Without weights of -128, |x| and the weight under x's sign fit vpmaddubsw: 128 * 127 * 2 < 2^15.
+template <bool kLowest>
+static inline __m256i quads_of(__m256i x, __m256i w) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  if (!kLowest) return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(w, x)), ones);
+  const __m256i even = _mm256_madd_epi16(_mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
+  return _mm256_add_epi32(even, _mm256_madd_epi16(_mm256_srai_epi16(x, 8), _mm256_srai_epi16(w, 8)));
+}
+
+template <int H, bool kLowest>
+static void lanes_of(const SparseInt8Tile* t) {
+  enum { kBundles = H == 8 ? 1 : 2 };
+  const uint8_t *x = static_cast<const uint8_t*>(t->x), *places = t->places;
+  const uint16_t* index = t->index;
+  const int8_t* values = t->values;
+  const __m256i dwords = _mm256_setr_epi32(0x03020100, 0x03020100, 0x03020100, 0x03020100, 0x07060504, 0x07060504, 0x07060504, 0x07060504);
+  const auto load = [](const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); };
+  const auto bytes = [&](int64_t b) {
+    const __m128i first = load16(x + index[b]);
+    __m256i v = kBundles == 2 ? _mm256_set_m128i(load16(x + index[b + 1]), first) : _mm256_broadcastsi128_si256(first);
+    if (H == 4) v = _mm256_shuffle_epi8(v, _mm256_shuffle_epi8(_mm256_set1_epi64x(load_long(places + b * 4)), dwords));
+    if (H == 8) v = _mm256_shuffle_epi8(v, _mm256_set1_epi32(load_word(places + b * 4)));
+    return v;
+  };
+  for (int64_t g = 0; g < t->groups; g++) {
+    int64_t b = t->runs[g].count;
+    __m256i sum = _mm256_setzero_si256(), other = sum;
+    for (; b >= 2 * kBundles; b -= 2 * kBundles, index += 2 * kBundles, places += 8 * kBundles, values += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(values + 1024), _MM_HINT_T0);
+      sum = _mm256_add_epi32(sum, quads_of<kLowest>(bytes(0), load(values)));
+      other = _mm256_add_epi32(other, quads_of<kLowest>(bytes(kBundles), load(values + 32)));
+    }
+    if (b >= kBundles) {
+      sum = _mm256_add_epi32(sum, quads_of<kLowest>(bytes(0), load(values)));
+      b -= kBundles, index += kBundles, places += 4 * kBundles, values += 32;
+    }
+    sum = _mm256_add_epi32(sum, other);
+    int32_t* acc = t->acc + t->runs[g].group * H;
+    const int32_t* start = t->start ? t->start + t->runs[g].group * H : acc;
+    if (H == 8) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(acc), _mm256_add_epi32(sum, load(start)));
+      continue;
+    }
+    if (b > 0) {
+      // The last lane alone.
+      __m128i v = load16(x + *index++);
+      if (H == 4) v = _mm_shuffle_epi8(v, _mm_set1_epi32(load_word(places)));
+      sum = _mm256_add_epi32(sum, quads_of<kLowest>(_mm256_inserti128_si256(_mm256_setzero_si256(), v, 0),
+                                                    _mm256_inserti128_si256(_mm256_setzero_si256(), load16(values), 0)));
+      places += 4;
+      values += 16;
+    }
+    __m128i y = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    if (H == 4) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(acc), _mm_add_epi32(y, load16(start)));
+      continue;
+    }
+    y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0x4e));
+    y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0xb1));
+    acc[0] = static_cast<int32_t>(static_cast<uint32_t>(_mm_cvtsi128_si32(y)) + static_cast<uint32_t>(start[0]));
+  }
+}
+
+struct Lanes {
+  template <int H>
+  static void run(const SparseInt8Tile* t) {
+    t->lowest ? lanes_of<H, true>(t) : lanes_of<H, false>(t);
+  }
+};
+
 // 32 of a step's values: the bytes of x that they meet, lane by lane.
 static inline __m256i chosen(const uint8_t* x, __m256i places) {
   const __m256i steps = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 4, 4, 8, 8, 12, 12, 0, 0, 4, 4, 8, 8, 12, 12));
@@ -146,6 +216,8 @@ extern "C" void sparse_int8_install_avx2(whittle::SparseInt8Kernels* t) {
   t->tile = tile;
   t->widen = widen_plain;
   t->vector = run_tile<Vector>;
+  t->lanes_signed = true;
+  t->lanes = run_lanes<Lanes>;
   t->spread = spread_lanes;
   t->pairs = pairs;
   t->finish = finish;

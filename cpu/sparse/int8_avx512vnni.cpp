@@ -288,6 +288,11 @@ static void vector_height(const SparseInt8Tile* t) {
       sum = _mm512_dpbusd_epi32(sum, quads<H, A>(x, index), _mm512_loadu_si512(values));
       other = _mm512_dpbusd_epi32(other, quads<H, A>(x, index + kBundles * kEach), _mm512_loadu_si512(values + 64));
     }
+    if (H == 1 && A) {
+      __m128i few = _mm_setzero_si128();
+      for (; b > 0; b--, index++, values += 4) few = _mm_dpbusd_epi32(few, _mm_cvtsi32_si128(load_word(x + *index * 4)), _mm_cvtsi32_si128(load_word(values)));
+      other = _mm512_add_epi32(other, _mm512_zextsi128_si512(few));
+    }
     while (b > 0) {
       const int64_t now = b < kBundles ? b : (int64_t)kBundles;
       uint16_t part[kBundles * kEach] = {0};
@@ -331,6 +336,75 @@ struct Vector {
   }
 };
 
+// 64 weights: sixteen bytes of x for each lane, of which each dword of the lane takes four (H = 1: one after the other).
+template <int H>
+static inline __m512i lane_bytes(const uint8_t* x, const uint16_t* index, const uint8_t* places) {
+  __m512i v = H == 1 || H == 4 ? _mm512_castsi128_si512(load16(x + index[0])) : _mm512_broadcast_i32x4(load16(x + index[0]));
+  if (H == 1 || H == 4) {
+    v = _mm512_mask_broadcast_i32x4(v, 0x00f0, load16(x + index[1]));
+    v = _mm512_mask_broadcast_i32x4(v, 0x0f00, load16(x + index[2]));
+    v = _mm512_mask_broadcast_i32x4(v, 0xf000, load16(x + index[3]));
+  }
+  if (H == 8) v = _mm512_mask_broadcast_i32x4(v, 0xff00, load16(x + index[1]));
+  if (H == 1) return v;
+  const __m512i dwords = _mm512_setr_epi32(0x03020100, 0x03020100, 0x03020100, 0x03020100, 0x07060504, 0x07060504, 0x07060504, 0x07060504,
+                                           0x0b0a0908, 0x0b0a0908, 0x0b0a0908, 0x0b0a0908, 0x0f0e0d0c, 0x0f0e0d0c, 0x0f0e0d0c, 0x0f0e0d0c);
+  const __m512i halves = _mm512_setr_epi32(0x03020100, 0x03020100, 0x03020100, 0x03020100, 0x03020100, 0x03020100, 0x03020100, 0x03020100,
+                                           0x07060504, 0x07060504, 0x07060504, 0x07060504, 0x07060504, 0x07060504, 0x07060504, 0x07060504);
+  const __m512i all = _mm512_broadcast_i32x4(load16(places));
+  return _mm512_shuffle_epi8(v, _mm512_shuffle_epi8(all, H == 4 ? dwords : halves));
+}
+
+struct Lanes {
+  template <int H>
+  static void run(const SparseInt8Tile* t) {
+    enum { kBundles = H == 1 ? 4 : 16 / H };
+    const uint8_t *x = static_cast<const uint8_t*>(t->x), *places = t->places;
+    const uint16_t* index = t->index;
+    const int8_t* values = t->values;
+    for (int64_t g = 0; g < t->groups; g++) {
+      int64_t b = t->runs[g].count;
+      __m512i sum = _mm512_setzero_si512(), other = sum;
+      for (; b >= 2 * kBundles; b -= 2 * kBundles, index += 2 * kBundles, places += 8 * kBundles, values += 128) {
+        _mm_prefetch(reinterpret_cast<const char*>(values + 1024), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(values + 1088), _MM_HINT_T0);
+        sum = _mm512_dpbusd_epi32(sum, lane_bytes<H>(x, index, places), _mm512_loadu_si512(values));
+        other = _mm512_dpbusd_epi32(other, lane_bytes<H>(x, index + kBundles, places + 4 * kBundles), _mm512_loadu_si512(values + 64));
+      }
+      if (b >= kBundles) {
+        sum = _mm512_dpbusd_epi32(sum, lane_bytes<H>(x, index, places), _mm512_loadu_si512(values));
+        b -= kBundles, index += kBundles, places += 4 * kBundles, values += 64;
+      }
+      sum = _mm512_add_epi32(sum, other);
+      int32_t* acc = t->acc + t->runs[g].group * H;
+      const int32_t* start = t->start ? t->start + t->runs[g].group * H : acc;
+      __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
+      if (H == 8) {
+        if (b > 0) {
+          const __m256i v = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load16(x + *index)), _mm256_set1_epi32(load_word(places)));
+          half = _mm256_dpbusd_epi32(half, v, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
+          index++, places += 4, values += 32;
+        }
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(acc), _mm256_add_epi32(half, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(start))));
+        continue;
+      }
+      __m128i s = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+      for (; b > 0; b--, index++, places += 4, values += 16) {
+        __m128i v = load16(x + *index);
+        if (H == 4) v = _mm_shuffle_epi8(v, _mm_set1_epi32(load_word(places)));
+        s = _mm_dpbusd_epi32(s, v, load16(values));
+      }
+      if (H == 4) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(acc), _mm_add_epi32(s, load16(start)));
+        continue;
+      }
+      s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+      s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+      acc[0] = static_cast<int32_t>(static_cast<uint32_t>(_mm_cvtsi128_si32(s)) + static_cast<uint32_t>(start[0]));
+    }
+  }
+};
+
 void pairs(const SparseInt8Pairs* p) {
   const __m512i shift = _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6), three = _mm512_set1_epi8(3);
   const __m512i steps = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 4, 4, 8, 8, 12, 12, 0, 0, 4, 4, 8, 8, 12, 12));
@@ -369,6 +443,8 @@ extern "C" void sparse_int8_install_avx512vnni(whittle::SparseInt8Kernels* t) {
   t->tile = tile;
   t->widen = widen;
   t->vector = run_tile<Vector>;
+  t->lanes_signed = false;
+  t->lanes = run_lanes<Lanes>;
   t->pairs = pairs;
   t->finish = finish;
   t->turn = turn_words;

@@ -17,6 +17,16 @@ static inline void run_height(const SparseInt8Tile* t) {
   }
 }
 
+// Lanes: T::run<height>(tile)
+template <class T>
+static void run_lanes(const SparseInt8Tile* t) {
+  switch (t->height) {
+    case 1: return T::template run<1>(t);
+    case 4: return T::template run<4>(t);
+    default: return T::template run<8>(t);
+  }
+}
+
 template <class T>
 static void run_tile(const SparseInt8Tile* t) {
   if (t->aligned) run_height<T, true>(t);

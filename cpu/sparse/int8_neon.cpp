@@ -102,6 +102,42 @@ struct Vector {
   }
 };
 
+// Sixteen signed products; pairs of neighbours.
+static inline void meet_pairs(int32x4_t* low, int32x4_t* high, int8x16_t x, int8x16_t w) {
+  *low = vpadalq_s16(*low, vmull_s8(vget_low_s8(x), vget_low_s8(w)));
+  *high = vpadalq_s16(*high, vmull_s8(vget_high_s8(x), vget_high_s8(w)));
+}
+
+struct Lanes {
+  template <int H>
+  static void run(const SparseInt8Tile* t) {
+    enum { kQuads = H == 1 ? 1 : H / 4 };
+    const uint8_t *x = static_cast<const uint8_t*>(t->x), *places = t->places;
+    const uint16_t* index = t->index;
+    const int8_t* values = t->values;
+    for (int64_t g = 0; g < t->groups; g++) {
+      int32x4_t low[kQuads], high[kQuads];
+      for (int q = 0; q < kQuads; q++) low[q] = high[q] = vdupq_n_s32(0);
+      for (int64_t b = t->runs[g].count; b > 0; b--, index++, places += 4, values += kQuads * 16) {
+        uint8x16_t v = vld1q_u8(x + *index);
+        if (H > 1) {
+          uint32_t four;
+          memcpy(&four, places, 4);
+          v = vqtbl1q_u8(v, vreinterpretq_u8_u32(vdupq_n_u32(four)));
+        }
+        for (int q = 0; q < kQuads; q++) meet_pairs(&low[q], &high[q], vreinterpretq_s8_u8(v), vld1q_s8(values + q * 16));
+      }
+      int32_t* acc = t->acc + t->runs[g].group * H;
+      const int32_t* start = t->start ? t->start + t->runs[g].group * H : acc;
+      for (int q = 0; q < kQuads; q++) {
+        const int32x4_t rows = vpaddq_s32(low[q], high[q]);
+        if (H == 1) acc[0] = static_cast<int32_t>(static_cast<uint32_t>(vaddvq_s32(rows)) + static_cast<uint32_t>(start[0]));
+        else vst1q_s32(acc + q * 4, vaddq_s32(rows, vld1q_s32(start + q * 4)));
+      }
+    }
+  }
+};
+
 static inline int32x4_t meet(int32x4_t sum, uint8x16_t x, int8x16_t w) {
   const int16x8_t a = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(x))), b = vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(x)));
   const int16x8_t c = vmovl_s8(vget_low_s8(w)), d = vmovl_s8(vget_high_s8(w));
@@ -144,6 +180,8 @@ extern "C" void sparse_int8_install_neon(whittle::SparseInt8Kernels* t) {
   t->tile = run_tile<Tile>;
   t->widen = widen_plain;
   t->vector = run_tile<Vector>;
+  t->lanes_signed = true;
+  t->lanes = run_lanes<Lanes>;
   t->spread = spread_plain;
   t->pairs = pairs;
   t->finish = finish;

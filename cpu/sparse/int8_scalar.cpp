@@ -25,6 +25,21 @@ void multiply(const SparseInt8Tile* t, int64_t columns) {
   }
 }
 
+void lanes(const SparseInt8Tile* t) {
+  const int64_t height = t->height, each = height > 1 ? 4 : 16;
+  const uint8_t *x = static_cast<const uint8_t*>(t->x), *places = t->places;
+  const int8_t* v = t->values;
+  const uint16_t* index = t->index;
+  for (int64_t g = 0; g < t->groups; g++) {
+    int32_t* acc = t->acc + t->runs[g].group * height;
+    for (int64_t i = 0; t->start && i < height; i++) acc[i] = t->start[t->runs[g].group * height + i];
+    for (int64_t b = 0; b < t->runs[g].count; b++, index++, places += 4)
+      for (int64_t i = 0; i < height; i++)
+        for (int64_t c = 0; c < each; c++)
+          acc[i] = static_cast<int32_t>(static_cast<uint32_t>(acc[i]) + static_cast<uint32_t>(*v++ * x[*index + (height > 1 ? places[c] : c)]));
+  }
+}
+
 void pairs(const SparseInt8Pairs* p) {
   const uint8_t* x = static_cast<const uint8_t*>(p->x);
   for (int64_t i = 0; i < p->rows; i++) {
@@ -53,6 +68,8 @@ extern "C" void sparse_int8_install_scalar(whittle::SparseInt8Kernels* t) {
   t->tile = tile;
   t->widen = widen_plain;
   t->vector = vector;
+  t->lanes_signed = false;
+  t->lanes = lanes;
   t->spread = spread_plain;
   t->pairs = pairs;
   t->finish = finish;

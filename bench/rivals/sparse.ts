@@ -6,7 +6,7 @@ import { createInterface } from 'node:readline'
 import type { Rival } from '../harness/types'
 
 /** Sparse w [n, k], given dense, by x [k, columns]. */
-export interface EigenSpec {
+export interface SparseSpec {
   readonly n: number
   readonly k: number
   readonly columns: number
@@ -14,11 +14,16 @@ export interface EigenSpec {
   readonly x: Float32Array
 }
 
-/** Eigen's CSR product in a program of its own (bench/rivals/eigen.cpp), which is built where its headers are. */
-export async function eigen(root: string, threads: number, spec: EigenSpec): Promise<Rival> {
-  const exe = path.join(root, 'build', 'bench', 'eigen')
-  if (!fs.existsSync(exe)) return { name: 'eigen', why: 'eigen is not built: it needs Eigen 3 (Debian: libeigen3-dev)' }
-  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'whittle-eigen-'))
+const kPrograms = {
+  eigen: 'eigen is not built: it needs Eigen 3 (Debian: libeigen3-dev)',
+  libxsmm: 'libxsmm is not built: it needs its headers and library (Debian: libxsmm-dev)',
+} as const
+
+/** A library's sparse product in a program of its own (bench/rivals/eigen.cpp, xsmm.cpp), which is built where its headers are. */
+export async function program(root: string, name: keyof typeof kPrograms, threads: number, spec: SparseSpec): Promise<Rival> {
+  const exe = path.join(root, 'build', 'bench', name)
+  if (!fs.existsSync(exe)) return { name, why: kPrograms[name] }
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), `whittle-${name}-`))
   const files = [spec.w, spec.x].map((data, i) => {
     const file = path.join(folder, String(i))
     fs.writeFileSync(file, new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength))
@@ -38,13 +43,13 @@ export async function eigen(root: string, threads: number, spec: EigenSpec): Pro
       waiting.push(settle)
       if (line) child.stdin.write(line + '\n')
     })
-    if (!answer.startsWith('ok')) throw new Error(`eigen: ${answer}`)
+    if (!answer.startsWith('ok')) throw new Error(`${name}: ${answer}`)
     return answer.slice(3)
   }
   // Its first line says that the files were read.
   await ask('')
   return {
-    name: 'eigen',
+    name,
     selfTimed: true,
     run: async (repeats) => Number(await ask(`run ${repeats}`)),
     result: async () => {
