@@ -81,8 +81,61 @@ void pack_whole(const SparseInt8Pack* p) {
   memset(out + p->k * 64, 0, static_cast<size_t>((p->padded - p->k) * 64));
 }
 
+static inline void turn_wide(__m512i* r) {
+  __m512i t[16];
+#pragma GCC unroll 4
+  for (int round = 0; round < 2; round++) {
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+      t[2 * i] = _mm512_unpacklo_epi8(r[i], r[i + 8]);
+      t[2 * i + 1] = _mm512_unpackhi_epi8(r[i], r[i + 8]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+      r[2 * i] = _mm512_unpacklo_epi8(t[i], t[i + 8]);
+      r[2 * i + 1] = _mm512_unpackhi_epi8(t[i], t[i + 8]);
+    }
+  }
+}
+
+// 64 columns of X that lie by themselves, 64 rows at a time: four blocks of 16 x 16 turn together, one in each lane, then
+// lanes of the four groups of columns change places so that whole rows are stored.
+void pack_turned(const SparseInt8Pack* p) {
+  const __m512i flip = _mm512_set1_epi8(p->is_signed ? static_cast<char>(0x80) : 0);
+  alignas(64) uint8_t near[4 * 16 * 64];
+  uint8_t* out = static_cast<uint8_t*>(p->out);
+  for (int64_t i = 0; i < p->k; i += 64, out += 64 * 64) {
+    const __mmask64 some = p->k - i < 64 ? (__mmask64(1) << (p->k - i)) - 1 : ~__mmask64(0);
+    for (int64_t u = 0; u < 4; u++) {
+      __m512i r[16];
+#pragma GCC unroll 16
+      for (int j = 0; j < 16; j++) {
+        const int64_t column = kOrder4[u * 4 + j / 4] * 4 + j % 4;
+        // The next step's: sixty-four columns are more streams than the processor follows by itself.
+        if (column < p->columns) _mm_prefetch(reinterpret_cast<const char*>(p->x + column * p->stride + i + 128), _MM_HINT_T0);
+        r[j] = column < p->columns ? _mm512_maskz_loadu_epi8(some, p->x + column * p->stride + i) : _mm512_xor_si512(flip, flip);
+      }
+      turn_wide(r);
+#pragma GCC unroll 16
+      for (int j = 0; j < 16; j++) _mm512_store_si512(near + (u * 16 + j) * 64, _mm512_xor_si512(r[j], flip));
+    }
+    const int64_t rows = p->k - i < 64 ? p->k - i : 64;
+    for (int64_t j = 0; j < 16; j++) {
+      const auto at = [&](int u) { return _mm512_load_si512(near + (u * 16 + j) * 64); };
+      const __m512i a = _mm512_shuffle_i64x2(at(0), at(1), 0x44), b = _mm512_shuffle_i64x2(at(2), at(3), 0x44);
+      const __m512i c = _mm512_shuffle_i64x2(at(0), at(1), 0xee), d = _mm512_shuffle_i64x2(at(2), at(3), 0xee);
+      const __m512i rows_of[4] = {_mm512_shuffle_i64x2(a, b, 0x88), _mm512_shuffle_i64x2(a, b, 0xdd), _mm512_shuffle_i64x2(c, d, 0x88), _mm512_shuffle_i64x2(c, d, 0xdd)};
+#pragma GCC unroll 4
+      for (int l = 0; l < 4; l++)
+        if (l * 16 + j < rows) _mm512_storeu_si512(out + (l * 16 + j) * 64, rows_of[l]);
+    }
+  }
+  memset(static_cast<uint8_t*>(p->out) + p->k * 64, 0, static_cast<size_t>((p->padded - p->k) * 64));
+}
+
 void pack(const SparseInt8Pack* p) {
   if (p->aligned) pack_aligned(p);
+  else if (p->units == 4 && p->transposed) pack_turned(p);
   else if (p->units == 4 && p->columns == 64 && !p->transposed) pack_whole(p);
   else pack_rows(p, p->units == 1 ? kOrder1 : p->units == 2 ? kOrder2 : kOrder4);
 }
@@ -90,7 +143,9 @@ void pack(const SparseInt8Pack* p) {
 // Four rows of U * 16 bytes to [column][4].
 template <int U>
 static inline void interleave(const uint8_t* x, const uint16_t* index, __m512i* v) {
-  const uint8_t *a = x + index[0] * (U * 16), *b = x + index[1] * (U * 16), *c = x + index[2] * (U * 16), *d = x + index[3] * (U * 16);
+  // In 64 bits at once: an int would be extended by one more operation a row.
+  const size_t wide = U * 16;
+  const uint8_t *a = x + index[0] * wide, *b = x + index[1] * wide, *c = x + index[2] * wide, *d = x + index[3] * wide;
   if (U == 4) {
     const __m512i ra = _mm512_loadu_si512(a), rb = _mm512_loadu_si512(b), rc = _mm512_loadu_si512(c), rd = _mm512_loadu_si512(d);
     const __m512i p = _mm512_unpacklo_epi8(ra, rb), q = _mm512_unpackhi_epi8(ra, rb);
@@ -120,6 +175,23 @@ static inline void interleave(const uint8_t* x, const uint16_t* index, __m512i* 
   }
 }
 
+// In this form: left to itself g++ 12 copies accumulators.
+static inline void meet(__m512i& sum, __m512i x, __m512i w) {
+#if defined(__GNUC__)
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+#else
+  sum = _mm512_dpbusd_epi32(sum, x, w);
+#endif
+}
+// Four weights for every lane, straight from memory.
+static inline void meet_word(__m512i& sum, __m512i x, const int8_t* w) {
+#if defined(__GNUC__)
+  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(x), "m"(*reinterpret_cast<const int8_t(*)[4]>(w)));
+#else
+  sum = _mm512_dpbusd_epi32(sum, x, _mm512_set1_epi32(load_word(w)));
+#endif
+}
+
 // R rows of one group; S sets of sums where few of them would leave the unit waiting.
 template <int R, int U, bool A, int S>
 static void rows(int64_t count, const uint16_t* index, const int8_t* values, int64_t stride, const uint8_t* x, int32_t* acc, const int32_t* start) {
@@ -136,7 +208,7 @@ static void rows(int64_t count, const uint16_t* index, const int8_t* values, int
     for (int s = 0; s < S; s++, values += stride) {
       __m512i v[U];
       if (A) {
-        const uint8_t* from = x + *index++ * (U * 64);
+        const uint8_t* from = x + *index++ * static_cast<size_t>(U * 64);
 #pragma GCC unroll 4
         for (int u = 0; u < U; u++) v[u] = _mm512_loadu_si512(from + u * 64);
       } else {
@@ -145,24 +217,32 @@ static void rows(int64_t count, const uint16_t* index, const int8_t* values, int
       }
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++) {
+        if (U == 1) {
+          meet_word(sum[s][r][0], v[0], values + r * 4);
+          continue;
+        }
         const __m512i w = _mm512_set1_epi32(load_word(values + r * 4));
 #pragma GCC unroll 4
-        for (int u = 0; u < U; u++) sum[s][r][u] = _mm512_dpbusd_epi32(sum[s][r][u], v[u], w);
+        for (int u = 0; u < U; u++) meet(sum[s][r][u], v[u], w);
       }
     }
   for (; S > 1 && b < count; b++, values += stride) {
-    const uint8_t* from = x + *index++ * (U * 64);
+    const uint8_t* from = x + *index++ * static_cast<size_t>(U * 64);
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
       for (int u = 0; u < U; u++)
-        sum[0][r][u] = _mm512_dpbusd_epi32(sum[0][r][u], _mm512_loadu_si512(from + u * 64), _mm512_set1_epi32(load_word(values + r * 4)));
+        meet_word(sum[0][r][u], _mm512_loadu_si512(from + u * 64), values + r * 4);
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-    for (int u = 0; u < U; u++)
-      _mm512_storeu_si512(acc + (r * U + u) * 16, S > 1 ? _mm512_add_epi32(sum[0][r][u], sum[S - 1][r][u]) : sum[0][r][u]);
+    for (int u = 0; u < U; u++) {
+      __m512i all = sum[0][r][u];
+#pragma GCC unroll 4
+      for (int s = 1; s < S; s++) all = _mm512_add_epi32(all, sum[s][r][u]);
+      _mm512_storeu_si512(acc + (r * U + u) * 16, all);
+    }
 }
 
 typedef void (*RowsFn)(int64_t, const uint16_t*, const int8_t*, int64_t, const uint8_t*, int32_t*, const int32_t*);
@@ -171,7 +251,7 @@ template <int U, bool A>
 static void tile_units(const SparseInt8Tile* t) {
   enum { kMost = 16 / U };
   const int64_t height = t->height, part = height < kMost ? height : (int64_t)kMost;
-  const RowsFn fn = part == 1 ? rows<1, U, A, (A ? 2 : 1)> : part == 2 ? rows<2, U, A, (A && U < 4 ? 2 : 1)> : part == 4 ? rows<4, U, A, (A && U == 1 ? 2 : 1)>
+  const RowsFn fn = part == 1 ? rows<1, U, A, (A ? U < 4 ? 4 : 2 : 1)> : part == 2 ? rows<2, U, A, (A && U < 4 ? 2 : 1)> : part == 4 ? rows<4, U, A, (A && U == 1 ? 2 : 1)>
                     : part == 8 ? rows<(kMost < 8 ? 4 : 8), U, A, 1> : rows<(kMost < 16 ? 4 : 16), U, A, 1>;
   const uint16_t* index = t->index;
   const int8_t* values = t->values;
@@ -183,7 +263,7 @@ static void tile_units(const SparseInt8Tile* t) {
   if (!A && U > 1 && height > part) {
     const RowsFn whole = part == 4 ? rows<4, U, true, 1> : rows<(kMost < 8 ? 4 : 8), U, true, 1>;
     for (int64_t g = 0; g < t->groups; g++) {
-      int32_t* acc = t->acc + t->runs[g].group * height * (U * 16);
+        int32_t* acc = t->acc + t->runs[g].group * height * (U * 16);
       const int32_t* start = t->start ? t->start + t->runs[g].group * height : nullptr;
       int64_t left = t->runs[g].count;
       do {

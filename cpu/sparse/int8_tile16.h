@@ -41,7 +41,7 @@ static void rows(int64_t count, const uint16_t* index, const int16_t* w, int64_t
   for (int64_t b = 0; b < count; b++, w += stride) {
     const int16_t* from[4];
 #pragma GCC unroll 4
-    for (int c = 0; c < 4; c++) from[c] = x + (A ? index[0] * 4 + c : index[c]) * kColumns;
+    for (int c = 0; c < 4; c++) from[c] = x + (A ? static_cast<size_t>(index[0]) * 4 + static_cast<size_t>(c) : static_cast<size_t>(index[c])) * kColumns;
     index += A ? 1 : 4;
 #pragma GCC unroll 2
     for (int p = 0; p < 2; p++) {
