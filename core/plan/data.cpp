@@ -171,8 +171,8 @@ Step* make_resize(PlanReader& r) {
   auto s = std::make_unique<Resize>();
   ResizeProblem& p = s->p;
   for (int64_t* v : {&p.n, &p.h, &p.w, &p.c, &p.oh, &p.ow}) *v = r.size();
-  p.taps_y = r.within(1, 16);
-  p.taps_x = r.within(1, 16);
+  p.taps_y = r.within(1, 1024);
+  p.taps_x = r.within(1, 1024);
   s->index_y = r.floats(p.oh * p.taps_y);
   s->weight_y = r.floats(p.oh * p.taps_y);
   s->index_x = r.floats(p.ow * p.taps_x);

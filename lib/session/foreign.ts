@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { WhittleError } from '../errors'
-import { foldConstantNodes, Graph, inferShapes, kMaxOpset, Model, Node, reads, ValueInfo } from '../model'
+import { foldConstantNodes, Graph, inferShapes, Model, Node, reads, ValueInfo } from '../model'
 import { isDataType, type Tensor } from '../tensor'
 import type { Foreign } from './hosts'
 
@@ -162,7 +162,7 @@ export class Fallback implements Foreign {
     if (code !== 'ERR_UNSUPPORTED_OP' || !parameter) return false
     const before = this.#nodes.size
     const { nodes } = this.#source.graph
-    const found = parameter === 'model' ? nodes : this.#find(parameter)
+    const found = this.#find(parameter)
     const ops = new Set(found.map((n) => `${n.domain}:${n.opType}`))
     for (const n of nodes) if (found.includes(n) || (all && ops.has(`${n.domain}:${n.opType}`) && n.subgraphs().length === 0)) this.#nodes.add(n)
     return this.#nodes.size > before
@@ -181,8 +181,6 @@ export class Fallback implements Foreign {
     this.#parts = groups.map((nodes) => new Part(this.#runtime, this.#threads, this.#source, nodes, nodes.map(copyOf)))
     if (this.#parts.length === 0) return copy
     const gone = new Set(this.#parts.flatMap((p) => p.outputs))
-    // What is left says nothing that an opset could change.
-    if (this.#nodes.size === copies.length) copy.opsets.set('', kMaxOpset)
     const moved = new Set([...this.#nodes].map(copyOf))
     const kept = copies.filter((n) => !moved.has(n))
     const stand = this.#parts.map((p) => new Node({ ...kForeign, name: p.label, inputs: p.inputs, outputs: p.outputs }))

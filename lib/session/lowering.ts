@@ -31,7 +31,7 @@ export class Lowering {
   }
 
   defineInput(name: string, type: DataType, dims: readonly number[]): void {
-    const memory = this.program.input((countOf(dims, name) * bitsOf(type)) / 8)
+    const memory = this.program.input(Math.ceil((countOf(dims, name) * bitsOf(type)) / 8))
     this.#values.set(name, { kind: 'value', type, dims, order: identity(dims.length), memory })
   }
 
@@ -120,6 +120,10 @@ export class Lowering {
 
   /** The whole of `x` to memory in `order`. */
   copy(x: Value & { readonly memory: Memory }, to: Memory, order: readonly number[], node: Node): void {
+    if (bitsOf(x.type) < 8 && sameOrder(x.dims, x.order, order)) {
+      const bytes = Math.ceil((sizeOf(x.dims) * bitsOf(x.type)) / 8)
+      return this.stridedCopy({ ...x, type: 'uint8' }, [bytes], [1], 0, to, [1], 0, node)
+    }
     this.stridedCopy(x, x.dims, stridesOf(x.dims, x.order), 0, to, stridesOf(x.dims, order), 0, node)
   }
 

@@ -1,5 +1,4 @@
-import { WhittleError } from '../errors'
-import { checkGraph, foldConstantNodes, inferShapes, raiseOpset, type Model } from '../model'
+import { checkGraph, foldConstantNodes, inferShapes, Node, raiseOpset, type Graph, type Model } from '../model'
 import { foldConstants } from './fold'
 import { fuseActivations } from './fuse/activations'
 import { fuseAttention } from './fuse/attention'
@@ -18,8 +17,8 @@ const kOpset = 18
 export function prepare(model: Model, plain = false): Model {
   const copy = model.clone()
   const opset = copy.opsets.get('') ?? 1
-  if (opset < 7) throw new WhittleError('ERR_UNSUPPORTED_OP', 'model', `model: opset ${opset}; sessions run opset 7 and later`)
   checkGraph(copy.graph, 'model')
+  constantsOfOutputs(copy.graph)
   foldConstantNodes(copy)
   if (opset < kOpset) raiseOpset(copy, kOpset)
   copy.graph.sort()
@@ -31,6 +30,17 @@ export function prepare(model: Model, plain = false): Model {
   foldConstants(copy.graph, inferShapes(copy.graph, copy.opsets), new Map())
   fuse(copy)
   return copy
+}
+
+/** A constant that is itself an output becomes a copy of one, which folds like any other. */
+function constantsOfOutputs(graph: Graph): void {
+  for (const node of graph.nodes) {
+    const name = node.outputs[0]
+    if (!node.is('Constant') || !name || !graph.isOutput(name)) continue
+    const own = graph.uniqueName(`${name}_constant`)
+    node.outputs = [own]
+    graph.addNode(new Node({ opType: 'Identity', inputs: [own], outputs: [name] }), { after: node })
+  }
 }
 
 /** The same for the body of a loop, whose model is prepared already. */

@@ -28,10 +28,19 @@ function resize(c: InferContext): void {
   const [scalesAt, sizesAt] = c.opset >= 11 ? [2, 3] : [1, -1]
   if (sizesAt > 0 && c.has(sizesAt)) {
     const sizes = c.data(sizesAt)
-    if (!sizes || c.node.string('keep_aspect_ratio_policy', 'stretch') !== 'stretch')
-      return c.set(0, c.type(0), unknown(x.length))
+    if (!sizes) return c.set(0, c.type(0), unknown(x.length))
     if (sizes.length !== axes.length) bad(c, `${sizes.length} sizes for ${axes.length} axes`)
+    const policy = c.node.string('keep_aspect_ratio_policy', 'stretch')
     const dims = [...x]
+    if (policy !== 'stretch') {
+      const ratios = axes.map((axis, i) => {
+        const [size, d] = [sizes[i], x[axis]]
+        return typeof size === 'number' && typeof d === 'number' ? size / d : NaN
+      })
+      const scale = policy === 'not_larger' ? Math.min(...ratios) : Math.max(...ratios)
+      for (const axis of axes) dims[axis] = Number.isNaN(scale) ? null : Math.floor((x[axis] as number) * scale + 0.5)
+      return c.set(0, c.type(0), dims)
+    }
     axes.forEach((axis, i) => (dims[axis] = sizes[i] as Dim))
     return c.set(0, c.type(0), dims)
   }

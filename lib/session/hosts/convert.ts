@@ -1,5 +1,6 @@
 import { Initializer, Model, Node, ValueInfo, Graph } from '../../model'
 import { allocate, sizeOf, type Tensor } from '../../tensor'
+import { codesOf } from '../codes'
 import { prepareBody } from '../prepare'
 import { made, numbers, operand, plain, refuse, strides, type Host } from './host'
 
@@ -52,12 +53,18 @@ function fromBrain(b: number): number {
 
 /** Numbers of a tensor of a short float type too. */
 function read(t: Tensor): ArrayLike<number> {
+  if (t.type === 'int4' || t.type === 'uint4') return codesOf(t)
   const bits = t.type === 'float16' || t.type === 'bfloat16' ? new Uint16Array(t.data.buffer, t.data.byteOffset, t.data.length) : undefined
   if (!bits) return numbers(t)
   return Float32Array.from(bits, t.type === 'float16' ? fromHalf : fromBrain)
 }
 
 function write(type: Tensor['type'], dims: readonly number[], values: ArrayLike<number>): Tensor {
+  if (type === 'int4' || type === 'uint4') {
+    const data = allocate(type, values.length)
+    for (let i = 0; i < values.length; i++) (data as Uint8Array)[i >> 1]! |= (Math.trunc(values[i] as number) & 15) << ((i & 1) * 4)
+    return { type, dims, data }
+  }
   if (type !== 'float16' && type !== 'bfloat16') {
     const whole = type.startsWith('int') || type.startsWith('uint')
     return made(type, dims, type === 'bool' ? Array.from(values, (v) => (v ? 1 : 0)) : whole ? Array.from(values, Math.trunc) : values)
@@ -105,6 +112,17 @@ const clip = plain((_, given, low, high) => {
   return [write(x.type, x.dims, Array.from(read(x), (v) => Math.min(Math.max(v, from), to)))]
 })
 
+/** Of codes of 4 bits, which no step can move one by one. */
+const transpose = plain((node, given) => {
+  const x = given as Tensor
+  const perm = node.ints('perm') ?? x.dims.map((_, i) => x.dims.length - 1 - i)
+  const dims = perm.map((p) => x.dims[p] as number)
+  const [own, to] = [strides(x.dims), strides(dims)]
+  const all = read(x)
+  const at = (i: number): number => dims.reduce((s, d, k) => s + (Math.floor(i / (to[k] as number)) % d) * (own[perm[k] as number] as number), 0)
+  return [write(x.type, dims, Float64Array.from({ length: all.length }, (_, i) => all[at(i)] as number))]
+})
+
 const isInf = plain((node, given) => {
   const x = given as Tensor
   const [up, down] = [node.int('detect_positive', 1) !== 0, node.int('detect_negative', 1) !== 0]
@@ -150,11 +168,13 @@ function baked(...constant: readonly number[]): Host {
 }
 
 export const conversions: Readonly<Record<string, Host>> = {
+  Transpose: transpose,
   Cast: cast,
   CastLike: cast,
   Pow: mixed(Math.pow),
   Min: mixed(Math.min),
   Max: mixed(Math.max),
+  Mod: (node, scope) => mixed(node.int('fmod', 0) ? (a, b) => a % b : (a, b) => a - b * Math.floor(a / b))(node, scope),
   Clip: clip,
   IsInf: isInf,
   Dropout: dropout,

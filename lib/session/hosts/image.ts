@@ -19,42 +19,51 @@ function reflected(v: number, low: number, high: number): number {
 
 const gridSample = plain((node, given, places) => {
   const [x, grid] = [given as Tensor, places as Tensor]
-  if (x.dims.length !== 4 || grid.dims.length !== 4) refuse(node, `an image of rank ${x.dims.length}`)
-  const [n, c, h, w] = x.dims as [number, number, number, number]
-  const [, oh, ow] = grid.dims as [number, number, number]
+  const sizes = x.dims.slice(2)
+  const rank = sizes.length
   const mode = node.string('mode', 'linear')
+  const smooth = mode.endsWith('cubic')
+  if (rank < 1 || grid.dims.length !== rank + 2 || grid.dims[rank + 1] !== rank || grid.dims[0] !== x.dims[0] || (smooth && rank !== 2))
+    refuse(node, `an image of [${x.dims.join(', ')}], places of [${grid.dims.join(', ')}]`)
+  const [n, c] = x.dims as [number, number]
+  const outSizes = grid.dims.slice(1, -1)
+  const [space, each] = [sizeOf(sizes), sizeOf(outSizes)]
   const outside = node.string('padding_mode', 'zeros')
   const corners = node.int('align_corners', 0) !== 0
+  const own = strides(sizes)
   const all = numbers(x)
   const at = numbers(grid)
-  const out = new Float64Array(n * c * oh * ow)
+  const out = new Float64Array(n * c * each)
   const settle = (v: number, size: number): number => {
     if (outside === 'border') return Math.min(Math.max(v, 0), size - 1)
     return outside === 'reflection' ? Math.min(Math.max(reflected(v, corners ? 0 : -0.5, corners ? size - 1 : size - 0.5), 0), size - 1) : v
   }
   const place = (v: number, size: number): number => (corners ? ((v + 1) / 2) * (size - 1) : ((v + 1) * size - 1) / 2)
-  const pixel = (base: number, y: number, xx: number): number => {
-    const [i, j] = [settle(y, h), settle(xx, w)]
-    return i < 0 || j < 0 || i >= h || j >= w ? 0 : (all[base + Math.round(i) * w + Math.round(j)] as number)
-  }
+  const even = (v: number): number => (v - Math.floor(v) === 0.5 ? 2 * Math.round(v / 2) : Math.round(v))
   for (let b = 0; b < n; b++)
-    for (let p = 0; p < oh * ow; p++) {
-      let px = place(at[(b * oh * ow + p) * 2] as number, w)
-      let py = place(at[(b * oh * ow + p) * 2 + 1] as number, h)
-      if (mode !== 'bicubic' && mode !== 'cubic') [px, py] = [settle(px, w), settle(py, h)]
-      const near = mode === 'nearest'
-      const even = (v: number): number => (v - Math.floor(v) === 0.5 ? 2 * Math.round(v / 2) : Math.round(v))
-      const [fx, fy] = near ? [even(px), even(py)] : [Math.floor(px), Math.floor(py)]
-      const weigh = (t: number): number[] => (near ? [1] : mode.endsWith('cubic') ? cubic(t) : [1 - t, t])
-      const [wx, wy] = [weigh(px - fx), weigh(py - fy)]
-      const first = wx.length === 4 ? 1 : 0
+    for (let p = 0; p < each; p++) {
+      // Places of the pixels of a point and their weights, axis by axis; -1 is outside.
+      let taps: (readonly [at: number, weight: number])[] = [[0, 1]]
+      sizes.forEach((size, k) => {
+        let v = place(at[(b * each + p) * rank + rank - 1 - k] as number, size)
+        if (!smooth) v = settle(v, size)
+        const first = mode === 'nearest' ? even(v) : Math.floor(v)
+        const t = v - first
+        const weights = mode === 'nearest' ? [1] : smooth ? cubic(t) : [1 - t, t]
+        const near = weights.map((w, i) => {
+          const c0 = settle(first + i - (smooth ? 1 : 0), size)
+          return [c0 < 0 || c0 >= size || Number.isNaN(c0) ? -1 : Math.round(c0) * (own[k] as number), w] as const
+        })
+        taps = taps.flatMap(([base, w]) => near.map(([a, f]) => [base < 0 || a < 0 ? -1 : base + a, w * f] as const))
+      })
       for (let k = 0; k < c; k++) {
+        const base = (b * c + k) * space
         let sum = 0
-        wy.forEach((a, i) => wx.forEach((bb, j) => (sum += a * bb * pixel((b * c + k) * h * w, fy + i - first, fx + j - first))))
-        out[(b * c + k) * oh * ow + p] = sum
+        for (const [a, w] of taps) if (a >= 0) sum += w * (all[base + a] as number)
+        out[(b * c + k) * each + p] = sum
       }
     }
-  return [made(x.type, [n, c, oh, ow], out)]
+  return [made(x.type, [n, c, ...outSizes], out)]
 })
 
 /** Pools over any number of axes and types, with positions of maxima. */

@@ -4,14 +4,15 @@ import { bakeries, conversions, weights } from './convert'
 import { foreignPart, type Host } from './host'
 import { images, pools } from './image'
 import { losses } from './loss'
+import { patches } from './patch'
 import { picking } from './pick'
-import { cumulation, layerNorms, reductions, sums } from './reduce'
+import { cumulation, layerNorms, reductions, sums, training } from './reduce'
 import { signals } from './signal'
 
 export type { Foreign, Host, HostRun, HostScope, Inner } from './host'
 
 /** What always runs here: control flow, results whose shape depends on data, and ops that are rare. */
-const kAlways: Readonly<Record<string, Host>> = { ...control, ...picking, ...sums, ...losses, ...images, ...signals }
+const kAlways: Readonly<Record<string, Host>> = { ...control, ...picking, ...sums, ...losses, ...images, ...signals, ...patches }
 const kElse: Readonly<Record<string, Host>> = { ...reductions, ...cumulation, ...layerNorms, ...pools, ...conversions, ...bakeries }
 
 /** How a node runs that no plan can take; undefined for one that a plan takes. */
@@ -19,6 +20,7 @@ export function hostOf(node: Node, graph: Graph, shapes: Shapes): Host | undefin
   if (isForeign(node)) return foreignPart
   if (!node.is()) return undefined
   if (Object.hasOwn(kAlways, node.opType)) return kAlways[node.opType]
+  if (node.opType === 'BatchNormalization' && node.int('training_mode', 0)) return training['BatchNormalization']
   return Object.hasOwn(kElse, node.opType) && isOdd(node, graph, shapes) ? kElse[node.opType] : undefined
 }
 
@@ -33,6 +35,7 @@ function isWeight(graph: Graph, name: string): boolean {
 function isOdd(node: Node, graph: Graph, shapes: Shapes): boolean {
   const type = (i: number): string | undefined => (node.inputs[i] ? shapes.get(node.inputs[i], graph)?.type : undefined)
   const short = (t: string | undefined): boolean => t === 'float16' || t === 'bfloat16'
+  const four = (t: string | undefined): boolean => t === 'int4' || t === 'uint4'
   const op = node.opType
   if (op in reductions || op in cumulation) return type(0) !== 'float32'
   switch (op) {
@@ -41,13 +44,16 @@ function isOdd(node: Node, graph: Graph, shapes: Shapes): boolean {
     case 'MaxPool':
     case 'AveragePool':
       return Boolean(node.outputs[1]) || type(0) !== 'float32' || (node.ints('kernel_shape')?.length ?? 0) > 2
+    case 'Transpose':
+      return four(type(0))
     case 'Cast':
     case 'CastLike':
-      return short(type(0)) || short(shapes.get(node.outputs[0] as string, graph)?.type)
+      return [type(0), shapes.get(node.outputs[0] as string, graph)?.type].some((t) => four(t)) || short(type(0)) || short(shapes.get(node.outputs[0] as string, graph)?.type)
     case 'Pow':
       return type(0) !== type(1)
     case 'Min':
     case 'Max':
+    case 'Mod':
       return short(type(0)) && node.inputs.length === 2
     case 'Clip':
       return type(0) !== 'float32'

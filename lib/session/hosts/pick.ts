@@ -274,6 +274,41 @@ const nonMaxSuppression = plain((node, given, points, most, overlap, least) => {
   return [made('int64', [rows.length / 3, 3], rows)]
 })
 
+/** Counts of runs of integers (n-grams) of a list, by where the node's pool has them. */
+const tfIdf = plain((node, given) => {
+  const x = given as Tensor
+  const [pool, starts, places] = [node.ints('pool_int64s'), node.ints('ngram_counts', []), node.ints('ngram_indexes', [])]
+  if (!pool) refuse(node, 'n-grams of strings')
+  const [least, most, skips] = [node.int('min_gram_length', 1), node.int('max_gram_length', 1), node.int('max_skip_count', 0)]
+  const mode = node.string('mode', 'TF')
+  const found = node.attributes.get('weights')
+  const weights = found?.type === 'floats' ? found.value : undefined
+  const rows = x.dims.length === 2 ? (x.dims[0] as number) : 1
+  const length = x.dims[x.dims.length - 1] ?? 1
+  const width = places.reduce((m, p) => Math.max(m, p + 1), 0)
+  const grams = new Map<string, number>()
+  let id = 0
+  starts.forEach((from, i) => {
+    const end = starts[i + 1] ?? pool.length
+    for (let at = from; at < end; at += i + 1) grams.set(pool.slice(at, at + i + 1).join(), id++)
+  })
+  const all = numbers(x)
+  const out = new Float64Array(rows * width)
+  for (let r = 0; r < rows; r++)
+    for (let skip = 0; skip <= skips; skip++)
+      for (let n = least; n <= most; n++) {
+        // A single has no gaps, so it counts once.
+        if (n === 1 && skip > 0) continue
+        for (let i = 0; i + (n - 1) * (skip + 1) < length; i++) {
+          const gram = grams.get(Array.from({ length: n }, (_, k) => all[r * length + i + k * (skip + 1)]).join())
+          if (gram !== undefined) out[r * width + (places[gram] as number)]! += 1
+        }
+      }
+  const weight = (i: number): number => (weights ? (weights[places.indexOf(i)] as number) : 1)
+  const values = out.map((v, i) => (mode === 'TF' ? v : mode === 'IDF' ? (v > 0 ? weight(i % width) : 0) : v * weight(i % width)))
+  return [made('float32', x.dims.length === 2 ? [rows, width] : [width], values)]
+})
+
 export const picking: Readonly<Record<string, Host>> = {
   NonZero: nonZero,
   Compress: compress,
@@ -289,4 +324,5 @@ export const picking: Readonly<Record<string, Host>> = {
   ReverseSequence: reverseSequence,
   EyeLike: eyeLike,
   NonMaxSuppression: nonMaxSuppression,
+  TfIdfVectorizer: tfIdf,
 }

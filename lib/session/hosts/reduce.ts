@@ -27,8 +27,8 @@ const reduce = plain((node, given, list) => {
   const x = given as Tensor
   const rank = x.dims.length
   const axes = list ? Array.from(numbers(list)) : (node.ints('axes') ?? [])
-  if (axes.length === 0 && node.int('noop_with_empty_axes', 0)) return [x]
-  const gone = new Set(axes.length === 0 ? x.dims.map((_, i) => i) : axes.map((a) => axisOf(node, a, rank)))
+  const alone = axes.length === 0 && node.int('noop_with_empty_axes', 0) !== 0
+  const gone = new Set(axes.length === 0 && !alone ? x.dims.map((_, i) => i) : axes.map((a) => axisOf(node, a, rank)))
   const kept = x.dims.map((d, i) => (gone.has(i) ? 1 : d))
   const [own, to] = [strides(x.dims), strides(kept)]
   const [first, step, last] = kFolds[node.opType] as NonNullable<(typeof kFolds)[string]>
@@ -146,6 +146,27 @@ function grouped(node: Node, x: Tensor, groups: number, scale: ArrayLike<number>
 
 const groupNorm = plain((node, x, scale, bias) => [grouped(node, x as Tensor, node.int('num_groups', 1), numbers(scale as Tensor), numbers(bias as Tensor))])
 const instanceNorm = plain((node, x, scale, bias) => [grouped(node, x as Tensor, (x as Tensor).dims[1] as number, numbers(scale as Tensor), numbers(bias as Tensor))])
+
+/** Normalizes by the statistics of what it is given, and moves the running ones towards them. */
+const batchNormInTraining = plain((node, given, scale, bias, mean, variance) => {
+  const x = given as Tensor
+  const channels = x.dims[1] as number
+  const space = sizeOf(x.dims.slice(2))
+  const count = x.data.length / channels
+  const [momentum, epsilon] = [node.float('momentum', 0.9), node.float('epsilon', 1e-5)]
+  const all = numbers(x)
+  const [g, b, m0, v0] = [scale, bias, mean, variance].map((t) => numbers(t as Tensor)) as [ArrayLike<number>, ArrayLike<number>, ArrayLike<number>, ArrayLike<number>]
+  const [m, v] = [new Float64Array(channels), new Float64Array(channels)]
+  const channel = (i: number): number => Math.floor(i / space) % channels
+  for (let i = 0; i < all.length; i++) m[channel(i)]! += (all[i] as number) / count
+  for (let i = 0; i < all.length; i++) v[channel(i)]! += ((all[i] as number) - (m[channel(i)] as number)) ** 2 / count
+  const out = Float64Array.from(all, (a, i) => {
+    const c = channel(i)
+    return ((a - (m[c] as number)) / Math.sqrt((v[c] as number) + epsilon)) * (g[c] as number) + (b[c] as number)
+  })
+  const moved = (now: Float64Array, was: ArrayLike<number>): Float64Array => now.map((a, i) => (was[i] as number) * momentum + a * (1 - momentum))
+  return [made(x.type, x.dims, out), made('float32', [channels], moved(m, m0)), made('float32', [channels], moved(v, v0))]
+})
 
 const lrn = plain((node, given) => {
   const x = given as Tensor
@@ -278,6 +299,7 @@ const det = plain((node, given) => {
 export const reductions: Readonly<Record<string, Host>> = Object.fromEntries(Object.keys(kFolds).map((op) => [op, reduce]))
 export const cumulation: Readonly<Record<string, Host>> = { CumSum: cumSum, ArgMax: argBest(1), ArgMin: argBest(-1) }
 export const layerNorms: Readonly<Record<string, Host>> = { LayerNormalization: layerNorm }
+export const training: Readonly<Record<string, Host>> = { BatchNormalization: batchNormInTraining }
 export const sums: Readonly<Record<string, Host>> = {
   Hardmax: hardmax,
   LRN: lrn,

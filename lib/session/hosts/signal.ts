@@ -1,5 +1,5 @@
 import type { Tensor } from '../../tensor'
-import { axisOf, made, numbers, plain, strides, type Host } from './host'
+import { axisOf, made, numbers, plain, refuse, strides, type Host } from './host'
 
 /** A window of cosines: the sum of a[k] cos(2 pi k i / n). */
 function window(...a: readonly number[]): Host {
@@ -45,9 +45,68 @@ const dft = plain((node, given, many) => {
   return [made(x.type, dims, out)]
 })
 
+/** Spectra of pieces of a signal, each weighted by a window. */
+const stft = plain((node, given, hop, window, length) => {
+  const x = given as Tensor
+  const [batch, samples] = x.dims as [number, number]
+  const complex = x.dims.length === 3 && x.dims[2] === 2
+  const size = length ? Number(length.data[0]) : window ? (window.dims[0] as number) : 0
+  const step = Number((hop as Tensor).data[0])
+  if (!(size > 0 && step > 0 && size <= samples) || x.dims.length > 3) refuse(node, `pieces of ${size} by ${step} of [${x.dims.join(', ')}]`)
+  const frames = 1 + Math.floor((samples - size) / step)
+  const bins = node.int('onesided', 1) ? Math.floor(size / 2) + 1 : size
+  const all = numbers(x)
+  const factor = window && numbers(window)
+  const [cos, sin] = [new Float64Array(size), new Float64Array(size)]
+  for (let i = 0; i < size; i++) [cos[i], sin[i]] = [Math.cos((2 * Math.PI * i) / size), -Math.sin((2 * Math.PI * i) / size)]
+  const out = new Float64Array(batch * frames * bins * 2)
+  for (let b = 0; b < batch; b++)
+    for (let f = 0; f < frames; f++)
+      for (let k = 0; k < bins; k++) {
+        let [re, im] = [0, 0]
+        for (let t = 0; t < size; t++) {
+          const at = b * samples + f * step + t
+          const w = factor ? (factor[t] as number) : 1
+          const [p, q] = complex ? [(all[2 * at] as number) * w, (all[2 * at + 1] as number) * w] : [(all[at] as number) * w, 0]
+          const turn = (k * t) % size
+          const [c, s] = [cos[turn] as number, sin[turn] as number]
+          re += p * c - q * s
+          im += p * s + q * c
+        }
+        const to = ((b * frames + f) * bins + k) * 2
+        out[to] = re
+        out[to + 1] = im
+      }
+  return [made(x.type, [batch, frames, bins, 2], out)]
+})
+
+/** Triangles that gather the bins of a spectrum on the mel scale. */
+const melWeights = plain((node, count, length, rate, low, high) => {
+  const of = (t: Tensor | undefined): number => Number((t as Tensor).data[0])
+  const [bands, size, hertz] = [of(count), of(length), of(rate)]
+  const bins = Math.floor(size / 2) + 1
+  const mel = (f: number): number => 2595 * Math.log10(1 + f / 700)
+  const [first, last] = [mel(of(low)), mel(of(high))]
+  const edges = Array.from({ length: bands + 2 }, (_, i) => {
+    const f = 700 * (10 ** ((first + (i * (last - first)) / (bands + 2)) / 2595) - 1)
+    return Math.floor(((size + 1) * f) / hertz)
+  })
+  const out = new Float64Array(bins * bands)
+  for (let i = 0; i < bands; i++) {
+    const [a, b, c] = edges.slice(i, i + 3) as [number, number, number]
+    if (c > bins) refuse(node, `a highest frequency of ${of(high)} at ${hertz} samples a second`)
+    if (b === a) out[b * bands + i] = 1
+    else for (let j = a; j <= b; j++) out[j * bands + i] = (j - a) / (b - a)
+    if (c > b) for (let j = b; j < c; j++) out[j * bands + i] = (c - j) / (c - b)
+  }
+  return [made(node.int('output_datatype', 1) === 11 ? 'float64' : 'float32', [bins, bands], out)]
+})
+
 export const signals: Readonly<Record<string, Host>> = {
   HannWindow: window(0.5, -0.5),
   HammingWindow: window(25 / 46, -21 / 46),
   BlackmanWindow: window(0.42, -0.5, 0.08),
   DFT: dft,
+  STFT: stft,
+  MelWeightMatrix: melWeights,
 }

@@ -1,5 +1,6 @@
+import type { Node } from '../../model'
 import { sizeOf } from '../../tensor'
-import type { Lower } from '../lowering'
+import type { Lower, Lowering } from '../lowering'
 import { identity } from '../value'
 import { affineOf } from './epilogue'
 import { axisOf } from './layout'
@@ -63,12 +64,21 @@ const batchNorm: Lower = (node, l) => {
   l.define(node.outputs[0] as string, { kind: 'value', type: 'float32', dims, order: identity(dims.length), memory: undefined, expression }, node)
 }
 
+/** Every element reduced by itself. */
+function eachAlone(l: Lowering, node: Node, kind: number): void {
+  const name = node.outputs[0] as string
+  const x = l.lazy(node.inputs[0] as string, node)
+  l.float(x, node)
+  const op = kind === kReduce.l1 || kind === kReduce.l2 ? 'abs' : kind === kReduce.sumSquare ? 'square' : kind === kReduce.logSum ? 'log' : 'copy'
+  l.define(name, { kind: 'value', type: 'float32', dims: x.dims, order: x.order, memory: undefined, expression: { op, a: x } }, node)
+}
+
 function reduce(kind: number): Lower {
   return (node, l) => {
     const rank = l.dims(node.inputs[0] as string, node).length
     const given = node.inputs[1] ? l.ints(node.inputs[1], node) : node.ints('axes')
     if (node.inputs[1] && !given) return l.unsupported(node, 'axes that are computed')
-    if ((!given || given.length === 0) && node.int('noop_with_empty_axes', 0)) return reduceAxes(l, node, kind, [])
+    if ((!given || given.length === 0) && node.int('noop_with_empty_axes', 0)) return eachAlone(l, node, kind)
     reduceAxes(l, node, kind, given && given.length > 0 ? given.map((a) => axisOf(a, rank)) : identity(rank))
   }
 }

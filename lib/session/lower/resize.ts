@@ -3,6 +3,9 @@ import { sizeOf } from '../../tensor'
 import type { Lower, Lowering } from '../lowering'
 import { channelsLast, imageOf } from './window'
 
+// core/plan/data.cpp
+const kTaps = 1024
+
 interface Taps {
   readonly count: number
   readonly index: Int32Array
@@ -35,6 +38,7 @@ function tapsOf(node: Node, l: Lowering, size: number, out: number, scale: numbe
   const rounding = node.string('nearest_mode', 'round_prefer_floor')
   const outside = node.int('exclude_outside', 0) !== 0
   const a = node.float('cubic_coeff_a', -0.75)
+  const wide = node.int('antialias', 0) !== 0 && mode !== 'nearest' && size !== out && scale < 1
   const count = mode === 'nearest' || size === out ? 1 : mode === 'linear' ? 2 : 4
   const index = new Int32Array(out * count)
   const weight = new Float32Array(out * count)
@@ -52,11 +56,14 @@ function tapsOf(node: Node, l: Lowering, size: number, out: number, scale: numbe
       }
       case 'half_pixel':
         return (o + 0.5) / scale - 0.5
+      case 'tf_half_pixel_for_nn':
+        return (o + 0.5) / scale
       default:
         return l.unsupported(node, `coordinates by ${how}`)
     }
   }
   const clamp = (i: number): number => Math.min(Math.max(i, 0), size - 1)
+  if (wide) return wideTaps(size, out, place, clamp, scale, mode === 'linear' ? 1 : 2, (d) => (mode === 'linear' ? 1 - d : keys(d, a)), outside)
   for (let o = 0; o < out; o++) {
     const x = size === out && count === 1 && mode !== 'nearest' ? o : place(o)
     if (count === 1) {
@@ -81,6 +88,33 @@ function tapsOf(node: Node, l: Lowering, size: number, out: number, scale: numbe
   return { count, index, weight }
 }
 
+/** Keys' kernel at a distance of 0 to 2. */
+function keys(d: number, a: number): number {
+  return d < 1 ? ((a + 2) * d - (a + 3)) * d * d + 1 : ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+}
+
+/** Antialiasing: the kernel is as wide as `scale` is small, so that every place of the axis has its part. */
+function wideTaps(size: number, out: number, place: (o: number) => number, clamp: (i: number) => number, scale: number, radius: number, kernel: (d: number) => number, outside: boolean): Taps {
+  const support = radius / scale
+  const count = 2 * Math.ceil(support) + 1
+  const index = new Int32Array(out * count)
+  const weight = new Float32Array(out * count)
+  for (let o = 0; o < out; o++) {
+    const x = place(o)
+    const first = Math.floor(x - support + 1)
+    const weights = Array.from({ length: count }, (_, i) => {
+      const d = Math.abs(first + i - x) * scale
+      return d >= radius || (outside && (first + i < 0 || first + i >= size)) ? 0 : kernel(d)
+    })
+    const sum = weights.reduce((s, w) => s + w, 0)
+    weights.forEach((w, i) => {
+      index[o * count + i] = clamp(first + i)
+      weight[o * count + i] = w / sum
+    })
+  }
+  return { count, index, weight }
+}
+
 const resize: Lower = (node, l) => {
   const name = node.outputs[0] as string
   const v = l.lazy(node.inputs[0] as string, node)
@@ -89,12 +123,15 @@ const resize: Lower = (node, l) => {
   const outDims = l.dims(name, node)
   const rank = dims.length
   if (rank < 3 || rank > 4 || dims[0] !== outDims[0] || dims[1] !== outDims[1]) return l.unsupported(node, 'resizing of other than the spatial axes')
-  if (node.int('antialias', 0)) return l.unsupported(node, 'antialiasing')
   const mode = node.string('mode', 'nearest')
   const axes = node.ints('axes')?.map((a) => (a < 0 ? a + rank : a)) ?? dims.map((_, i) => i)
+  const policy = node.string('keep_aspect_ratio_policy', 'stretch')
+  const wanted = policy === 'stretch' ? undefined : l.ints(node.inputs[3], node)
+  const common = wanted && Math[policy === 'not_larger' ? 'min' : 'max'](...wanted.map((s, i) => s / (dims[axes[i] as number] as number)))
   const given = node.inputs[2] ? l.constant(node.inputs[2], node) : undefined
   const scales = dims.map((d, i) => {
     const at = axes.indexOf(i)
+    if (common !== undefined && at >= 0) return common
     return given && sizeOf(given.dims) > 0 && at >= 0 ? Number(given.data[at]) : (outDims[i] as number) / d
   })
   const order = channelsLast(rank)
@@ -104,6 +141,7 @@ const resize: Lower = (node, l) => {
   const still: Taps = { count: 1, index: Int32Array.of(0), weight: Float32Array.of(1) }
   const ys = rank === 3 ? still : tapsOf(node, l, h, oh, scales[2] as number, mode)
   const xs = tapsOf(node, l, w, ow, scales[rank - 1] as number, mode)
+  if (Math.max(ys.count, xs.count) > kTaps) return l.unsupported(node, `antialiasing over ${Math.max(ys.count, xs.count)} places`)
   const out = l.make('float32', outDims, order)
   const key = `taps ${name} ${h}x${w} ${oh}x${ow} ${scales.join()}`
   l.program.step(
