@@ -327,8 +327,8 @@ describe('a session', () => {
   })
 
   test('names the op that it has no kernel for', async () => {
-    const refused = { code: 'ERR_UNSUPPORTED_OP', parameter: 'RoiAlign0' }
-    const model = net([2, 3], {}, [{ op: 'RoiAlign', inputs: ['x'] }])
+    const refused = { code: 'ERR_UNSUPPORTED_OP', parameter: 'StringNormalizer0' }
+    const model = net([2, 3], {}, [{ op: 'StringNormalizer', inputs: ['x'] }])
     await expect(Session.create(model)).rejects.toMatchObject(refused)
     // At once, whether the shapes are known or not.
     model.graph.inputs = [new ValueInfo('x', 'float32', ['n', 'm'])]
