@@ -88,9 +88,11 @@ WhittleStatus as_product(const ConvProblem& p, int threads) {
     g.bias = p.bias ? p.bias + group * oc : nullptr;
     if (p.residual) {
       g.beta = 1;
-      g.source = p.residual + group * oc;
-      g.source_row = p.oc;
-      g.source_col = 1;
+      if (p.residual != p.out) {
+        g.source = p.residual + group * oc;
+        g.source_row = p.oc;
+        g.source_col = 1;
+      }
     }
     g.activation = p.activation;
     const WhittleStatus status = p.sparse ? sparse_gemm(*p.sparse, g, threads) : gemm_f32(g, threads);
@@ -159,7 +161,7 @@ WhittleStatus rows_in_place(const ConvProblem& p, int threads) {
       int64_t ky0 = 0, ky1 = p.kh;
       while (ky0 < ky1 && top + ky0 * p.dilation_h < 0) ky0++;
       while (ky1 > ky0 && top + (ky1 - 1) * p.dilation_h >= p.h) ky1--;
-      if (p.residual) memcpy(out, p.residual + (out - p.out), static_cast<size_t>(count * p.oc) * 4);
+      if (p.residual && p.residual != p.out) memcpy(out, p.residual + (out - p.out), static_cast<size_t>(count * p.oc) * 4);
       GemmTile tile = {};
       tile.a_row = p.stride_w * p.c;
       tile.cols = p.oc;
@@ -215,6 +217,7 @@ const ConvKernels& conv_kernels() { return resolved().table; }
 Tier conv_tier() { return resolved().tier; }
 
 WhittleStatus conv_f32(const ConvProblem& p, int threads) {
+  if (p.winograd) return conv_winograd(p, threads);
   if (p.by_rows && p.n > 0 && p.oh > 0 && p.ow > 0 && p.oc > 0) return rows_in_place(p, threads);
   if (!conv_is_depthwise(p.c, p.oc, p.groups)) return as_product(p, threads);
   const ConvKernels& kernels = conv_kernels();

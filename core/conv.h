@@ -6,7 +6,11 @@
 // product asks for them (core/gemm.h), k over (ky, kx, channel). One channel a group has kernels of its own. Other groups
 // are products of their own, each with its columns of the output.
 //
-// Numbers: gemm's bound with k = kh * kw * c / groups.
+// A third way for 3x3 windows of stride 1, `winograd`: F(4x4, 3x3) of Lavin and Gray, 2015, a quarter of the multiplications.
+// Tiles of 6 x 6 inputs become 36 numbers a channel, 36 products sum over channels, and their results become 4 x 4 outputs.
+//
+// Numbers: gemm's bound with k = kh * kw * c / groups. winograd: within 1e-5 of the largest sum of |x| |weight| of any window,
+// as measured; NaN and infinities spread over their tile of 4 x 4.
 #pragma once
 #include <stdint.h>
 
@@ -26,10 +30,34 @@ struct ConvDepthwise {
   float* out;           // the first row: out[ox * c + channel]; rows follow each other
 };
 
+// One tile of winograd's input, all channels: v[p * point + channel] of 6 x 6 pixels from (iy, ix) on, zeros outside of the image.
+struct ConvWinogradIn {
+  int64_t h, w, c;
+  const float* x;  // image
+  int64_t iy, ix;
+  float* v;
+  int64_t point;
+};
+
+// One tile of its output: rows x cols <= 4 x 4 pixels from m[p * point + output channel], bias and residual added, clipped.
+struct ConvWinogradOut {
+  int64_t rows, cols, oc;
+  const float* m;
+  int64_t point;
+  const float* bias;      // [oc]
+  const float* residual;  // like out, or null
+  float* out;             // first pixel; pixels of a row lie side by side
+  int64_t line;           // floats between rows of out and of residual
+  float lo, hi;
+};
+constexpr int64_t kConvWinogradPoints = 36;
+
 // For depthwise convolutions of codes: their sums are exact in float32 (see ConvInt8Problem).
 struct GemmInt8Epilogue;
 struct ConvKernels {
   void (*depthwise)(const ConvDepthwise*);
+  void (*winograd_in)(const ConvWinogradIn*);
+  void (*winograd_out)(const ConvWinogradOut*);
   // out[r * columns + j] = in[r * in_stride + j] - zero
   void (*widen)(int64_t rows, int64_t columns, const uint8_t* in, int64_t in_stride, bool is_signed, int32_t zero, float* out);
   // What gemm_int8 does to its sums (core/gemm_int8.h), from sums[r * columns + j]; column j is the epilogue's column + j.
@@ -55,14 +83,15 @@ struct ConvProblem {
   int64_t n, h, w, c, oh, ow, oc;
   int64_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
   int64_t groups;
-  bool by_rows;  // then groups is 1 and dilation_w 1
+  bool by_rows;   // then groups is 1 and dilation_w 1
+  bool winograd;  // then groups, strides and dilations are 1, the window 3 x 3
   const float* x;
   // depthwise: [kh][kw][c]. Otherwise packed matrices (gemm_packed_size floats each), one after another: `groups` of
-  // kh * kw * c / groups rows, or by_rows kh of kw * c.
+  // kh * kw * c / groups rows, or by_rows kh of kw * c, or winograd 36 of c: point 6 i + j is (G g G')[i][j] of the window g.
   const float* weight;
   const SparseMatrix* sparse;  // instead of weight where groups is 1 and by_rows is not set: oc rows of kh * kw * c; or null
   const float* bias;      // [oc], or null
-  const float* residual;  // like out, added before the activation; or null
+  const float* residual;  // like out, or out itself; added before the activation; or null
   Activation activation;
   float* out;
 };
@@ -91,6 +120,10 @@ struct ConvInt8Problem {
   void* out;
 };
 WhittleStatus conv_int8(const ConvInt8Problem& problem, int threads);
+
+WhittleStatus conv_winograd(const ConvProblem& problem, int threads);
+// One of its 36 matrices of `size` numbers from the nine of the window's taps, which lie one after another.
+void conv_winograd_weights(int64_t size, const float* taps, int point, float* out);
 
 // True if weights are to be laid out for `depthwise`.
 inline bool conv_is_depthwise(int64_t c, int64_t oc, int64_t groups) { return groups > 1 && groups == c && oc == c; }

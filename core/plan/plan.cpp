@@ -5,6 +5,7 @@
 #include <chrono>
 #include <new>
 
+#include "core/conv.h"
 #include "core/elementwise.h"
 #include "core/gemm.h"
 #include "core/gemm_int8.h"
@@ -194,13 +195,19 @@ int64_t PlanModel::add_constant(ConstantKind kind, const void* data, int64_t byt
   c->k = k;
   c->n = n;
   int64_t each = 0;
-  if (kind == ConstantKind::gemm) {
+  const bool tiles = kind == ConstantKind::tiles;
+  if (kind == ConstantKind::gemm || tiles) {
     const int64_t all = plan_product({groups, k, n, 4});
     if (all < 0 || all != bytes) return -1;
     // One stride is 1 and the other spans the matrix, so that every read lies inside.
     if (!(col == 1 && row == n) && !(row == 1 && col == k)) return -1;
+    if (tiles && groups != 9) return -1;
     each = gemm_packed_size(k, n);
-    c->bytes = each * groups * 4;
+    if (tiles) {
+      c->kind = ConstantKind::gemm;
+      c->groups = kConvWinogradPoints;
+    }
+    c->bytes = each * c->groups * 4;
   } else if (kind == ConstantKind::gemm_int8) {
     if (groups != 1 || plan_product({k, n}) != bytes || !((col == 1 && row == n) || (row == 1 && col == k))) return -1;
     const GemmInt8Kernels& table = gemm_int8_kernels();
@@ -216,7 +223,14 @@ int64_t PlanModel::add_constant(ConstantKind kind, const void* data, int64_t byt
   c->memory.reset(new (std::nothrow) uint8_t[static_cast<size_t>(c->bytes) + 64]);
   if (!c->memory) return -1;
   c->data = align64(c->memory.get());
-  if (kind == ConstantKind::gemm) {
+  if (tiles) {
+    const std::unique_ptr<float[]> matrix(new (std::nothrow) float[static_cast<size_t>(k * n + 1)]);
+    if (!matrix) return -1;
+    for (int64_t g = 0; g < c->groups; g++) {
+      conv_winograd_weights(k * n, static_cast<const float*>(data), static_cast<int>(g), matrix.get());
+      if (gemm_pack_b(k, n, matrix.get(), row, col, reinterpret_cast<float*>(c->data) + g * each, 0) != WHITTLE_OK) return -1;
+    }
+  } else if (kind == ConstantKind::gemm) {
     for (int64_t g = 0; g < groups; g++) {
       float* to = reinterpret_cast<float*>(c->data) + g * each;
       if (gemm_pack_b(k, n, static_cast<const float*>(data) + g * k * n, row, col, to, 0) != WHITTLE_OK) return -1;

@@ -37,6 +37,7 @@ enum class ConstantKind : int32_t {
   gemm_weight = 3,  // a matrix k x n of 4- or 8-bit codes with scales, as PackedWeight; see add_weight
   sparse = 4,  // a float32 matrix k x n, as SparseMatrix (of n rows and k columns)
   sparse_int8 = 5,  // the same of int8
+  tiles = 6,  // 3 x 3 windows as nine matrices k x n, to be 36 of kind gemm (core/conv.h, winograd)
 };
 
 struct PackedInt8;

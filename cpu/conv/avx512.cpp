@@ -1,13 +1,15 @@
-// vector.h over this vector.
+// vector.h and winograd.h over this vector.
 #define WHITTLE_ISA_FILE
 #include "core/conv.h"
 #include "cpu/common/lanes_avx512.h"
 #include "cpu/gemm/activation_avx512.h"
 #include "cpu/conv/vector.h"
+#include "cpu/conv/winograd.h"
 
 extern "C" void conv_install_codes_avx512(whittle::ConvKernels*);
 
 extern "C" void conv_install_avx512(whittle::ConvKernels* table) {
   install_vector(table);
+  install_winograd(table);
   conv_install_codes_avx512(table);
 }

@@ -31,8 +31,10 @@ void depthwise(const whittle::ConvDepthwise* d) {
 }  // namespace
 
 extern "C" void conv_install_codes_scalar(whittle::ConvKernels*);
+extern "C" void conv_install_winograd_scalar(whittle::ConvKernels*);
 
 extern "C" void conv_install_scalar(whittle::ConvKernels* t) {
   t->depthwise = depthwise;
   conv_install_codes_scalar(t);
+  conv_install_winograd_scalar(t);
 }

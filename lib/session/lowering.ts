@@ -4,7 +4,7 @@ import { bitsOf, isDataType, sizeOf, type DataType, type Tensor, type TypedArray
 import { emitDequantize } from './codes'
 import { emitExpression } from './expression'
 import { countOf, Program, type Constants, type Memory } from './program'
-import { identity, sameOrder, stridesOf, type Value } from './value'
+import { identity, isValue, sameOrder, stridesOf, type Value } from './value'
 
 /** Turns one node (and those behind it that it takes along) into steps. */
 export type Lower = (node: Node, l: Lowering) => void
@@ -17,6 +17,8 @@ export class Lowering {
   readonly constants: Constants
   /** nodes that an earlier one took along */
   readonly taken = new Set<Node>()
+  /** nodes whose steps are written, or that wait as expressions */
+  readonly done = new Set<Node>()
   readonly #values = new Map<string, Value>()
   readonly #wanted: ReadonlySet<string>
   /** nodes whose results reach an output */
@@ -147,6 +149,17 @@ export class Lowering {
     return { kind: 'value', type, dims, order, memory: this.program.memory(type, sizeOf(dims)) }
   }
 
+  /** A result in the place of `v`, a value of the same dims that nothing reads after the step to come; undefined where it must stay. */
+  over(v: (Value & { readonly memory: Memory }) | undefined, input: Memory, node: Node): (Value & { readonly memory: Memory }) | undefined {
+    if (!v || v.memory.place !== 'arena' || v.memory === input) return undefined
+    for (const [name, known] of this.#values) {
+      if (!reads(known, v.memory)) continue
+      if (known.memory !== v.memory || this.isWanted(name)) return undefined
+      if (this.users(name).some((n) => n !== node && !this.taken.has(n) && !this.done.has(n))) return undefined
+    }
+    return { kind: 'value', type: v.type, dims: v.dims, order: v.order, memory: v.memory }
+  }
+
   /** Says what `name` is. An expression is computed at once unless exactly one node reads it. */
   define(name: string, v: Value, node: Node): void {
     const at = v.expression && !v.memory && !this.soleUser(name) ? this.#compute(v, node) : v
@@ -212,6 +225,19 @@ export class Lowering {
     const key = `${type} ${dims.join('x')}: ${Array.from(tensor.data as Iterable<number | bigint>).join(' ')}`
     return { kind: 'value', type, dims, order: identity(dims.length), memory: undefined, constant: { key, read: () => tensor } }
   }
+}
+
+/** Whether a value lies in `memory`, or will be computed from what does. */
+function reads(v: Value, memory: Memory): boolean {
+  if (v.memory) return v.memory === memory
+  if (v.quantized && reads(v.quantized.codes, memory)) return true
+  const seen = new Set<unknown>()
+  const walk = (x: NonNullable<Value['expression']> | Value | undefined): boolean => {
+    if (!x || seen.has(x)) return false
+    seen.add(x)
+    return isValue(x) ? reads(x, memory) : walk(x.a) || walk(x.b)
+  }
+  return walk(v.expression)
 }
 
 /** What inference knows whole: type, dims and content. */

@@ -47,6 +47,7 @@ export function lower(special: Special, fetch: readonly string[], live: Readonly
   for (const node of graph.topologicalOrder()) {
     if (!live.has(node) || l.taken.has(node)) continue
     kernelOf(node)(node, l)
+    l.done.add(node)
     for (const name of waiting) {
       if (!l.has(name)) continue
       taps.push(tapOf(name, graph.producer(name) ?? node, l))

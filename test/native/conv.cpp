@@ -66,6 +66,35 @@ WHITTLE_CHECK(conv) {
         }
       }
     });
+    h.row("winograd transforms", [&] {
+      Rng rng = h.rng();
+      for (int round = 0; round < (h.lean() ? 20 : 200); round++) {
+        const int64_t c = rng.between(1, 50), height = rng.between(1, 12), width = rng.between(1, 12), point = c + rng.below(20);
+        Guarded<float> x(height * width * c, round & 1), want(35 * point + c), v(35 * point + c, rng.below(2));
+        fill(rng, x.data(), x.size());
+        memset(want.data(), 0, static_cast<size_t>(want.size()) * 4);
+        memset(v.data(), 0, static_cast<size_t>(v.size()) * 4);
+        ConvWinogradIn in = {height, width, c, x.data(), rng.between(-3, height - 1), rng.between(-3, width - 1), want.data(), point};
+        ref.winograd_in(&in);
+        in.v = v.data();
+        got.winograd_in(&in);
+        h.expect(memcmp(want.data(), v.data(), static_cast<size_t>(v.size()) * 4) == 0, "tile in, %lld channels", (long long)c);
+        h.expect(v.intact(), "wrote outside of the tile");
+        const int64_t rows = rng.between(1, 4), cols = rng.between(1, 4), line = cols * c + rng.below(30), size = (rows - 1) * line + cols * c;
+        Guarded<float> bias(c, 1), residual(size), y(size), out(size, rng.below(2));
+        fill(rng, bias.data(), c);
+        fill(rng, residual.data(), size);
+        memset(y.data(), 0, static_cast<size_t>(size) * 4);
+        memset(out.data(), 0, static_cast<size_t>(size) * 4);
+        ConvWinogradOut o = {rows, cols, c, v.data(), point, bias.data(), round % 2 ? residual.data() : nullptr, y.data(), line,
+                             round % 3 ? -INFINITY : 0.0f, round % 3 == 1 ? 0.5f : INFINITY};
+        ref.winograd_out(&o);
+        o.out = out.data();
+        got.winograd_out(&o);
+        h.expect(memcmp(y.data(), out.data(), static_cast<size_t>(size) * 4) == 0, "tile out, %lld channels", (long long)c);
+        h.expect(out.intact(), "wrote outside of the tile");
+      }
+    });
     h.row("codes to numbers", [&] {
       Rng rng = h.rng();
       for (int round = 0; round < (h.lean() ? 40 : 300); round++) {
@@ -213,6 +242,69 @@ WHITTLE_CHECK(conv) {
         if (p.activation.kind == kActivationClip && s < 0) s = 0;
         if (!h.expect(fabs(out[t] - s) <= 1e-5 * scale, "element %lld: %g, want %g", (long long)t, out[t], s)) return;
       }
+      h.expect(out.intact(), "wrote outside of the image");
+    }
+  });
+
+  h.row("convolutions by tiles", [&] {
+    Rng rng = h.rng();
+    for (int round = 0; round < (h.lean() ? 6 : 30); round++) {
+      ConvProblem p = {};
+      p.winograd = true;
+      p.groups = p.stride_h = p.stride_w = p.dilation_h = p.dilation_w = 1;
+      p.kh = p.kw = 3;
+      p.n = rng.between(1, 2);
+      p.h = rng.between(1, 18);
+      p.w = rng.between(1, 18);
+      p.c = round == 0 ? 400 : rng.between(1, 40);
+      p.oc = rng.between(1, 60);
+      p.pad_top = rng.between(0, 2);
+      p.pad_left = rng.between(0, 2);
+      p.oh = out_size(p.h, p.pad_top + rng.between(0, 2), 3, 1, 1);
+      p.ow = out_size(p.w, p.pad_left + rng.between(0, 2), 3, 1, 1);
+      if (p.oh == 0 || p.ow == 0) continue;
+      const int64_t each = gemm_packed_size(p.c, p.oc), outs = p.n * p.oh * p.ow * p.oc;
+      std::vector<float> weight(static_cast<size_t>(9 * p.c * p.oc)), matrix(static_cast<size_t>(p.c * p.oc)), ready(static_cast<size_t>(36 * each));
+      Guarded<float> x(p.n * p.h * p.w * p.c), bias(p.oc), residual(outs), out(outs);
+      fill(rng, weight.data(), static_cast<int64_t>(weight.size()));
+      fill(rng, x.data(), x.size());
+      fill(rng, bias.data(), p.oc);
+      fill(rng, residual.data(), outs);
+      for (int q = 0; q < 36; q++) {
+        conv_winograd_weights(p.c * p.oc, weight.data(), q, matrix.data());
+        gemm_pack_b(p.c, p.oc, matrix.data(), p.oc, 1, ready.data() + q * each, 1);
+      }
+      p.x = x.data();
+      p.weight = ready.data();
+      p.bias = round % 3 ? bias.data() : nullptr;
+      p.residual = round % 2 ? residual.data() : nullptr;
+      p.activation = {round % 4 == 0 ? kActivationClip : round % 4 == 1 ? kActivationSigmoid : kActivationNone, 0, INFINITY};
+      p.out = out.data();
+      h.expect(conv_f32(p, static_cast<int>(rng.between(1, 2))) == WHITTLE_OK, "refused");
+      std::vector<double> want(static_cast<size_t>(outs));
+      double top = 0;
+      for (int64_t t = 0; t < outs; t++) {
+        const int64_t o = t % p.oc, ox = t / p.oc % p.ow, oy = t / p.oc / p.ow % p.oh, n = t / p.oc / p.ow / p.oh;
+        double s = p.bias ? bias[o] : 0.0, sum = 1;
+        if (p.residual) s += residual[t];
+        for (int64_t tap = 0; tap < 9; tap++) {
+          const int64_t iy = oy - p.pad_top + tap / 3, ix = ox - p.pad_left + tap % 3;
+          if (iy < 0 || iy >= p.h || ix < 0 || ix >= p.w) continue;
+          for (int64_t i = 0; i < p.c; i++) {
+            const double v = static_cast<double>(x[((n * p.h + iy) * p.w + ix) * p.c + i]) * weight[static_cast<size_t>((tap * p.c + i) * p.oc + o)];
+            s += v;
+            sum += fabs(v);
+          }
+        }
+        if (p.activation.kind == kActivationClip && s < 0) s = 0;
+        if (p.activation.kind == kActivationSigmoid) s = 1 / (1 + exp(-s));
+        want[static_cast<size_t>(t)] = s;
+        top = std::max(top, sum);
+      }
+      for (int64_t t = 0; t < outs; t++)
+        if (!h.expect(fabs(out[t] - want[static_cast<size_t>(t)]) <= 1e-5 * top, "element %lld: %g, want %g", (long long)t, out[t],
+                      want[static_cast<size_t>(t)]))
+          return;
       h.expect(out.intact(), "wrote outside of the image");
     }
   });

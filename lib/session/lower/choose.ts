@@ -2,7 +2,8 @@ import type { Node } from '../../model'
 import { censusOf, denseCost, denseInt8Cost, layoutColumns, sparseCosts, sparseInt8Costs, type SparseName } from '../cost'
 import type { Lowering } from '../lowering'
 import type { Argument, Constants, Memory } from '../program'
-import type { Candidate, Layer } from '../tune'
+import { isSparse, type Candidate, type Layer } from '../tune'
+import type { Value } from '../value'
 
 /** A way to compute a layer, and the weights in the layout that it takes. */
 export interface Way extends Candidate {
@@ -69,20 +70,28 @@ export function waysOfCodes(l: Lowering, x: Matrix<Int8Array>): Way[] {
   return [dense, ...sparseWays(l, x)]
 }
 
-/** Writes the step of a layer the way that is chosen for it. */
+type InMemory = Value & { readonly memory: Memory }
+
+/**
+ * Writes the step of a layer the way that is chosen for it. Answers where its result lies: in `out`, or where the residual was
+ * if nothing else reads that any more.
+ */
 export function emitChosen(
   l: Lowering,
   node: Node,
   op: string,
   ways: readonly Way[],
   shape: string,
-  memory: { readonly x: Memory; readonly residual?: Memory | undefined; readonly out: Memory },
+  operands: { readonly x: Memory; readonly residual?: InMemory | undefined; readonly out: InMemory },
   args: (way: Way, weights: number, constants: Constants, x: Memory, residual: Memory | null, out: Memory) => readonly Argument[],
-): void {
+): InMemory {
   const name = node.outputs[0] as string
   const step: Layer<Way>['step'] = (way, constants, x, residual, out) => args(way, way.weights(constants).at, constants, x, residual, out)
-  const bytes = { x: memory.x.bytes, residual: memory.residual?.bytes ?? 0, out: memory.out.bytes }
+  const { x, residual } = operands
+  const bytes = { x: x.bytes, residual: residual?.memory.bytes ?? 0, out: operands.out.memory.bytes }
   const chosen = l.constants.tuner ? l.constants.tuner.choose({ name, shape, candidates: ways, op, bytes, step }) : (ways[0] as Way)
-  l.program.step(op, node.label, ...step(chosen, l.constants, memory.x, memory.residual ?? null, memory.out))
+  const out = (isSparse(chosen.name) ? undefined : l.over(residual, x, node)) ?? operands.out
+  l.program.step(op, node.label, ...step(chosen, l.constants, x, residual?.memory ?? null, out.memory))
   if (ways.length > 1) l.program.chosen(name, chosen.name)
+  return out
 }

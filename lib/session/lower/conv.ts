@@ -1,4 +1,5 @@
 import type { Node } from '../../model'
+import { denseCost } from '../cost'
 import type { Lower, Lowering } from '../lowering'
 import type { Argument, Constants, Memory } from '../program'
 import { takeAffines, takeEpilogue, type Affine } from './epilogue'
@@ -22,6 +23,17 @@ function goesByRows(window: Window, groups: number, c: number, width: number, oc
   if (groups !== 1 || window.dilations[1] !== 1 || width < 6) return false
   if (kh === 1 && kw === 1 && window.strides[0] === 1 && window.strides[1] === 1) return false
   return kw * c * oc <= 160 << 10
+}
+
+/** Whether a convolution may go by tiles of 4 x 4 outputs (Winograd's F(4x4, 3x3)). */
+function mayGoByTiles({ kernel, strides, dilations }: Window, c: number, oc: number): boolean {
+  return [...strides, ...dilations].every((s) => s === 1) && kernel.every((k) => k === 3) && c >= 16 && oc >= 16
+}
+
+/** Cycles of that: a quarter of the products, two transforms, and four times the weights, of which memory gives 4 bytes a cycle. */
+function tilesCost(n: number, c: number, oh: number, ow: number, oc: number): number {
+  const tiles = n * Math.ceil(oh / 4) * Math.ceil(ow / 4)
+  return denseCost(36 * tiles, c, oc) + tiles * 12 * (c + oc) + 27 * c * oc
 }
 
 /**
@@ -69,12 +81,18 @@ const conv: Lower = (node, l) => {
   // W is [oc][ic][tap]; kernels take [tap][ic][oc], a matrix for each group.
   const arranged = (): Float32Array => {
     const to = new Float32Array(weights.length)
-    for (let o = 0; o < oc; o++) {
-      const base = Math.floor(o / per) * taps * ic * per + (o % per)
-      const m = map.multiply[o] as number
-      for (let i = 0; i < ic; i++)
-        for (let t = 0; t < taps; t++) to[base + (t * ic + i) * per] = (weights[(o * ic + i) * taps + t] as number) * m
-    }
+    const { multiply } = map
+    // A few outputs at a time: what is written together lies together.
+    for (let g = 0; g < oc; g += per)
+      for (let first = g; first < g + per; first += 16) {
+        const end = Math.min(first + 16, g + per)
+        for (let i = 0; i < ic; i++)
+          for (let t = 0; t < taps; t++) {
+            let from = (first * ic + i) * taps + t
+            let at = g * taps * ic + (t * ic + i) * per + first - g
+            for (let o = first; o < end; o++, from += ic * taps) to[at++] = (weights[from] as number) * (multiply[o] as number)
+          }
+      }
     return withoutTraces(to)
   }
   const byTap = (): Float32Array => {
@@ -83,12 +101,12 @@ const conv: Lower = (node, l) => {
       for (let t = 0; t < taps; t++) to[t * oc + o] = (weights[o * taps + t] as number) * (map.multiply[o] as number)
     return withoutTraces(to)
   }
-  const out = l.make('float32', outDims, order)
+  let out = l.make('float32', outDims, order)
   const numbers = [n, h, wide, c, oh, ow, oc, kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1], groups]
   const shape = `conv f32 ${[...numbers, ...activation.slice(0, 1)].join(' ')}${hasBias ? ' bias' : ''}${residual ? ' residual' : ''}`
   const step = (way: Way, weights: number | Memory, constants: Constants, from: Memory, add: Memory | null, to: Memory): Argument[] => [
     ...numbers,
-    way.name === 'rows' ? 1 : 0,
+    way.name === 'rows' ? 1 : way.name === 'tiles' ? 2 : 0,
     ...activation,
     from,
     weights,
@@ -109,7 +127,9 @@ const conv: Lower = (node, l) => {
       const cost = (ways[0] as Way).cost * (goesByRows(window, groups, c, ow, oc) ? 0.9 : 1.1)
       ways.splice(1, 0, { name: 'rows', cost, weights: (constants) => constants.gemm(`conv by rows ${key}`, kh, kw * ic, oc, oc, 1, arranged) })
     }
-    emitChosen(l, node, 'conv', ways, shape, { x: x.memory, residual: residual?.memory, out: out.memory }, step)
+    if (groups === 1 && mayGoByTiles(window, c, oc))
+      ways.splice(1, 0, { name: 'tiles', cost: tilesCost(n, c, oh, ow, oc), weights: (constants) => constants.tiles(`conv by tiles ${key}`, c, oc, arranged) })
+    out = emitChosen(l, node, 'conv', ways, shape, { x: x.memory, residual, out }, step)
   }
   l.define(output, out, node)
 }

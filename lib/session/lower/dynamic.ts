@@ -62,7 +62,7 @@ export function dynamicProduct(
   const biased = map.add.some((v) => v !== 0)
   const out = l.make('float32', dims, order)
   const shape = `product dynamic ${[rows, n, k, a.signed ? 1 : 0, activation[0]].join(' ')}`
-  emitChosen(l, node, 'gemm_dynamic', ways, shape, { x: a.memory, out: out.memory }, (_, weights, constants, from, __, to) => {
+  emitChosen(l, node, 'gemm_dynamic', ways, shape, { x: a.memory, out }, (_, weights, constants, from, __, to) => {
     // Where it is timed, a scale is made up.
     const here = constants === l.constants
     return [

@@ -155,7 +155,7 @@ export function convOfCodes(node: Node, l: Lowering): boolean {
     const matrix = { key: `conv ${key}`, m: n * oh * ow, k: taps * c, n: oc, row: oc, col: 1 }
     const ways = waysOfCodes(l, { ...matrix, raw: w.codes, data: arranged, gathered: !plain })
     const shape = `conv int8 ${[...numbers, finish.type, finish.numbers[0]].join(' ')}`
-    emitChosen(l, node, 'conv_int8', ways, shape, { x: codes.memory, out: out.memory }, (_, weights, constants, from, __, to) => step(weights, constants, from, to))
+    emitChosen(l, node, 'conv_int8', ways, shape, { x: codes.memory, out }, (_, weights, constants, from, __, to) => step(weights, constants, from, to))
   }
   l.define(finish.output, out, node)
   return true
@@ -182,7 +182,7 @@ export function productOfCodes(node: Node, l: Lowering, transposed: boolean, bNa
   const ways = waysOfCodes(l, { ...matrix, raw: w.codes, data: () => w.codes, gathered: false })
   const signed = a.code.type === 'int8' ? 1 : 0
   const shape = `product int8 ${[m, n, k, signed, finish.type, finish.numbers[0]].join(' ')}`
-  emitChosen(l, node, 'gemm_int8', ways, shape, { x: codes.memory, out: out.memory }, (_, weights, constants, from, __, to) => [
+  emitChosen(l, node, 'gemm_int8', ways, shape, { x: codes.memory, out }, (_, weights, constants, from, __, to) => [
     ...[m, n, k],
     ...[signed, a.code.zero, a.code.scale],
     ...finish.numbers,

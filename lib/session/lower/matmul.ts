@@ -112,12 +112,12 @@ function withWeights(l: Lowering, node: Node, a: Value, w: Tensor, transposed: b
   const key = scaled ? `${node.outputs[0]} to ${map.output}` : `${node.inputs[1]}`
   const m = n === 0 ? 0 : sizeOf(dims) / n
   const x = l.rowMajor(a, node)
-  const out = l.make('float32', dims, order)
+  const fresh = l.make('float32', dims, order)
   const biased = total.some((v) => v !== 0)
   const matrix = { key: `product ${key}${transposed ? ' transposed' : ''}`, m, k, n, row: transposed ? 1 : n, col: transposed ? k : 1 }
   const ways = waysOf(l, { ...matrix, raw: w.data as Float32Array, data, gathered: false })
   const shape = `product f32 ${m} ${n} ${k} ${activation[0]}${biased ? ' bias' : ''}${residual ? ' residual' : ''}`
-  emitChosen(l, node, 'gemm', ways, shape, { x: x.memory, residual: residual?.memory, out: out.memory }, (_, weights, constants, from, add, to) => [
+  const out = emitChosen(l, node, 'gemm', ways, shape, { x: x.memory, residual, out: fresh }, (_, weights, constants, from, add, to) => [
     ...[m, n, k, 1, k, 1, 0, 1, 1, 0, 1, 1],
     ...activation,
     from,

@@ -129,7 +129,7 @@ const matmulInteger: Lower = (node, l) => {
     // Where it is timed, there is no zero point.
     const args = (b: Argument, constants: Constants, from: Memory, to: Memory): Argument[] =>
       constants === l.constants ? step(b, from, to) : [...before, 1, 0, from, b, null, null, to]
-    emitChosen(l, node, 'matmul_integer', fitting, `product integer ${before.join(' ')}`, { x: a.memory, out: out.memory }, (_, weights, constants, from, __, to) =>
+    emitChosen(l, node, 'matmul_integer', fitting, `product integer ${before.join(' ')}`, { x: a.memory, out }, (_, weights, constants, from, __, to) =>
       args(weights, constants, from, to),
     )
   } else l.program.step('matmul_integer', node.label, ...step(l.rowMajor(bLazy, node).memory, a.memory, out.memory))

@@ -1,0 +1,98 @@
+// F(4x4, 3x3) on vectors of channels, points 0, 1, -1, 2, -2 and infinity: rows of B' x B and of A' m A. Sums are fused and
+// taken in one order, so that all variants agree to the bit.
+#pragma once
+
+// B' of six numbers, in place.
+static inline void w_in(vf* d, int step) {
+  const vf d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step], d5 = d[5 * step];
+  const vf four = v_set(4.0f), two = v_set(2.0f), five = v_set(5.0f);
+  const vf a = v_fnma(four, d2, d4), b = v_fnma(four, d1, d3), c = v_sub(d4, d2), e = v_sub(d3, d1);
+  d[0] = v_fma(four, d0, v_fnma(five, d2, d4));
+  d[step] = v_add(a, b);
+  d[2 * step] = v_sub(a, b);
+  d[3 * step] = v_fma(two, e, c);
+  d[4 * step] = v_fnma(two, e, c);
+  d[5 * step] = v_fma(four, d1, v_fnma(five, d3, d5));
+}
+
+// A' of six numbers, the first four of the result.
+static inline void w_out(vf* m, int step) {
+  const vf m0 = m[0], m5 = m[5 * step];
+  const vf s = v_add(m[step], m[2 * step]), d = v_sub(m[step], m[2 * step]);
+  const vf t = v_add(m[3 * step], m[4 * step]), e = v_sub(m[3 * step], m[4 * step]);
+  m[0] = v_add(m0, v_add(s, t));
+  m[step] = v_fma(v_set(2.0f), e, d);
+  m[2 * step] = v_fma(v_set(4.0f), t, s);
+  m[3 * step] = v_add(v_fma(v_set(8.0f), e, d), m5);
+}
+
+template <bool kPart>
+static inline vf w_load(const float* p, int64_t left) {
+  return kPart ? v_load_part(p, left, v_set(0.0f)) : v_load(p);
+}
+template <bool kPart>
+static inline void w_store(float* p, vf v, int64_t left) {
+  if (kPart) v_store_part(p, v, left);
+  else v_store(p, v);
+}
+
+// A vector of channels; kInside: the whole tile lies in the image.
+template <bool kPart, bool kInside>
+static inline void w_tile_in(const whittle::ConvWinogradIn* t, const float* x, int64_t channel, int64_t left) {
+  vf d[36];
+  for (int j = 0; j < 6; j++) {
+    for (int i = 0; i < 6; i++)
+      d[6 * i + j] = kInside || (t->iy + i >= 0 && t->iy + i < t->h && t->ix + j >= 0 && t->ix + j < t->w)
+                         ? w_load<kPart>(x + (i * t->w + j) * t->c, left)
+                         : v_set(0.0f);
+    w_in(d + j, 6);
+  }
+  float* v = t->v + channel;
+  for (int i = 0; i < 6; i++) {
+    w_in(d + 6 * i, 1);
+    for (int j = 0; j < 6; j++) w_store<kPart>(v + (6 * i + j) * t->point, d[6 * i + j], left);
+  }
+}
+
+template <bool kInside>
+static void w_tile(const whittle::ConvWinogradIn* t) {
+  const float* x = t->x + (t->iy * t->w + t->ix) * t->c;
+  int64_t channel = 0;
+  for (; channel + VF_LANES <= t->c; channel += VF_LANES) w_tile_in<false, kInside>(t, x + channel, channel, VF_LANES);
+  if (channel < t->c) w_tile_in<true, kInside>(t, x + channel, channel, t->c - channel);
+}
+
+static void winograd_in(const whittle::ConvWinogradIn* t) {
+  if (t->iy >= 0 && t->ix >= 0 && t->iy + 6 <= t->h && t->ix + 6 <= t->w) w_tile<true>(t);
+  else w_tile<false>(t);
+}
+
+template <bool kPart>
+static inline void w_tile_out(const whittle::ConvWinogradOut* t, int64_t channel, int64_t left) {
+  const vf lo = v_set(t->lo), hi = v_set(t->hi), bias = w_load<kPart>(t->bias + channel, left);
+  vf m[36];
+  for (int j = 0; j < 6; j++) {
+    for (int i = 0; i < 6; i++) m[6 * i + j] = w_load<kPart>(t->m + (6 * i + j) * t->point + channel, left);
+    w_out(m + j, 6);
+  }
+  for (int i = 0; i < t->rows; i++) {
+    w_out(m + 6 * i, 1);
+    for (int j = 0; j < t->cols; j++) {
+      const int64_t at = i * t->line + j * t->oc + channel;
+      vf y = v_add(m[6 * i + j], bias);
+      if (t->residual) y = v_add(y, w_load<kPart>(t->residual + at, left));
+      w_store<kPart>(t->out + at, v_min(hi, v_max(lo, y)), left);
+    }
+  }
+}
+
+static void winograd_out(const whittle::ConvWinogradOut* t) {
+  int64_t channel = 0;
+  for (; channel + VF_LANES <= t->oc; channel += VF_LANES) w_tile_out<false>(t, channel, VF_LANES);
+  if (channel < t->oc) w_tile_out<true>(t, channel, t->oc - channel);
+}
+
+static void install_winograd(whittle::ConvKernels* t) {
+  t->winograd_in = winograd_in;
+  t->winograd_out = winograd_out;
+}
