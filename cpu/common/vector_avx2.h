@@ -26,6 +26,12 @@ static inline vf v_ldexp(vf x, vf n) {
   const vf two = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(i, half), bias), 23));
   return v_mul(v_mul(x, one), two);
 }
+// x * 2^n for a normal result, where count = 1.5 * 2^23 + n
+static inline vf v_raise(vf x, vf count) {
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(count), 23)));
+}
+// 1 / x to 5 %, the same number everywhere; x > 0
+static inline vf v_seed(vf x) { return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_set1_epi32(0x7ef31000), _mm256_castps_si256(x))); }
 static inline vm v_less(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 static inline vm v_negative(vf x) { return x; }
 static inline vf v_select(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }

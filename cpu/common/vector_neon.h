@@ -26,6 +26,12 @@ static inline vf v_ldexp(vf x, vf n) {
   const vf two = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vsubq_s32(i, half), bias), 23));
   return vmulq_f32(vmulq_f32(x, one), two);
 }
+// x * 2^n for a normal result, where count = 1.5 * 2^23 + n
+static inline vf v_raise(vf x, vf count) {
+  return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), vshlq_n_s32(vreinterpretq_s32_f32(count), 23)));
+}
+// 1 / x to 5 %, the same number everywhere; x > 0
+static inline vf v_seed(vf x) { return vreinterpretq_f32_s32(vsubq_s32(vdupq_n_s32(0x7ef31000), vreinterpretq_s32_f32(x))); }
 static inline vm v_less(vf a, vf b) { return vcltq_f32(a, b); }
 static inline vm v_negative(vf x) { return vreinterpretq_u32_s32(vshrq_n_s32(vreinterpretq_s32_f32(x), 31)); }
 static inline vf v_select(vm m, vf yes, vf no) { return vbslq_f32(m, yes, no); }

@@ -38,6 +38,10 @@ static inline vf v_ldexp(vf x, vf n) {
 }
 // x * 2^n for a normal result
 static inline vf v_scale(vf x, vf n) { return v_ldexp(x, n); }
+// x * 2^n for a normal result, where count = 1.5 * 2^23 + n
+static inline vf v_raise(vf x, vf count) { return v_of_bits((int32_t)((uint32_t)v_bits(x) + ((uint32_t)v_bits(count) << 23))); }
+// 1 / x to 5 %, the same number everywhere; x > 0
+static inline vf v_seed(vf x) { return v_of_bits(0x7ef31000 - v_bits(x)); }
 static inline vm v_less(vf a, vf b) { return a < b; }
 static inline vm v_negative(vf x) { return v_bits(x) < 0; }
 static inline vf v_select(vm m, vf yes, vf no) { return m ? yes : no; }

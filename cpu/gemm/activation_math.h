@@ -10,10 +10,40 @@ static inline vf act_exp(vf x) {
   return v_ldexp(p, n);
 }
 
+// What follows is arranged so that no step makes a number below the normal range, on which arithmetic takes a hundred times
+// as long: exponentials carry a factor of 2^24 until the last step, and what would end there is 0.
+
+// e^-(u + v) * 2^24, u + v from 0 to 103 and about `whole`; u is a * b, exactly
+static inline vf act_decay(vf a, vf b, vf whole) {
+  const vf magic = v_set(12582912.0f + 24);
+  const vf count = v_fma(whole, v_set(-1.44269504f), magic), n = v_sub(count, magic);
+  // The leading half of ln(2) is short enough for exact products.
+  vf r = v_fma(a, b, v_mul(n, v_set(0.693145752f)));
+  r = v_fma(n, v_set(1.42860677e-6f), r);
+  vf p = v_fma(r, v_set(0.001392617612f), v_set(-0.008363173075f));
+  p = v_fma(p, r, v_set(0.04166655466f));
+  p = v_fma(p, r, v_set(-0.1666657703f));
+  p = v_fma(p, r, v_set(0.5f));
+  p = v_fma(p, r, v_set(-1.0f));
+  return v_raise(v_fma(p, r, v_set(1.0f)), count);
+}
+
+// max(x, 0) - w decay / 2^24
+static inline vf act_less(vf x, vf w, vf decay) {
+  vf z = v_mul(w, decay);
+  z = v_select(v_less(z, v_set(0x1p-102f)), v_set(0.0f), z);
+  return v_fnma(z, v_set(0x1p-24f), v_max(v_set(-0.0f), x));
+}
+
+// 1 / (1 + decay / 2^24)
+static inline vf act_part(vf decay) { return v_inverse(v_fma(decay, v_set(0x1p-24f), v_set(1.0f))); }
+
 static inline vf act_sigmoid(vf x) {
-  const vf e = act_exp(v_sub(v_set(0.0f), v_abs(x)));
-  const vf s = v_inverse(v_add(v_set(1.0f), e));
-  return v_select(v_negative(x), v_mul(e, s), s);
+  const vf a = v_min(v_set(103.0f), v_abs(x)), e = act_decay(a, v_set(1.0f), a), s = act_part(e);
+  vf z = v_mul(e, s);
+  z = v_select(v_less(z, v_set(0x1p-102f)), v_set(0.0f), z);
+  // a * 0 brings NaN through, which integer steps lose.
+  return v_fma(a, v_set(0.0f), v_select(v_negative(x), v_mul(z, v_set(0x1p-24f)), s));
 }
 
 static inline vf act_tanh(vf x) {
@@ -24,15 +54,19 @@ static inline vf act_tanh(vf x) {
   p = v_fma(p, u, v_set(-0.3333333033f));
   const vf small = v_fma(v_mul(a, u), p, a);
   // Beyond 10 it is 1.
-  const vf e = act_exp(v_min(v_set(20.0f), v_add(a, a)));
-  const vf large = v_fnma(v_set(2.0f), v_inverse(v_add(v_set(1.0f), e)), v_set(1.0f));
-  return v_copysign(v_select(v_less(a, v_set(0.6f)), small, large), x);
+  const vf twice = v_min(v_set(20.0f), v_add(a, a)), e = act_decay(twice, v_set(1.0f), twice);
+  const vf large = v_fnma(v_mul(e, act_part(e)), v_set(0x1p-23f), v_set(1.0f));
+  return v_copysign(v_select(v_less(v_set(0.6f), a), large, small), x);
+}
+
+static inline vf act_silu(vf x) {
+  const vf a = v_min(v_set(103.0f), v_abs(x)), e = act_decay(a, v_set(1.0f), a);
+  return act_less(x, v_mul(a, act_part(e)), e);
 }
 
 static inline vf act_gelu(vf x) {
-  // Past 13.2 the lower tail is below the smallest normal float, and arithmetic on what lies there is slow.
-  const vf low = v_max(v_set(-20.0f), x);
-  const vf a = v_min(v_set(13.2f), v_abs(x));
+  // At -14 it is 0 already.
+  const vf a = v_min(v_set(14.0f), v_abs(x));
   const vf t = v_inverse(v_fma(a, v_set(0.25f), v_set(1.0f)));
   vf q = v_fma(t, v_set(0.01607147336f), v_set(-0.06022585286f));
   q = v_fma(q, t, v_set(0.04611993723f));
@@ -43,20 +77,15 @@ static inline vf act_gelu(vf x) {
   q = v_fma(q, t, v_set(0.09561157545f));
   q = v_fma(q, t, v_set(0.09948556838f));
   q = v_fma(q, t, v_set(0.09974801271f));
-  // a*a loses half an ulp, which the exponential would blow up by a*a/2: the lost part goes back in as a factor.
-  const vf half = v_mul(a, v_set(-0.5f)), square = v_mul(half, a), lost = v_fma(half, a, v_sub(v_set(0.0f), square));
-  vf n;
-  vf e = v_exp_reduced(square, &n);
-  e = v_scale(v_fma(lost, e, e), n);
-  e = v_select(v_less(a, v_set(13.18f)), e, v_set(0.0f));
-  const vf tail = v_mul(e, v_mul(q, t));
-  return v_select(v_negative(x), v_mul(low, tail), v_mul(x, v_sub(v_set(1.0f), tail)));
+  const vf half = v_mul(a, v_set(0.5f));
+  return act_less(x, v_mul(a, v_mul(q, t)), act_decay(a, half, v_mul(a, half)));
 }
 
 static inline vf act_gelu_tanh(vf x) {
-  const vf low = v_max(v_set(-20.0f), x);
-  const vf cube = v_mul(v_mul(low, low), v_mul(low, v_set(0.044715f)));
-  return v_mul(low, act_sigmoid(v_mul(v_add(low, cube), v_set(1.59576912f))));
+  const vf a = v_min(v_set(12.0f), v_abs(x));
+  const vf z = v_mul(a, v_fma(v_mul(a, a), v_set(0.0713548163f), v_set(1.59576912f)));
+  const vf u = v_min(v_set(103.0f), z), e = act_decay(u, v_set(1.0f), u);
+  return act_less(x, v_mul(a, act_part(e)), e);
 }
 
 static inline vf act_apply(vf x, int32_t kind, vf lo, vf hi) {
@@ -76,7 +105,7 @@ static inline vf act_apply(vf x, int32_t kind, vf lo, vf hi) {
     case whittle::kActivationTanh:
       return act_tanh(x);
     case whittle::kActivationSilu:
-      return v_mul(v_max(v_set(-120.0f), x), act_sigmoid(x));
+      return act_silu(x);
     case whittle::kActivationGelu:
       return act_gelu(x);
     case whittle::kActivationGeluTanh:
