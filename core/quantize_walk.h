@@ -32,9 +32,10 @@ inline int32_t load_code(const void* codes, CodeType type, int64_t i) {
     return type.sign ? static_cast<const int16_t*>(codes)[i] : static_cast<const uint16_t*>(codes)[i];
   const uint8_t* bytes = static_cast<const uint8_t*>(codes);
   if (type.bits == 8) return type.sign ? static_cast<int8_t>(bytes[i]) : bytes[i];
-  const int each = 8 / type.bits;
+  // Shifts: a division would cost more than all else that is done for a block.
+  const int to_byte = type.bits == 4 ? 1 : 2, within = (1 << to_byte) - 1;
   const uint32_t mask = (1u << type.bits) - 1, top = 1u << (type.bits - 1);
-  const uint32_t v = bytes[i / each] >> (i % each * type.bits) & mask;
+  const uint32_t v = bytes[i >> to_byte] >> ((i & within) * type.bits) & mask;
   return static_cast<int32_t>(type.sign ? (v ^ top) - top : v);
 }
 
@@ -49,12 +50,13 @@ inline void store_codes(void* codes, CodeType type, int64_t begin, int64_t n, co
     for (int64_t i = 0; i < n; i++) bytes[begin + i] = static_cast<uint8_t>(from[i]);
     return;
   }
-  const int each = 8 / type.bits;
+  const int to_byte = type.bits == 4 ? 1 : 2, each = 1 << to_byte;
   const int32_t mask = (1 << type.bits) - 1;
+  bytes += begin >> to_byte;
   for (int64_t i = 0; i < n; i += each) {
     int32_t byte = 0;
     for (int j = 0; j < each && i + j < n; j++) byte |= (from[i + j] & mask) << (j * type.bits);
-    bytes[(begin + i) / each] = static_cast<uint8_t>(byte);
+    *bytes++ = static_cast<uint8_t>(byte);
   }
 }
 

@@ -92,6 +92,8 @@ void scan(const float* x, int64_t n, float lo, float hi, uint8_t* mask, float* v
   int64_t i = 0;
   for (; i + 32 <= n; i += 32) {
     const Four v = load4(x + i);
+    // One stream of loads alone does not get all that memory gives.
+    for (int j = 0; j < 32; j += 16) _mm_prefetch(reinterpret_cast<const char*>(x + i + 1024 + j), _MM_HINT_T0);
     // "Not below" and "not at most" are true of a NaN as well, so that `greater` tells it from a number inside.
     const __m256i greater = WHITTLE_COMPARE(v, high, _CMP_GT_OQ), over = WHITTLE_COMPARE(v, high, _CMP_NLE_UQ);
     const __m256i least = WHITTLE_COMPARE(v, low, _CMP_GE_OQ);

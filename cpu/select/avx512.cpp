@@ -78,6 +78,8 @@ void scan(const float* x, int64_t n, float lo, float hi, uint8_t* mask, float* v
   for (; i + 64 <= n; i += 64) {
     const __m512 a = _mm512_loadu_ps(x + i), b = _mm512_loadu_ps(x + i + 16);
     const __m512 c = _mm512_loadu_ps(x + i + 32), d = _mm512_loadu_ps(x + i + 48);
+    // One stream of loads alone does not get all that memory gives.
+    for (int j = 0; j < 64; j += 16) _mm_prefetch(reinterpret_cast<const char*>(x + i + 1024 + j), _MM_HINT_T0);
 #define WHITTLE_COMPARE(bound, how)                                                                          \
   join4(_mm512_cmp_ps_mask(a, bound, how), _mm512_cmp_ps_mask(b, bound, how), _mm512_cmp_ps_mask(c, bound, how), \
         _mm512_cmp_ps_mask(d, bound, how))
