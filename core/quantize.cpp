@@ -115,10 +115,59 @@ inline double nearest(double v) {
 
 }  // namespace
 
+namespace {
+
+// At most this many ranges at a time go through plain loops, which become vectors.
+constexpr int64_t kUsual = 64;
+
+// What quantize_parameters below answers for ranges that need none of its care; false, and nothing of value written, where
+// one does: not finite, empty, or a scale near either end of what floats hold.
+bool usual_parameters(const float* lo, const float* hi, int64_t count, const QuantizeRule& rule, float* scale, int32_t* zero) {
+  const float steps = static_cast<float>(rule.qmax - rule.qmin), half = steps / 2, least = static_cast<float>(rule.qmin);
+  const float most = FLT_MAX / (static_cast<float>(rule.qmax) - least + 2);
+  const bool symmetric = rule.symmetric;
+  float s[kUsual];
+  int odd = 0;
+  for (int64_t i = 0; i < count; i++) {
+    const float a = lo[i] < 0 ? lo[i] : 0.f, b = hi[i] > 0 ? hi[i] : 0.f, far = -a > b ? -a : b;
+    const float v = symmetric ? far / half : (b - a) / steps;
+    odd |= !(lo[i] >= -FLT_MAX) | !(hi[i] <= FLT_MAX) | !(v >= FLT_MIN) | !(v <= most);
+    s[i] = v;
+  }
+  if (odd) return false;
+  for (int64_t i = 0; i < count; i++) scale[i] = s[i];
+  if (!zero) return true;
+  const double magic = 0x1.8p52, from = rule.qmin, to = rule.qmax, wide = steps;
+  const int32_t middle = rule.middle;
+  if (symmetric) {
+    for (int64_t i = 0; i < count; i++) zero[i] = middle;
+    return true;
+  }
+  for (int64_t i = 0; i < count; i++) {
+    const double a = lo[i] < 0 ? lo[i] : 0.f, b = hi[i] > 0 ? hi[i] : 0.f;
+    double v = from - ((a / ((b - a) / wide) + magic) - magic);
+    v = v < from ? from : v;
+    v = v > to ? to : v;
+    zero[i] = static_cast<int32_t>(v);
+  }
+  return true;
+}
+
+}  // namespace
+
 WhittleStatus quantize_parameters(const float* lo, const float* hi, int64_t count, const QuantizeRule& rule, float* scale,
                                   int32_t* zero) {
+  const bool plain_rule = !rule.torch && !rule.power_of_two;
   const float steps = static_cast<float>(rule.qmax - rule.qmin);
-  for (int64_t i = 0; i < count; i++) {
+  for (int64_t i = 0, careful = 0; i < count; i++) {
+    if (plain_rule && i >= careful) {
+      const int64_t n = least(kUsual, count - i);
+      if (usual_parameters(lo + i, hi + i, n, rule, scale + i, zero ? zero + i : nullptr)) {
+        i += n - 1;
+        continue;
+      }
+      careful = i + n;
+    }
     const float a = lo[i] < 0 ? lo[i] : 0.f, b = hi[i] > 0 ? hi[i] : 0.f;
     if (!(a >= -FLT_MAX && b <= FLT_MAX)) return WHITTLE_NONFINITE;
     if (lo[i] != lo[i] || hi[i] != hi[i]) return WHITTLE_NONFINITE;
