@@ -223,7 +223,37 @@ function overlap(name: string, s: Shape, make: (bench: Bench) => { readonly late
   }
 }
 
+const kMany = 64
+
+/** What a synchronous call on tiny operands costs beyond its product: a call of one, less the share of one in a call of many. */
+function beyond(name: string, s: Shape, make: (bench: Bench, products: number) => () => unknown): Case {
+  return {
+    case: `${name}call_${s.m}x${s.n}x${s.k}`,
+    prepare: (bench): Prepared => {
+      const one = make(bench, 1)
+      const many = make(bench, kMany + 1)
+      const time = (run: () => unknown, repeats: number) => {
+        const start = performance.now()
+        for (let i = 0; i < repeats; i++) run()
+        return (performance.now() - start) / repeats
+      }
+      // So often that the engine has compiled it.
+      time(one, 30000)
+      return {
+        ours: () => {
+          const call = time(one, 2000)
+          return call - (time(many, 200) - call) / kMany
+        },
+        oursTimed: true,
+        rivals: [],
+        bound: { name: 'bar of 1.5 us', ms: 1.5e-3 },
+      }
+    },
+  }
+}
+
 const big = { m: 1024, n: 1024, k: 1024 }
+const tiny = { m: 8, n: 8, k: 8 }
 
 const shapes: readonly Shape[] = [
   { m: 1, n: 4096, k: 4096 },
@@ -246,6 +276,18 @@ const all: readonly Case[] = [
   activated({ m: 128, n: 768, k: 3072 }, 'gelu'),
   scaling({ m: 128, n: 3072, k: 768 }),
   scaling(big),
+  beyond('u8s8', tiny, (bench, products) => {
+    const { packed } = operands(bench, tiny)
+    const a = { type: 'uint8', dims: [products, 8, 8], data: bench.uint8(products * 64) } as const
+    const out = new Int32Array(products * 64)
+    return () => gemmInt8(a, packed, { out })
+  }),
+  beyond('f32', tiny, (bench, products) => {
+    const a = { type: 'float32', dims: [products, 8, 8], data: bench.normal(products * 64) } as const
+    const b = { type: 'float32', dims: [8, 8], data: bench.normal(64) } as const
+    const out = new Float32Array(products * 64)
+    return () => gemm(a, b, { out })
+  }),
   overlap('u8s8async', big, (bench) => {
     const { a, packed } = operands(bench, big)
     const out = new Int32Array(big.m * big.n)

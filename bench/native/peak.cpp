@@ -63,9 +63,15 @@ static double best_round(int threads, double budget, const std::function<void(in
 
 // ---------- memory ----------
 #if X86
+// kAhead: bytes to what is prefetched, or 0. The prefetchers of the hardware alone reach about three quarters of what memory gives.
+template <int kAhead>
 __attribute__((target("avx2"))) static uint64_t sum_avx2(const uint8_t* p, size_t n) {
   __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
   for (size_t i = 0; i < n; i += 128) {
+    if (kAhead > 0) {
+      _mm_prefetch(reinterpret_cast<const char*>(p + i + kAhead), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(p + i + kAhead + 64), _MM_HINT_T0);
+    }
     a = _mm256_xor_si256(a, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i)));
     b = _mm256_xor_si256(b, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i + 32)));
     c = _mm256_xor_si256(c, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i + 64)));
@@ -152,13 +158,14 @@ int main(int argc, char** argv) {
 #endif
   // Bytes per second in units of 1e9; the share of each thread is divided so that the total work is the same as one's.
   const size_t piece = each / static_cast<size_t>(threads) / 128 * 128;
-  auto read_bytes = [&](const uint8_t* p, size_t n) {
+  auto read_bytes = [&](const uint8_t* p, size_t n, bool near) {
 #if X86
-    if (avx2) return sum_avx2(p, n);
+    if (avx2) return near ? sum_avx2<0>(p, n) : sum_avx2<4096>(p, n);
 #endif
+    (void)near;
     return sum_plain(p, n);
   };
-  report("dram_read", double(piece), best_round(threads, budget, [&](int t) { g_sink = read_bytes(aligned(from[t]), piece); }));
+  report("dram_read", double(piece), best_round(threads, budget, [&](int t) { g_sink = read_bytes(aligned(from[t]), piece, false); }));
   report("dram_copy", 2.0 * double(piece), best_round(threads, budget, [&](int t) {
 #if X86
            if (avx2) return copy_nt(aligned(to[t]), aligned(from[t]), piece);
@@ -176,7 +183,7 @@ int main(int argc, char** argv) {
     const int repeats = static_cast<int>((size_t(32) << 20) / level.bytes);
     report(level.name, double(level.bytes) * repeats, best_round(threads, budget, [&](int t) {
              uint64_t s = 0;
-             for (int r = 0; r < repeats; r++) s += read_bytes(aligned(from[t]), level.bytes);
+             for (int r = 0; r < repeats; r++) s += read_bytes(aligned(from[t]), level.bytes, level.bytes < (4 << 20));
              g_sink = s;
            }));
   }
