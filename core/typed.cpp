@@ -132,9 +132,11 @@ int64_t offset_of(const TypedProblem& p, int input, int64_t index) {
   return at;
 }
 
-// f(out index, offsets of the operands) over [begin, end), the last axis walked without divisions.
-template <class F>
-void walk(const TypedProblem& p, int operands, int64_t begin, int64_t end, const F& f) {
+// One run of elements along the last axis: `at` and `step` of each operand in elements.
+using Row = void (*)(const TypedProblem& p, const void* const* in, const int64_t* at, const int64_t* step, void* out, int64_t t, int64_t n);
+
+// The walk is compiled once; only rows know the types.
+void walk(const TypedProblem& p, int operands, int64_t begin, int64_t end, Row row, const void* const* in, void* out) {
   const int64_t n = p.rank ? p.dims[p.rank - 1] : 1;
   int64_t step[3] = {0, 0, 0};
   for (int i = 0; i < operands && p.rank; i++) step[i] = p.strides[i][p.rank - 1];
@@ -142,11 +144,93 @@ void walk(const TypedProblem& p, int operands, int64_t begin, int64_t end, const
     int64_t at[3] = {0, 0, 0};
     for (int i = 0; i < operands; i++) at[i] = offset_of(p, i, t);
     const int64_t stop = std::min(end, t - t % n + n);
-    for (; t < stop; t++) {
-      f(t, at[0], at[1], at[2]);
-      for (int i = 0; i < operands; i++) at[i] += step[i];
-    }
+    row(p, in, at, step, out, t, stop - t);
+    t = stop;
   }
+}
+
+#define WHITTLE_ROW const TypedProblem &p, const void *const *in, const int64_t *at, const int64_t *step, void *out, int64_t t, int64_t n
+
+template <class T>
+const T* operand(const void* const* in, const int64_t* at, int i) {
+  return static_cast<const T*>(in[i]) + at[i];
+}
+
+template <class T, class O, class F>
+void each(WHITTLE_ROW, const F& f) {
+  (void)p;
+  const T* a = operand<T>(in, at, 0);
+  O* o = static_cast<O*>(out) + t;
+  for (int64_t i = 0; i < n; i++) o[i] = f(a[i * step[0]]);
+}
+
+template <class T, class O, class F>
+void pairs(WHITTLE_ROW, const F& f) {
+  (void)p;
+  const T *a = operand<T>(in, at, 0), *b = operand<T>(in, at, 1);
+  O* o = static_cast<O*>(out) + t;
+  for (int64_t i = 0; i < n; i++) o[i] = f(a[i * step[0]], b[i * step[1]]);
+}
+
+template <class T>
+void where_row(WHITTLE_ROW) {
+  (void)p;
+  const uint8_t* c = operand<uint8_t>(in, at, 0);
+  const T *a = operand<T>(in, at, 1), *b = operand<T>(in, at, 2);
+  T* o = static_cast<T*>(out) + t;
+  for (int64_t i = 0; i < n; i++) o[i] = c[i * step[0]] ? a[i * step[1]] : b[i * step[2]];
+}
+
+template <class T, class U>
+void cast_row(WHITTLE_ROW) {
+  each<T, U>(p, in, at, step, out, t, n, [](T v) { return convert<T, U>(v); });
+}
+template <class T>
+void truth_row(WHITTLE_ROW) {
+  each<T, uint8_t>(p, in, at, step, out, t, n, [](T v) { return static_cast<uint8_t>(v != T(0)); });
+}
+template <class T>
+void not_row(WHITTLE_ROW) {
+  each<T, uint8_t>(p, in, at, step, out, t, n, [](T v) { return static_cast<uint8_t>(v == T(0)); });
+}
+template <class T>
+void compare_row(WHITTLE_ROW) {
+  pairs<T, uint8_t>(p, in, at, step, out, t, n, [op = p.op](T a, T b) { return compare(op, a, b); });
+}
+template <class T>
+void class_row(WHITTLE_ROW) {
+  each<T, uint8_t>(p, in, at, step, out, t, n, [op = p.op](T a) -> uint8_t {
+    const double v = static_cast<double>(a);
+    return op == kTyped_is_nan ? v != v : op == kTyped_is_positive_inf ? v == INFINITY : v == -INFINITY;
+  });
+}
+template <class T>
+void unary_row(WHITTLE_ROW) {
+  each<T, T>(p, in, at, step, out, t, n, [op = p.op](T v) { return unary(op, v); });
+}
+template <class T>
+void binary_row(WHITTLE_ROW) {
+  pairs<T, T>(p, in, at, step, out, t, n, [op = p.op](T a, T b) { return binary(op, a, b); });
+}
+#undef WHITTLE_ROW
+
+bool is_comparison(TypedOp op) { return op >= kTyped_equal && op <= kTyped_greater_equal; }
+bool is_class(TypedOp op) { return op >= kTyped_is_nan && op <= kTyped_is_negative_inf; }
+
+Row row_of(const TypedProblem& p) {
+  return with_type(p.type, [&](auto sample) -> Row {
+    using T = decltype(sample);
+    if (p.op == kTyped_where) return where_row<T>;
+    if (p.op == kTyped_cast) {
+      if (p.to == ElementKind::boolean) return truth_row<T>;
+      return with_type(p.to, [](auto target) -> Row { return cast_row<T, decltype(target)>; });
+    }
+    if (is_comparison(p.op)) return compare_row<T>;
+    if constexpr (std::is_floating_point<T>::value)
+      if (is_class(p.op)) return class_row<T>;
+    if (p.op == kTyped_logical_not) return not_row<T>;
+    return typed_operands(p.op) == 1 ? unary_row<T> : binary_row<T>;
+  });
 }
 
 }  // namespace
@@ -166,15 +250,14 @@ int typed_operands(TypedOp op) {
 
 ElementKind typed_result(const TypedProblem& p) {
   if (p.op == kTyped_cast) return p.to;
-  const bool answers = (p.op >= kTyped_equal && p.op <= kTyped_greater_equal) || (p.op >= kTyped_is_nan && p.op <= kTyped_is_negative_inf);
-  return answers ? ElementKind::boolean : p.type;
+  return is_comparison(p.op) || is_class(p.op) ? ElementKind::boolean : p.type;
 }
 
 bool typed_exists(TypedOp op, ElementKind type) {
   const bool real = type == ElementKind::float32 || type == ElementKind::float64;
   if (op >= kTyped_shift_left && op <= kTyped_bit_xor) return !real;
   if (op == kTyped_bit_not || op == kTyped_logical_not) return !real;
-  if (op >= kTyped_is_nan && op <= kTyped_is_negative_inf) return real;
+  if (is_class(op)) return real;
   return true;
 }
 
@@ -182,49 +265,8 @@ void typed_run(const TypedProblem& p, const void* const* in, void* out, int thre
   int64_t count = 1;
   for (int k = 0; k < p.rank; k++) count *= p.dims[k];
   const int operands = typed_operands(p.op);
-  parallel_for(count, 16 << 10, threads, [&](int64_t begin, int64_t end) {
-    with_type(p.type, [&](auto sample) {
-      using T = decltype(sample);
-      if (p.op == kTyped_where) {
-        const uint8_t* c = static_cast<const uint8_t*>(in[0]);
-        const T *a = static_cast<const T*>(in[1]), *b = static_cast<const T*>(in[2]);
-        T* o = static_cast<T*>(out);
-        walk(p, 3, begin, end, [&](int64_t t, int64_t x, int64_t y, int64_t z) { o[t] = c[x] ? a[y] : b[z]; });
-        return;
-      }
-      const T *a = static_cast<const T*>(in[0]), *b = static_cast<const T*>(operands > 1 ? in[1] : in[0]);
-      if (p.op == kTyped_cast) {
-        if (p.to == ElementKind::boolean) {
-          uint8_t* o = static_cast<uint8_t*>(out);
-          walk(p, 1, begin, end, [&](int64_t t, int64_t x, int64_t, int64_t) { o[t] = a[x] != T(0); });
-        } else {
-          with_type(p.to, [&](auto target) {
-            using U = decltype(target);
-            U* o = static_cast<U*>(out);
-            walk(p, 1, begin, end, [&](int64_t t, int64_t x, int64_t, int64_t) { o[t] = convert<T, U>(a[x]); });
-          });
-        }
-      } else if (typed_result(p) == ElementKind::boolean && p.op >= kTyped_equal && p.op <= kTyped_greater_equal) {
-        uint8_t* o = static_cast<uint8_t*>(out);
-        walk(p, 2, begin, end, [&](int64_t t, int64_t x, int64_t y, int64_t) { o[t] = compare(p.op, a[x], b[y]); });
-      } else if (p.op >= kTyped_is_nan && p.op <= kTyped_is_negative_inf) {
-        uint8_t* o = static_cast<uint8_t*>(out);
-        walk(p, 1, begin, end, [&](int64_t t, int64_t x, int64_t, int64_t) {
-          const double v = static_cast<double>(a[x]);
-          o[t] = p.op == kTyped_is_nan ? v != v : p.op == kTyped_is_positive_inf ? v == INFINITY : v == -INFINITY;
-        });
-      } else if (p.op == kTyped_logical_not) {
-        uint8_t* o = static_cast<uint8_t*>(out);
-        walk(p, 1, begin, end, [&](int64_t t, int64_t x, int64_t, int64_t) { o[t] = a[x] == T(0); });
-      } else if (operands == 1) {
-        T* o = static_cast<T*>(out);
-        walk(p, 1, begin, end, [&](int64_t t, int64_t x, int64_t, int64_t) { o[t] = unary(p.op, a[x]); });
-      } else {
-        T* o = static_cast<T*>(out);
-        walk(p, 2, begin, end, [&](int64_t t, int64_t x, int64_t y, int64_t) { o[t] = binary(p.op, a[x], b[y]); });
-      }
-    });
-  });
+  const Row row = row_of(p);
+  parallel_for(count, 16 << 10, threads, [&](int64_t begin, int64_t end) { walk(p, operands, begin, end, row, in, out); });
 }
 
 }  // namespace whittle

@@ -103,7 +103,7 @@ function emulated(config, emulator, options) {
 
 function arm64() {
   if (!have('aarch64-linux-gnu-g++')) return skip('no cross compiler (apt-get install g++-aarch64-linux-gnu)')
-  return emulated('arm64', ['qemu-aarch64-static', '-L', '/usr/aarch64-linux-gnu', '-cpu', 'max'], {
+  return emulated(args.includes('--long') ? 'arm64' : 'arm64-quick', ['qemu-aarch64-static', '-L', '/usr/aarch64-linux-gnu', '-cpu', 'max'], {
     must: 'neon',
     only: 'scalar,neon,neondot,neoni8mm',
   })

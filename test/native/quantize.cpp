@@ -326,7 +326,7 @@ WHITTLE_CHECK(quantize) {
   h.begin_variant("quantize", Tier::scalar);
   h.row("drivers answer the same on any number of threads", [&] {
     Rng rng = h.rng();
-    for (int r = 0; r < 60; r++) {
+    for (int r = 0; r < (h.lean() ? 20 : 60); r++) {
       const QuantizeShape shape = {rng.between(1, 5), rng.between(1, 300), rng.below(2) ? 1 : rng.between(1, 200),
                                    rng.below(2) ? 0 : rng.between(1, 70)};
       const int64_t n = shape.size(), scales = shape.scales();

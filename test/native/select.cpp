@@ -261,8 +261,9 @@ std::vector<uint8_t> sorted_mask(const float* x, int64_t n, int64_t keep) {
 void drivers(Harness& h) {
   h.row("largest equals a sort, whatever the distribution", [&] {
     Rng rng = h.rng();
-    for (int64_t n : {1, 25, 1000, 65536, 65537, 70000, 200001})
-      for (int shape = h.lean() && n > 65537 ? 4 : 0; shape < 6; shape++) {
+    for (int64_t n : {1, 25, 1000, 65536, 65537, 70000, 200001}) {
+      if (h.lean() && n != 65537 && n > 1000) continue;
+      for (int shape = 0; shape < 6; shape++) {
         std::vector<float> x(static_cast<size_t>(n));
         for (int64_t i = 0; i < n; i++)
           x[i] = shape == 4   ? static_cast<float>(i % 1000)
@@ -280,6 +281,7 @@ void drivers(Harness& h) {
           h.expect(select_largest(values, 1, keep, &alone) == WHITTLE_OK && alone == t, "threshold %g, alone %g", t, alone);
         }
       }
+    }
   });
   h.row("a NaN is found wherever it is", [&] {
     Rng rng = h.rng();
@@ -301,6 +303,7 @@ void drivers(Harness& h) {
     const int64_t shapes[][3] = {{1, 7, 90}, {3, 5, 4}, {20, 6, 1}, {2, 24, 300}, {1, 2, 70000}, {5, 12, 1}, {1, 6, 5000}, {2, 3, 700}, {1, 3, 65536}};
     for (const auto& s : shapes) {
       const int64_t outer = s[0], axis = s[1], inner = s[2], n = outer * axis * inner, length = outer * inner;
+      if (h.lean() && length == 70000) continue;
       std::vector<float> x(static_cast<size_t>(n)), group;
       for (float& v : x) v = draw(rng, rng.below(2) ? kTies : kNormal);
       std::vector<uint8_t> mask(static_cast<size_t>(n), 9);
