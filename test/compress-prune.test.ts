@@ -74,6 +74,31 @@ describe('prune', () => {
     }
   })
 
+  test('along input channels: blocks and n:m of a convolution do not mix its taps', async () => {
+    const after = await pruned({ pattern: { block: [1, 4] }, sparsity: 0.5, along: 'inputs' })
+    keptAsTheyWere(after)
+    // [16][8][9]: channels 0 to 3 and 4 to 7 of each tap go together, the weaker half of all.
+    const sums: [number, boolean][] = []
+    const old = before('w0')
+    for (let o = 0; o < 16; o++)
+      for (let t = 0; t < 9; t++)
+        for (const c of [0, 4]) {
+          const at = [0, 1, 2, 3].map((i) => (o * 8 + c + i) * 9 + t)
+          const kept = at.map((i) => after.w0![i] !== 0)
+          expect(new Set(kept).size).toBe(1)
+          sums.push([at.reduce((s, i) => s + Math.abs(old[i]!), 0), kept[0]!])
+        }
+    expect(sums.filter(([, kept]) => kept)).toHaveLength(sums.length / 2)
+    expect(Math.min(...sums.filter(([, k]) => k).map(([s]) => s))).toBeGreaterThanOrEqual(Math.max(...sums.filter(([, k]) => !k).map(([s]) => s)))
+    // Where there are no taps it is the reduction.
+    expect((await pruned({ pattern: { block: [1, 4] }, sparsity: 0.5 })).w2).toEqual(after.w2)
+
+    const half = (await pruned({ pattern: '2:4', along: 'inputs' })).w0!
+    for (let o = 0; o < 16; o++)
+      for (let t = 0; t < 9; t++)
+        for (const c of [0, 4]) expect([0, 1, 2, 3].filter((i) => half[(o * 8 + c + i) * 9 + t] !== 0)).toHaveLength(2)
+  })
+
   test('2:4 keeps the two largest of four along the reduction', async () => {
     const after = await pruned({ pattern: '2:4' })
     for (const [name, data] of Object.entries(after)) {

@@ -4,7 +4,7 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import * as ort from 'onnxruntime-node'
-import { attribute, devices, Graph, Initializer, Model, Node, Session, ValueInfo, type Attribute, type Tensor } from '../lib'
+import { attribute, compress, devices, Graph, Initializer, Model, Node, quantizeStatic, Session, ValueInfo, type Attribute, type Tensor } from '../lib'
 import { noise } from './nets'
 
 const { int, ints } = attribute
@@ -273,4 +273,29 @@ describe('int8 layers', () => {
       fs.rmSync(folder, { recursive: true })
     }
   })
+})
+
+test('a convolution net pruned by blocks of input channels and then quantized keeps its zeros, and runs on them', async () => {
+  const w = (dims: readonly number[], seed: number): Tensor => ({ type: 'float32', dims, data: noise(size(dims), seed) })
+  const dense = net({ x: [1, 16, 20, 20] }, { v: w([64, 16, 3, 3], 3), w: w([64, 64, 3, 3], 4), u: w([32, 64, 1, 1], 5) }, [
+    ['Conv', ['x', 'v'], ['a'], kConv(1, [1, 1, 1, 1])],
+    ['Relu', ['a'], ['b']],
+    ['Conv', ['b', 'w'], ['c'], kConv(1, [1, 1, 1, 1])],
+    ['Relu', ['c'], ['d']],
+    ['Conv', ['d', 'u'], ['y']],
+  ])
+  const x = floats([1, 16, 20, 20], 8)
+  const { model } = await compress(dense, { steps: [{ step: 'prune', pattern: { block: [1, 4] }, along: 'inputs', sparsity: 0.85 }] })
+  const int8 = await quantizeStatic(model, [{ x }])
+  // Layers are named by their results.
+  const name = int8.graph.nodes.filter((n) => n.is('Conv'))[1]?.outputs[0] as string
+  const session = await Session.create(int8, { tune: { [name]: '1x4' } })
+  const { weightBytes, choices } = session.plan({ x: x.dims })
+  expect(choices[name]).toBe('1x4')
+  expect(Object.keys(choices)).toHaveLength(3)
+  const plain = await Session.create(int8, { tune: Object.fromEntries(Object.keys(choices).map((layer) => [layer, 'dense'])) })
+  expect(weightBytes).toBeLessThan(plain.plan({ x: x.dims }).weightBytes)
+  const y = session.runSync({ x }).y as Tensor
+  expect(bits(plain.runSync({ x }).y as Tensor)).toBe(bits(y))
+  expect(furthest(y, await theirs(int8, { x }))).toBeLessThan(0.02)
 })

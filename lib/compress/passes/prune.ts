@@ -32,6 +32,8 @@ interface Plan {
   readonly paint?: Pick<MaskOptions, 'pattern' | 'axis'>
   /** Which axis of the scores counts rows of outputs. */
   readonly rows: number
+  /** Where input channels come before taps, [outputs, channels, taps], and are to lie behind them: as [outputs, taps, channels]. */
+  readonly turn?: readonly [channels: number, taps: number]
   /** Of an n:m pattern: the axis that the runs lie along. */
   readonly runs?: Pick<MaskOptions, 'pattern' | 'axis'>
 }
@@ -85,9 +87,20 @@ export async function prunePass(
 }
 
 /** The plan for one weight, or why the pattern does not suit it. */
-function planFor(weight: Weight, { pattern, criterion }: ResolvedPrune): Plan | string {
+function planFor(weight: Weight, step: ResolvedPrune): Plan | string {
+  const { pattern, criterion } = step
   const { initializer, view } = weight
   const { dims, outputAxis, reductionAxis } = view
+  const taps = weight.op === 'Conv' ? sizeOf(initializer.dims.slice(2)) : 1
+  if (step.along === 'inputs' && taps > 1 && pattern !== 'unstructured' && pattern !== 'channel') {
+    const [outputs, channels] = initializer.dims as [number, number]
+    // Channels behind taps, so that groups of channels are neighbours.
+    const plan = planFor({ ...weight, op: 'Gemm', view: { dims: [outputs, taps * channels], outputAxis: 0, reductionAxis: 1 } }, step)
+    if (typeof plan === 'string') return plan
+    const width = typeof pattern === 'string' ? Number(pattern.split(':')[1]) : pattern.block[1]
+    if (channels % width) return `${width} does not divide its ${channels} input channels`
+    return { ...plan, weight, turn: [channels, taps] }
+  }
   if (initializer.type !== 'float32') return `${initializer.type} weights are not pruned`
   if (pattern === 'unstructured') return { weight, matrix: dims, score: { criterion }, rows: outputAxis }
   if (pattern === 'channel')
@@ -146,7 +159,15 @@ function valuesOf(plan: Plan, scratch: Scratch): Tensor<Float32Array> {
       initializer.name,
       `${initializer.name}: expected finite weights, element ${bad} is ${data[bad]}`,
     )
-  return { type: 'float32', dims: plan.matrix, data }
+  return { type: 'float32', dims: plan.matrix, data: plan.turn ? turned(data, plan.turn) : data }
+}
+
+/** [outputs, rows, columns] as [outputs, columns, rows]. */
+function turned(data: Float32Array, [rows, columns]: readonly [number, number]): Float32Array {
+  const out = new Float32Array(data.length)
+  for (let base = 0; base < data.length; base += rows * columns)
+    for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[base + j * rows + i] = data[base + i * columns + j] as number
+  return out
 }
 
 function scoresOf(plan: Plan, values: Tensor<Float32Array>, scratch: Scratch): Tensor<Float32Array> {
@@ -165,5 +186,6 @@ function pruned(plan: Plan, chooser: Chooser, scratch: Scratch): Float32Array {
         { ...plan.paint, threshold: 0.5, dims: values.dims, out: scratch.bytes('mask', values.data.length) },
       )
     : choice
-  return applyMask(values, kept).data
+  const { data } = applyMask(values, kept)
+  return plan.turn ? turned(data, [plan.turn[1], plan.turn[0]]) : data
 }
