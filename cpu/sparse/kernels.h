@@ -344,11 +344,25 @@ static void pack(const SparsePack* p) {
   const int64_t wide = p->units * kSparseUnit;
   float* out = p->out;
   if (p->transposed) {
+#if defined(V_TURN16)
+    // Sixteen rows of x at a time, along their length.
+    const int64_t full = p->columns / 16 * 16, deep = p->valid / 16 * 16;
+    for (int64_t j = 0; j < full; j += 16) {
+      const float* x = p->x + j * p->stride;
+      for (int64_t i = 0; i < deep; i += 16) {
+        SPARSE_UNROLL for (int r = 0; r < 16; r++) V_PREFETCH(x + r * p->stride + i + 48);
+        v_turn16(x + i, p->stride, out + i * wide + j, wide);
+      }
+      if (deep < p->valid) turn(x + deep, p->stride, 16, p->valid - deep, out + deep * wide + j, wide);
+    }
+    if (full < p->columns) turn(p->x + full * p->stride, p->stride, p->columns - full, p->valid, out + full, wide);
+#else
     // A bounded piece at a time, so that lines of x are used up while they are near.
     for (int64_t i = 0; i < p->valid; i += 64) {
       const int64_t k = p->valid - i < 64 ? p->valid - i : 64;
       turn(p->x + i, p->stride, p->columns, k, out + i * wide, wide);
     }
+#endif
     if (p->columns < wide)
       for (int64_t i = 0; i < p->valid; i++)
         for (int64_t j = p->columns; j < wide; j++) out[i * wide + j] = 0;
@@ -383,6 +397,31 @@ static void finish(const SparseFinish* f) {
     }
     return;
   }
+#if defined(V_TURN16)
+  if (f->transposed) {
+    float block[16 * 16], turned[16 * 16];
+    for (int64_t j = 0; j < f->columns; j += 16) {
+      const int64_t n = f->columns - j < 16 ? f->columns - j : 16;
+      for (int64_t i = 0; i < f->rows; i += 16) {
+        const int64_t m = f->rows - i < 16 ? f->rows - i : 16;
+        for (int64_t r = 0; r < m; r++) {
+          const float* acc = f->acc + (i + r) * f->acc_stride + j;
+          const vf y = v_add(n == 16 ? v_load(acc) : v_load_part(acc, n, v_set(0.0f)), v_set(f->bias ? f->bias[i + r] : -0.0f));
+          v_store(block + r * 16, act_apply(y, a.kind, lo, hi));
+        }
+        float* out = f->out + j * f->out_stride + i;
+        if (m == 16 && n == 16) {
+          v_turn16(block, 16, out, f->out_stride);
+          continue;
+        }
+        for (int64_t r = m; r < 16; r++) v_store(block + r * 16, v_set(0.0f));
+        v_turn16(block, 16, turned, 16);
+        for (int64_t c = 0; c < n; c++) v_store_part(out + c * f->out_stride, v_load(turned + c * 16), m);
+      }
+    }
+    return;
+  }
+#endif
   float strip[8 * kSparseMaxUnits * kSparseUnit];
   for (int64_t i = 0; i < f->rows; i++) {
     const float* acc = f->acc + i * f->acc_stride;

@@ -89,7 +89,7 @@ export function sparseCosts(census: Census, m: number, k: number, n: number, gat
   const strips = Math.ceil(m / 64)
   const u = Math.ceil(m / 16) * narrow
   // Activations are turned on the way in and out.
-  const turning = m <= 2 ? 0 : (strips * 64 * (k * (gathered ? 2.2 : 1.6) + n * 2.2) * (1 + narrow)) / 2 + 1500
+  const turning = m <= 2 ? 0 : (strips * 64 * (k * (gathered ? 1.15 : 0.5) + n * 0.65) * (1 + narrow)) / 2 + 1500
   const list: Costed<SparseName>[] = []
   kShapes.forEach(([r, c], s) => {
     const blocks = census.blocks[s] as number

@@ -124,7 +124,7 @@ const conv: Lower = (node, l) => {
         ? waysOf(l, { key: `conv ${key}`, m, k: taps * ic, n: oc, row: oc, col: 1, raw: weights, data: arranged, gathered: taps > 1 })
         : [{ name: 'dense', cost: 0, weights: (constants: Constants) => constants.gemm(`conv ${key}`, groups, taps * ic, per, per, 1, arranged) }]
     if (groups === 1 && taps > 1 && window.dilations[1] === 1) {
-      const cost = (ways[0] as Way).cost * (goesByRows(window, groups, c, ow, oc) ? 0.9 : 1.1)
+      const cost = (ways[0] as Way).cost * (goesByRows(window, groups, c, ow, oc) ? 0.8 : 1.1)
       ways.splice(1, 0, { name: 'rows', cost, weights: (constants) => constants.gemm(`conv by rows ${key}`, kh, kw * ic, oc, oc, 1, arranged) })
     }
     if (groups === 1 && mayGoByTiles(window, c, oc))
