@@ -311,8 +311,8 @@ WhittleStatus multiply_strips(const Product& p) {
     }
     int32_t* turned = acc + most;
     k.turn(acc, round_up(rows, 8), wide, wide, turned, kSparseInt8Panel);
-    for (int64_t j = even == rows ? direct : 0; j < columns; j++)
-      finish(p, row, false, turned + j * kSparseInt8Panel, rows, out_at(p, 0, row, column + j));
+    const int64_t j = even == rows ? direct : 0;
+    k.finish_rows(&p.epilogue, row, rows, columns - j, turned + j * kSparseInt8Panel, kSparseInt8Panel, out_at(p, 0, row, column + j), w.rows);
   };
   const int64_t chunks = (padded + kPackRows - 1) / kPackRows, team = p.threads > 0 ? p.threads : thread_limit();
   const bool many = total >= 4 * team;

@@ -80,6 +80,10 @@ struct SparseInt8Kernels {
   // n sums, offsets among them, which are overwritten, to out by elements [column, column + n) of the epilogue's arrays, or by
   // element `column` for all of them if `same`; not for int32 output; b_zero must be null.
   void (*finish)(const GemmInt8Epilogue* epilogue, int64_t column, bool same, int32_t* acc, int64_t n, void* out);
+  // `rows` rows of at most kSparseInt8Panel sums, `width` apart, elements [column, column + columns) of the epilogue's arrays; out's
+  // rows are out_stride elements apart.
+  void (*finish_rows)(const GemmInt8Epilogue* epilogue, int64_t column, int64_t columns, int64_t rows, int32_t* acc, int64_t width, void* out,
+                      int64_t out_stride);
   // out[j * out_stride + i] = acc[i * stride + j] for i < rows, j < columns; both multiples of 8.
   void (*turn)(const int32_t* acc, int64_t rows, int64_t stride, int64_t columns, int32_t* out, int64_t out_stride);
 };

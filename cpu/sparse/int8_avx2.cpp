@@ -221,5 +221,6 @@ extern "C" void sparse_int8_install_avx2(whittle::SparseInt8Kernels* t) {
   t->spread = spread_lanes;
   t->pairs = pairs;
   t->finish = finish;
+  t->finish_rows = finish_rows;
   t->turn = turn_words;
 }

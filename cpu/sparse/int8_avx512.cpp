@@ -43,4 +43,5 @@ extern "C" void sparse_int8_install_avx512(whittle::SparseInt8Kernels* t) {
   t->pack = pack;
   t->tile = tile;
   t->finish = finish;
+  t->finish_rows = finish_rows;
 }

@@ -20,6 +20,28 @@ const uint8_t kOrder1[4] = {0, 1, 2, 3};
 const uint8_t kOrder2[8] = {0, 4, 2, 6, 1, 5, 3, 7};
 const uint8_t kOrder4[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
 
+// Sixteen rows of 64 bytes as sixteen of words: words of rows meet while they are loaded, whole lines are written.
+void turn_words16(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to_stride, __m512i flip) {
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; q++, from += 16, to += 4 * to_stride) {
+    __m512i r[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      const uint8_t* p = from + i * from_stride;
+      r[i] = _mm512_castsi128_si512(load16(p));
+      r[i] = _mm512_inserti32x4(r[i], load16(p + 4 * from_stride), 1);
+      r[i] = _mm512_inserti32x4(r[i], load16(p + 8 * from_stride), 2);
+      r[i] = _mm512_inserti32x4(r[i], load16(p + 12 * from_stride), 3);
+    }
+    const __m512i a = _mm512_unpacklo_epi32(r[0], r[1]), b = _mm512_unpackhi_epi32(r[0], r[1]);
+    const __m512i c = _mm512_unpacklo_epi32(r[2], r[3]), d = _mm512_unpackhi_epi32(r[2], r[3]);
+    _mm512_storeu_si512(to, _mm512_xor_si512(_mm512_unpacklo_epi64(a, c), flip));
+    _mm512_storeu_si512(to + to_stride, _mm512_xor_si512(_mm512_unpackhi_epi64(a, c), flip));
+    _mm512_storeu_si512(to + 2 * to_stride, _mm512_xor_si512(_mm512_unpacklo_epi64(b, d), flip));
+    _mm512_storeu_si512(to + 3 * to_stride, _mm512_xor_si512(_mm512_unpackhi_epi64(b, d), flip));
+  }
+}
+
 // [k / 4][column][4]
 void pack_aligned(const SparseInt8Pack* p) {
   const int64_t units = p->units, columns = p->columns;
@@ -49,8 +71,16 @@ void pack_aligned(const SparseInt8Pack* p) {
       }
     return;
   }
+  // Pieces of 16 columns and 64 rows, then what is left beside and below.
+  const int64_t full = columns / 16 * 16, deep = p->k / 64 * 64;
+  for (int64_t j = 0; j < full; j += 16)
+    for (int64_t i = 0; i < deep; i += 64) {
+      const uint8_t* from = p->x + j * p->stride + i;
+      for (int64_t r = 0; r < 16; r++) _mm_prefetch(reinterpret_cast<const char*>(from + r * p->stride + 128), _MM_HINT_T0);
+      turn_words16(from, p->stride, out + (i / 4 * units * 16 + j) * 4, units * 64, _mm512_broadcast_i32x4(flip));
+    }
   for (int64_t i = 0; i < p->padded; i += 16, out += 16 * units * 16)
-    for (int64_t m = 0; m < units * 4; m++) {
+    for (int64_t m = i < deep ? full / 4 : 0; m < units * 4; m++) {
       __m128i r[4];
       const int64_t left = p->k - i;
       for (int64_t j = 0; j < 4; j++) {
@@ -527,5 +557,6 @@ extern "C" void sparse_int8_install_avx512vnni(whittle::SparseInt8Kernels* t) {
   t->lanes = run_lanes<Lanes>;
   t->pairs = pairs;
   t->finish = finish;
+  t->finish_rows = finish_rows;
   t->turn = turn_words;
 }

@@ -31,5 +31,11 @@ static void finish(const GemmInt8Epilogue* e, int64_t column, bool same, int32_t
   }
 }
 
+static void finish_rows(const GemmInt8Epilogue* e, int64_t column, int64_t columns, int64_t rows, int32_t* acc, int64_t width, void* out,
+                        int64_t out_stride) {
+  const int64_t size = e->out_type == kOutInt32 || e->out_type == kOutFloat32 ? 4 : 1;
+  epilogue_rows(e, column, columns, nullptr, rows, acc, width, out, out_stride * size);
+}
+
 }  // namespace
 }  // namespace whittle

@@ -185,5 +185,6 @@ extern "C" void sparse_int8_install_neon(whittle::SparseInt8Kernels* t) {
   t->spread = spread_plain;
   t->pairs = pairs;
   t->finish = finish;
+  t->finish_rows = finish_rows;
   t->turn = turn_plain;
 }

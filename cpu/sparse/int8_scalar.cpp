@@ -73,5 +73,6 @@ extern "C" void sparse_int8_install_scalar(whittle::SparseInt8Kernels* t) {
   t->spread = spread_plain;
   t->pairs = pairs;
   t->finish = finish;
+  t->finish_rows = finish_rows;
   t->turn = turn_plain;
 }

@@ -58,34 +58,43 @@ export function layoutColumns(columns: number): number {
   return c
 }
 
+/** What was measured of the kernels of a tier. */
 interface Speed {
   /** float lanes against 16 */
   readonly narrow: number
-  /** multiply-adds a cycle of the dense int8 kernels */
-  readonly int8: number
+  /** 8-bit multiply-adds of the dense kernels a cycle */
+  readonly dense: number
+  /** cycles of a bundle of four columns of height h that meets 64 rows: whole + wide / h where blocks are four columns wide, else whole + apart / h */
+  readonly whole: number
+  readonly wide: number
+  readonly apart: number
 }
 
-const kSpeeds: Readonly<Record<string, Speed>> = {
-  scalar: { narrow: 12, int8: 1 },
-  avx2: { narrow: 2, int8: 24 },
-  avx512: { narrow: 1, int8: 40 },
-  avx512vnni: { narrow: 1, int8: 90 },
-  neon: { narrow: 4, int8: 12 },
-}
+const kSpeeds = {
+  scalar: { narrow: 12, dense: 1, whole: 220, wide: 36, apart: 36 },
+  avx2: { narrow: 2, dense: 13, whole: 21, wide: 21, apart: 9 },
+  avx512: { narrow: 1, dense: 28, whole: 11, wide: 19, apart: 11 },
+  avx512vnni: { narrow: 1, dense: 80, whole: 3.7, wide: 3.3, apart: 10 },
+  amx: { narrow: 1, dense: 600, whole: 3.7, wide: 3.3, apart: 10 },
+  neon: { narrow: 4, dense: 12, whole: 24, wide: 10, apart: 10 },
+} as const satisfies Record<string, Speed>
 
-function speedOf(tier: string): Speed {
-  return kSpeeds[tier] ?? (tier.startsWith('avx512') || tier === 'amx' ? kSpeeds.avx512vnni : tier.startsWith('avx') ? kSpeeds.avx2 : tier.startsWith('neon') ? kSpeeds.neon : kSpeeds.scalar) as Speed
+/** The speed of a kernel family's tier, or of the one it comes from. */
+function speedOf(family: string): Speed {
+  const tier = native().systemInfo().kernels[family] ?? 'scalar'
+  if (Object.hasOwn(kSpeeds, tier)) return kSpeeds[tier as keyof typeof kSpeeds]
+  return tier.startsWith('avx') ? kSpeeds.avx2 : tier.startsWith('neon') ? kSpeeds.neon : kSpeeds.scalar
 }
 
 /** Cycles of a dense float32 product of m x k with k x n. */
 export function denseCost(m: number, k: number, n: number): number {
-  const { narrow } = speedOf(native().systemInfo().kernels['gemm'] ?? 'scalar')
+  const { narrow } = speedOf('gemm')
   return (m * k * n * narrow * 0.56) / 16 + 400
 }
 
 /** Cycles of sparse float32 products of m rows of activations, with `gathered` where they are gathered from an image. */
 export function sparseCosts(census: Census, m: number, k: number, n: number, gathered: boolean): readonly Costed<SparseName>[] {
-  const { narrow } = speedOf(native().systemInfo().kernels['sparse'] ?? 'scalar')
+  const { narrow } = speedOf('sparse')
   const strips = Math.ceil(m / 64)
   const u = Math.ceil(m / 16) * narrow
   // Activations are turned on the way in and out.
@@ -106,30 +115,32 @@ export function sparseCosts(census: Census, m: number, k: number, n: number, gat
   return list
 }
 
-/** Cycles of a dense int8 product. */
+/** Cycles of a dense int8 product: sums, and what is made of each. */
 export function denseInt8Cost(m: number, k: number, n: number): number {
-  return (m * k * n) / speedOf(native().systemInfo().kernels['gemm_int8'] ?? 'scalar').int8 + 400
+  const { dense, narrow } = speedOf('gemm_int8')
+  return (m * k * n) / dense + m * n * 1.5 * narrow + 400
 }
 
 /** Cycles of sparse int8 products. */
 export function sparseInt8Costs(census: Census, m: number, k: number, n: number, gathered: boolean): readonly Costed<SparseName>[] {
-  const strips = Math.ceil(m / 64)
-  const turning = strips * 64 * (k * (gathered ? 0.15 : 0.1) + n * 0.4) + 1500
+  const { whole, wide, apart, narrow, dense } = speedOf('sparse_int8')
+  // The last strip is a power of two of 16.
+  const strips = Math.floor(m / 64) + layoutColumns(m % 64 === 0 ? 0 : Math.max(3, m % 64)) / 64
+  const turning = (m * k * (gathered ? 0.3 : 0.15) + m * n * 2.2) * narrow + 1500
   const list: Costed<SparseName>[] = []
   kShapes.forEach(([r, c], s) => {
     const blocks = census.blocks[s] as number
     if (s > 0 && blocks * r * c > 1.5 * census.nnz) return
-    const bundles = (blocks * r * c) / 4
-    const aligned = c % 4 === 0
     const h = r % 16 === 0 ? 16 : r
-    // A bundle of four columns meets 64 columns of activations in four multiply-adds; unaligned ones gather four rows first.
-    const each = aligned ? 1.1 * 4 : 4 * 1.0 + 14 / h
-    list.push({ name: s === 0 ? 'csr' : `${r}x${c}`, cost: strips * (bundles * each + (n / h) * (k / 512 + 1) * 8) + turning })
+    const bundles = (blocks * r * c) / 4
+    const each = whole + (c % 4 === 0 ? wide : apart) / h
+    const cost = m <= 2 ? m * (bundles * 1.2 + n * 4) + 1500 : strips * (bundles * each + (n / h) * (k / 512 + 1) * 8) + turning
+    list.push({ name: s === 0 ? 'csr' : `${r}x${c}`, cost })
   })
   // Such weights have no column without a value in 16 rows, and lie as dense ones do; one row of activations is another matter.
   kPatterns.forEach((name, p) => {
     if (!census.patterns[p] || (gathered && m <= 2)) return
-    list.push({ name, cost: m <= 2 ? (m * n * k) / 32 + 500 : (strips * n * k * 1.2) / 4 + turning })
+    list.push({ name, cost: m <= 2 ? m * ((k * n) / dense / 1.5 + n * 4) + 500 : ((strips * n * k) / 4) * (whole + wide / 16) + turning })
   })
   return list
 }
