@@ -49,9 +49,9 @@ template <class T>
 WhittleStatus left_vectors(Strided<T> a, int64_t rows, int64_t cols, int64_t count, double* squares, double* vectors,
                            bool* converged, int threads) {
   const bool tall = rows > cols;
-  const int64_t n = tall ? cols : rows;
+  const int64_t n = tall ? cols : rows, kept = count < n ? count : n;
   Workspace space;
-  double *gram = space.take(n * n), *all = space.take(n * n), *values = space.take(n);
+  double *gram = space.take(n * n), *found = space.take(kept * n), *values = space.take(n);
   if (!space.ok()) return WHITTLE_OUT_OF_MEMORY;
   DenseProduct p;
   p.m = p.n = n;
@@ -60,20 +60,19 @@ WhittleStatus left_vectors(Strided<T> a, int64_t rows, int64_t cols, int64_t cou
   const Strided<T> left = tall ? transposed(a) : a;
   WhittleStatus s = dense_gemm(p, left, transposed(left), gram, n, threads);
   if (s != WHITTLE_OK) return s;
-  const Eigen e = dense_eigen(n, gram, n, values, all, n, threads);
+  const Eigen e = dense_eigen(n, gram, n, values, kept, found, n, threads);
   if (e.status != WHITTLE_OK) return e.status;
   *converged = *converged && e.converged;
   for (int64_t i = 0; i < n; i++) squares[i] = values[n - 1 - i] > 0 ? values[n - 1 - i] : 0;
   if (!tall) {
-    for (int64_t i = 0; i < count; i++)
-      memcpy(vectors + i * rows, all + (n - 1 - i) * n, static_cast<size_t>(rows) * sizeof(double));
+    for (int64_t i = 0; i < kept; i++)
+      memcpy(vectors + i * rows, found + (kept - 1 - i) * n, static_cast<size_t>(rows) * sizeof(double));
     return WHITTLE_OK;
   }
   // Left vectors are A v, made orthonormal: exact where the singular value is not lost beside the largest.
-  const int64_t kept = count < n ? count : n;
   double* right = space.take(kept * n);
   if (!space.ok()) return WHITTLE_OUT_OF_MEMORY;
-  for (int64_t i = 0; i < kept; i++) memcpy(right + i * n, all + (n - 1 - i) * n, static_cast<size_t>(n) * sizeof(double));
+  for (int64_t i = 0; i < kept; i++) memcpy(right + i * n, found + (kept - 1 - i) * n, static_cast<size_t>(n) * sizeof(double));
   DenseProduct q;
   q.m = kept;
   q.n = rows;

@@ -325,14 +325,6 @@ bool crowded(int64_t rank, int64_t b, const double* values) {
   return false;
 }
 
-double uniform(uint64_t* state) {
-  uint64_t z = (*state += 0x9e3779b97f4a7c15ull);
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-  z ^= z >> 31;
-  return static_cast<double>(static_cast<int64_t>(z)) * 0x1p-63;
-}
-
 }  // namespace
 
 template <class T>
@@ -361,7 +353,7 @@ WhittleStatus svd_krylov(const SvdKrylov<T>& a, const SvdSpace& space, double no
     Workspace start;
     T* random = static_cast<T*>(start.bytes(n * b * static_cast<int64_t>(sizeof(T))));
     if (!start.ok()) return WHITTLE_OUT_OF_MEMORY;
-    for (int64_t i = 0; i < n * b; i++) random[i] = static_cast<T>(uniform(&state));
+    for (int64_t i = 0; i < n * b; i++) random[i] = static_cast<T>(svd_uniform(&state));
     bool nothing_left = false;
     const WhittleStatus s = d == 0 ? WHITTLE_OK : orthonormalize(n, b, random, d, k, &nothing_left, threads);
     return s == WHITTLE_OK ? multiply(a, b, random, y + d * m, k + d * n) : s;

@@ -21,6 +21,15 @@ struct SvdTriplets {
   int64_t iterations = 0;
 };
 
+// SplitMix64 to [-1, 1): a start for what any vector would do for.
+inline double svd_uniform(uint64_t* state) {
+  uint64_t z = (*state += 0x9e3779b97f4a7c15ull);
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+  z ^= z >> 31;
+  return static_cast<double>(static_cast<int64_t>(z)) * 0x1p-63;
+}
+
 // Squared errors by rank from singular values: tail[r] = sum of squares past the r-th.
 void svd_tails(int64_t count, const double* values, double* tail);
 // Smallest rank, at least 1, that the problem's energy and tolerance ask for, at most max_rank.

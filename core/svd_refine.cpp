@@ -18,15 +18,6 @@ namespace {
 constexpr int kSweeps = 40;  // 2 to 6 are usual
 constexpr int64_t kPairsPiece = 4;
 
-// SplitMix64 to [-1, 1): a start for what any vector would do for.
-double uniform(uint64_t* state) {
-  uint64_t z = (*state += 0x9e3779b97f4a7c15ull);
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-  z ^= z >> 31;
-  return static_cast<double>(static_cast<int64_t>(z)) * 0x1p-63;
-}
-
 // rows -= (rows base^T) base, twice: the second time removes what rounding left.
 WhittleStatus project_out(int64_t have, const double* base, int64_t count, int64_t len, double* rows, double* work, int threads) {
   for (int pass = 0; pass < 2; pass++) {
@@ -84,7 +75,7 @@ WhittleStatus svd_complete(int64_t have, int64_t want, int64_t len, double* x, i
   if (count <= 0) return WHITTLE_OK;
   double* rows = x + have * len;
   uint64_t state = 0x5eed;
-  for (int64_t i = 0; i < count * len; i++) rows[i] = uniform(&state);
+  for (int64_t i = 0; i < count * len; i++) rows[i] = svd_uniform(&state);
   if (have > 0) {
     Workspace work;
     double* inner = work.take(count * have);

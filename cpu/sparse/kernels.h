@@ -47,10 +47,8 @@ SPARSE_INLINE const float* row_at(const float* x, int64_t i) {
   return p;
 }
 
-// kWhole: the part is the whole strip.
-template <bool kWide, int H, int V, bool kWhole>
-static void tile_part(const SparseTile* t, int64_t given_stride, int64_t offset) {
-  const int64_t stride = kWhole ? V * VF_LANES : given_stride;
+template <bool kWide, int H, int V>
+static void tile_part(const SparseTile* t, int64_t stride, int64_t offset) {
   typedef Values<kWide> O;
   const uint16_t* index = static_cast<const uint16_t*>(t->index);
   const typename O::T* values = static_cast<const typename O::T*>(t->values);
@@ -85,7 +83,8 @@ static void tile_part(const SparseTile* t, int64_t given_stride, int64_t offset)
   }
 }
 
-// Height 1, width 1: V vectors of X for each entry, two chains where few vectors would wait for their own sums.
+// Height 1, width 1: V vectors of X for each entry, two chains where few vectors would wait for their own sums. kWhole: the part is
+// the whole strip.
 template <bool kWide, class Index, int V, bool kWhole>
 static void rows_part(const SparseTile* t, int64_t given_stride, int64_t offset) {
   const int64_t stride = kWhole ? V * VF_LANES : given_stride;
@@ -126,26 +125,25 @@ static void rows_part(const SparseTile* t, int64_t given_stride, int64_t offset)
   }
 }
 
+// A strip in parts of at most `most` vectors; parts[v - 1] takes v of them.
+typedef void (*SparsePart)(const SparseTile*, int64_t stride, int64_t offset);
+SPARSE_INLINE void by_parts(const SparseTile* t, int64_t most, const SparsePart* parts) {
+  const int64_t stride = t->units * kSparseUnit, vectors = stride / VF_LANES, count = (vectors + most - 1) / most;
+  for (int64_t p = 0; p < count; p++) {
+    const int64_t first = vectors * p / count, end = vectors * (p + 1) / count;
+    parts[end - first - 1](t, stride, first * VF_LANES);
+  }
+}
+
+#define SPARSE_PARTS(part) {part(1), part(2), part(3), part(4), part(5), part(6), part(7), part(8)}
+
 template <bool kWide, class Index, bool kWhole>
 SPARSE_INLINE void rows_parts(const SparseTile* t) {
-  typedef void (*Part)(const SparseTile*, int64_t, int64_t);
   constexpr int kMost = SPARSE_VECTORS_1;
-  // By vectors, from 1.
-  static const Part parts[] = {
-      rows_part<kWide, Index, 1, kWhole>,
-      rows_part<kWide, Index, 2, kWhole>,
-      rows_part<kWide, Index, 3, kWhole>,
-      rows_part<kWide, Index, 4, kWhole>,
-      rows_part<kWide, Index, kMost < 5 ? kMost : 5, kWhole>,
-      rows_part<kWide, Index, kMost < 6 ? kMost : 6, kWhole>,
-      rows_part<kWide, Index, kMost < 7 ? kMost : 7, kWhole>,
-      rows_part<kWide, Index, kMost < 8 ? kMost : 8, kWhole>,
-  };
-  const int64_t stride = t->units * kSparseUnit, vectors = stride / VF_LANES, count = (vectors + kMost - 1) / kMost;
-  for (int64_t p = 0; p < count; p++) {
-    const int64_t first = vectors * p / count, last = vectors * (p + 1) / count;
-    parts[last - first - 1](t, stride, first * VF_LANES);
-  }
+#define SPARSE_ROWS(v) rows_part<kWide, Index, kMost < v ? kMost : v, kWhole>
+  static const SparsePart parts[] = SPARSE_PARTS(SPARSE_ROWS);
+#undef SPARSE_ROWS
+  by_parts(t, kMost, parts);
 }
 
 template <bool kWide, class Index>
@@ -154,35 +152,13 @@ SPARSE_INLINE void rows_any(const SparseTile* t) {
   else rows_parts<kWide, Index, false>(t);
 }
 
-template <bool kWide, int H, int kMost, bool kWhole>
-SPARSE_INLINE void tile_parts(const SparseTile* t) {
-  typedef void (*Part)(const SparseTile*, int64_t, int64_t);
-  // By vectors, from 1.
-  static const Part parts[] = {
-      tile_part<kWide, H, 1, kWhole>,
-      tile_part<kWide, H, kMost < 2 ? kMost : 2, kWhole>,
-      tile_part<kWide, H, kMost < 3 ? kMost : 3, kWhole>,
-      tile_part<kWide, H, kMost < 4 ? kMost : 4, kWhole>,
-      tile_part<kWide, H, kMost < 5 ? kMost : 5, kWhole>,
-      tile_part<kWide, H, kMost < 6 ? kMost : 6, kWhole>,
-      tile_part<kWide, H, kMost < 7 ? kMost : 7, kWhole>,
-      tile_part<kWide, H, kMost < 8 ? kMost : 8, kWhole>,
-      tile_part<kWide, H, kMost < 9 ? kMost : 9, kWhole>,
-      tile_part<kWide, H, kMost < 10 ? kMost : 10, kWhole>,
-      tile_part<kWide, H, kMost < 11 ? kMost : 11, kWhole>,
-      tile_part<kWide, H, kMost < 12 ? kMost : 12, kWhole>,
-  };
-  const int64_t stride = t->units * kSparseUnit, vectors = stride / VF_LANES, count = (vectors + kMost - 1) / kMost;
-  for (int64_t p = 0; p < count; p++) {
-    const int64_t first = vectors * p / count, end = vectors * (p + 1) / count;
-    parts[end - first - 1](t, stride, first * VF_LANES);
-  }
-}
-
 template <bool kWide, int H, int kMost>
 SPARSE_INLINE void tile_by(const SparseTile* t) {
-  if (t->units * kSparseUnit / VF_LANES <= kMost) tile_parts<kWide, H, kMost, true>(t);
-  else tile_parts<kWide, H, kMost, false>(t);
+  static_assert(kMost <= 8, "more vectors than parts");
+#define SPARSE_TILE(v) tile_part<kWide, H, kMost < v ? kMost : v>
+  static const SparsePart parts[] = SPARSE_PARTS(SPARSE_TILE);
+#undef SPARSE_TILE
+  by_parts(t, kMost, parts);
 }
 
 template <bool kWide>
