@@ -186,6 +186,8 @@ static void tile(const GemmTile* t) {
   const int64_t groups = t->rows <= kMr ? 1 : (t->rows + kMr - 1) / kMr;
   // In place B advances a whole matrix row per step, which no hardware prefetcher follows for long.
   const bool direct = t->b_panel == kNr;
+  // A few rows more than a tile has: better a whole tile at the speed of memory, and what is left out of L2.
+  const bool tall = t->cold && groups == 2 && t->rows <= kMr + kMr / 2;
   const float* b = t->b;
   // The lines of `ahead` spread over the panels: along a strip where strips are long, else from strip to strip.
   const int64_t lines = (t->ahead_length + 15) / 16;
@@ -216,10 +218,10 @@ static void tile(const GemmTile* t) {
     const __mmask16 mask = head_mask(kind == 2 ? width - 16 : width);
     s.bias = t->bias ? t->bias + j : nullptr;
     for (int64_t g = 0, i = 0; g < groups; g++) {
-      const int64_t end = g + 1 == groups ? t->rows : t->rows * (g + 1) / groups;
-      // Cold panels: the last group brings the next one, a lone group what follows soon.
-      const bool far = direct || (t->cold && g + 1 == groups);
-      s.far = direct ? 64 : !t->cold ? 0 : groups > 1 ? t->b_panel : kLead;
+      const int64_t end = g + 1 == groups ? t->rows : tall ? kMr : t->rows * (g + 1) / groups;
+      // Cold panels: a lone group, or a tall first one, brings what follows soon; of equal groups the last brings the next panel.
+      const bool far = direct || (t->cold && (tall ? g == 0 : g + 1 == groups));
+      s.far = direct ? 64 : !t->cold ? 0 : groups > 1 && !tall ? t->b_panel : kLead;
       kMicro[kind][far][end - i](t->k, t->a + i * t->a_row, t->a_row, b, t->b_row, t->c + i * t->ldc + j, t->ldc, &s, mask);
       i = end;
     }
