@@ -240,4 +240,47 @@ WhittleStatus conv_f32(const ConvProblem& p, int threads) {
   return WHITTLE_OK;
 }
 
+WhittleStatus conv_pair(const ConvProblem& first, const ConvProblem& p, int threads) {
+  if (p.n == 0 || p.oh == 0 || p.ow == 0 || p.oc == 0) return WHITTLE_OK;
+  constexpr int64_t kRoom = 448 << 10;
+  const ConvKernels& kernels = conv_kernels();
+  const int64_t line = p.w * p.c, span = (p.kh - 1) * p.dilation_h + 1;
+  const int64_t fit = (kRoom / (line * 4 + 1) - span) / p.stride_h + 1;
+  const int64_t strips = (p.oh + std::max<int64_t>(2, fit) - 1) / std::max<int64_t>(2, fit);
+  std::atomic<int> failed{WHITTLE_OK};
+  parallel_for(p.n * strips, 1, threads, [&](int64_t begin, int64_t end) {
+    static thread_local Scratch scratch;
+    for (int64_t t = begin; t < end; t++) {
+      const int64_t image = t / strips, oy = p.oh * (t % strips) / strips, rows = p.oh * (t % strips + 1) / strips - oy;
+      const int64_t top = std::min(p.h, std::max<int64_t>(0, oy * p.stride_h - p.pad_top));
+      const int64_t bottom = std::max(top, std::min(p.h, (oy + rows - 1) * p.stride_h - p.pad_top + span));
+      float* between = static_cast<float*>(scratch.take((bottom - top) * line * 4 + 64));
+      if (!between) {
+        failed = WHITTLE_OUT_OF_MEMORY;
+        return;
+      }
+      GemmProblem g;
+      g.m = (bottom - top) * p.w;
+      g.n = p.c;
+      g.k = first.c;
+      g.a = first.x + (image * p.h + top) * p.w * first.c;
+      g.a_row = first.c;
+      g.packed = first.weight;
+      g.c = between;
+      g.ldc = p.c;
+      g.bias = first.bias;
+      g.activation = first.activation;
+      const WhittleStatus status = gemm_f32(g, 1);
+      if (status != WHITTLE_OK) {
+        failed = status;
+        return;
+      }
+      const ConvDepthwise d = {bottom - top, p.w, p.c, p.ow, p.kh, p.kw, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w, p.pad_top + top,
+                               p.pad_left, between, oy, rows, p.weight, p.bias, p.activation, p.out + (image * p.oh + oy) * p.ow * p.c};
+      kernels.depthwise(&d);
+    }
+  });
+  return static_cast<WhittleStatus>(failed.load());
+}
+
 }  // namespace whittle

@@ -122,6 +122,9 @@ struct ConvInt8Problem {
 WhittleStatus conv_int8(const ConvInt8Problem& problem, int threads);
 
 WhittleStatus conv_winograd(const ConvProblem& problem, int threads);
+// A 1x1 convolution (stride 1, one group, no padding, packed weights) and the depthwise one behind it, a strip of rows at a time,
+// so that what passes between them stays in cache; first.out is not used. Rows that two strips need are computed twice.
+WhittleStatus conv_pair(const ConvProblem& first, const ConvProblem& second, int threads);
 // One of its 36 matrices of `size` numbers from the nine of the window's taps, which lie one after another.
 void conv_winograd_weights(int64_t size, const float* taps, int point, float* out);
 

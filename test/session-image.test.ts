@@ -6,18 +6,23 @@ import { devices, Session, type Model } from '../lib'
 import { mobileNetV2, resNet50 } from './convnets'
 import { agree, expectSame, floats, theirs } from './graphs'
 
-const models: Record<string, [model: Model, image: number]> = {
-  'ResNet-50': [resNet50({ image: 64, width: 8, classes: 10 }), 64],
-  MobileNetV2: [mobileNetV2({ image: 64, width: 8, classes: 10 }), 64],
+// Large enough for convolutions by tiles and for pairs of them.
+const image = 128
+const models: Record<string, Model> = {
+  'ResNet-50': resNet50({ image, width: 8, classes: 10 }),
+  MobileNetV2: mobileNetV2({ image, width: 16, classes: 10 }),
 }
 
 describe('image classifiers with batch normalization of its own', () => {
-  test.each(Object.entries(models))('%s agrees with onnxruntime, one image and three', async (_, [model, image]) => {
+  test.each(Object.entries(models))('%s agrees with onnxruntime, one image and three', async (name, model) => {
     await agree(model, { input: floats([1, 3, image, image]) }, { input: floats([3, 3, image, image], 2) })
     const session = await Session.create(model)
-    const steps = session.plan({ input: [1, 3, image, image] }).steps.map((s) => s.op)
+    const { steps: all, choices } = session.plan({ input: [3, 3, image, image] })
+    const steps = all.map((s) => s.op)
     // Normalization, activations and residuals are part of the convolutions.
     expect(steps).not.toContain('elementwise')
+    if (name === 'MobileNetV2') expect(steps).toContain('conv_pair')
+    else expect(Object.values(choices)).toContain('tiles')
     session.dispose()
   })
 
@@ -34,10 +39,10 @@ describe('image classifiers with batch normalization of its own', () => {
         console.log(JSON.stringify(answers))
       })()`
     try {
-      const all = Object.values(models).map(([model]) => model)
+      const all = Object.values(models)
       const files = all.map((_, i) => path.join(folder, `${i}.onnx`))
       for (const [i, model] of all.entries()) await model.save(files[i] as string)
-      const input = floats([2, 3, 64, 64], 5)
+      const input = floats([2, 3, image, image], 5)
       const want = await Promise.all(all.map(async (model) => (await theirs(model, { input })).output))
       const given = JSON.stringify({ files, dims: input.dims, data: Array.from(input.data as Float32Array) })
       for (const tier of devices().cpu.tiers.filter((one) => one.supported && /^(scalar|avx2|avx512|neon)$/.test(one.name))) {

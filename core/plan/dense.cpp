@@ -78,7 +78,49 @@ struct Conv final : Step {
   }
 };
 
+struct ConvPair final : Step {
+  Operand x, weight, bias, next_weight, next_bias, out;
+  ConvProblem first, second;
+
+  WhittleStatus run(const RunContext& c) const override {
+    ConvProblem p = first, q = second;
+    p.x = c.at<const float>(x);
+    p.weight = c.at<const float>(weight);
+    p.bias = c.at<const float>(bias);
+    q.weight = c.at<const float>(next_weight);
+    q.bias = c.at<const float>(next_bias);
+    q.out = c.at<float>(out);
+    return conv_pair(p, q, c.threads);
+  }
+};
+
 }  // namespace
+
+// n h w, channels in and between, oh ow | kh kw, strides, dilations, pad top and left | both activations | x, packed, bias?,
+// weights and bias? of the depthwise one, out
+Step* make_conv_pair(PlanReader& r) {
+  auto s = std::make_unique<ConvPair>();
+  ConvProblem &a = s->first, &p = s->second;
+  a = p = {};
+  for (int64_t* v : {&p.n, &p.h, &p.w, &a.c, &p.c, &p.oh, &p.ow}) *v = r.size();
+  for (int64_t* v : {&p.kh, &p.kw, &p.stride_h, &p.stride_w, &p.dilation_h, &p.dilation_w}) *v = r.within(1, 1 << 20);
+  p.pad_top = r.within(0, 1 << 20);
+  p.pad_left = r.within(0, 1 << 20);
+  p.oc = p.groups = p.c;
+  a.activation = r.activation();
+  p.activation = r.activation();
+  if (!r.ok()) return nullptr;
+  const int64_t between = plan_product({p.n, p.h, p.w, p.c}), out = plan_product({p.n, p.oh, p.ow, p.c});
+  if (!r.require(between >= 0 && out >= 0, "sizes that do not fit")) return nullptr;
+  s->x = r.floats(plan_product({p.n, p.h, p.w, a.c}));
+  s->weight = r.packed(1, a.c, p.c);
+  r.require(!s->weight.sparse, "a pair of sparse weights");
+  s->bias = r.floats(p.c, true);
+  s->next_weight = r.floats(plan_product({p.kh, p.kw, p.c}));
+  s->next_bias = r.floats(p.c, true);
+  s->out = r.floats(out);
+  return s.release();
+}
 
 // m n k | batch, then batch x (a index, b index) if batch > 1 | a strides, a matrix stride, a matrices | the same for b |
 // packed | alpha, activation | a, b, bias?, residual?, c

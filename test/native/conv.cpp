@@ -246,6 +246,54 @@ WHITTLE_CHECK(conv) {
     }
   });
 
+  h.row("pairs of convolutions", [&] {
+    Rng rng = h.rng();
+    for (int round = 0; round < (h.lean() ? 2 : 8); round++) {
+      ConvProblem a = {}, p = {};
+      a.n = p.n = rng.between(1, 2);
+      a.h = a.oh = p.h = rng.between(1, 40);
+      a.w = a.ow = p.w = round % 2 ? rng.between(60, 90) : rng.between(1, 20);
+      a.c = rng.between(1, 9);
+      a.oc = p.c = p.oc = p.groups = round % 2 ? rng.between(90, 130) : rng.between(2, 40);
+      a.kh = a.kw = a.stride_h = a.stride_w = a.dilation_h = a.dilation_w = a.groups = 1;
+      p.kh = rng.between(1, 5);
+      p.kw = rng.between(1, 5);
+      p.stride_h = rng.between(1, 2);
+      p.stride_w = rng.between(1, 2);
+      p.dilation_h = rng.between(1, 2);
+      p.dilation_w = 1;
+      p.pad_top = rng.between(0, 3);
+      p.pad_left = rng.between(0, 3);
+      p.oh = out_size(p.h, p.pad_top + rng.between(0, 3), p.kh, p.stride_h, p.dilation_h);
+      p.ow = out_size(p.w, p.pad_left + rng.between(0, 3), p.kw, p.stride_w, 1);
+      if (p.oh == 0 || p.ow == 0) continue;
+      std::vector<float> weight(static_cast<size_t>(a.c * a.oc)), ready(static_cast<size_t>(gemm_packed_size(a.c, a.oc)));
+      std::vector<float> between(static_cast<size_t>(p.n * p.h * p.w * p.c)), want(static_cast<size_t>(p.n * p.oh * p.ow * p.oc));
+      Guarded<float> x(a.n * a.h * a.w * a.c), bias(p.c), taps(p.kh * p.kw * p.c), out(static_cast<int64_t>(want.size()));
+      fill(rng, weight.data(), a.c * a.oc);
+      fill(rng, x.data(), x.size());
+      fill(rng, bias.data(), p.c);
+      fill(rng, taps.data(), taps.size());
+      gemm_pack_b(a.c, a.oc, weight.data(), a.oc, 1, ready.data(), 1);
+      a.x = x.data();
+      a.weight = ready.data();
+      a.bias = bias.data();
+      a.activation = {round % 3 ? kActivationClip : kActivationHardswish, 0, 6};
+      a.out = between.data();
+      p.x = between.data();
+      p.weight = taps.data();
+      p.bias = round % 3 ? bias.data() : nullptr;
+      p.activation = {round % 2 ? kActivationClip : kActivationNone, 0, 6};
+      p.out = want.data();
+      h.expect(conv_f32(a, 1) == WHITTLE_OK && conv_f32(p, 1) == WHITTLE_OK, "refused");
+      p.out = out.data();
+      h.expect(conv_pair(a, p, static_cast<int>(rng.between(1, 2))) == WHITTLE_OK, "refused");
+      for (int64_t i = 0; i < out.size(); i++)
+        if (!h.expect(fabsf(out[i] - want[static_cast<size_t>(i)]) <= 1e-4f, "element %lld: %g, apart %g", (long long)i, out[i], want[static_cast<size_t>(i)])) return;
+      h.expect(out.intact(), "wrote outside of the image");
+    }
+  });
+
   h.row("convolutions by tiles", [&] {
     Rng rng = h.rng();
     for (int round = 0; round < (h.lean() ? 6 : 30); round++) {

@@ -48,6 +48,61 @@ function withoutTraces(weights: Float32Array): Float32Array {
   return weights
 }
 
+/** [oc][1][tap] to [tap][oc], each channel times its factor. */
+function byTap(weights: Float32Array, factors: Float64Array, oc: number, taps: number): Float32Array {
+  const to = new Float32Array(weights.length)
+  for (let o = 0; o < oc; o++) for (let t = 0; t < taps; t++) to[t * oc + o] = (weights[o * taps + t] as number) * (factors[o] as number)
+  return withoutTraces(to)
+}
+
+/** Bytes between a 1x1 convolution and a depthwise one from which on both go together, strip by strip. */
+const kBetween = 1 << 20
+
+/**
+ * Writes one step for a 1x1 convolution, which gives `name`, and the depthwise one that alone reads it, where what lies
+ * between them would not stay in cache. `first`: the sizes n, h, w, c of its input, its weights and the rest.
+ */
+function emitPair(
+  l: Lowering,
+  node: Node,
+  name: string,
+  oc: number,
+  first: { readonly sizes: readonly [number, number, number, number]; readonly activation: readonly number[]; readonly x: Memory; readonly weights: () => Memory; readonly bias: () => Memory | null },
+): boolean {
+  const [n, h, wide, c] = first.sizes
+  const next = l.soleUser(name)
+  if (n * h * wide * oc * 4 < kBetween || !next?.is('Conv') || next.inputs[0] !== name || next.int('group', 1) !== oc) return false
+  const [, wName, bName] = next.inputs as [string, string, string | undefined]
+  const w = l.constant(wName, next)
+  if (w?.type !== 'float32' || w.dims[0] !== oc || (bName && !l.constant(bName, next))) return false
+  const outDims = l.dims(next.outputs[0] as string, next)
+  const [, oh, ow] = imageOf(outDims)
+  const window = windowOf(next, l, w.dims.slice(2), l.dims(name, next).slice(2), outDims.slice(2))
+  const [kh, kw] = window.kernel
+  const order = channelsLast(outDims.length)
+  const map = takeAffines(l, next.outputs[0] as string, 1, oc)
+  const { activation, output } = takeEpilogue(l, map.output, order, false, next)
+  const bias = foldedBias(l, next, bName, map)
+  const key = `${next.outputs[0]} to ${map.output}`
+  const out = l.make('float32', outDims, order)
+  l.taken.add(next)
+  l.program.step(
+    'conv_pair',
+    node.label,
+    ...[n, h, wide, c, oc, oh, ow, kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1]],
+    ...first.activation,
+    ...activation,
+    first.x,
+    first.weights().at,
+    first.bias(),
+    l.constants.raw(`conv ${key}`, () => byTap(w.data as Float32Array, map.multiply, oc, kh * kw)),
+    bias.some((v) => v !== 0) ? l.constants.raw(`bias ${key}`, () => bias) : null,
+    out.memory,
+  )
+  l.define(output, out, next)
+  return true
+}
+
 /** A convolution with what follows it: batch normalization and other scales fold into the weights. */
 const conv: Lower = (node, l) => {
   if (convOfCodes(node, l)) return
@@ -95,12 +150,6 @@ const conv: Lower = (node, l) => {
       }
     return withoutTraces(to)
   }
-  const byTap = (): Float32Array => {
-    const to = new Float32Array(weights.length)
-    for (let o = 0; o < oc; o++)
-      for (let t = 0; t < taps; t++) to[t * oc + o] = (weights[o * taps + t] as number) * (map.multiply[o] as number)
-    return withoutTraces(to)
-  }
   let out = l.make('float32', outDims, order)
   const numbers = [n, h, wide, c, oh, ow, oc, kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1], groups]
   const shape = `conv f32 ${[...numbers, ...activation.slice(0, 1)].join(' ')}${hasBias ? ' bias' : ''}${residual ? ' residual' : ''}`
@@ -116,13 +165,22 @@ const conv: Lower = (node, l) => {
   ]
   if (depthwise) {
     const dense = { name: 'dense', cost: 0 } as Way
-    l.program.step('conv', node.label, ...step(dense, l.constants.raw(`conv ${key}`, byTap), l.constants, x.memory, null, out.memory))
+    l.program.step('conv', node.label, ...step(dense, l.constants.raw(`conv ${key}`, () => byTap(weights, map.multiply, oc, taps)), l.constants, x.memory, null, out.memory))
   } else {
     const m = n * oh * ow
     const ways =
       groups === 1
         ? waysOf(l, { key: `conv ${key}`, m, k: taps * ic, n: oc, row: oc, col: 1, raw: weights, data: arranged, gathered: taps > 1 })
         : [{ name: 'dense', cost: 0, weights: (constants: Constants) => constants.gemm(`conv ${key}`, groups, taps * ic, per, per, 1, arranged) }]
+    const plain = groups === 1 && taps === 1 && !residual && ways.length === 1 && h === oh && wide === ow && [...window.strides, 1 + window.pads[0], 1 + window.pads[1]].every((s) => s === 1)
+    const first = {
+      sizes: [n, h, wide, c] as const,
+      activation,
+      x: x.memory,
+      weights: () => (ways[0] as Way).weights(l.constants),
+      bias: () => (hasBias ? l.constants.raw(`bias ${key}`, () => bias) : null),
+    }
+    if (plain && emitPair(l, node, output, oc, first)) return
     if (groups === 1 && taps > 1 && window.dilations[1] === 1) {
       const cost = (ways[0] as Way).cost * (goesByRows(window, groups, c, ow, oc) ? 0.8 : 1.1)
       ways.splice(1, 0, { name: 'rows', cost, weights: (constants) => constants.gemm(`conv by rows ${key}`, kh, kw * ic, oc, oc, 1, arranged) })
