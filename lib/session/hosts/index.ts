@@ -5,7 +5,7 @@ import { foreignPart, type Host } from './host'
 import { images, pools } from './image'
 import { losses } from './loss'
 import { patches } from './patch'
-import { picking } from './pick'
+import { oddPicking, picking } from './pick'
 import { cumulation, layerNorms, reductions, sums, training } from './reduce'
 import { signals } from './signal'
 
@@ -13,7 +13,7 @@ export type { Foreign, Host, HostRun, HostScope, Inner } from './host'
 
 /** What always runs here: control flow, results whose shape depends on data, and ops that are rare. */
 const kAlways: Readonly<Record<string, Host>> = { ...control, ...picking, ...sums, ...losses, ...images, ...signals, ...patches }
-const kElse: Readonly<Record<string, Host>> = { ...reductions, ...cumulation, ...layerNorms, ...pools, ...conversions, ...bakeries }
+const kElse: Readonly<Record<string, Host>> = { ...reductions, ...cumulation, ...layerNorms, ...pools, ...conversions, ...bakeries, ...oddPicking }
 
 /** How a node runs that no plan can take; undefined for one that a plan takes. */
 export function hostOf(node: Node, graph: Graph, shapes: Shapes): Host | undefined {
@@ -45,7 +45,20 @@ function isOdd(node: Node, graph: Graph, shapes: Shapes): boolean {
     case 'AveragePool':
       return Boolean(node.outputs[1]) || type(0) !== 'float32' || (node.ints('kernel_shape')?.length ?? 0) > 2
     case 'Transpose':
+    case 'GatherElements':
+    case 'GatherND':
       return four(type(0))
+    case 'ScatterElements':
+    case 'Scatter':
+    case 'ScatterND':
+      return four(type(0)) || (node.string('reduction', 'none') !== 'none' && type(0) !== 'float32')
+    case 'TopK':
+      return !['float32', 'int64', 'int32'].includes(type(0) ?? '')
+    case 'Trilu':
+      return four(type(0)) || short(type(0))
+    case 'GroupNormalization':
+    case 'InstanceNormalization':
+      return type(0) !== 'float32' || ![1, 2].every((i) => graph.constant(node.inputs[i] ?? ''))
     case 'Cast':
     case 'CastLike':
       return [type(0), shapes.get(node.outputs[0] as string, graph)?.type].some((t) => four(t)) || short(type(0)) || short(shapes.get(node.outputs[0] as string, graph)?.type)

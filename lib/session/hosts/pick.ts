@@ -248,29 +248,39 @@ const nonMaxSuppression = plain((node, given, points, most, overlap, least) => {
   const limit = most ? Number(most.data[0]) : 0
   const [far, low] = [overlap ? Number(overlap.data[0]) : 0, least ? Number(least.data[0]) : -Infinity]
   const [batches, classes, n] = scores.dims as [number, number, number]
-  const corners = (b: number, i: number): [number, number, number, number] => {
-    const [p, q, r, s] = Array.from({ length: 4 }, (_, k) => Number(boxes.data[(b * n + i) * 4 + k])) as [number, number, number, number]
-    if (node.int('center_point_box', 0)) return [q - s / 2, p - r / 2, q + s / 2, p + r / 2]
-    return [Math.min(p, r), Math.min(q, s), Math.max(p, r), Math.max(q, s)]
+  // [y1, x1, y2, x2, area] of each box of an image
+  const corners = (b: number): Float64Array => {
+    const out = new Float64Array(n * 5)
+    for (let i = 0; i < n; i++) {
+      const [p, q, r, s] = [0, 1, 2, 3].map((k) => Number(boxes.data[(b * n + i) * 4 + k])) as [number, number, number, number]
+      const box = node.int('center_point_box', 0) ? [q - s / 2, p - r / 2, q + s / 2, p + r / 2] : [Math.min(p, r), Math.min(q, s), Math.max(p, r), Math.max(q, s)]
+      out.set(box, i * 5)
+      out[i * 5 + 4] = ((box[2] as number) - (box[0] as number)) * ((box[3] as number) - (box[1] as number))
+    }
+    return out
   }
-  const shared = (a: readonly number[], c: readonly number[]): number => {
-    const side = (i: number): number => Math.max(0, Math.min(a[i + 2] as number, c[i + 2] as number) - Math.max(a[i] as number, c[i] as number))
-    const area = (v: readonly number[]): number => ((v[2] as number) - (v[0] as number)) * ((v[3] as number) - (v[1] as number))
-    const both = side(0) * side(1)
-    return both / (area(a) + area(c) - both || 1)
+  const shared = (v: Float64Array, i: number, j: number): number => {
+    const [a, c] = [i * 5, j * 5]
+    const high = Math.min(v[a + 2] as number, v[c + 2] as number) - Math.max(v[a] as number, v[c] as number)
+    const wide = Math.min(v[a + 3] as number, v[c + 3] as number) - Math.max(v[a + 1] as number, v[c + 1] as number)
+    if (!(high > 0 && wide > 0)) return 0
+    const both = high * wide
+    return both / ((v[a + 4] as number) + (v[c + 4] as number) - both || 1)
   }
   const rows: number[] = []
-  for (let b = 0; b < batches; b++)
+  for (let b = 0; b < batches; b++) {
+    const all = corners(b)
     for (let c = 0; c < classes; c++) {
       const score = (i: number): number => Number(scores.data[(b * classes + c) * n + i])
       const order = Array.from({ length: n }, (_, i) => i).filter((i) => score(i) > low).sort((i, j) => score(j) - score(i) || i - j)
       const kept: number[] = []
       for (const i of order) {
         if (kept.length >= limit) break
-        if (kept.every((k) => shared(corners(b, k), corners(b, i)) <= far)) kept.push(i)
+        if (kept.every((k) => shared(all, k, i) <= far)) kept.push(i)
       }
       for (const i of kept) rows.push(b, c, i)
     }
+  }
   return [made('int64', [rows.length / 3, 3], rows)]
 })
 
@@ -309,17 +319,21 @@ const tfIdf = plain((node, given) => {
   return [made('float32', x.dims.length === 2 ? [rows, width] : [width], values)]
 })
 
-export const picking: Readonly<Record<string, Host>> = {
-  NonZero: nonZero,
-  Compress: compress,
+/** Where a step of a plan does not do. */
+export const oddPicking: Readonly<Record<string, Host>> = {
   GatherElements: gatherElements,
   ScatterElements: scatterElements,
   Scatter: scatterElements,
   GatherND: gatherND,
   ScatterND: scatterND,
   TopK: topK,
-  OneHot: oneHot,
   Trilu: trilu,
+}
+
+export const picking: Readonly<Record<string, Host>> = {
+  NonZero: nonZero,
+  Compress: compress,
+  OneHot: oneHot,
   Unique: unique,
   ReverseSequence: reverseSequence,
   EyeLike: eyeLike,

@@ -298,15 +298,13 @@ const det = plain((node, given) => {
 
 export const reductions: Readonly<Record<string, Host>> = Object.fromEntries(Object.keys(kFolds).map((op) => [op, reduce]))
 export const cumulation: Readonly<Record<string, Host>> = { CumSum: cumSum, ArgMax: argBest(1), ArgMin: argBest(-1) }
-export const layerNorms: Readonly<Record<string, Host>> = { LayerNormalization: layerNorm }
+export const layerNorms: Readonly<Record<string, Host>> = { LayerNormalization: layerNorm, GroupNormalization: groupNorm, InstanceNormalization: instanceNorm }
 export const training: Readonly<Record<string, Host>> = { BatchNormalization: batchNormInTraining }
 export const sums: Readonly<Record<string, Host>> = {
   Hardmax: hardmax,
   LRN: lrn,
   LpNormalization: lpNorm,
   MeanVarianceNormalization: meanVariance,
-  GroupNormalization: groupNorm,
-  InstanceNormalization: instanceNorm,
   Einsum: einsum,
   Det: det,
 }

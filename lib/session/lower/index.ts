@@ -3,6 +3,7 @@ import type { Lower } from '../lowering'
 import { attentions } from './attention'
 import { convolution } from './conv'
 import { elementwise } from './elementwise'
+import { indexing } from './indexing'
 import { layout } from './layout'
 import { product } from './matmul'
 import { norm } from './norm'
@@ -34,6 +35,7 @@ const kOps: Readonly<Record<string, Lower>> = {
   ...attentions,
   ...recurrents,
   ...quantization,
+  ...indexing,
 }
 
 /** How an op becomes steps; undefined for one that a session has no kernel for. */

@@ -1,7 +1,8 @@
+import { WhittleError } from '../../errors'
 import type { Node } from '../../model'
 import { sizeOf } from '../../tensor'
 import type { Lower, Lowering } from '../lowering'
-import { identity } from '../value'
+import { identity, type Value } from '../value'
 import { affineOf } from './epilogue'
 import { axisOf } from './layout'
 import { kReduce, reduceAxes } from './pool'
@@ -64,6 +65,34 @@ const batchNorm: Lower = (node, l) => {
   l.define(node.outputs[0] as string, { kind: 'value', type: 'float32', dims, order: identity(dims.length), memory: undefined, expression }, node)
 }
 
+/** Each group of channels of a sample normalized, then a scale and a shift a channel. */
+function groupNorm(instance: boolean): Lower {
+  return (node, l) => {
+    const name = node.outputs[0] as string
+    const v = l.lazy(node.inputs[0] as string, node)
+    l.float(v, node)
+    const { dims } = v
+    const channels = dims[1]
+    const groups = instance ? channels : node.int('num_groups', 1)
+    if (channels === undefined || groups === undefined || groups < 1 || channels % groups !== 0)
+      throw new WhittleError('ERR_MODEL_FORMAT', node.label, `${node.opType} ${node.label}: ${channels ?? 'no'} channels in ${groups ?? 'no'} groups`)
+    const n = sizeOf(dims) / ((dims[0] as number) * groups || 1)
+    const x = l.rowMajor(v, node)
+    const normal = l.make('float32', dims)
+    l.program.step('layer_norm', node.label, n === 0 ? 0 : (dims[0] as number) * groups, n, node.float('epsilon', 1e-5), x.memory, null, null, normal.memory)
+    const vector = (i: number): Value => {
+      const t = l.constant(node.inputs[i], node)
+      if (!t || t.type !== 'float32' || (t.data.length !== channels && t.data.length !== groups)) return l.unsupported(node, 'a scale or bias of another form')
+      // Up to opset 20 a group has one scale, from 21 on a channel.
+      const data = (): Float32Array => Float32Array.from({ length: channels }, (_, c) => Number(t.data[t.data.length === channels ? c : Math.floor((c * groups) / channels)]))
+      const memory = l.constants.raw(`group ${i} ${name}`, data)
+      return { kind: 'value', type: 'float32', dims: [channels, ...dims.slice(2).map(() => 1)], order: identity(dims.length - 1), memory }
+    }
+    const scaled = { op: 'mul', a: normal, b: vector(1) }
+    l.define(name, { kind: 'value', type: 'float32', dims, order: identity(dims.length), memory: undefined, expression: { op: 'add', a: scaled, b: vector(2) } }, node)
+  }
+}
+
 /** Every element reduced by itself. */
 function eachAlone(l: Lowering, node: Node, kind: number): void {
   const name = node.outputs[0] as string
@@ -88,6 +117,8 @@ export const norm: Readonly<Record<string, Lower>> = {
   LogSoftmax: softmax(true),
   LayerNormalization: layerNorm,
   BatchNormalization: batchNorm,
+  GroupNormalization: groupNorm(false),
+  InstanceNormalization: groupNorm(true),
   ReduceSum: reduce(kReduce.sum),
   ReduceMean: reduce(kReduce.mean),
   ReduceMax: reduce(kReduce.max),
