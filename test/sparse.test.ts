@@ -411,7 +411,8 @@ test('a product given its out leaves memory as it was', () => {
     for (let i = 0; i < 100; i++) spmm(s, x, { out })
     global.gc()
     const after = process.memoryUsage()
-    console.log(after.arrayBuffers === before.arrayBuffers, after.rss - before.rss < 4e6)`
+    // Less is possible: what the collector still held the first time.
+    console.log(after.arrayBuffers <= before.arrayBuffers, after.rss - before.rss < 4e6)`
   const r = spawnSync(process.execPath, ['--expose-gc', '-e', script], { encoding: 'utf8' })
   expect(r.stderr + r.stdout.trim()).toBe('true true')
 })

@@ -2,6 +2,7 @@
 // Work goes by groups of kGroup vectors, as many as one store of bytes takes; a tail is padded with 0 and scale 1.
 // All arithmetic is that of scalar.cpp, in the same order, so codes and values agree bit for bit.
 #pragma once
+#include <stdint.h>
 #include <string.h>
 
 #include "core/quantize.h"
@@ -12,7 +13,9 @@ namespace {
 // `floats` from p on will be read soon: one stream of loads alone does not get all that memory gives.
 static inline void read_soon(const float* p, int floats) {
 #if defined(__GNUC__) || defined(__clang__)
-  for (int i = 0; i < floats; i += 16) __builtin_prefetch(p + 768 + i);
+  // As a number: the address may lie beyond the array.
+  const uintptr_t ahead = reinterpret_cast<uintptr_t>(p) + 768 * sizeof(float);
+  for (int i = 0; i < floats; i += 16) __builtin_prefetch(reinterpret_cast<const void*>(ahead + static_cast<uintptr_t>(i) * sizeof(float)));
 #else
   (void)p;
   (void)floats;
