@@ -62,51 +62,48 @@ const void* data_of(napi_env env, Args& args, size_t at, int64_t* bytes) {
   return data;
 }
 
-// sessionConstant(handle, kind, data, groups, k, n, row, col) → its number, -1 if it cannot be had
-napi_value session_constant(napi_env env, napi_callback_info info) {
+// The number that `add` answers for the session of the first argument and the arguments behind it; -1 if it cannot be had.
+template <class Add>
+napi_value constant_number(napi_env env, napi_callback_info info, const Add& add) {
   Args args(env, info);
   HandleUse use;
   int64_t number = -1;
-  if (use.read(args, HandleKind::session) && use.object()) {
+  if (use.read(args, HandleKind::session) && use.object()) number = add(args, static_cast<PlanModel*>(use.object()));
+  napi_value v = nullptr;
+  napi_create_int64(env, number, &v);
+  return v;
+}
+
+// sessionConstant(handle, kind, data, groups, k, n, row, col) → its number, -1 if it cannot be had
+napi_value session_constant(napi_env env, napi_callback_info info) {
+  return constant_number(env, info, [env](Args& args, PlanModel* model) -> int64_t {
     const auto kind = static_cast<ConstantKind>(args.small());
     int64_t bytes = 0;
     const void* data = data_of(env, args, 2, &bytes);
     const int64_t groups = args.integer(), k = args.integer(), n = args.integer(), row = args.integer(), col = args.integer();
-    if (args.ok()) number = static_cast<PlanModel*>(use.object())->add_constant(kind, data, bytes, groups, k, n, row, col);
-  }
-  napi_value v = nullptr;
-  napi_create_int64(env, number, &v);
-  return v;
+    return args.ok() ? model->add_constant(kind, data, bytes, groups, k, n, row, col) : -1;
+  });
 }
 
 // sessionWeight(handle, k, n, block, withOffset, numbers, codes, scales, zeros) → its number, -1 if it cannot be had
 napi_value session_weight(napi_env env, napi_callback_info info) {
-  Args args(env, info);
-  HandleUse use;
-  int64_t number = -1;
-  if (use.read(args, HandleKind::session) && use.object()) {
+  return constant_number(env, info, [](Args& args, PlanModel* model) -> int64_t {
     const int64_t k = args.integer(), n = args.integer(), block = args.integer();
     const bool with_offset = args.flag();
     const double* p = args.array<double>(kWeightParams);
     WeightSource source = {};
-    if (args.ok() && k >= 0 && n >= 0 && block > 0 && (weight_format(p) == kWeightInt4 || weight_format(p) == kWeightInt8) &&
-        read_weight_source(args, p, weight_format(p), k, n, k == 0 ? 0 : (k + block - 1) / block, &source))
-      number = static_cast<PlanModel*>(use.object())
-                   ->add_weight(
-                       weight_format(p), k, n, block, with_offset,
-                       [](void* from, PackedWeight* w) { return fill_packed_weight(*static_cast<WeightSource*>(from), 0, w); }, &source);
-  }
-  napi_value v = nullptr;
-  napi_create_int64(env, number, &v);
-  return v;
+    if (!args.ok() || k < 0 || n < 0 || block <= 0 || (weight_format(p) != kWeightInt4 && weight_format(p) != kWeightInt8) ||
+        !read_weight_source(args, p, weight_format(p), k, n, k == 0 ? 0 : (k + block - 1) / block, &source))
+      return -1;
+    return model->add_weight(
+        weight_format(p), k, n, block, with_offset,
+        [](void* from, PackedWeight* w) { return fill_packed_weight(*static_cast<WeightSource*>(from), 0, w); }, &source);
+  });
 }
 
 // sessionSparse(handle, kind, data, k, n, row, col, format, r, c, n of m, m, columns) → its number, -1 if it cannot be had
 napi_value session_sparse(napi_env env, napi_callback_info info) {
-  Args args(env, info);
-  HandleUse use;
-  int64_t number = -1;
-  if (use.read(args, HandleKind::session) && use.object()) {
+  return constant_number(env, info, [env](Args& args, PlanModel* model) -> int64_t {
     const auto kind = static_cast<ConstantKind>(args.small());
     int64_t bytes = 0;
     const void* data = data_of(env, args, 2, &bytes);
@@ -115,11 +112,8 @@ napi_value session_sparse(napi_env env, napi_callback_info info) {
     for (int32_t* v : {&layout.format, &layout.r, &layout.c, &layout.n, &layout.m}) *v = args.small();
     layout.columns = args.integer();
     const bool known = kind == ConstantKind::sparse || kind == ConstantKind::sparse_int8;
-    if (args.ok() && known) number = static_cast<PlanModel*>(use.object())->add_sparse(kind, data, bytes, k, n, row, col, layout);
-  }
-  napi_value v = nullptr;
-  napi_create_int64(env, number, &v);
-  return v;
+    return args.ok() && known ? model->add_sparse(kind, data, bytes, k, n, row, col, layout) : -1;
+  });
 }
 
 // sessionCensus(data, k, n, row, col) → [non-zeros, blocks of each of kSparseShapes, 1 for each of kSparsePatterns that holds] of

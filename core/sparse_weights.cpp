@@ -27,17 +27,27 @@ bool sparse_rows(bool codes, const void* data, int64_t k, int64_t n, int64_t row
   return true;
 }
 
-WhittleStatus sparse_gemm(const SparseMatrix& w, const GemmProblem& g, int threads) {
+namespace {
+
+// What both products say alike: activations lie by rows, one batch.
+SparseArgs product_of(const SparseMatrix& w, const void* x, int64_t rows, const Activation& activation, void* out, int threads) {
   SparseArgs a = {};
   a.w = &w;
-  a.x = g.a;
+  a.x = x;
   a.by_rows = true;
   a.batch = 1;
-  a.columns = g.m;
-  a.bias = g.bias;
-  a.activation = g.activation;
-  a.out = g.c;
+  a.columns = rows;
+  a.activation = activation;
+  a.out = out;
   a.threads = threads;
+  return a;
+}
+
+}  // namespace
+
+WhittleStatus sparse_gemm(const SparseMatrix& w, const GemmProblem& g, int threads) {
+  SparseArgs a = product_of(w, g.a, g.m, g.activation, g.c, threads);
+  a.bias = g.bias;
   a.fill = g.fill;
   a.fill_context = g.fill_context;
   a.residual = g.source;
@@ -45,17 +55,9 @@ WhittleStatus sparse_gemm(const SparseMatrix& w, const GemmProblem& g, int threa
 }
 
 WhittleStatus sparse_gemm_int8(const SparseMatrix& w, const GemmInt8Args& g) {
-  SparseArgs a = {};
-  a.w = &w;
-  a.x = g.a;
-  a.by_rows = true;
-  a.batch = 1;
-  a.columns = g.m;
+  SparseArgs a = product_of(w, g.a, g.m, g.activation, g.out, g.threads);
   a.bias = g.bias_float;
   a.bias_int = g.bias_int;
-  a.activation = g.activation;
-  a.out = g.out;
-  a.threads = g.threads;
   a.x_signed = g.a_signed;
   a.x_zero = g.a_zero;
   a.x_scale = g.a_scale;
