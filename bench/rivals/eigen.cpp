@@ -6,14 +6,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include <chrono>
 #include <fstream>
-#include <iostream>
-#include <string>
 #include <vector>
 
 #include <Eigen/Core>
 #include <Eigen/SparseCore>
+
+#include "serve.h"
 
 typedef Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> Dense;
 typedef Eigen::SparseMatrix<float, Eigen::RowMajor> Sparse;
@@ -36,20 +35,7 @@ int main(int argc, char** argv) {
     if (columns == 1) line.noalias() = w * column;
     else y.noalias() = w * x;
   };
-  printf("ok %d.%d.%d\n", EIGEN_WORLD_VERSION, EIGEN_MAJOR_VERSION, EIGEN_MINOR_VERSION);
-  fflush(stdout);
-  std::string command, argument;
-  while (std::cin >> command >> argument) {
-    if (command == "run") {
-      const int repeats = atoi(argument.c_str());
-      const auto start = std::chrono::steady_clock::now();
-      for (int i = 0; i < repeats; i++) multiply();
-      printf("ok %.9g\n", std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count() / repeats);
-    } else {
-      const float* from = columns == 1 ? line.data() : y.data();
-      std::ofstream(argument, std::ios::binary).write(reinterpret_cast<const char*>(from), rows * columns * 4);
-      printf("ok\n");
-    }
-    fflush(stdout);
-  }
+  char version[32];
+  snprintf(version, sizeof version, "%d.%d.%d", EIGEN_WORLD_VERSION, EIGEN_MAJOR_VERSION, EIGEN_MINOR_VERSION);
+  serve(version, multiply, columns == 1 ? line.data() : y.data(), rows * columns);
 }

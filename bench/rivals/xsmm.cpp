@@ -4,14 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include <chrono>
 #include <fstream>
-#include <iostream>
-#include <string>
 #include <vector>
 
 #include <libxsmm.h>
 #include <omp.h>
+
+#include "serve.h"
 
 static std::vector<float> read(const char* path, int64_t count) {
   std::vector<float> v(static_cast<size_t>(count));
@@ -39,20 +38,6 @@ int main(int argc, char** argv) {
         libxsmm_spmdm_compute_fp32_thread(&handle, 'N', 'N', &one, slices, x.data(), 'N', &zero, y.data(), i, me, threads);
     }
   };
-  printf("ok %s\n", LIBXSMM_VERSION);
-  fflush(stdout);
-  std::string command, argument;
-  while (std::cin >> command >> argument) {
-    if (command == "run") {
-      const int repeats = atoi(argument.c_str());
-      const auto start = std::chrono::steady_clock::now();
-      for (int i = 0; i < repeats; i++) multiply();
-      printf("ok %.9g\n", std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count() / repeats);
-    } else {
-      std::ofstream(argument, std::ios::binary).write(reinterpret_cast<const char*>(y.data()), static_cast<int64_t>(y.size()) * 4);
-      printf("ok\n");
-    }
-    fflush(stdout);
-  }
+  serve(LIBXSMM_VERSION, multiply, y.data(), static_cast<int64_t>(y.size()));
   libxsmm_spmdm_destroy(&handle);
 }
