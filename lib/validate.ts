@@ -66,8 +66,35 @@ export function string(value: unknown, parameter: string): string {
 
 /** @internal */
 export function oneOf<T extends string>(value: unknown, parameter: string, allowed: readonly T[]): T {
-  if (!allowed.includes(value as T)) fail('ERR_RANGE', parameter, `one of ${allowed.map((a) => `'${a}'`).join(', ')}`, value)
+  if (!allowed.includes(value as T))
+    fail('ERR_RANGE', parameter, `one of ${allowed.map((a) => `'${a}'`).join(', ')}${nearest(value, allowed)}`, value)
   return value as T
+}
+
+/** @internal `, perhaps 'x'` for the name of `names` that was probably meant, `''` if none is near. */
+export function nearest(given: unknown, names: readonly string[]): string {
+  if (typeof given !== 'string' || given.length > 64) return ''
+  const found = names
+    .map((name) => ({ name, distance: edits(given.toLowerCase(), name.toLowerCase()) }))
+    .filter(({ name, distance }) => distance <= Math.max(1, Math.floor(Math.max(name.length, given.length) / 3)))
+    .sort((a, b) => a.distance - b.distance)[0]
+  return found ? `, perhaps '${found.name}'` : ''
+}
+
+/** Insertions, deletions, replacements and swaps of neighbours that turn a into b. */
+function edits(a: string, b: string): number {
+  const rows = [Array.from({ length: b.length + 1 }, (_, j) => j)]
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i]
+    const above = rows[i - 1]!
+    for (let j = 1; j <= b.length; j++) {
+      let best = Math.min(above[j]! + 1, row[j - 1]! + 1, above[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1))
+      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) best = Math.min(best, rows[i - 2]![j - 2]! + 1)
+      row.push(best)
+    }
+    rows.push(row)
+  }
+  return rows[a.length]![b.length]!
 }
 
 /** @internal A plain options object; unknown keys are refused so that a typing error never passes silently. */
@@ -77,7 +104,11 @@ export function options<K extends string>(value: unknown, parameter: string, key
     fail('ERR_DTYPE', parameter, 'an object', value)
   for (const key of Object.keys(value))
     if (!keys.includes(key as K))
-      throw new WhittleError('ERR_RANGE', `${parameter}.${key}`, `${parameter}.${key}: unknown option; known are ${keys.join(', ')}`)
+      throw new WhittleError(
+        'ERR_RANGE',
+        `${parameter}.${key}`,
+        `${parameter}.${key}: unknown option${nearest(key, keys)}; known are ${keys.join(', ')}`,
+      )
   return value as Partial<Record<K, unknown>>
 }
 

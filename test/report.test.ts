@@ -26,6 +26,8 @@ const report = (layers: LayerReport[]): CompressReport => ({
   after: { bytes: 260_000, parameters: 250_100, accuracy: 0.968, latency: 10.1 },
   steps: [{ step: 'quantize', summary: 'Quantized.', seconds: 0.1, layers }],
   limits: [{ name: 'bytes', limit: 300_000, actual: 260_000, met: true }],
+  blame: [],
+  attempts: [],
   seconds: 0.2,
 })
 

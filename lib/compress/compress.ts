@@ -1,5 +1,6 @@
 import path from 'node:path'
 
+import { WhittleError } from '../errors'
 import type { Model as ModelType } from '../model/model'
 import { Model } from '../model/model'
 import { foldConstantNodes } from '../model/fold'
@@ -7,18 +8,20 @@ import type { CompressReport, ModelFigures, StepReport } from '../report/types'
 import { fail, options as checkOptions } from '../validate'
 import { version } from '../version'
 import { KeepBudget, Scratch } from './computed'
-import { checkMeasurable, enforce, judge, measure, type Evaluate } from './gate'
-import { dedupePass } from './passes/dedupe'
-import type { Memory, PassResult } from './passes/pass'
-import { prunePass } from './passes/prune'
-import { quantizePass } from './passes/quantize'
+import { settle } from './backoff'
+import { Calibration, type CalibrationData } from './calibration'
+import { checkMeasurable, measure, type Evaluate } from './gate'
+import { passOf, type ResolvedStep } from './passes'
 import { Run, type Progress } from './progress'
-import { resolveLimits, resolveRecipe, type Limits, type Preset, type Recipe, type ResolvedStep } from './recipe'
+import { resolveLimits, resolveRecipe, type Limits, type Preset, type Recipe } from './recipe'
 
 export interface CompressOptions {
-  /** Inputs to calibrate on, for steps that need them. None of the present steps does. */
-  readonly calibration?: Iterable<unknown> | AsyncIterable<unknown>
-  /** Judges the original, then the result. Its figures go to the report and are what `limits` bound. */
+  /** Inputs to calibrate on, for steps that need them; with them the report tells each layer's signal-to-noise ratio. */
+  readonly calibration?: CalibrationData
+  /**
+   * Judges the original, then the result. Its figures go to the report and are what `limits` bound. Where the limit on accuracy
+   * is missed it judges further models, in which the worst layers are left as they were: 1, 2, 4, … of them until it is met.
+   */
   readonly evaluate?: Evaluate
   /** Added to the recipe's own limits; the same name here wins. */
   readonly limits?: Limits
@@ -58,10 +61,11 @@ export async function compress(
   options: CompressOptions = {},
 ): Promise<CompressResult> {
   const start = performance.now()
-  const { evaluate, limits: given, onProgress, signal } = readOptions(options)
+  const { calibration, evaluate, limits: given, onProgress, signal } = readOptions(options)
   const resolved = resolveRecipe(recipe)
   const limits = { ...resolved.limits, ...resolveLimits(given, 'limits') }
   checkMeasurable(limits, evaluate)
+  checkNeeds(resolved.steps, calibration)
   const run = new Run(onProgress, signal)
   await run.tell('load', 0, 1, typeof input === 'string' ? input : '')
   const loaded = isModel(input) ? undefined : await Model.load(input)
@@ -72,32 +76,33 @@ export async function compress(
       ...sizeOfModel(original),
       ...(evaluate ? await measure(original.clone(), 'original', evaluate, limits, run) : {}),
     }
-    const model = original.clone()
-    foldConstantNodes(model)
-    const memory = { keep: new KeepBudget(), scratch: new Scratch() }
-    const steps: StepReport[] = []
-    for (const step of resolved.steps) {
-      const began = performance.now()
-      const { layers, summary } = await pass(model, step, run, memory)
-      steps.push({ step: step.step, summary, seconds: secondsSince(began), layers })
-    }
-    model.graph.removeDeadInitializers()
-    model.check()
-    const size = sizeOfModel(model)
-    enforce(judge({ ...(limits.bytes === undefined ? {} : { bytes: limits.bytes }) }, before, size))
-    const after = { ...size, ...(evaluate ? await measure(model.clone(), 'compressed', evaluate, limits, run) : {}) }
-    const judged = judge(limits, before, after)
-    enforce(judged)
+    const base = original.clone()
+    foldConstantNodes(base)
+    const settled = await settle({ original: base, before, limits, evaluate, calibration, run }, async (spared) => {
+      const model = base.clone()
+      const context = { run, calibration, spared, memory: { keep: new KeepBudget(), scratch: new Scratch() } }
+      const steps: StepReport[] = []
+      for (const step of resolved.steps) {
+        const began = performance.now()
+        const { layers, summary } = await passOf(step).apply(model, step, context)
+        steps.push({ step: step.step, summary, seconds: secondsSince(began), layers })
+      }
+      model.graph.removeDeadInitializers()
+      model.check()
+      return { model, steps, size: sizeOfModel(model) }
+    })
     return {
-      model,
+      model: settled.model,
       report: {
         version: version(),
         model: typeof input === 'string' ? path.parse(input).name : 'model',
         recipe: { ...resolved, limits },
         before,
-        after,
-        steps,
-        limits: judged,
+        after: settled.after,
+        steps: settled.steps,
+        limits: settled.limits,
+        blame: settled.blame,
+        attempts: settled.attempts,
         seconds: secondsSince(start),
       },
     }
@@ -107,15 +112,15 @@ export async function compress(
   }
 }
 
-function pass(model: ModelType, step: ResolvedStep, run: Run, memory: Memory): Promise<PassResult> {
-  switch (step.step) {
-    case 'quantize':
-      return quantizePass(model, step, run, memory)
-    case 'prune':
-      return prunePass(model, step, run, memory)
-    case 'dedupe':
-      return dedupePass(model, run)
-  }
+/** Says before any work is done what a step lacks. */
+function checkNeeds(steps: readonly ResolvedStep[], calibration: Calibration | undefined): void {
+  for (const [i, step] of steps.entries())
+    if (!calibration && passOf(step).needs(step).includes('calibration'))
+      throw new WhittleError(
+        'ERR_RANGE',
+        'options.calibration',
+        `options.calibration: recipe.steps[${i}] (${step.step}) needs inputs to calibrate on, got none`,
+      )
 }
 
 const secondsSince = (start: number): number => Math.round(performance.now() - start) / 1000
@@ -130,7 +135,11 @@ function isModel(input: unknown): input is ModelType {
   )
 }
 
-function readOptions(value: unknown): CompressOptions {
+interface Options extends Omit<CompressOptions, 'calibration'> {
+  readonly calibration: Calibration | undefined
+}
+
+function readOptions(value: unknown): Options {
   const given = checkOptions(value, 'options', ['calibration', 'evaluate', 'limits', 'onProgress', 'signal'])
   for (const name of ['evaluate', 'onProgress'] as const)
     if (given[name] !== undefined && typeof given[name] !== 'function')
@@ -138,12 +147,5 @@ function readOptions(value: unknown): CompressOptions {
   const { signal, calibration } = given as { signal?: unknown; calibration?: unknown }
   if (signal !== undefined && typeof (signal as AbortSignal | null)?.aborted !== 'boolean')
     fail('ERR_DTYPE', 'options.signal', 'an AbortSignal', signal)
-  const iterable = calibration as { [Symbol.iterator]?: unknown; [Symbol.asyncIterator]?: unknown } | null | undefined
-  if (
-    calibration !== undefined &&
-    typeof iterable?.[Symbol.iterator] !== 'function' &&
-    typeof iterable?.[Symbol.asyncIterator] !== 'function'
-  )
-    fail('ERR_DTYPE', 'options.calibration', 'an iterable of inputs', calibration)
-  return given as CompressOptions
+  return { ...(given as CompressOptions), calibration: calibration === undefined ? undefined : Calibration.from(calibration) }
 }

@@ -78,15 +78,14 @@ export function judge(limits: Limits, before: ModelFigures, after: ModelFigures)
   return found
 }
 
-/** @internal Throws `ERR_LIMIT` and says all that was missed. */
-export function enforce(limits: readonly LimitReport[]): void {
+/** @internal Throws `ERR_LIMIT` and says all that was missed, and under what `circumstances`. */
+export function enforce(limits: readonly LimitReport[], circumstances = ''): never {
   const missed = limits.filter((l) => !l.met)
-  if (missed.length === 0) return
   const text = missed.map(({ name, limit, actual }) => {
     const show = name === 'bytes' ? bytes : name === 'latency' ? milliseconds : short
     // Where rounding would make both look the same, say the plain numbers.
     const [a, b] = show(actual) === show(limit) ? [String(actual), String(limit)] : [show(actual), show(limit)]
     return `${name} is ${a}, the limit is ${b}`
   })
-  throw new WhittleError('ERR_LIMIT', `limits.${missed[0]!.name}`, `limits: ${text.join('; ')}; nothing was written`)
+  throw new WhittleError('ERR_LIMIT', `limits.${missed[0]!.name}`, `limits: ${text.join('; ')}${circumstances && ` ${circumstances}`}; nothing was written`)
 }

@@ -2,7 +2,19 @@ import { WhittleError } from '../errors'
 
 /** What `onProgress` hears, a few times for each step. */
 export interface Progress {
-  readonly phase: 'load' | 'quantize' | 'prune' | 'dedupe' | 'evaluate' | 'measure'
+  readonly phase:
+    | 'load'
+    | 'fold'
+    | 'equalize'
+    | 'prune'
+    | 'factorize'
+    | 'quantize'
+    | 'codebook'
+    | 'repair'
+    | 'dedupe'
+    | 'calibrate'
+    | 'evaluate'
+    | 'measure'
   /** Finished and all units of this phase. */
   readonly done: number
   readonly total: number

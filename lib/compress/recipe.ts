@@ -1,75 +1,8 @@
 import { parseDocument } from 'yaml'
 
 import { WhittleError } from '../errors'
-import type { Pattern, Scope } from '../kernels/select'
-import { fail, finite, integer, oneOf, options, string } from '../validate'
-import { parseSelector, type LayerSelector, type Layers } from './selectors'
-
-/** How quantized weights are written; see {@link QuantizeStep.storage}. */
-export type Storage = 'folded' | 'qdq'
-
-/**
- * Weight-only quantization in standard ONNX ops: symmetric, codes ±(2^(bits−1)−1), nearest even, true division.
- */
-export interface QuantizeStep {
-  readonly step: 'quantize'
-  /** 2 to 8, default 8. 5 to 8 bits lie in an int8 tensor, 2 to 4 bits two values to a byte. */
-  readonly bits?: number
-  /**
-   * `'folded'` (default) writes ops that onnxruntime evaluates once, when it loads the model (int8: `Cast` → `Mul`,
-   * at the opset the file has): the run is as fast as float. `'qdq'` writes `DequantizeLinear` (opset 13, blocks 21),
-   * which tools look for, but which onnxruntime evaluates anew in every run unless the session option
-   * `extra: { session: { disable_quant_qdq: '1' } }` is set.
-   */
-  readonly storage?: Storage
-  /**
-   * Values along the reduction that share a scale; 0 is one scale an output channel. Default 0 for 5 to 8 bits and 32
-   * for fewer. A weight whose reduction it does not divide takes the largest divisor below it, down to 8; without one it
-   * falls back to int8 per channel, and the report says so.
-   */
-  readonly blockSize?: number
-  /**
-   * Largest relative error ‖w − ŵ‖₂ / ‖w‖₂ of one weight; beyond it the weight stays float and the report names it.
-   * Default by bits, 8 to 2: 0.03, 0.05, 0.08, 0.12, 0.15, 0.35, 0.8. It keeps
-   * single weights from breaking; how many small errors a network bears only `evaluate` can tell.
-   */
-  readonly maxError?: number
-  /** A weight with NaN or an infinity: `'error'` (default) throws `ERR_RANGE` with its name, `'keep'` leaves it float. */
-  readonly nonFinite?: 'error' | 'keep'
-  /** Default: every Conv, ConvTranspose, Gemm, MatMul, Gather, LSTM, GRU and RNN weight of at least 256 values. */
-  readonly layers?: Layers
-}
-
-/** Magnitude pruning: the least important weights become zero; shapes stay. */
-export interface PruneStep {
-  readonly step: 'prune'
-  /** Share of weights to remove, 0 to 1. Needed, except with an `n:m` pattern, which implies it. */
-  readonly sparsity?: number
-  /** Default `'unstructured'`. `'n:m'` keeps n of every m values along the reduction. Blocks are rows × columns of the weight seen as [outputs, reduction]. */
-  readonly pattern?: Pattern
-  /**
-   * `'uniform'` (default): the ratio holds in every layer; `'global'`: one threshold for all chosen layers;
-   * `'balanced'`: the ratio holds in every row.
-   */
-  readonly scope?: Scope
-  /** Score: `'l1'` (default, absolute value) or `'l2'`; they differ where a block or channel is scored as one. */
-  readonly criterion?: 'l1' | 'l2'
-  /**
-   * What the columns of blocks and the groups of `n:m` run along. `'reduction'` (default): all products of a sum as they lie,
-   * which in a convolution larger than 1 x 1 are taps of one input channel after the other. `'inputs'`: input channels, each tap
-   * of a kernel apart; the form that `Session` runs fastest.
-   */
-  readonly along?: 'reduction' | 'inputs'
-  /** Default: Conv, ConvTranspose, Gemm and MatMul weights of at least 256 values. */
-  readonly layers?: Layers
-}
-
-/** Equal initializers are stored once. Changes no number. */
-export interface DedupeStep {
-  readonly step: 'dedupe'
-}
-
-export type Step = QuantizeStep | PruneStep | DedupeStep
+import { fail, finite, nearest, options, string } from '../validate'
+import { passes, type ResolvedStep, type Step, type Storage } from './passes'
 
 /** Bounds that the result must keep; see `compress`. */
 export interface Limits {
@@ -100,18 +33,6 @@ export type Preset = keyof typeof kPresets
 /** Every {@link Preset}. */
 export const presets = Object.freeze(Object.keys(kPresets)) as readonly Preset[]
 
-/** Error budget by bits, see {@link QuantizeStep.maxError}. */
-const kMaxError: Readonly<Record<number, number>> = { 8: 0.03, 7: 0.05, 6: 0.08, 5: 0.12, 4: 0.15, 3: 0.35, 2: 0.8 }
-
-/** @internal A step with every default written out: what the report holds, so that it replays exactly. */
-export type ResolvedQuantize = Required<Omit<QuantizeStep, 'layers'>> & { readonly layers: LayerSelector }
-
-/** @internal */
-export type ResolvedPrune = Required<Omit<PruneStep, 'layers'>> & { readonly layers: LayerSelector }
-
-/** @internal */
-export type ResolvedStep = ResolvedQuantize | ResolvedPrune | DedupeStep
-
 /** @internal */
 export interface ResolvedRecipe {
   readonly name: string
@@ -135,7 +56,7 @@ export function resolveRecipe(value: unknown): ResolvedRecipe {
     return {
       name: value,
       limits: {},
-      steps: kPresets[value as Preset].map((s, i) => resolveStep(s, `recipe.steps[${i}]`)),
+      steps: (kPresets[value as Preset] as readonly Step[]).map((s, i) => resolveStep(s, `recipe.steps[${i}]`)),
     }
   }
   if (value === undefined) fail('ERR_DTYPE', 'recipe', 'a preset name or a recipe', value)
@@ -158,93 +79,16 @@ export function resolveLimits(value: unknown, parameter: string): Limits {
   return { ...number('accuracyDrop'), ...number('bytes'), ...number('latency') }
 }
 
-const kSteps = ['quantize', 'prune', 'dedupe'] as const
-
 function resolveStep(value: unknown, parameter: string): ResolvedStep {
   if (value === null || typeof value !== 'object' || Array.isArray(value))
     fail('ERR_DTYPE', parameter, "a step such as { step: 'quantize' }", value)
-  const kind = oneOf((value as { step?: unknown }).step, `${parameter}.step`, kSteps)
-  if (kind === 'quantize') return resolveQuantize(value, parameter)
-  if (kind === 'prune') return resolvePrune(value, parameter)
-  options(value, parameter, ['step'])
-  return { step: 'dedupe' }
-}
-
-function resolveQuantize(value: object, parameter: string): ResolvedQuantize {
-  const given = options(value, parameter, ['step', 'bits', 'storage', 'blockSize', 'maxError', 'nonFinite', 'layers'])
-  const bits = given.bits === undefined ? 8 : integer(given.bits, `${parameter}.bits`, 2, 8)
-  const blockSize =
-    given.blockSize === undefined
-      ? bits <= 4
-        ? 32
-        : 0
-      : integer(given.blockSize, `${parameter}.blockSize`, 0, 2 ** 20)
-  if (blockSize > 0 && blockSize < 8)
-    fail('ERR_RANGE', `${parameter}.blockSize`, '0 (per channel) or at least 8', blockSize)
-  return {
-    step: 'quantize',
-    bits,
-    storage: given.storage === undefined ? 'folded' : oneOf(given.storage, `${parameter}.storage`, ['folded', 'qdq']),
-    blockSize,
-    maxError: given.maxError === undefined ? kMaxError[bits]! : finite(given.maxError, `${parameter}.maxError`, 0),
-    nonFinite:
-      given.nonFinite === undefined ? 'error' : oneOf(given.nonFinite, `${parameter}.nonFinite`, ['error', 'keep']),
-    layers: parseSelector(given.layers, `${parameter}.layers`),
+  const { step } = value as { step?: unknown }
+  const pass = passes.find((p) => p.name === step)
+  if (!pass) {
+    const names = passes.map((p) => p.name)
+    fail('ERR_RANGE', `${parameter}.step`, `one of ${names.map((n) => `'${n}'`).join(', ')}${nearest(step, names)}`, step)
   }
-}
-
-function resolvePrune(value: object, parameter: string): ResolvedPrune {
-  const given = options(value, parameter, ['step', 'sparsity', 'pattern', 'scope', 'criterion', 'along', 'layers'])
-  const pattern = resolvePattern(given.pattern, `${parameter}.pattern`)
-  const scope =
-    given.scope === undefined ? 'uniform' : oneOf(given.scope, `${parameter}.scope`, ['global', 'uniform', 'balanced'])
-  let sparsity = given.sparsity === undefined ? undefined : finite(given.sparsity, `${parameter}.sparsity`, 0, 1)
-  if (typeof pattern === 'string' && pattern.includes(':')) {
-    const [n, m] = pattern.split(':').map(Number) as [number, number]
-    if (sparsity !== undefined && Math.abs(sparsity - (1 - n / m)) > 1e-9)
-      fail(
-        'ERR_RANGE',
-        `${parameter}.sparsity`,
-        `${1 - n / m}, which the pattern ${pattern} implies, or nothing`,
-        sparsity,
-      )
-    if (given.scope !== undefined && scope !== 'uniform')
-      fail('ERR_RANGE', `${parameter}.scope`, `nothing: the pattern ${pattern} holds in every group`, given.scope)
-    sparsity = 1 - n / m
-  }
-  if (sparsity === undefined) fail('ERR_RANGE', `${parameter}.sparsity`, 'a share from 0 to 1', sparsity)
-  if (pattern === 'channel' && scope === 'balanced')
-    fail('ERR_RANGE', `${parameter}.scope`, "'global' or 'uniform' for the pattern 'channel'", scope)
-  return {
-    step: 'prune',
-    sparsity,
-    pattern,
-    scope,
-    criterion: given.criterion === undefined ? 'l1' : oneOf(given.criterion, `${parameter}.criterion`, ['l1', 'l2']),
-    along: given.along === undefined ? 'reduction' : oneOf(given.along, `${parameter}.along`, ['reduction', 'inputs']),
-    layers: parseSelector(given.layers, `${parameter}.layers`),
-  }
-}
-
-function resolvePattern(value: unknown, parameter: string): Pattern {
-  if (value === undefined || value === 'unstructured' || value === 'channel') return value ?? 'unstructured'
-  if (typeof value === 'string') {
-    const found = /^([1-9]\d{0,3}):([1-9]\d{0,3})$/.exec(value)
-    if (!found || Number(found[1]) >= Number(found[2]))
-      fail(
-        'ERR_RANGE',
-        parameter,
-        "'unstructured', 'channel', { block: [rows, columns] } or 'n:m' with n < m, e.g. '2:4'",
-        value,
-      )
-    return value as `${number}:${number}`
-  }
-  const { block } = options(value, parameter, ['block'])
-  if (!Array.isArray(block) || block.length !== 2)
-    fail('ERR_DTYPE', `${parameter}.block`, 'two numbers, [rows, columns]', block)
-  return {
-    block: [integer(block[0], `${parameter}.block[0]`, 1, 65536), integer(block[1], `${parameter}.block[1]`, 1, 65536)],
-  }
+  return pass.resolve(value, parameter)
 }
 
 /**

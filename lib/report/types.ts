@@ -50,6 +50,33 @@ export interface LimitReport {
   readonly met: boolean
 }
 
+/** How much one layer of the result differs from the original, on the calibration inputs. */
+export interface LayerBlame {
+  /** The node's name, or the weight's where the node has none. */
+  readonly layer: string
+  readonly weight: string
+  /**
+   * Signal-to-noise ratio of the layer's output against the original's, in dB: 10·log₁₀(Σy² / Σ(y − ŷ)²). Without calibration
+   * inputs, or where the value does not exist any more, that of the weight. `null` for no noise at all.
+   */
+  readonly snr: number | null
+  /** The same with the noise that came in by the layer's own input taken off: what the layer itself is to blame for. */
+  readonly ownSnr: number | null
+  /** Whether the gate left the layer as it was. */
+  readonly spared: boolean
+  /** Accuracy regained by sparing it, or its share of what the layers spared with it regained; only where it was tried. */
+  readonly accuracyCost?: number
+}
+
+/** One try of the gate to meet the limit on accuracy. */
+export interface Attempt {
+  /** Weights that were left as they were. */
+  readonly spared: readonly string[]
+  readonly bytes: number
+  readonly accuracy?: number
+  readonly latency?: number
+}
+
 /** The outcome of `compress`: plain data, safe to print as JSON. */
 export interface CompressReport {
   /** Version of whittle-ml that made it. */
@@ -66,6 +93,10 @@ export interface CompressReport {
   readonly after: ModelFigures
   readonly steps: readonly StepReport[]
   readonly limits: readonly LimitReport[]
+  /** Changed layers, worst first. */
+  readonly blame: readonly LayerBlame[]
+  /** Every model that was judged, the one that was taken last. Empty where nothing judges. */
+  readonly attempts: readonly Attempt[]
   readonly seconds: number
 }
 

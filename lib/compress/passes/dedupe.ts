@@ -4,7 +4,13 @@ import type { Model } from '../../model/model'
 import { bytes, count } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import type { Run } from '../progress'
-import type { PassResult } from './pass'
+import { options } from '../../validate'
+import type { Context, Pass, PassResult } from './pass'
+
+/** Equal initializers are stored once. Changes no number. */
+export interface DedupeStep {
+  readonly step: 'dedupe'
+}
 
 /** Smaller tensors are merged as well, but not listed one by one. */
 const kListed = 256
@@ -18,7 +24,17 @@ interface Place {
 }
 
 /** @internal Readers of equal initializers read the first of them, in subgraphs too. */
-export async function dedupePass(model: Model, run: Run): Promise<PassResult> {
+export const dedupePass: Pass<DedupeStep> = {
+  name: 'dedupe',
+  resolve(value, parameter) {
+    options(value, parameter, ['step'])
+    return { step: 'dedupe' }
+  },
+  needs: () => [],
+  apply,
+}
+
+async function apply(model: Model, _step: DedupeStep, { run }: Context): Promise<PassResult> {
   const places = model.graph
     .graphs()
     .flatMap((graph): Place[] => [...graph.initializers.values()].map((initializer) => ({ graph, initializer })))

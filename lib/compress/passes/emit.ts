@@ -1,7 +1,9 @@
 import { attribute, Initializer, MemorySource, Node, type DataSource, type Graph } from '../../model/graph'
 import { pairTable, type Weight } from '../../model/weights'
 import { sizeOf } from '../../tensor'
-import type { Storage } from '../recipe'
+
+/** How quantized weights are written; see `QuantizeStep.storage`. */
+export type Storage = 'folded' | 'qdq'
 
 /** @internal How a weight is cut into values that share a scale, and what one value is stored in. */
 export interface Layout {

@@ -1,13 +1,26 @@
 import { WhittleError } from '../../errors'
+import type { Model } from '../../model/model'
 import type { Weight } from '../../model/weights'
 import type { LayerReport } from '../../report/types'
+import type { Calibration } from '../calibration'
 import type { KeepBudget, Scratch } from '../computed'
+import type { Run } from '../progress'
 import { selects, unmatchedNames, type LayerSelector, type Selectable } from '../selectors'
 
 /** @internal What the passes of one run share. */
 export interface Memory {
   readonly keep: KeepBudget
   readonly scratch: Scratch
+}
+
+/** @internal What a pass may use beside the model and its step. */
+export interface Context {
+  readonly run: Run
+  readonly memory: Memory
+  /** What the caller gave to calibrate on. Present wherever {@link Pass.needs} asks for it. */
+  readonly calibration: Calibration | undefined
+  /** Names of weight tensors, as the model that was given has them, which must keep their values: the gate backed off from them. */
+  readonly spared: ReadonlySet<string>
 }
 
 /** @internal What a pass did. */
@@ -17,13 +30,30 @@ export interface PassResult {
   readonly summary: string
 }
 
+/**
+ * @internal One kind of step: from graph to graph, alone or in a recipe. The same model, step and context give the same
+ * graph, byte for byte.
+ */
+export interface Pass<S extends { readonly step: string }> {
+  /** What a recipe calls it. */
+  readonly name: S['step']
+  /** Checks one step of a recipe and writes every default out; resolving what came out changes nothing. */
+  resolve(value: object, parameter: string): S
+  /** What the caller of `compress` must have given. */
+  needs(step: S): readonly 'calibration'[]
+  /** Edits `model`. */
+  apply(model: Model, step: S, context: Context): Promise<PassResult>
+}
+
+/** @internal */
+export interface Choice {
+  /** Ops that are chosen where the selector names none. Default: every op that has weights. */
+  readonly ops?: readonly string[]
+  readonly spared?: ReadonlySet<string>
+}
+
 /** @internal The weights that a selector chooses. Names that fit no weight of the model are an error. */
-export function chooseLayers(
-  all: readonly Weight[],
-  selector: LayerSelector,
-  defaultMin: number,
-  ops?: readonly string[],
-): Weight[] {
+export function chooseLayers(all: readonly Weight[], selector: LayerSelector, defaultMin: number, { ops, spared }: Choice = {}): Weight[] {
   const seen = all.map((weight): Selectable & { weight: string; of: Weight } => ({
     name: weight.name,
     op: weight.op,
@@ -39,7 +69,7 @@ export function chooseLayers(
       `layers: no weight is called ${unmatched.map((u) => JSON.stringify(u)).join(', ')}`,
     )
   return seen
-    .filter((s) => (selector.ops || !ops || ops.includes(s.op)) && selects(selector, s, defaultMin))
+    .filter((s) => (selector.ops || !ops || ops.includes(s.op)) && selects(selector, s, defaultMin) && !spared?.has(s.weight))
     .map((s) => s.of)
 }
 

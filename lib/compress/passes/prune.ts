@@ -6,6 +6,8 @@ import {
   mask,
   type ImportanceOptions,
   type MaskOptions,
+  type Pattern,
+  type Scope,
 } from '../../kernels/select'
 import { Initializer, MemorySource } from '../../model/graph'
 import type { Model } from '../../model/model'
@@ -13,10 +15,38 @@ import { weights, type Weight } from '../../model/weights'
 import { count, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { sizeOf, type Tensor } from '../../tensor'
+import { fail, finite, integer, oneOf, options } from '../../validate'
 import { ComputedSource, firstNonFinite, relativeError, sparsityOf, type Scratch } from '../computed'
 import type { Run } from '../progress'
-import type { ResolvedPrune } from '../recipe'
-import { chooseLayers, describeWeight, type Memory, type PassResult } from './pass'
+import { parseSelector, type LayerSelector, type Layers } from '../selectors'
+import { chooseLayers, describeWeight, type Context, type Pass, type PassResult } from './pass'
+
+/** Magnitude pruning: the least important weights become zero; shapes stay. */
+export interface PruneStep {
+  readonly step: 'prune'
+  /** Share of weights to remove, 0 to 1. Needed, except with an `n:m` pattern, which implies it. */
+  readonly sparsity?: number
+  /** Default `'unstructured'`. `'n:m'` keeps n of every m values along the reduction. Blocks are rows × columns of the weight seen as [outputs, reduction]. */
+  readonly pattern?: Pattern
+  /**
+   * `'uniform'` (default): the ratio holds in every layer; `'global'`: one threshold for all chosen layers;
+   * `'balanced'`: the ratio holds in every row.
+   */
+  readonly scope?: Scope
+  /** Score: `'l1'` (default, absolute value) or `'l2'`; they differ where a block or channel is scored as one. */
+  readonly criterion?: 'l1' | 'l2'
+  /**
+   * What the columns of blocks and the groups of `n:m` run along. `'reduction'` (default): all products of a sum as they lie,
+   * which in a convolution larger than 1 x 1 are taps of one input channel after the other. `'inputs'`: input channels, each tap
+   * of a kernel apart; the form that `Session` runs fastest.
+   */
+  readonly along?: 'reduction' | 'inputs'
+  /** Default: Conv, ConvTranspose, Gemm and MatMul weights of at least 256 values. */
+  readonly layers?: Layers
+}
+
+/** @internal */
+export type ResolvedPrune = Required<Omit<PruneStep, 'layers'>> & { readonly layers: LayerSelector }
 
 const kMinElements = 256
 const kOps = ['Conv', 'ConvTranspose', 'Gemm', 'MatMul']
@@ -39,13 +69,11 @@ interface Plan {
 }
 
 /** @internal Magnitude pruning: weights become +0, shapes stay. */
-export async function prunePass(
-  model: Model,
-  step: ResolvedPrune,
-  run: Run,
-  { keep, scratch }: Memory,
-): Promise<PassResult> {
-  const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, kOps)
+export const prunePass: Pass<ResolvedPrune> = { name: 'prune', resolve: resolvePrune, needs: () => [], apply }
+
+async function apply(model: Model, step: ResolvedPrune, context: Context): Promise<PassResult> {
+  const { run, memory: { keep, scratch } } = context
+  const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, { ops: kOps, spared: context.spared })
   const plans = chosen.map((weight) => planFor(weight, step))
   const possible = plans.filter((p): p is Plan => typeof p === 'object')
   const chooser = await chooserFor(possible, step, scratch, run)
@@ -188,4 +216,58 @@ function pruned(plan: Plan, chooser: Chooser, scratch: Scratch): Float32Array {
     : choice
   const { data } = applyMask(values, kept)
   return plan.turn ? turned(data, [plan.turn[1], plan.turn[0]]) : data
+}
+
+function resolvePrune(value: object, parameter: string): ResolvedPrune {
+  const given = options(value, parameter, ['step', 'sparsity', 'pattern', 'scope', 'criterion', 'along', 'layers'])
+  const pattern = resolvePattern(given.pattern, `${parameter}.pattern`)
+  const scope =
+    given.scope === undefined ? 'uniform' : oneOf(given.scope, `${parameter}.scope`, ['global', 'uniform', 'balanced'])
+  let sparsity = given.sparsity === undefined ? undefined : finite(given.sparsity, `${parameter}.sparsity`, 0, 1)
+  if (typeof pattern === 'string' && pattern.includes(':')) {
+    const [n, m] = pattern.split(':').map(Number) as [number, number]
+    if (sparsity !== undefined && Math.abs(sparsity - (1 - n / m)) > 1e-9)
+      fail(
+        'ERR_RANGE',
+        `${parameter}.sparsity`,
+        `${1 - n / m}, which the pattern ${pattern} implies, or nothing`,
+        sparsity,
+      )
+    if (given.scope !== undefined && scope !== 'uniform')
+      fail('ERR_RANGE', `${parameter}.scope`, `nothing: the pattern ${pattern} holds in every group`, given.scope)
+    sparsity = 1 - n / m
+  }
+  if (sparsity === undefined) fail('ERR_RANGE', `${parameter}.sparsity`, 'a share from 0 to 1', sparsity)
+  if (pattern === 'channel' && scope === 'balanced')
+    fail('ERR_RANGE', `${parameter}.scope`, "'global' or 'uniform' for the pattern 'channel'", scope)
+  return {
+    step: 'prune',
+    sparsity,
+    pattern,
+    scope,
+    criterion: given.criterion === undefined ? 'l1' : oneOf(given.criterion, `${parameter}.criterion`, ['l1', 'l2']),
+    along: given.along === undefined ? 'reduction' : oneOf(given.along, `${parameter}.along`, ['reduction', 'inputs']),
+    layers: parseSelector(given.layers, `${parameter}.layers`),
+  }
+}
+
+function resolvePattern(value: unknown, parameter: string): Pattern {
+  if (value === undefined || value === 'unstructured' || value === 'channel') return value ?? 'unstructured'
+  if (typeof value === 'string') {
+    const found = /^([1-9]\d{0,3}):([1-9]\d{0,3})$/.exec(value)
+    if (!found || Number(found[1]) >= Number(found[2]))
+      fail(
+        'ERR_RANGE',
+        parameter,
+        "'unstructured', 'channel', { block: [rows, columns] } or 'n:m' with n < m, e.g. '2:4'",
+        value,
+      )
+    return value as `${number}:${number}`
+  }
+  const { block } = options(value, parameter, ['block'])
+  if (!Array.isArray(block) || block.length !== 2)
+    fail('ERR_DTYPE', `${parameter}.block`, 'two numbers, [rows, columns]', block)
+  return {
+    block: [integer(block[0], `${parameter}.block[0]`, 1, 65536), integer(block[1], `${parameter}.block[1]`, 1, 65536)],
+  }
 }

@@ -8,10 +8,48 @@ import { weights, type Weight } from '../../model/weights'
 import { bytes, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { ComputedSource, firstNonFinite, relativeError, sparsityOf, type KeepBudget, type Scratch } from '../computed'
-import type { Run } from '../progress'
-import type { ResolvedQuantize } from '../recipe'
-import { bytesOf, Emitter, layoutOf, type Layout } from './emit'
-import { chooseLayers, describeWeight, type Memory, type PassResult } from './pass'
+import { fail, finite, integer, oneOf, options } from '../../validate'
+import { parseSelector, type LayerSelector, type Layers } from '../selectors'
+import { bytesOf, Emitter, layoutOf, type Layout, type Storage } from './emit'
+import { chooseLayers, describeWeight, type Context, type Pass, type PassResult } from './pass'
+
+/**
+ * Weight-only quantization in standard ONNX ops: symmetric, codes ±(2^(bits−1)−1), nearest even, true division.
+ */
+export interface QuantizeStep {
+  readonly step: 'quantize'
+  /** 2 to 8, default 8. 5 to 8 bits lie in an int8 tensor, 2 to 4 bits two values to a byte. */
+  readonly bits?: number
+  /**
+   * `'folded'` (default) writes ops that onnxruntime evaluates once, when it loads the model (int8: `Cast` → `Mul`,
+   * at the opset the file has): the run is as fast as float. `'qdq'` writes `DequantizeLinear` (opset 13, blocks 21),
+   * which tools look for, but which onnxruntime evaluates anew in every run unless the session option
+   * `extra: { session: { disable_quant_qdq: '1' } }` is set.
+   */
+  readonly storage?: Storage
+  /**
+   * Values along the reduction that share a scale; 0 is one scale an output channel. Default 0 for 5 to 8 bits and 32
+   * for fewer. A weight whose reduction it does not divide takes the largest divisor below it, down to 8; without one it
+   * falls back to int8 per channel, and the report says so.
+   */
+  readonly blockSize?: number
+  /**
+   * Largest relative error ‖w − ŵ‖₂ / ‖w‖₂ of one weight; beyond it the weight stays float and the report names it.
+   * Default by bits, 8 to 2: 0.03, 0.05, 0.08, 0.12, 0.15, 0.35, 0.8. It keeps
+   * single weights from breaking; how many small errors a network bears only `evaluate` can tell.
+   */
+  readonly maxError?: number
+  /** A weight with NaN or an infinity: `'error'` (default) throws `ERR_RANGE` with its name, `'keep'` leaves it float. */
+  readonly nonFinite?: 'error' | 'keep'
+  /** Default: every Conv, ConvTranspose, Gemm, MatMul, Gather, LSTM, GRU and RNN weight of at least 256 values. */
+  readonly layers?: Layers
+}
+
+/** @internal A step with every default written out: what the report holds, so that it replays exactly. */
+export type ResolvedQuantize = Required<Omit<QuantizeStep, 'layers'>> & { readonly layers: LayerSelector }
+
+/** Error budget by bits, see {@link QuantizeStep.maxError}. */
+const kMaxError: Readonly<Record<number, number>> = { 8: 0.03, 7: 0.05, 6: 0.08, 5: 0.12, 4: 0.15, 3: 0.35, 2: 0.8 }
 
 /** Below this a weight's scale, names and nodes eat what its codes save. */
 const kMinElements = 256
@@ -20,13 +58,11 @@ const kMinElements = 256
 const kOverhead = 160
 
 /** @internal Weight-only quantization, one tensor at a time. */
-export async function quantizePass(
-  model: Model,
-  step: ResolvedQuantize,
-  run: Run,
-  { keep, scratch }: Memory,
-): Promise<PassResult> {
-  const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements)
+export const quantizePass: Pass<ResolvedQuantize> = { name: 'quantize', resolve: resolveQuantize, needs: () => [], apply }
+
+async function apply(model: Model, step: ResolvedQuantize, context: Context): Promise<PassResult> {
+  const { run, memory: { keep, scratch } } = context
+  const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, { spared: context.spared })
   const emitter = new Emitter(model.graph)
   const layers: LayerReport[] = []
   for (const [i, weight] of chosen.entries()) {
@@ -144,4 +180,27 @@ function summarize(layers: readonly LayerReport[], step: ResolvedQuantize): stri
     `Quantized ${done.length} of ${layers.length} weights to ${step.bits} bits (${unit}, ${step.storage}): ` +
     `${bytes(sum((l) => l.bytesBefore))} became ${bytes(sum((l) => l.bytesAfter))}${kept ? `; ${kept} stayed float` : ''}.`
   )
+}
+
+function resolveQuantize(value: object, parameter: string): ResolvedQuantize {
+  const given = options(value, parameter, ['step', 'bits', 'storage', 'blockSize', 'maxError', 'nonFinite', 'layers'])
+  const bits = given.bits === undefined ? 8 : integer(given.bits, `${parameter}.bits`, 2, 8)
+  const blockSize =
+    given.blockSize === undefined
+      ? bits <= 4
+        ? 32
+        : 0
+      : integer(given.blockSize, `${parameter}.blockSize`, 0, 2 ** 20)
+  if (blockSize > 0 && blockSize < 8)
+    fail('ERR_RANGE', `${parameter}.blockSize`, '0 (per channel) or at least 8', blockSize)
+  return {
+    step: 'quantize',
+    bits,
+    storage: given.storage === undefined ? 'folded' : oneOf(given.storage, `${parameter}.storage`, ['folded', 'qdq']),
+    blockSize,
+    maxError: given.maxError === undefined ? kMaxError[bits]! : finite(given.maxError, `${parameter}.maxError`, 0),
+    nonFinite:
+      given.nonFinite === undefined ? 'error' : oneOf(given.nonFinite, `${parameter}.nonFinite`, ['error', 'keep']),
+    layers: parseSelector(given.layers, `${parameter}.layers`),
+  }
 }

@@ -1,0 +1,167 @@
+import { WhittleError } from '../errors'
+import type { Model } from '../model/model'
+import { Session } from '../session'
+import { isDataType, type Tensor, type TensorLike, type TypedArray } from '../tensor'
+import { fail } from '../validate'
+import type { Run } from './progress'
+
+/** One set of inputs by name, as `Session.run` takes them. */
+export type Inputs = Readonly<Record<string, TensorLike | TypedArray>>
+
+/**
+ * Inputs to calibrate on: a few dozen real ones. An array, or anything whose iterator can be asked for anew, is read as often
+ * as steps need it and never held; of a generator or stream the values are copied, up to 1 GB. A function is called for
+ * each reading.
+ */
+export type CalibrationData = Iterable<Inputs> | AsyncIterable<Inputs> | (() => Iterable<Inputs> | AsyncIterable<Inputs>)
+
+const kMostHeld = 2 ** 30
+
+type Source = Iterable<Inputs> | AsyncIterable<Inputs>
+
+/** @internal Calibration inputs that can be read again and again. */
+export class Calibration {
+  readonly #open: () => Source
+  #held: Inputs[] | undefined
+  readonly #hold: boolean
+
+  private constructor(open: () => Source, hold: boolean) {
+    this.#open = open
+    this.#hold = hold
+  }
+
+  /** @throws `ERR_DTYPE` naming `parameter` for what is not iterable */
+  static from(value: unknown, parameter = 'options.calibration'): Calibration {
+    if (value instanceof Calibration) return value
+    if (typeof value === 'function') return new Calibration(value as () => Source, false)
+    if (!isIterable(value)) fail('ERR_DTYPE', parameter, 'an iterable of inputs', value)
+    const source = value as Source
+    return new Calibration(() => source, isOneShot(source))
+  }
+
+  /**
+   * Every set of inputs, checked: objects whose floats are finite.
+   *
+   * @throws `ERR_RANGE` `calibration` if there is none, or for a NaN or infinity, naming the set and the input
+   */
+  async *inputs(): AsyncGenerator<Inputs, void, void> {
+    if (this.#held) {
+      yield* this.#held
+      return
+    }
+    const opened: unknown = this.#open()
+    if (!isIterable(opened)) fail('ERR_DTYPE', 'calibration', 'a function that gives an iterable of inputs', opened)
+    const held: Inputs[] = []
+    let bytes = 0
+    let count = 0
+    for await (const inputs of opened as Source) {
+      checkInputs(inputs, count)
+      count++
+      if (this.#hold) {
+        const copy = copyOf(inputs)
+        bytes += byteLengthOf(copy)
+        if (bytes > kMostHeld)
+          throw new WhittleError(
+            'ERR_RANGE',
+            'calibration',
+            'calibration: more than 1 GB in a source that can be read once only; give an array, or a function that opens it anew',
+          )
+        held.push(copy)
+      }
+      yield inputs
+    }
+    if (count === 0)
+      throw new WhittleError('ERR_RANGE', 'calibration', 'calibration: expected at least one set of inputs, got none')
+    if (this.#hold) this.#held = held
+  }
+
+  /**
+   * Runs `model` over every set of inputs and shows the values that `fetch` names: any of the outermost graph, inputs of the
+   * model among them. A callback that returns false ends the reading.
+   *
+   * @param phase what `run.tell` hears once for each set
+   */
+  async each(
+    model: Model,
+    fetch: readonly string[],
+    run: Run,
+    callback: (values: ReadonlyMap<string, Tensor>, index: number) => unknown,
+    { threads, phase = 'calibrate' }: { readonly threads?: number; readonly phase?: 'calibrate' | 'evaluate' } = {},
+  ): Promise<void> {
+    const asked = fetch.filter((name) => !model.graph.isInput(name))
+    const session = asked.length > 0 ? await Session.create(model, threads === undefined ? {} : { threads }) : undefined
+    try {
+      let index = 0
+      for await (const inputs of this.inputs()) {
+        await run.tell(phase, index, index + 1)
+        const found = session ? await session.run(inputs, { fetch: asked, ...(run.signal ? { signal: run.signal } : {}) }) : {}
+        const values = new Map<string, Tensor>()
+        for (const name of fetch) values.set(name, found[name] ?? given(model, inputs, name))
+        if ((await callback(values, index)) === false) return
+        index++
+      }
+    } finally {
+      session?.dispose()
+    }
+  }
+}
+
+function given(model: Model, inputs: Inputs, name: string): Tensor {
+  const value = inputs[name]
+  if (value === undefined)
+    throw new WhittleError('ERR_RANGE', 'calibration', `calibration: the model's input ${JSON.stringify(name)} is missing`)
+  if (!ArrayBuffer.isView(value)) return value as unknown as Tensor
+  const info = model.inputs.find((i) => i.name === name)
+  const dims = info?.dims?.every((d) => typeof d === 'number') ? (info.dims as number[]) : [(value as TypedArray).length]
+  return { type: info && isDataType(info.type) ? info.type : 'float32', dims, data: value } as unknown as Tensor
+}
+
+function isIterable(value: unknown): boolean {
+  const it = value as { [Symbol.iterator]?: unknown; [Symbol.asyncIterator]?: unknown } | null | undefined
+  return typeof it === 'object' && it !== null && (typeof it[Symbol.iterator] === 'function' || typeof it[Symbol.asyncIterator] === 'function')
+}
+
+/** Iterators and streams give themselves as their iterator: what was read is gone. */
+function isOneShot(source: Source): boolean {
+  if (typeof (source as { next?: unknown }).next === 'function') return true
+  return typeof (source as Iterable<Inputs>)[Symbol.iterator] !== 'function' && typeof (source as { read?: unknown }).read === 'function'
+}
+
+const dataOf = (value: TensorLike | TypedArray): unknown => (ArrayBuffer.isView(value) ? value : value?.data)
+
+function checkInputs(inputs: unknown, index: number): void {
+  if (inputs === null || typeof inputs !== 'object' || ArrayBuffer.isView(inputs) || Array.isArray(inputs))
+    fail('ERR_DTYPE', 'calibration', 'inputs by name, e.g. { x: tensor }', inputs)
+  for (const [name, value] of Object.entries(inputs as Inputs)) {
+    const data = dataOf(value)
+    const kind = Object.prototype.toString.call(data)
+    if (kind !== '[object Float32Array]' && kind !== '[object Float64Array]') continue
+    const floats = data as Float32Array
+    for (let i = 0; i < floats.length; i++)
+      if (!Number.isFinite(floats[i]))
+        throw new WhittleError(
+          'ERR_RANGE',
+          'calibration',
+          `calibration: expected finite values, element ${i} of ${JSON.stringify(name)} in set ${index} is ${floats[i]}`,
+        )
+  }
+}
+
+function copyOf(inputs: Inputs): Inputs {
+  return Object.fromEntries(
+    Object.entries(inputs).map(([name, value]) => {
+      if (ArrayBuffer.isView(value)) return [name, (value as TypedArray).slice()]
+      const { data } = value
+      return [name, { ...value, data: ArrayBuffer.isView(data) ? (data as TypedArray).slice() : data }]
+    }),
+  ) as Inputs
+}
+
+function byteLengthOf(inputs: Inputs): number {
+  let sum = 0
+  for (const value of Object.values(inputs)) {
+    const data = dataOf(value)
+    if (ArrayBuffer.isView(data)) sum += data.byteLength
+  }
+  return sum
+}
