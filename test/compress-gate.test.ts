@@ -1,7 +1,8 @@
 import { compress, type Inputs, type Recipe } from '../lib/compress'
 import { Calibration } from '../lib/compress/calibration'
 import { Run } from '../lib/compress/progress'
-import type { Model, Tensor } from '../lib/model'
+import type { Model } from '../lib/model'
+import type { Tensor } from '../lib/tensor'
 import { floats, graph, modelOf, sizeOf } from './graphs'
 import { failure } from './nets'
 
@@ -52,6 +53,12 @@ describe('the gate', () => {
     expect(report.blame[0]!.accuracyCost).toBeCloseTo(0.101, 9)
     expect(report.blame[2]).not.toHaveProperty('accuracyCost')
     expect(report.after.accuracy).toBeCloseTo(0.998, 9)
+    // The resolved recipe holds the choice: without a judge it gives the same bytes.
+    expect(report.recipe).toHaveProperty('spared', worst.slice(0, 2))
+    const again = await compress(chain(), { ...(report.recipe as Recipe), limits: {} })
+    expect(Buffer.compare(again.model.toBytes(), model.toBytes())).toBe(0)
+    const unknown = await failure(() => compress(chain(), { ...half, spared: ['w9'] }))
+    expect(unknown).toMatchObject({ code: 'ERR_RANGE', parameter: 'recipe.spared[0]' })
   })
 
   test('bisects once enough layers are spared', async () => {

@@ -4,16 +4,18 @@ import { WhittleError } from '../errors'
 import type { Model as ModelType } from '../model/model'
 import { Model } from '../model/model'
 import { foldConstantNodes } from '../model/fold'
+import { weights } from '../model/weights'
 import type { CompressReport, ModelFigures, StepReport } from '../report/types'
-import { fail, options as checkOptions } from '../validate'
+import { fail, nearest, options as checkOptions } from '../validate'
 import { version } from '../version'
 import { KeepBudget, Scratch } from './computed'
-import { settle } from './backoff'
+import { planSteps } from './auto'
+import { settle, type Built } from './backoff'
 import { Calibration, type CalibrationData } from './calibration'
 import { checkMeasurable, measure, type Evaluate } from './gate'
 import { passOf, type ResolvedStep } from './passes'
 import { Run, type Progress } from './progress'
-import { resolveLimits, resolveRecipe, type Limits, type Preset, type Recipe } from './recipe'
+import { resolveLimits, resolveRecipe, type AutoRecipe, type Limits, type Preset, type Recipe } from './recipe'
 
 export interface CompressOptions {
   /** Inputs to calibrate on, for steps that need them; with them the report tells each layer's signal-to-noise ratio. */
@@ -57,13 +59,14 @@ export interface CompressResult {
  */
 export async function compress(
   input: string | Uint8Array | ArrayBuffer | ModelType,
-  recipe: Preset | Recipe,
+  recipe: Preset | Recipe | AutoRecipe,
   options: CompressOptions = {},
 ): Promise<CompressResult> {
   const start = performance.now()
   const { calibration, evaluate, limits: given, onProgress, signal } = readOptions(options)
   const resolved = resolveRecipe(recipe)
   const limits = { ...resolved.limits, ...resolveLimits(given, 'limits') }
+  if (resolved.auto) checkJudge(evaluate, limits)
   checkMeasurable(limits, evaluate)
   checkNeeds(resolved.steps, calibration)
   const run = new Run(onProgress, signal)
@@ -78,11 +81,11 @@ export async function compress(
     }
     const base = original.clone()
     foldConstantNodes(base)
-    const settled = await settle({ original: base, before, limits, evaluate, calibration, run }, async (spared) => {
+    const build = async (chosen: readonly ResolvedStep[], spared: ReadonlySet<string>): Promise<Built> => {
       const model = base.clone()
       const context = { run, calibration, spared, memory: { keep: new KeepBudget(), scratch: new Scratch() } }
       const steps: StepReport[] = []
-      for (const step of resolved.steps) {
+      for (const step of chosen) {
         const began = performance.now()
         const { layers, summary } = await passOf(step).apply(model, step, context)
         steps.push({ step: step.step, summary, seconds: secondsSince(began), layers })
@@ -90,19 +93,30 @@ export async function compress(
       model.graph.removeDeadInitializers()
       model.check()
       return { model, steps, size: sizeOfModel(model) }
-    })
+    }
+    const always = spareable(base, resolved.spared ?? [])
+    const planned =
+      resolved.auto && evaluate
+        ? await planSteps({ ...resolved.auto, before, limits, evaluate, calibrated: calibration !== undefined, run }, (steps) =>
+            build(steps, always),
+          )
+        : { steps: resolved.steps, attempts: [] }
+    const settled = await settle({ original: base, before, limits, evaluate, calibration, run }, (spared) =>
+      build(planned.steps, new Set([...always, ...spared])),
+    )
+    const spared = [...always, ...(settled.attempts.at(-1)?.spared ?? [])]
     return {
       model: settled.model,
       report: {
         version: version(),
         model: typeof input === 'string' ? path.parse(input).name : 'model',
-        recipe: { ...resolved, limits },
+        recipe: { name: resolved.name, limits, steps: planned.steps, ...(spared.length > 0 ? { spared } : {}) },
         before,
         after: settled.after,
         steps: settled.steps,
         limits: settled.limits,
         blame: settled.blame,
-        attempts: settled.attempts,
+        attempts: [...planned.attempts, ...settled.attempts],
         seconds: secondsSince(start),
       },
     }
@@ -110,6 +124,23 @@ export async function compress(
     loaded?.close()
     throw error
   }
+}
+
+/** A search without a judge, or without anything that holds it, would cut the model to nothing. */
+function checkJudge(evaluate: Evaluate | undefined, limits: Limits): void {
+  if (!evaluate)
+    throw new WhittleError('ERR_RANGE', 'options.evaluate', "options.evaluate: recipe.plan 'auto' needs a function that judges models, got none")
+  if (limits.accuracyDrop === undefined)
+    throw new WhittleError('ERR_RANGE', 'limits.accuracyDrop', "limits.accuracyDrop: recipe.plan 'auto' needs it, got none")
+}
+
+/** The names, each of which must be an initializer's. */
+function spareable(model: ModelType, names: readonly string[]): Set<string> {
+  const known = new Set(weights(model.graph).map((w) => w.initializer.name))
+  for (const [i, name] of names.entries())
+    if (!known.has(name))
+      throw new WhittleError('ERR_RANGE', `recipe.spared[${i}]`, `recipe.spared[${i}]: no weight is called ${JSON.stringify(name)}${nearest(name, [...known])}`)
+  return new Set(names)
 }
 
 /** Says before any work is done what a step lacks. */

@@ -1,7 +1,7 @@
 import { parseDocument } from 'yaml'
 
 import { WhittleError } from '../errors'
-import { fail, finite, nearest, options, string } from '../validate'
+import { fail, finite, nearest, oneOf, options, string } from '../validate'
 import { passes, type ResolvedStep, type Step, type Storage } from './passes'
 
 /** Bounds that the result must keep; see `compress`. */
@@ -20,6 +20,25 @@ export interface Recipe {
   readonly name?: string
   readonly limits?: Limits
   readonly steps: readonly Step[]
+  /** Weight tensors that no step changes. A report's recipe names those that the gate backed off from. */
+  readonly spared?: readonly string[]
+}
+
+/** What a search makes as small as it can. */
+export type Objective = 'bytes' | 'latency'
+
+/**
+ * Steps, their strength and order found by trying, under the limits; needs `evaluate`. What was found depends on time spent; the
+ * report's recipe holds it, and that gives the same bytes again.
+ */
+export interface AutoRecipe {
+  readonly plan: 'auto'
+  readonly name?: string
+  readonly limits?: Limits
+  /** What is to be as small as it can: size (default) or latency, as `evaluate` measures it. */
+  readonly objective?: Objective
+  /** After this many seconds nothing new is tried. Default 300. */
+  readonly seconds?: number
 }
 
 const kPresets = {
@@ -38,6 +57,8 @@ export interface ResolvedRecipe {
   readonly name: string
   readonly limits: Limits
   readonly steps: readonly ResolvedStep[]
+  readonly spared?: readonly string[]
+  readonly auto?: { readonly objective: Objective; readonly seconds: number }
 }
 
 /**
@@ -60,7 +81,8 @@ export function resolveRecipe(value: unknown): ResolvedRecipe {
     }
   }
   if (value === undefined) fail('ERR_DTYPE', 'recipe', 'a preset name or a recipe', value)
-  const given = options(value, 'recipe', ['name', 'limits', 'steps'])
+  if ((value as { plan?: unknown } | null)?.plan !== undefined) return resolveAuto(value)
+  const given = options(value, 'recipe', ['name', 'limits', 'steps', 'spared'])
   if (!Array.isArray(given.steps)) fail('ERR_DTYPE', 'recipe.steps', 'a list of steps', given.steps)
   if (given.steps.length === 0)
     throw new WhittleError('ERR_RANGE', 'recipe.steps', 'recipe.steps: expected at least one step, got none')
@@ -68,7 +90,27 @@ export function resolveRecipe(value: unknown): ResolvedRecipe {
     name: given.name === undefined ? 'recipe' : string(given.name, 'recipe.name'),
     limits: resolveLimits(given.limits, 'recipe.limits'),
     steps: given.steps.map((s: unknown, i: number) => resolveStep(s, `recipe.steps[${i}]`)),
+    ...(given.spared === undefined ? {} : { spared: names(given.spared, 'recipe.spared') }),
   }
+}
+
+function resolveAuto(value: unknown): ResolvedRecipe {
+  const given = options(value, 'recipe', ['plan', 'name', 'limits', 'objective', 'seconds'])
+  oneOf(given.plan, 'recipe.plan', ['auto'])
+  return {
+    name: given.name === undefined ? 'auto' : string(given.name, 'recipe.name'),
+    limits: resolveLimits(given.limits, 'recipe.limits'),
+    steps: [],
+    auto: {
+      objective: given.objective === undefined ? 'bytes' : oneOf(given.objective, 'recipe.objective', ['bytes', 'latency']),
+      seconds: given.seconds === undefined ? 300 : finite(given.seconds, 'recipe.seconds', 0),
+    },
+  }
+}
+
+function names(value: unknown, parameter: string): string[] {
+  if (!Array.isArray(value)) fail('ERR_DTYPE', parameter, 'an array of names', value)
+  return value.map((name: unknown, i) => string(name, `${parameter}[${i}]`))
 }
 
 /** @internal */

@@ -72,6 +72,8 @@ export interface LayerBlame {
 export interface Attempt {
   /** Weights that were left as they were. */
   readonly spared: readonly string[]
+  /** What a search tried; absent for the recipe's own steps. */
+  readonly steps?: readonly { readonly step: string }[]
   readonly bytes: number
   readonly accuracy?: number
   readonly latency?: number

@@ -18,6 +18,6 @@ export type ResolvedStep = ResolvedQuantize | ResolvedPrune | DedupeStep
 export const passes = [quantizePass, prunePass, dedupePass] as readonly Pass<ResolvedStep>[]
 
 /** @internal */
-export function passOf(step: ResolvedStep): Pass<ResolvedStep> {
+export function passOf(step: { readonly step: string }): Pass<ResolvedStep> {
   return passes.find((p) => p.name === step.step)!
 }

@@ -1,0 +1,70 @@
+import { compress, type AutoRecipe, type Recipe } from '../lib/compress'
+import { climb, type Outcome } from '../lib/compress/climb'
+
+const never = (): boolean => false
+import type { Model } from '../lib/model'
+import { floats, graph, modelOf } from './graphs'
+import { failure } from './nets'
+
+describe('climbing', () => {
+  test('finds the cheapest combination within the limit, each tried once', async () => {
+    const tried: string[] = []
+    // Costs fall and losses rise with each level; 7 is what may be lost.
+    const best = await climb(
+      [4, 3, 3],
+      (levels): Promise<Outcome> => {
+        tried.push(levels.join())
+        const [a, b, c] = levels as [number, number, number]
+        return Promise.resolve({ met: 2 * a + 3 * b + 4 * c <= 7, cost: 100 - 10 * a - 8 * b - 20 * c })
+      },
+      never,
+    )
+    expect(new Set(tried).size).toBe(tried.length)
+    expect(best).toEqual({ levels: [3, 0, 0], outcome: { met: true, cost: 70 } })
+  })
+
+  test('goes past a level that is no cheaper, and back to an axis that another one made room for', async () => {
+    const costs: Record<string, number> = { '0,0': 10, '1,0': 12, '2,0': 8, '2,1': 7, '3,0': 9, '3,1': 5 }
+    const best = await climb([4, 2], (l) => Promise.resolve({ met: l.join() in costs, cost: costs[l.join()] ?? 0 }), never)
+    expect(best?.levels).toEqual([3, 1])
+  })
+
+  test('stops when time is up with the best so far, and has nothing where nothing was met', async () => {
+    let left = 2
+    const best = await climb([9], (l) => Promise.resolve({ met: true, cost: -l[0]! }), () => left-- === 0)
+    expect(best?.levels).toEqual([2])
+    expect(await climb([2, 2], () => Promise.resolve({ met: false, cost: 0 }), never)).toBeUndefined()
+  })
+})
+
+describe("plan: 'auto'", () => {
+  /** Two products whose weights stand for all there is to know. */
+  const net = () => modelOf(graph([['x', 'float32', [1, 64]]], { w: floats([64, 64], 3), v: floats([64, 64], 4) }, [['MatMul', ['x', 'w'], ['h']], ['MatMul', ['h', 'v'], ['y']]], ['y']))
+  /** Accuracy falls with the bits that are left of the weights. */
+  const judge = (worth: (bytes: number) => number) => (m: Model) => worth(m.byteLength())
+  const plan: AutoRecipe = { plan: 'auto', limits: { accuracyDrop: 0.05 } }
+
+  test('takes the smallest model that keeps the limit, and its recipe gives the same bytes', async () => {
+    const { model, report } = await compress(net(), plan, { evaluate: judge((bytes) => Math.min(1, bytes / 8500)) })
+    expect(report.attempts.length).toBeGreaterThan(2)
+    expect(report.recipe.steps.map((s) => s.step)).toEqual(['dedupe', 'quantize'])
+    expect(report.after.accuracy).toBeGreaterThan(0.95)
+    expect(report.after.bytes).toBeLessThan(0.4 * report.before.bytes)
+    const again = await compress(net(), { ...(report.recipe as Recipe), limits: {} })
+    expect(Buffer.compare(again.model.toBytes(), model.toBytes())).toBe(0)
+  })
+
+  test('answers the model as it is where nothing else keeps the limit', async () => {
+    const { report } = await compress(net(), plan, { evaluate: judge((bytes) => Number(bytes > 30000)) })
+    expect(report.recipe.steps.map((s) => s.step)).toEqual(['dedupe'])
+  })
+
+  test.each([
+    ['a judge', plan, {}, 'options.evaluate'],
+    ['a limit on accuracy', { plan: 'auto' }, { evaluate: (): number => 1 }, 'limits.accuracyDrop'],
+    ['an objective that can be had', { ...plan, objective: 'beauty' }, { evaluate: (): number => 1 }, 'recipe.objective'],
+    ['a known plan', { plan: 'best' }, { evaluate: (): number => 1 }, 'recipe.plan'],
+  ])('needs %s', async (_what, recipe, options, parameter) => {
+    expect(await failure(() => compress(net(), recipe as AutoRecipe, options))).toMatchObject({ code: 'ERR_RANGE', parameter })
+  })
+})
