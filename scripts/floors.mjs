@@ -6,8 +6,8 @@ import path from 'node:path'
 // Top to bottom.
 const kFloors = [
   ['cli', 'index'],
-  ['compress', 'train', 'search', 'data'],
-  ['session', 'report'],
+  ['compress', 'train', 'search', 'data', 'analyze'],
+  ['session', 'report', 'metrics'],
   ['model', 'kernels'],
   ['tensor', 'validate', 'native', 'async', 'handle', 'version', 'node-gyp-build'],
   ['errors'],
