@@ -1,9 +1,9 @@
 import { checkGraph, foldConstantNodes, inferShapes, Node, raiseOpset, type Graph, type Model } from '../model'
+import { fuseLayerNorm } from '../model/layernorm'
 import { foldConstants } from './fold'
 import { fuseActivations } from './fuse/activations'
 import { fuseAttention } from './fuse/attention'
 import { foldKnown } from './fuse/known'
-import { fuseLayerNorm } from './fuse/layernorm'
 import { expandQOperators } from './fuse/qoperator'
 import { gatherWeights } from './fuse/weights'
 

@@ -1,5 +1,5 @@
-import { inferShapes, type Graph, type Model } from '../../model'
-import { attribute, factors, madeBy, replace, scalarOf } from './match'
+import { attribute, inferShapes, type Graph, type Model } from '../../model'
+import { factors, madeBy, replace, scalarOf } from '../../model/match'
 
 /** A value without the constant factors that it is multiplied with, and their product. */
 function withoutScale(graph: Graph, name: string): readonly [name: string, scale: number] {

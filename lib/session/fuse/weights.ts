@@ -1,7 +1,7 @@
 import { attribute, Initializer, Node, type Attribute, type Graph, type Model } from '../../model'
 import { quantizedWeight, readQuantized, type QuantizedWeight } from '../../model/quantized'
 import { sizeOf } from '../../tensor'
-import { replace } from './match'
+import { replace } from '../../model/match'
 
 /** How DequantizeLinear says it: an axis of `dims`, in blocks or not; undefined where it cannot. */
 function formOf({ dims, codeDims, scaleDims }: QuantizedWeight): Record<string, Attribute> | undefined {

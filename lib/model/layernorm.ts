@@ -1,5 +1,5 @@
-import type { Graph, Node } from '../../model'
-import { attribute, factors, madeBy, replace, scalarOf } from './match'
+import { attribute, type Graph, type Node } from './graph'
+import { factors, madeBy, replace, scalarOf } from './match'
 
 /** Axes of a reduction, where they are constants. */
 function axesOf(graph: Graph, node: Node): readonly number[] | undefined {
@@ -49,8 +49,9 @@ function vector(graph: Graph, name: string): number | undefined {
   return c && c.type === 'float32' && n !== undefined && c.elementCount === n && c.dims.length === 1 ? n : undefined
 }
 
-/** Layer normalizations that exporters write as formulas become one node each. */
-export function fuseLayerNorm(graph: Graph): void {
+/** Layer normalizations that exporters write as formulas become one node each (opset 17). Returns how many. */
+export function fuseLayerNorm(graph: Graph): number {
+  let count = 0
   for (const node of graph.nodes) {
     if (!node.is('Add')) continue
     for (const [scaled, beta] of factors(node)) {
@@ -61,9 +62,11 @@ export function fuseLayerNorm(graph: Graph): void {
         const found = vector(graph, gamma) === n ? normalized(graph, y) : undefined
         if (!found) continue
         replace(graph, node, 'LayerNormalization', [found.x, gamma, beta], { epsilon: attribute.float(found.epsilon), axis: attribute.int(-1) })
+        count++
         break
       }
       if (!graph.nodes.includes(node)) break
     }
   }
+  return count
 }

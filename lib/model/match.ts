@@ -1,4 +1,6 @@
-import { attribute, Node, type Attribute, type Graph } from '../../model'
+import { Node, type Attribute, type Graph } from './graph'
+
+/** Small matchers of exported formulas, and the replacement of what they find. */
 
 /** The one number of a constant scalar. */
 export function scalarOf(graph: Graph, name: string | undefined): number | undefined {
@@ -7,7 +9,7 @@ export function scalarOf(graph: Graph, name: string | undefined): number | undef
   return Number(c.readSync().data[0])
 }
 
-function close(a: number | undefined, b: number): boolean {
+export function close(a: number | undefined, b: number): boolean {
   return a !== undefined && Math.abs(a - b) <= 1e-6 * Math.abs(b)
 }
 
@@ -47,5 +49,3 @@ export function replace(graph: Graph, node: Node, opType: string, inputs: readon
   graph.removeNode(node)
   graph.addNode(new Node({ name: node.name, opType, domain, inputs, outputs, attributes }), before ? { before } : {})
 }
-
-export { attribute, close }

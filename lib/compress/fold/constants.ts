@@ -1,0 +1,106 @@
+import { WhittleError } from '../../errors'
+import { Graph, graphsOf, Initializer, ValueInfo, type Node } from '../../model/graph'
+import { Model } from '../../model/model'
+import type { Shapes } from '../../model/ops/infer'
+import { isPairTable } from '../../model/weights'
+import { Session } from '../../session'
+import { bitsOf, isDataType, sizeOf, type Tensor } from '../../tensor'
+
+/** A result may be this much larger than what it is made of, or this small. */
+const kGrowth = 1
+const kSmall = 64 << 10
+
+/** How weights are stored is not undone, and chance is not a constant. */
+const kKept = new Set(
+  'DequantizeLinear QuantizeLinear DynamicQuantizeLinear RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli Dropout'.split(' '),
+)
+
+function bytesOf(shapes: Shapes, graph: Graph, name: string): number {
+  const c = graph.constant(name)
+  if (c) return c.byteLength
+  const known = shapes.get(name, graph)
+  if (!known?.dims?.every((d) => typeof d === 'number') || !isDataType(known.type)) return Infinity
+  return (sizeOf(known.dims as number[]) * bitsOf(known.type)) / 8
+}
+
+/** Nodes of one graph that depend on constants alone. */
+function constantNodes(graph: Graph, shapes: Shapes): Node[] {
+  const made = new Set<string>()
+  const nodes: Node[] = []
+  for (const node of graph.topologicalOrder()) {
+    const given = node.inputs.filter((i) => i)
+    const a = [...node.attributes.values()]
+    if (!node.is() || kKept.has(node.opType) || given.length === 0 || a.some((v) => graphsOf(v).length > 0 || v.reference)) continue
+    if (!given.every((i) => made.has(i) || (graph.constant(i) && !isReplaceable(graph, i)))) continue
+    // 8- and 4-bit weights become float by Cast or a table of pairs: that is a storage.
+    if (node.is('Cast', 'Gather') && given.some((i) => isCodes(graph.constant(i)))) continue
+    const before = given.reduce((sum, i) => sum + bytesOf(shapes, graph, i), 0)
+    const after = node.outputs.reduce((sum, o) => sum + (o ? bytesOf(shapes, graph, o) : 0), 0)
+    if (!(after <= Math.max(kSmall, before * kGrowth))) continue
+    nodes.push(node)
+    for (const o of node.outputs) if (o) made.add(o)
+  }
+  return nodes
+}
+
+function isReplaceable(graph: Graph, name: string): boolean {
+  for (let g: Graph | undefined = graph; g; g = g.parent) if (g.initializers.has(name)) return g.isInput(name)
+  return false
+}
+
+function isCodes(c: Initializer | undefined): boolean {
+  if (!c) return false
+  return ((c.type === 'int8' || c.type === 'uint8' || c.type === 'int4' || c.type === 'uint4') && c.elementCount > 1) || isPairTable(c)
+}
+
+/**
+ * Computes once what depends on nothing but constants, in all graphs of a model. What grows by it, quantized weights and what
+ * cannot be computed here stay. Returns how many nodes are gone.
+ */
+export async function foldConstants(model: Model, shapes: Shapes): Promise<number> {
+  let count = 0
+  for (const graph of model.graph.graphs()) {
+    const nodes = constantNodes(graph, shapes)
+    if (nodes.length === 0) continue
+    const gone = new Set(nodes)
+    const wanted = nodes.flatMap((n) => n.outputs).filter((o) => o && (graph.isOutput(o) || graph.users(o).some((u) => !gone.has(u))))
+    const results = (await compute(model, graph, nodes, wanted)) ?? new Map<string, Tensor>()
+    const ready = new Set(results.keys())
+    if (ready.size === 0) continue
+    // An output must be made by a node: its constant gets another name.
+    const replaced = nodes.filter((n) => n.outputs.every((o) => !o || !graph.isOutput(o)))
+    const out = new Set(replaced.filter((n) => n.outputs.every((o) => !o || ready.has(o) || graph.users(o).every((u) => gone.has(u)))))
+    graph.setNodes(graph.nodes.filter((n) => !out.has(n)))
+    for (const n of out) for (const o of n.outputs) if (ready.has(o)) graph.addInitializer(Initializer.from(o, results.get(o) as Tensor))
+    count += out.size
+  }
+  return count
+}
+
+async function compute(model: Model, home: Graph, nodes: readonly Node[], wanted: readonly string[]): Promise<Map<string, Tensor> | undefined> {
+  const graph = new Graph('constants')
+  for (const name of new Set(nodes.flatMap((n) => n.inputs))) {
+    const c = name ? home.constant(name) : undefined
+    if (c) graph.addInitializer(c.renamed(name))
+  }
+  // The nodes of a clone: a node is in one graph only.
+  const names = new Set(nodes.flatMap((n) => n.outputs.filter((o) => o)))
+  const clone = home.clone()
+  const copies = clone.nodes.filter((n) => n.outputs.some((o) => names.has(o)))
+  clone.setNodes([])
+  graph.setNodes(copies)
+  graph.outputs = wanted.map((name) => new ValueInfo(name, 'undefined', null, 'unknown'))
+  graph.sort()
+  try {
+    const session = await Session.create(new Model({ graph, opsets: [...model.opsets], irVersion: Math.max(4, model.irVersion) }), { threads: 1 })
+    try {
+      return new Map(Object.entries(await session.run({})))
+    } finally {
+      session.dispose()
+    }
+  } catch (error) {
+    // What cannot be computed stays as it is: the runtime that reads the file may know more.
+    if ((error as WhittleError).name !== 'WhittleError' && (error as Error).name !== 'WhittleError') throw error
+    return undefined
+  }
+}
