@@ -15,6 +15,8 @@ export interface Progress {
     | 'calibrate'
     | 'evaluate'
     | 'measure'
+    | 'analyze'
+    | 'sensitivity'
   /** Finished and all units of this phase. */
   readonly done: number
   readonly total: number

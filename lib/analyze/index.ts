@@ -1,0 +1,2 @@
+export { analyze, type AnalyzeOptions } from './analyze'
+export type { SensitivityOptions } from './sensitivity'
