@@ -6,9 +6,10 @@ import { compressCommand } from './compress'
 import { inspect } from './inspect'
 import { bench } from './bench'
 import { run } from './run'
+import { pack, unpack } from './unpack'
 import { version } from '../version'
 
-const kCommands: readonly Command[] = [inspect, compressCommand, run, bench, doctor]
+const kCommands: readonly Command[] = [inspect, compressCommand, pack, unpack, run, bench, doctor]
 
 const kHelp = `whittle: make ONNX models smaller, and run them
 

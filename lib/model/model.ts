@@ -11,6 +11,9 @@ import { FileBytes, MemoryBytes } from './bytes'
 import { ExternalFiles } from './onnx/external'
 import { readModel, type FunctionDef, type Header, type ModelParts } from './onnx/reader'
 import { encodeInline, ropeToBytes, saveModel, tensorsOf, type SaveOptions, type SaveResult } from './onnx/writer'
+import { isWhittle } from './whittle/container'
+import { PackedBytes } from './whittle/reader'
+import { pack, savePacked } from './whittle/writer'
 
 export type { FunctionDef } from './onnx/reader'
 export type { ExternalDataOptions, SaveOptions, SaveResult } from './onnx/writer'
@@ -94,7 +97,7 @@ export class Model implements Header {
   }
 
   /**
-   * Opens a model. `input` is the path of an ONNX file, or its bytes (which are not copied: do not change them while
+   * Opens a model. `input` is the path of an ONNX or `.whittle` file (told apart by their first bytes), or its bytes (which are not copied: do not change them while
    * the model is in use). The file stays open until the model is collected or {@link close}d.
    *
    * Throws `ERR_IO` if a file cannot be read, `ERR_MODEL_FORMAT` for bytes that are no model, for a graph that
@@ -119,22 +122,23 @@ export class Model implements Header {
       fail('ERR_DTYPE', 'options.directory', 'a path', directory)
     if (typeof input === 'string' && input.includes('\0'))
       throw new WhittleError('ERR_IO', 'input', `input: ${describe(input)} is not a path`)
-    const bytes = typeof input === 'string' ? new FileBytes(input) : new MemoryBytes(toBytes(input))
+    const file = typeof input === 'string' ? new FileBytes(input) : new MemoryBytes(toBytes(input))
     const folder = typeof input === 'string' ? path.dirname(path.resolve(input)) : directory
-    const external = new ExternalFiles(folder, bytes.label, verifyChecksums === true)
+    const external = new ExternalFiles(folder, file.label, verifyChecksums === true)
     try {
+      const bytes = isWhittle(file) ? new PackedBytes(file) : file
       const { header, ...parts } = readModel(bytes, external)
       checkGraph(parts.graph, bytes.label)
       for (const f of parts.functions) checkGraph(f.graph, `${bytes.label}: function ${f.name}`)
       const model = new Model({ ...header, ...parts })
       model.#external = external
-      if (bytes instanceof FileBytes) {
-        model.#file = bytes
-        bytes.release()
+      if (file instanceof FileBytes) {
+        model.#file = file
+        file.release()
       }
       return model
     } catch (error) {
-      if (bytes instanceof FileBytes) bytes.close()
+      if (file instanceof FileBytes) file.close()
       external.close()
       throw error
     }
@@ -165,6 +169,7 @@ export class Model implements Header {
 
   /** Size of the file that the model came from, without external data; 0 for a model that was made. */
   get fileBytes(): number {
+    if (this.origin?.bytes instanceof PackedBytes) return this.origin.bytes.packedLength
     return this.origin ? this.origin.end - this.origin.start : 0
   }
 
@@ -231,11 +236,12 @@ export class Model implements Header {
   }
 
   /**
-   * Writes the model to `target`, weights streamed in pieces. The target (which may be the file that the model came
+   * Writes the model to `target`, weights streamed in pieces; as a `.whittle` container, entropy-coded and lossless, if that
+   * is how `target` ends, else as ONNX. The target (which may be the file that the model came
    * from) is replaced at the very end, or not at all. Returns what was written.
    *
    * Throws `ERR_IO` if the disk is full or the place cannot be written to, `ERR_ABORTED` if `signal` fires, `ERR_RANGE`
-   * for a model above 2 GB with `externalData: false`.
+   * for a model above 2 GB with `externalData: false` and for external data beside a container.
    */
   async save(target: string, options: SaveOptions = {}): Promise<SaveResult> {
     if (typeof target !== 'string' || !target || target.includes('\0')) fail('ERR_DTYPE', 'path', 'a path', target)
@@ -246,7 +252,32 @@ export class Model implements Header {
       if (threshold !== undefined && !((threshold as number) >= 0))
         fail('ERR_RANGE', 'options.externalData.threshold', 'a number of bytes', threshold)
     }
+    if (/\.whittle$/i.test(target)) {
+      if (externalData !== undefined && externalData !== 'auto' && externalData !== false)
+        fail('ERR_RANGE', 'options.externalData', 'nothing: a .whittle file holds all weights', externalData)
+      return savePacked(this, target, given)
+    }
     return saveModel(this, this.#external, target, given)
+  }
+
+  /**
+   * The model as a `.whittle` container in memory, as {@link save} writes it. `Model.load` reads it. Its size without the bytes:
+   * {@link packedLength}.
+   */
+  async pack(): Promise<Uint8Array> {
+    const parts: Uint8Array[] = []
+    const out = new Uint8Array(await pack(this, (bytes) => void parts.push(bytes)))
+    let at = 0
+    for (const p of parts) {
+      out.set(p, at)
+      at += p.length
+    }
+    return out
+  }
+
+  /** Size that the model has as a `.whittle` file. Reads and codes all weights, keeps none. */
+  packedLength(): Promise<number> {
+    return pack(this, () => {})
   }
 
   /**

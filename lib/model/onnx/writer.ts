@@ -8,6 +8,7 @@ import type { DataSource, Initializer } from '../initializer'
 import { ioError } from '../bytes'
 import { Encoder, type Encodable } from './encode'
 import { checkLocation, type ExternalEntry, type ExternalFiles } from './external'
+import { PackedBytes } from '../whittle/reader'
 import type { Placement } from './tensor'
 import type { Rope } from './wire'
 
@@ -134,7 +135,9 @@ class SaveJob {
     const kept: { path: string; bytes: number }[] = []
     const files = this.#files
     let place: (t: Initializer) => Placement = () => 'keep'
-    if (this.#wish === 'auto' && new Encoder(place).modelUnchanged(m)) {
+    // What came out of a container may be too large for one file, which its origin was not.
+    const fits = m.origin === undefined || m.origin.end <= kMaxProto || !(m.origin.bytes instanceof PackedBytes)
+    if (this.#wish === 'auto' && fits && new Encoder(place).modelUnchanged(m)) {
       // The model as it came: its data files go along, as they are.
       for (const [location, file] of external?.files ?? []) {
         const to = path.join(this.#folder, location)
