@@ -1,5 +1,6 @@
 import type { Dim } from '../types'
-import { bad, op, unknown, type InferContext, type Ops } from './op'
+import { attribute } from '../node'
+import { bad, op, unknown, type CoupleContext, type InferContext, type Ops } from './op'
 
 /** Attributes of a sliding window, defaults filled in, for `n` spatial axes. */
 export interface Window {
@@ -64,8 +65,54 @@ function inferConv(c: InferContext, weight: number, type = c.type(0)): void {
   c.set(0, type, [x[0] as Dim, w?.[0] ?? null, ...slide(c, x.slice(2), kernel, windowOf(c, n))])
 }
 
+/** Batch and channels of a convolution; `outer` and `inner` are the weight's axes of outputs and inputs. */
+function convChannels(c: CoupleContext, outer: number, inner: number): void {
+  const [x, w, y] = [c.inputs[0], c.inputs[1], c.outputs[0]]
+  if (!x || !w || !y) return
+  c.couple(c.in(0, 0), c.out(0, 0))
+  const group = c.node.int('group', 1)
+  const [from, to] = [c.in(0, 1), c.out(0, 1)]
+  const [ins, outs] = [from.size / group, to.size / group]
+  if (c.node.inputs[2]) {
+    c.couple(c.in(2, 0), to)
+    c.weight(2, 0, 'scale')
+  }
+  if (group === 1) {
+    c.couple(c.in(1, outer), to)
+    c.couple(c.in(1, inner), from)
+    c.weight(1, outer, 'output')
+    c.weight(1, inner, 'input')
+    return
+  }
+  if (ins === 1) {
+    // One input a group: whole groups go.
+    c.couple(to, from, (i) => Math.floor(i / outs))
+    c.weight(1, 0, 'scale')
+    if (outer === 0) c.couple(c.in(1, 0), to)
+    else {
+      c.couple(c.in(1, 0), from)
+      c.leave(c.in(1, 1))
+    }
+    c.leave(c.in(1, inner))
+    c.onCut((cut) => {
+      const left = cut.size(cut.in(0, 1))
+      if (left !== undefined) cut.node.attributes.set('group', attribute.int(left))
+    })
+    return
+  }
+  // Groups stay, each with as many channels as the others: the same place goes in all of them.
+  c.couple(from, from, (i) => i % ins)
+  c.couple(to, to, (i) => i % outs)
+  const place = (axis: number, channels: typeof from, each: number): void =>
+    c.couple(channels, c.in(1, axis), (i) => (c.in(1, axis).size === each ? i % each : i))
+  place(outer, to, outs)
+  place(inner, from, ins)
+  c.weight(1, outer, 'output')
+  c.weight(1, inner, 'input')
+}
+
 export const conv: Ops = {
-  Conv: op((c) => inferConv(c, 1)),
+  Conv: op((c) => inferConv(c, 1), (c) => convChannels(c, 0, 1)),
   ConvInteger: op((c) => inferConv(c, 1, 'int32')),
   QLinearConv: op((c) => inferConv(c, 3, c.type(7))),
   ConvTranspose: op((c) => {
@@ -89,5 +136,5 @@ export const conv: Ops = {
     })
     const outer = w?.[1]
     c.set(0, c.type(0), [x[0] as Dim, typeof outer === 'number' ? outer * c.node.int('group', 1) : null, ...sizes])
-  }),
+  }, (c) => convChannels(c, 1, 0)),
 }

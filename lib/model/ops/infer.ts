@@ -12,6 +12,8 @@ export interface InferOptions {
   symbols?: Readonly<Record<string, number>>
   /** @internal With strict: ops without inference are unknown all the same. */
   carry?: boolean
+  /** @internal Sizes for whole inputs, by name. */
+  dims?: ReadonlyMap<string, readonly number[]>
   /** @internal Content of small inputs. */
   contents?: ReadonlyMap<string, readonly number[]>
 }
@@ -55,7 +57,7 @@ export function inferShapes(graph: Graph, opsets: ReadonlyMap<string, number>, o
 function inferGraph(graph: Graph, opsets: ReadonlyMap<string, number>, options: InferOptions, shapes: Shapes): void {
   const bind = (dims: readonly Dim[] | null): readonly Dim[] | null =>
     dims && dims.map((d) => (typeof d === 'string' ? (options.symbols?.[d] ?? d) : d))
-  for (const i of graph.inputs) if (i.kind === 'tensor') shapes.set(graph, i.name, { type: i.type, dims: bind(i.dims), data: graph.parent ? undefined : options.contents?.get(i.name) })
+  for (const i of graph.inputs) if (i.kind === 'tensor') shapes.set(graph, i.name, { type: i.type, dims: (graph.parent ? undefined : options.dims?.get(i.name)) ?? bind(i.dims), data: graph.parent ? undefined : options.contents?.get(i.name) })
   for (const t of graph.initializers.values())
     shapes.set(graph, t.name, { type: t.type, dims: t.dims, data: readSmall(t) })
   const declared = new Map([...graph.valueInfo.values(), ...graph.outputs].map((v) => [v.name, v]))

@@ -1,4 +1,5 @@
 import type { Dim } from '../types'
+import { layoutChannels as channels } from './layout_channels'
 import { axisOf, bad, broadcast, kMaxData, op, product, readSmall, unknown, type InferContext, type Ops } from './op'
 
 /** A list that is an attribute up to some opset and an input from then on. */
@@ -252,14 +253,14 @@ function repeated(dims: readonly Dim[] | null, value: readonly Dim[] | undefined
 }
 
 export const layout: Ops = {
-  Reshape: op(reshape),
-  Squeeze: op(squeeze),
-  Unsqueeze: op(unsqueeze),
-  Slice: op(slice),
-  Concat: op(concat),
-  Gather: op(gather),
-  Split: op(split),
-  Pad: op(pad),
+  Reshape: op(reshape, channels.Reshape),
+  Squeeze: op(squeeze, channels.Squeeze),
+  Unsqueeze: op(unsqueeze, channels.Unsqueeze),
+  Slice: op(slice, channels.Slice),
+  Concat: op(concat, channels.Concat),
+  Gather: op(gather, channels.Gather),
+  Split: op(split, channels.Split),
+  Pad: op(pad, channels.Pad),
   TopK: op(topK),
   Transpose: op((c) => {
     const x = c.dims(0)
@@ -267,7 +268,7 @@ export const layout: Ops = {
     if (x && order && order.length !== x.length)
       bad(c, `perm has ${order.length} entries for an input of rank ${x.length}`)
     c.set(0, c.type(0), x && order ? order.map((i) => x[i] as Dim) : order ? unknown(order.length) : null, x && order ? turned(x, order, c.data(0)) : undefined)
-  }),
+  }, channels.Transpose),
   Flatten: op((c) => {
     const x = c.dims(0)
     if (!x) return c.set(0, c.type(0), [null, null])
@@ -278,7 +279,7 @@ export const layout: Ops = {
       return others.length === 1 ? (others[0] as Dim) : product(part)
     }
     c.set(0, c.type(0), [side(x.slice(0, axis)), side(x.slice(axis))])
-  }),
+  }, channels.Flatten),
   Expand: op((c) => {
     const shape = c.data(1)
     if (!shape) {
@@ -287,7 +288,7 @@ export const layout: Ops = {
     }
     const dims = broadcast(c, [c.dims(0), shape])
     c.set(0, c.type(0), dims, repeated(dims, c.data(0)))
-  }),
+  }, channels.Expand),
   Tile: op((c) => {
     const x = c.dims(0)
     const times = c.opset >= 6 ? c.numbers(1) : undefined
@@ -297,14 +298,14 @@ export const layout: Ops = {
       c.type(0),
       x.map((d, i) => (times[i] === 1 ? d : typeof d === 'number' ? d * (times[i] as number) : null)),
     )
-  }),
+  }, channels.Tile),
   Shape: op((c) => {
     const x = c.dims(0)
     if (!x) return c.set(0, 'int64', [null])
     const end = c.node.int('end', x.length)
     const part = x.slice(c.node.int('start', 0), end)
     c.set(0, 'int64', [part.length], part)
-  }),
+  }, channels.Shape),
   Size: op((c) => {
     const n = c.dims(0) && product(c.dims(0) as readonly Dim[])
     c.set(0, 'int64', [], [n])
@@ -323,8 +324,8 @@ export const layout: Ops = {
     const batch = c.node.int('batch_dims', 0)
     c.set(0, c.type(0), x && at && typeof depth === 'number' ? [...at.slice(0, -1), ...x.slice(batch + depth)] : null)
   }),
-  DepthToSpace: op((c) => space(c, 1)),
-  SpaceToDepth: op((c) => space(c, -1)),
+  DepthToSpace: op((c) => space(c, 1), channels.DepthToSpace),
+  SpaceToDepth: op((c) => space(c, -1), channels.SpaceToDepth),
   Range: op((c) => {
     const [a, b, step] = [c.numbers(0)?.[0], c.numbers(1)?.[0], c.numbers(2)?.[0]]
     const n = a !== undefined && b !== undefined && step ? Math.max(0, Math.ceil((b - a) / step)) : null

@@ -1,5 +1,6 @@
 import type { Dim, ElementType } from '../types'
-import { bad, broadcast, op, type InferContext, type Ops } from './op'
+import { broadcastInput } from './couple'
+import { bad, broadcast, op, type CoupleContext, type InferContext, type Ops } from './op'
 
 function matmul(c: InferContext, ia: number, ib: number, type: ElementType): void {
   const a = c.dims(ia)
@@ -14,8 +15,52 @@ function matmul(c: InferContext, ia: number, ib: number, type: ElementType): voi
   c.set(0, type, [...batch, ...rows, ...columns])
 }
 
+/** The sum of products: what goes from an activation goes from the weight. Between two activations nothing can go. */
+function inner(c: CoupleContext, axisA: number, axisB: number): void {
+  const [a, b] = [c.constant(0) !== undefined, c.constant(1) !== undefined]
+  if (a === b) return
+  c.couple(c.in(0, axisA), c.in(1, axisB))
+  c.weight(a ? 0 : 1, a ? axisA : axisB, 'input')
+}
+
+function matmulChannels(c: CoupleContext): void {
+  const [a, b, y] = [c.inputs[0], c.inputs[1], c.outputs[0]]
+  if (!a || !b || !y || a.length === 0 || b.length === 0) return
+  inner(c, a.length - 1, Math.max(0, b.length - 2))
+  const columns = b.length > 1 ? 1 : 0
+  const rows = a.length > 1 ? 1 : 0
+  if (rows) {
+    c.couple(c.in(0, a.length - 2), c.out(0, y.length - 1 - columns))
+    if (c.constant(0)) c.weight(0, a.length - 2, 'output')
+  }
+  if (columns) {
+    c.couple(c.in(1, b.length - 1), c.out(0, y.length - 1))
+    if (c.constant(1)) c.weight(1, b.length - 1, 'output')
+  }
+  const batch = y.length - rows - columns
+  for (const [i, dims] of [a, b].entries()) {
+    const own = Math.max(0, dims.length - 2)
+    for (let axis = 0; axis < own; axis++) {
+      const at = batch - own + axis
+      if (dims[axis] !== y[at]) continue
+      c.couple(c.in(i, axis), c.out(0, at))
+      if (c.constant(i)) c.weight(i, axis, 'scale')
+    }
+  }
+}
+
+function gemmChannels(c: CoupleContext): void {
+  const [ta, tb] = [c.node.int('transA', 0) !== 0 ? 1 : 0, c.node.int('transB', 0) !== 0 ? 1 : 0]
+  inner(c, 1 - ta, tb)
+  c.couple(c.in(0, ta), c.out(0, 0))
+  c.couple(c.in(1, 1 - tb), c.out(0, 1))
+  if (c.constant(0)) c.weight(0, ta, 'output')
+  if (c.constant(1)) c.weight(1, 1 - tb, 'output')
+  if (c.node.inputs[2]) broadcastInput(c, 2)
+}
+
 export const matmuls: Ops = {
-  MatMul: op((c) => matmul(c, 0, 1, c.type(0))),
+  MatMul: op((c) => matmul(c, 0, 1, c.type(0)), matmulChannels),
   MatMulInteger: op((c) => matmul(c, 0, 1, 'int32')),
   QLinearMatMul: op((c) => matmul(c, 0, 3, c.type(7))),
   'com.microsoft:MatMulNBits': op((c) => {
@@ -33,5 +78,5 @@ export const matmuls: Ops = {
     const [k1, k2] = [a?.[ta ? 0 : 1], b?.[tb ? 1 : 0]]
     if (typeof k1 === 'number' && typeof k2 === 'number' && k1 !== k2) bad(c, `inner sizes ${k1} and ${k2}`)
     c.set(0, c.type(0), [a?.[ta ? 1 : 0] ?? null, b?.[tb ? 0 : 1] ?? null])
-  }),
+  }, gemmChannels),
 }

@@ -32,20 +32,75 @@ export interface InferContext {
   set(output: number, type: ElementType, dims: readonly Dim[] | null, data?: readonly Dim[]): void
 }
 
+/** One axis of one value. */
+export interface Axis {
+  readonly value: string
+  readonly axis: number
+  readonly size: number
+}
+
+/**
+ * What an axis of a weight is to the channels that run along it: it makes them (`output`), reads them in a sum of products
+ * (`input`), is one factor or term each (`scale`), or the factor of a batch normalization (`gamma`).
+ */
+export type Role = 'output' | 'input' | 'scale' | 'gamma'
+
+/** What an op's coupling rule sees, and where it says which channels go together. All sizes are known numbers. */
+export interface CoupleContext {
+  readonly node: Node
+  readonly graph: Graph
+  readonly opset: number
+  /** Dims of the inputs; `undefined` for those that are not given. */
+  readonly inputs: readonly (readonly number[] | undefined)[]
+  readonly outputs: readonly (readonly number[] | undefined)[]
+  constant(i: number): Initializer | undefined
+  /** Content of a small integer input, as far as all of it is known. */
+  numbers(i: number): readonly number[] | undefined
+  in(i: number, axis: number): Axis
+  out(o: number, axis: number): Axis
+  /** Index i of `a` goes with index i (or `map(i)`, unless that is -1) of `b`: they are removed together or not at all. */
+  couple(a: Axis, b: Axis, map?: (i: number) => number): void
+  /** Indices of the axis are on their own: removing some changes nothing else at this node. */
+  leave(a: Axis): void
+  weight(input: number, axis: number, role: Role): void
+  /** Which of several axes an index of their product is to follow; the others stay whole. */
+  pick(axes: readonly Axis[]): number
+  /** What else has to change at the node once channels are gone. */
+  onCut(change: (cut: Cut) => void): void
+}
+
+/** Channels are gone: what a node's attributes and shape inputs have to follow. */
+export interface Cut {
+  readonly node: Node
+  readonly graph: Graph
+  readonly opset: number
+  in(i: number, axis: number): Axis
+  out(o: number, axis: number): Axis
+  /** The indices that stay, ascending; `undefined` where all do. */
+  kept(a: Axis): readonly number[] | undefined
+  /** How many stay; `undefined` where all do. */
+  size(a: Axis): number | undefined
+  /** Elements of a small value before the cut. */
+  lengthOf(value: string): number | undefined
+  typeOf(value: string): ElementType
+}
+
 /**
  * An op: what this package knows about one ONNX operator. `infer` sets types and shapes of the outputs as far as the
- * inputs tell them; it throws `ERR_MODEL_FORMAT` on inputs that the op does not accept.
+ * inputs tell them; it throws `ERR_MODEL_FORMAT` on inputs that the op does not accept. `channels` says how its channels are
+ * coupled, for pruning: axes that it does not mention cannot lose an index, and without it none can.
  */
 export interface Op {
   infer(c: InferContext): void
+  readonly channels?: (c: CoupleContext) => void
 }
 
 /** Ops by name; domains other than ONNX's own as `domain:name`. */
 export type Ops = Readonly<Record<string, Op>>
 
 /** @internal */
-export function op(infer: (c: InferContext) => void): Op {
-  return { infer }
+export function op(infer: (c: InferContext) => void, channels?: (c: CoupleContext) => void): Op {
+  return channels ? { infer, channels } : { infer }
 }
 
 /** @internal */

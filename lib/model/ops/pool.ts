@@ -1,6 +1,7 @@
 import type { Dim } from '../types'
-import { bad, op, type InferContext, type Ops } from './op'
+import { bad, op, type CoupleContext, type InferContext, type Ops } from './op'
 import { slide, windowOf } from './conv'
+import { batchAndChannels } from './couple'
 
 function pool(c: InferContext): void {
   const x = c.dims(0)
@@ -23,11 +24,16 @@ function global(c: InferContext): void {
   c.set(0, c.type(0), x && x.map((d, i) => (i < 2 ? d : 1)))
 }
 
+/** MaxPool's indices count through all channels. */
+const pooled = (c: CoupleContext): void => {
+  if (c.node.outputs.length === 1) batchAndChannels(c)
+}
+
 export const pooling: Ops = {
-  MaxPool: op(pool),
-  AveragePool: op(pool),
-  LpPool: op(pool),
-  GlobalAveragePool: op(global),
-  GlobalMaxPool: op(global),
-  GlobalLpPool: op(global),
+  MaxPool: op(pool, pooled),
+  AveragePool: op(pool, pooled),
+  LpPool: op(pool, pooled),
+  GlobalAveragePool: op(global, pooled),
+  GlobalMaxPool: op(global, pooled),
+  GlobalLpPool: op(global, pooled),
 }

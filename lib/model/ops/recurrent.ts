@@ -1,5 +1,5 @@
 import type { Dim } from '../types'
-import { op, type InferContext, type Ops } from './op'
+import { op, type CoupleContext, type InferContext, type Ops } from './op'
 
 function recurrent(c: InferContext): void {
   const x = c.dims(0)
@@ -13,4 +13,10 @@ function recurrent(c: InferContext): void {
   if (c.node.opType === 'LSTM') c.set(2, c.type(0), last)
 }
 
-export const recurrents: Ops = { LSTM: op(recurrent), GRU: op(recurrent), RNN: op(recurrent) }
+/** What a cell reads can lose features; what it remembers cannot. */
+function inputFeatures(c: CoupleContext): void {
+  c.couple(c.in(0, 2), c.in(1, 2))
+  c.weight(1, 2, 'input')
+}
+
+export const recurrents: Ops = { LSTM: op(recurrent, inputFeatures), GRU: op(recurrent, inputFeatures), RNN: op(recurrent, inputFeatures) }

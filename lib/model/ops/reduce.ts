@@ -1,5 +1,6 @@
 import { folded } from './data'
-import { axisOf, op, unknown, type InferContext, type Ops } from './op'
+import { fromFront } from './couple'
+import { axisOf, op, unknown, type CoupleContext, type InferContext, type Ops } from './op'
 
 /** The opset in which an op's `axes` became an input. */
 export function axesInputSince(opType: string): number {
@@ -34,13 +35,30 @@ function arg(c: InferContext): void {
   c.set(0, 'int64', x && (keep ? x.map((d, i) => (i === axis ? 1 : d)) : x.filter((_, i) => i !== axis)))
 }
 
+/** Axes that are not reduced pass. */
+function reduceChannels(c: CoupleContext): void {
+  const x = c.inputs[0]
+  if (!x) return
+  const asInput = c.node.opType.startsWith('Reduce') && c.opset >= axesInputSince(c.node.opType)
+  const given = c.node.opType.startsWith('Arg') ? [c.node.int('axis', 0)] : asInput ? (c.node.inputs[1] ? c.numbers(1) : []) : c.node.ints('axes', [])
+  if (!given) return
+  const none = given.length === 0 && c.node.int('noop_with_empty_axes', 0) !== 0
+  const gone = new Set(given.length === 0 && !none ? x.keys() : given.map((a) => fromFront(a, x.length)))
+  const keep = c.node.int('keepdims', 1) !== 0
+  let to = 0
+  x.forEach((_, axis) => {
+    if (!gone.has(axis)) c.couple(c.in(0, axis), c.out(0, to++))
+    else if (keep) to++
+  })
+}
+
 export const reductions: Ops = {
   ...Object.fromEntries(
     ['Sum', 'Mean', 'Max', 'Min', 'Prod', 'L1', 'L2', 'LogSum', 'LogSumExp', 'SumSquare'].map((n) => [
       `Reduce${n}`,
-      op(reduce),
+      op(reduce, reduceChannels),
     ]),
   ),
-  ArgMax: op(arg),
-  ArgMin: op(arg),
+  ArgMax: op(arg, reduceChannels),
+  ArgMin: op(arg, reduceChannels),
 }

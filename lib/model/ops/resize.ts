@@ -1,5 +1,6 @@
 import type { Dim } from '../types'
-import { bad, op, unknown, type InferContext, type Ops } from './op'
+import { passing, rewriteSizes } from './couple'
+import { bad, op, unknown, type CoupleContext, type InferContext, type Ops } from './op'
 
 function scaled(c: InferContext, x: readonly Dim[], scales: readonly number[], axes: readonly number[]): void {
   if (scales.length !== axes.length) bad(c, `${scales.length} scales for ${axes.length} axes`)
@@ -49,8 +50,17 @@ function resize(c: InferContext): void {
   scaled(c, x, scales, axes)
 }
 
+/** Sizes that stay: their indices pass as they are. A crop would not leave them so. */
+function resizeChannels(c: CoupleContext): void {
+  if (c.node.string('coordinate_transformation_mode', 'half_pixel') === 'tf_crop_and_resize') return
+  passing(() => true)(c)
+  for (const i of [1, 2, 3]) if (c.inputs[i]?.length === 1) c.leave(c.in(i, 0))
+  const axes = c.node.ints('axes')?.map((a) => (a < 0 ? a + (c.inputs[0]?.length ?? 0) : a)) ?? c.inputs[0]?.map((_, i) => i) ?? []
+  if (c.opset >= 11 && c.node.inputs[3]) c.onCut((cut) => rewriteSizes(cut, 3, axes))
+}
+
 export const resizing: Ops = {
-  Resize: op(resize),
+  Resize: op(resize, resizeChannels),
   Upsample: op((c) => {
     const x = c.dims(0)
     const given = c.node.attributes.get('scales')
@@ -62,5 +72,5 @@ export const resizing: Ops = {
       scales,
       x.map((_, i) => i),
     )
-  }),
+  }, passing(() => true)),
 }

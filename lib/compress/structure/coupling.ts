@@ -1,0 +1,276 @@
+import type { Graph } from '../../model/graph'
+import type { Node } from '../../model/node'
+import { opOf } from '../../model/ops'
+import { captured } from '../../model/graph'
+import type { Shapes } from '../../model/ops/infer'
+import type { Axis, CoupleContext, Role } from '../../model/ops/op'
+
+/** @internal One axis of a weight with a role: who uses it, and how. */
+export interface WeightAxis {
+  readonly role: Role
+  readonly node: Node
+}
+
+interface Place {
+  readonly value: string
+  readonly axis: number
+  readonly size: number
+  readonly base: number
+}
+
+
+const kBits: Readonly<Record<Role, number>> = { output: 1, input: 2, scale: 4, gamma: 8 }
+
+/**
+ * @internal Which indices of which axes of which values can only be removed together: a union-find over all of them, built from
+ * the `channels` rules of the ops (Fang et al., DepGraph: Towards Any Structural Pruning, 2023, index by index).
+ */
+export class Coupling {
+  readonly graph: Graph
+  readonly #shapes: Shapes
+  readonly #places = new Map<string, Place>()
+  /** What blocks a set, by its root: 0 nothing, else the place in #reasons plus 1; negative if only the choice at a reshape does. */
+  #blocks = new Int32Array(1 << 16)
+  readonly #reasons: string[] = []
+  readonly #reasonIds = new Map<string, number>()
+  readonly roles = new Map<string, WeightAxis>()
+  #parent = new Int32Array(1 << 16)
+  #flags = new Uint8Array(1 << 16)
+  #count = 0
+
+  private constructor(graph: Graph, shapes: Shapes) {
+    this.graph = graph
+    this.#shapes = shapes
+  }
+
+  /** `shapes` with numbers wherever they can be known; values without stay whole. */
+  static of(graph: Graph, opsets: ReadonlyMap<string, number>, shapes: Shapes): Coupling {
+    const picks = new Map<string, number>()
+    for (let round = 0; ; round++) {
+      const coupling = new Coupling(graph, shapes)
+      const made = coupling.#build(opsets, picks)
+      if (round >= 32 || !coupling.#advance(made, picks)) return coupling
+    }
+  }
+
+  /** Sizes of a value, where all are known. */
+  dims(value: string): readonly number[] | undefined {
+    const constant = this.graph.initializers.get(value)
+    if (constant) return constant.dims
+    const dims = this.#shapes.get(value, this.graph)?.dims
+    return dims?.every((d) => typeof d === 'number') ? (dims as readonly number[]) : undefined
+  }
+
+  typeOf(value: string): string {
+    return this.#shapes.get(value, this.graph)?.type ?? 'undefined'
+  }
+
+  /** Every axis that was looked at. */
+  places(): Iterable<Place> {
+    return this.#places.values()
+  }
+
+  /** The set that an index belongs to. */
+  root(value: string, axis: number, index: number): number | undefined {
+    const place = this.#places.get(key(value, axis))
+    return place && this.#find(place.base + index)
+  }
+
+  /** Why a set cannot go: `undefined` if it can. */
+  blocked(root: number): string | undefined {
+    const found = this.#blocks[root] as number
+    if (found) return this.#reasons[Math.abs(found) - 1]
+    if (!((this.#flags[root] as number) & kBits.output)) return 'no weight makes these channels'
+    return (this.#flags[root] as number) & kBits.input ? undefined : 'no weight reads these channels'
+  }
+
+  #build(opsets: ReadonlyMap<string, number>, picks: ReadonlyMap<string, number>): Choice[] {
+    const made: Choice[] = []
+    const { graph } = this
+    for (const i of graph.inputs) if (!graph.initializers.has(i.name)) this.#blockValue(i.name, `${i.name} is an input of the model`)
+    for (const node of graph.nodes) this.#visit(node, opsets.get(node.domain) ?? 1, picks, made)
+    for (const o of graph.outputs) this.#blockValue(o.name, `${o.name} is an output of the model`)
+    return made
+  }
+
+  #visit(node: Node, opset: number, picks: ReadonlyMap<string, number>, made: Choice[]): void {
+    const rule = opOf(node)?.channels
+    const subgraphs = node.subgraphs()
+    const names = [...node.inputs, ...node.outputs].filter((n) => n)
+    const label = `${node.opType} ${node.label}`
+    if (!rule || subgraphs.length > 0) {
+      const inner = new Set<string>()
+      for (const g of subgraphs) captured(g, inner)
+      for (const n of [...names, ...inner]) this.#blockValue(n, `${label} couples them in a way that is not known`)
+      return
+    }
+    if (names.some((n) => !this.dims(n))) {
+      for (const n of names) this.#blockValue(n, `shapes at ${label} are not known without running the model`)
+      return
+    }
+    const mentioned = new Set<string>()
+    const axisOf = (value: string, axis: number): Axis => {
+      const place = this.#place(value, axis)
+      if (!place) throw new RangeError(`${label}: no axis ${axis} of ${value}`)
+      return place
+    }
+    const input = (i: number, axis: number): Axis => axisOf(node.inputs[i] ?? '', axis)
+    let pickCount = 0
+    const context: CoupleContext = {
+      node,
+      graph: this.graph,
+      opset,
+      inputs: node.inputs.map((n) => (n ? this.dims(n) : undefined)),
+      outputs: node.outputs.map((n) => (n ? this.dims(n) : undefined)),
+      constant: (i) => (node.inputs[i] ? this.graph.constant(node.inputs[i]) : undefined),
+      numbers: (i) => {
+        const data = node.inputs[i] ? this.#shapes.get(node.inputs[i], this.graph)?.data : undefined
+        return data?.every((d) => typeof d === 'number') ? (data as readonly number[]) : undefined
+      },
+      in: input,
+      out: (o, axis) => axisOf(node.outputs[o] ?? '', axis),
+      couple: (a, b, map) => {
+        mentioned.add(key(a.value, a.axis)).add(key(b.value, b.axis))
+        const [p, q] = [this.#place(a.value, a.axis) as Place, this.#place(b.value, b.axis) as Place]
+        if (!map && p.size !== q.size) throw new RangeError(`${label}: ${p.size} and ${q.size} channels`)
+        for (let i = 0; i < p.size; i++) {
+          const j = map ? map(i) : i
+          if (j >= 0) this.#union(p.base + i, q.base + j)
+        }
+      },
+      leave: (a) => void mentioned.add(key(a.value, a.axis)),
+      weight: (i, axis, role) => {
+        const place = this.#place(node.inputs[i] ?? '', axis)
+        if (!place || !this.graph.constant(place.value)) return
+        const known = this.roles.get(key(place.value, axis))
+        if (!known || (known.role === 'scale' && role !== 'scale')) this.roles.set(key(place.value, axis), { role, node })
+        for (let k = 0; k < place.size; k++) {
+          const root = this.#find(place.base + k)
+          this.#flags[root] = (this.#flags[root] as number) | kBits[role]
+        }
+      },
+      pick: (axes) => {
+        const id = `${node.outputs[0]}\0${pickCount++}`
+        const choice = picks.get(id) ?? 0
+        axes.forEach((a, i) => {
+          if (i !== choice) this.#blockAxis(a, `${label} takes them as parts of others`, true)
+        })
+        made.push({ id, axes, choice })
+        return choice
+      },
+      onCut: () => undefined,
+    }
+    try {
+      rule(context)
+    } catch (error) {
+      // A file that contradicts itself: shape inference or the runtime will say so; here nothing is cut.
+      if (!(error instanceof RangeError)) throw error
+      mentioned.clear()
+    }
+    // What the rule did not mention it needs whole.
+    for (const n of names) this.dims(n)?.forEach((_, axis) => {
+      if (!mentioned.has(key(n, axis))) this.#blockAxis({ value: n, axis }, `${label} needs all of them`, false)
+    })
+  }
+
+  /** Another factor for the first reshape whose choice led nowhere; false if all choices stand. */
+  #advance(made: readonly Choice[], picks: Map<string, number>): boolean {
+    const state = (p: Choice): 'good' | 'soft' | 'hard' => {
+      const a = p.axes[p.choice] as Axis
+      let soft = false
+      for (let i = 0; i < a.size; i++) {
+        const root = this.root(a.value, a.axis, i) as number
+        if (this.blocked(root) === undefined) return 'good'
+        soft ||= (this.#blocks[root] as number) < 0
+      }
+      return soft ? 'soft' : 'hard'
+    }
+    let any = false
+    for (const wish of ['hard', 'soft'] as const) {
+      for (const p of made) {
+        if (p.choice + 1 >= p.axes.length || state(p) !== wish) continue
+        picks.set(p.id, p.choice + 1)
+        any = true
+        if (wish === 'soft') return true
+      }
+      if (any) return true
+    }
+    return false
+  }
+
+  #place(value: string, axis: number): Place | undefined {
+    const id = key(value, axis)
+    const known = this.#places.get(id)
+    if (known) return known
+    const size = this.dims(value)?.[axis]
+    if (size === undefined) return undefined
+    const place = { value, axis, size, base: this.#count }
+    this.#count += size
+    if (this.#count > this.#parent.length) {
+      const room = Math.max(this.#count, 2 * this.#parent.length)
+      const [parent, flags, blocks] = [new Int32Array(room), new Uint8Array(room), new Int32Array(room)]
+      parent.set(this.#parent)
+      flags.set(this.#flags)
+      blocks.set(this.#blocks)
+      this.#parent = parent
+      this.#flags = flags
+      this.#blocks = blocks
+    }
+    for (let i = place.base; i < this.#count; i++) this.#parent[i] = i
+    this.#places.set(id, place)
+    return place
+  }
+
+  #find(i: number): number {
+    const parent = this.#parent
+    let root = i
+    while (parent[root] !== root) root = parent[root] as number
+    while (parent[i] !== root) {
+      const next = parent[i] as number
+      parent[i] = root
+      i = next
+    }
+    return root
+  }
+
+  #union(a: number, b: number): void {
+    const [p, q] = [this.#find(a), this.#find(b)]
+    if (p === q) return
+    const [to, from] = p < q ? [p, q] : [q, p]
+    this.#parent[from] = to
+    this.#flags[to] = (this.#flags[to] as number) | (this.#flags[from] as number)
+    const block = this.#blocks[from] as number
+    const own = this.#blocks[to] as number
+    if (own === 0 || (own < 0 && block > 0)) this.#blocks[to] = block || own
+  }
+
+  #blockValue(value: string, reason: string): void {
+    this.dims(value)?.forEach((_, axis) => this.#blockAxis({ value, axis }, reason, false))
+  }
+
+  #blockAxis({ value, axis }: Spot, reason: string, soft: boolean): void {
+    const place = this.#place(value, axis)
+    if (!place) return
+    let id = this.#reasonIds.get(reason)
+    if (!id) this.#reasonIds.set(reason, (id = this.#reasons.push(reason)))
+    for (let i = 0; i < place.size; i++) {
+      const root = this.#find(place.base + i)
+      const own = this.#blocks[root] as number
+      if (own === 0 || (own < 0 && !soft)) this.#blocks[root] = soft ? -id : id
+    }
+  }
+}
+
+interface Spot {
+  readonly value: string
+  readonly axis: number
+}
+
+interface Choice {
+  readonly id: string
+  readonly axes: readonly Axis[]
+  readonly choice: number
+}
+
+/** @internal */
+export const key = (value: string, axis: number): string => `${value}\0${axis}`
