@@ -65,9 +65,28 @@ export class Coupling {
     return this.#shapes.get(value, this.graph)?.type ?? 'undefined'
   }
 
+  /** What a node's rule may read. */
+  views(node: Node): Pick<CoupleContext, 'inputs' | 'outputs' | 'constant' | 'numbers'> {
+    const [inputs, outputs] = [node.inputs, node.outputs]
+    return {
+      inputs: inputs.map((n) => (n ? this.dims(n) : undefined)),
+      outputs: outputs.map((n) => (n ? this.dims(n) : undefined)),
+      constant: (i) => (inputs[i] ? this.graph.constant(inputs[i]) : undefined),
+      numbers: (i) => {
+        const data = inputs[i] ? this.#shapes.get(inputs[i], this.graph)?.data : undefined
+        return data?.every((d) => typeof d === 'number') ? (data as readonly number[]) : undefined
+      },
+    }
+  }
+
   /** Every axis that was looked at. */
   places(): Iterable<Place> {
     return this.#places.values()
+  }
+
+  /** The sets of the indices of a place. */
+  rootsOf({ base, size }: Place): Int32Array {
+    return Int32Array.from({ length: size }, (_, i) => this.#find(base + i))
   }
 
   /** The set that an index belongs to. */
@@ -120,13 +139,7 @@ export class Coupling {
       node,
       graph: this.graph,
       opset,
-      inputs: node.inputs.map((n) => (n ? this.dims(n) : undefined)),
-      outputs: node.outputs.map((n) => (n ? this.dims(n) : undefined)),
-      constant: (i) => (node.inputs[i] ? this.graph.constant(node.inputs[i]) : undefined),
-      numbers: (i) => {
-        const data = node.inputs[i] ? this.#shapes.get(node.inputs[i], this.graph)?.data : undefined
-        return data?.every((d) => typeof d === 'number') ? (data as readonly number[]) : undefined
-      },
+      ...this.views(node),
       in: input,
       out: (o, axis) => axisOf(node.outputs[o] ?? '', axis),
       couple: (a, b, map) => {
@@ -153,6 +166,7 @@ export class Coupling {
         const id = `${node.outputs[0]}\0${pickCount++}`
         const choice = picks.get(id) ?? 0
         axes.forEach((a, i) => {
+          mentioned.add(key(a.value, a.axis))
           if (i !== choice) this.#blockAxis(a, `${label} takes them as parts of others`, true)
         })
         made.push({ id, axes, choice })
