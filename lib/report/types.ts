@@ -6,6 +6,8 @@ export interface LayerReport {
   readonly weight: string
   readonly dims: readonly number[]
   readonly elements: number
+  /** Dims afterwards, where channels were removed. */
+  readonly dimsAfter?: readonly number[]
   readonly action: 'quantized' | 'pruned' | 'kept' | 'shared'
   /** Why a weight was kept as it was, or got something else than was asked for. */
   readonly reason?: string
