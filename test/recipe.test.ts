@@ -17,6 +17,9 @@ describe('recipes', () => {
     expect(steps[0]).toEqual({ step: 'dedupe' })
     expect(steps[1]).toEqual({
       step: 'quantize',
+      format: 'int',
+      method: 'nearest',
+      scale: 'float',
       bits: 8,
       storage: 'folded',
       blockSize: 0,

@@ -56,7 +56,7 @@ export class Scratch {
     return new Uint8Array(buffer, 0, byteLength)
   }
 
-  floats(slot: string, count: number): Float32Array {
+  floats(slot: string, count: number): Float32Array<ArrayBuffer> {
     const { buffer } = this.bytes(slot, count * 4)
     return new Float32Array(buffer as ArrayBuffer, 0, count)
   }

@@ -2,12 +2,12 @@ import { sizeOf } from '../tensor'
 import type { Graph } from './graph'
 import type { Initializer } from './initializer'
 import type { Node } from './node'
-import { isPairTable, weightInputsOf, weightViewOf, type WeightView } from './weights'
+import { unpacksCodes, weightInputsOf, weightViewOf, type WeightView } from './weights'
 
 /**
  * A weight that lies in the file as integer codes and scales and becomes float by standard ops. Both storages are
- * known: `qdq` is `DequantizeLinear`, `folded` is `Cast` → `Mul` (int8) or `Cast` → `Gather` of a table of 256 pairs →
- * `Mul` (4 bits), each with a `Reshape` after it where blocks ask for one.
+ * known: `qdq` is `DequantizeLinear`, `folded` is `Cast` → `Mul` (int8) or `Cast` → `Gather` of a table of 256 rows →
+ * `Mul` (a few bits; several tables are added up), each with a `Reshape` after it where blocks ask for one.
  */
 export interface QuantizedWeight {
   /** The float value that nodes read. */
@@ -15,14 +15,26 @@ export interface QuantizedWeight {
   readonly graph: Graph
   readonly dims: readonly number[]
   readonly storage: 'folded' | 'qdq'
-  /** Bits of a stored code: 8 or 4. */
+  /** Bits of a stored code: 8 or 4, of tables what their bytes come to. */
   readonly bits: number
+  /** Of {@link tables} the bytes of the first. */
   readonly codes: Initializer
+  /**
+   * Where values are looked up in tables of another kind than pairs of 4-bit integers: bytes and the values of each byte's
+   * codes, [256, codes in a byte]. A value is the sum over these, times its scale.
+   */
+  readonly tables?: readonly CodeTable[]
   readonly scales: Initializer
   readonly zeroPoints: Initializer | undefined
   /** Dims of the codes in which the scales broadcast by numpy's rules once they have {@link scaleDims}. */
   readonly codeDims: readonly number[]
   readonly scaleDims: readonly number[]
+}
+
+/** Bytes, and what they stand for. */
+export interface CodeTable {
+  readonly bytes: Initializer
+  readonly table: Initializer
 }
 
 /** A {@link QuantizedWeight} and the first node that computes with it. */
@@ -104,13 +116,30 @@ function folded(graph: Graph, node: Node, value: string): QuantizedWeight | unde
   const other = constant(graph, b) ? a : b
   if (scales?.type !== 'float32' || !other) return undefined
   const base = { value, graph, storage: 'folded' as const, scales, zeroPoints: undefined, scaleDims: scales.dims }
-  let made = graph.producer(other)
+  const made = graph.producer(other)
   if (made?.is('Cast')) {
     const codes = constant(graph, made.inputs[0])
     if ((codes?.type !== 'int8' && codes?.type !== 'uint8') || made.int('to', 0) !== 1) return undefined
     return broadcasts(scales.dims, codes.dims)
       ? { ...base, dims: codes.dims, bits: 8, codes, codeDims: codes.dims }
       : undefined
+  }
+  const found = tablesOf(graph, other)
+  if (!found || !broadcasts(scales.dims, found.codeDims)) return undefined
+  const { tables, codeDims } = found
+  const [{ bytes, table }] = tables as [CodeTable]
+  const bits = tables.reduce((sum, t) => sum + 8 / t.table.dims[1]!, 0)
+  const core = { ...base, dims: codeDims, bits, codes: bytes, codeDims }
+  return tables.length === 1 && isPairTable(table) ? core : { ...core, tables }
+}
+
+/** The tables whose sum a value is. */
+function tablesOf(graph: Graph, name: string): { tables: CodeTable[]; codeDims: number[] } | undefined {
+  let made = graph.producer(name)
+  if (made?.is('Add')) {
+    const [a, b] = [tablesOf(graph, made.inputs[0]!), tablesOf(graph, made.inputs[1]!)]
+    if (!a || !b || a.codeDims.join() !== b.codeDims.join()) return undefined
+    return { tables: [...a.tables, ...b.tables], codeDims: a.codeDims }
   }
   let codeDims: number[] | undefined
   if (made?.is('Reshape')) {
@@ -119,17 +148,22 @@ function folded(graph: Graph, node: Node, value: string): QuantizedWeight | unde
     codeDims = Array.from(shape.readSync().data as BigInt64Array, Number)
     made = made.inputs[0] ? graph.producer(made.inputs[0]) : undefined
   }
-  if (!made?.is('Gather') || made.int('axis', 0) !== 0) return undefined
+  if (!made || !unpacksCodes(made, graph)) return undefined
   const table = constant(graph, made.inputs[0])
-  const cast = made.inputs[1] ? graph.producer(made.inputs[1]) : undefined
-  const codes = cast?.is('Cast') ? constant(graph, cast.inputs[0]) : undefined
-  if (codes?.type !== 'uint8' || !table || !isPairTable(table)) return undefined
-  codeDims ??= [...codes.dims, 2]
-  if (sizeOf(codeDims) !== codes.elementCount * 2 || !broadcasts(scales.dims, codeDims)) return undefined
-  return { ...base, dims: codeDims, bits: 4, codes, codeDims }
+  const bytes = constant(graph, graph.producer(made.inputs[1]!)!.inputs[0])
+  if (table?.type !== 'float32' || table.dims.length !== 2 || table.dims[0] !== 256 || bytes?.type !== 'uint8') return undefined
+  codeDims ??= [...bytes.dims, table.dims[1]!]
+  return sizeOf(codeDims) === bytes.elementCount * table.dims[1]! ? { tables: [{ bytes, table }], codeDims } : undefined
 }
 
 const signed = (nibble: number): number => (nibble < 8 ? nibble : nibble - 16)
+
+/** The table that unpacks 4-bit integers, two to a byte, low nibble first. */
+function isPairTable(table: Initializer): boolean {
+  if (table.dims[1] !== 2) return false
+  const data = table.readSync().data as Float32Array
+  return data.every((v, i) => v === signed(((i >> 1) >> (i & 1 ? 4 : 0)) & 15))
+}
 
 /** True if `small` broadcasts to exactly `large`. */
 function broadcasts(small: readonly number[], large: readonly number[]): boolean {
@@ -137,8 +171,9 @@ function broadcasts(small: readonly number[], large: readonly number[]): boolean
   return lead >= 0 && small.every((d, i) => d === 1 || d === large[lead + i])
 }
 
-/** The codes of a quantized weight, one a number, zero point not taken off. */
-export function readCodes({ codes, bits }: QuantizedWeight): Int8Array | Uint8Array | Int16Array {
+/** What is multiplied by the scales, one a number: codes, zero point not taken off, or what tables give. */
+export function readCodes({ codes, bits, tables }: QuantizedWeight): Int8Array | Uint8Array | Int16Array | Float32Array {
+  if (tables) return lookedUp(tables)
   const { data, type } = codes.readSync()
   if (bits === 8) return data as Int8Array | Uint8Array
   const bytes = data as Uint8Array
@@ -148,6 +183,18 @@ export function readCodes({ codes, bits }: QuantizedWeight): Int8Array | Uint8Ar
   for (let i = 0; i < count; i++) {
     const nibble = i & 1 ? bytes[i >> 1]! >> 4 : bytes[i >> 1]! & 15
     out[i] = isSigned ? signed(nibble) : nibble
+  }
+  return out
+}
+
+function lookedUp(tables: readonly CodeTable[]): Float32Array {
+  const [first] = tables as [CodeTable]
+  const out = new Float32Array(first.bytes.elementCount * first.table.dims[1]!)
+  for (const { bytes, table } of tables) {
+    const perByte = table.dims[1]!
+    const values = table.readSync().data as Float32Array
+    const data = bytes.readSync().data as Uint8Array
+    for (let i = 0; i < out.length; i++) out[i]! += values[data[Math.floor(i / perByte)]! * perByte + (i % perByte)]!
   }
   return out
 }
@@ -182,7 +229,8 @@ export function readQuantized(weight: QuantizedWeight): Float32Array {
   return out
 }
 
-/** Bytes of codes, scales and zero points. */
-export function quantizedBytes({ codes, scales, zeroPoints }: QuantizedWeight): number {
-  return codes.byteLength + scales.byteLength + (zeroPoints?.byteLength ?? 0)
+/** Bytes of codes, scales and zero points; tables, which weights share, not counted. */
+export function quantizedBytes({ codes, tables, scales, zeroPoints }: QuantizedWeight): number {
+  const bytes = tables ? tables.reduce((sum, t) => sum + t.bytes.byteLength, 0) : codes.byteLength
+  return bytes + scales.byteLength + (zeroPoints?.byteLength ?? 0)
 }

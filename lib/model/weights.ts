@@ -88,7 +88,7 @@ export function weights(graph: Graph): Weight[] {
       const value = node.inputs[index]
       const home = value ? ownerOf(inner, value) : undefined
       const initializer = home?.initializers.get(value!)
-      if (!initializer || !isFloat(initializer) || isPairTable(initializer)) continue
+      if (!initializer || !isFloat(initializer) || unpacksCodes(node, inner)) continue
       const name = node.name || initializer.name
       const known = found.get(initializer)
       if (known) known.sharedBy.push(name)
@@ -113,21 +113,14 @@ export function weightViewOf(node: Node, index: number, dims: readonly number[])
   return found?.[1](node, dims)
 }
 
-const signed = (nibble: number): number => (nibble < 8 ? nibble : nibble - 16)
-
 /**
- * @internal The table that unpacks 4-bit codes, two to a byte, in ops of any opset: row b holds the low and the high
- * nibble of b as signed numbers. It is no weight, though a Gather reads it.
+ * @internal Whether a node is a Gather that unpacks the codes of a weight: its indices are constant bytes, cast. What it
+ * gathers from is a table of values, no weight.
  */
-export function pairTable(): Float32Array {
-  return Float32Array.from({ length: 512 }, (_, i) => signed(((i >> 1) >> (i & 1 ? 4 : 0)) & 15))
-}
-
-/** @internal */
-export function isPairTable(table: Initializer): boolean {
-  if (table.type !== 'float32' || table.dims.length !== 2 || table.dims[0] !== 256 || table.dims[1] !== 2) return false
-  const { data } = table.readSync()
-  return pairTable().every((v, i) => v === data[i])
+export function unpacksCodes(node: Node, graph: Graph): boolean {
+  if (!node.is('Gather') || node.int('axis', 0) !== 0 || !node.inputs[1]) return false
+  const cast = graph.producer(node.inputs[1])
+  return cast?.is('Cast') === true && ownerOf(graph, cast.inputs[0] ?? '')?.initializers.get(cast.inputs[0]!)?.type === 'uint8'
 }
 
 function isFloat(initializer: Initializer): boolean {

@@ -4,6 +4,7 @@ import { quantizedBytes, quantizedWeights, readQuantized, type QuantizedLayer } 
 import { weights } from '../model/weights'
 import { bitsOf, isDataType } from '../tensor'
 import { floats } from './floats'
+import { short } from './format'
 
 /** One weight, as {@link inspectModel} tells it. */
 export interface InspectedLayer {
@@ -77,7 +78,7 @@ export function inspectModel(model: Model, options: { readonly stats?: boolean }
       name: w.name,
       op: w.op,
       weight: w.value,
-      type: w.bits === 4 ? 'int4' : w.codes.type,
+      type: w.tables ? `${short(w.bits)} bits` : w.bits === 4 ? 'int4' : w.codes.type,
       dims: w.dims,
       elements: w.dims.reduce((n, d) => n * d, 1),
       bytes: quantizedBytes(w),

@@ -2,7 +2,6 @@ import { WhittleError } from '../../errors'
 import { Graph, graphsOf, Initializer, ValueInfo, type Node } from '../../model/graph'
 import { Model } from '../../model/model'
 import type { Shapes } from '../../model/ops/infer'
-import { isPairTable } from '../../model/weights'
 import { Session } from '../../session'
 import { bitsOf, isDataType, sizeOf, type Tensor } from '../../tensor'
 
@@ -50,7 +49,7 @@ function isReplaceable(graph: Graph, name: string): boolean {
 
 function isCodes(c: Initializer | undefined): boolean {
   if (!c) return false
-  return ((c.type === 'int8' || c.type === 'uint8' || c.type === 'int4' || c.type === 'uint4') && c.elementCount > 1) || isPairTable(c)
+  return (c.type === 'int8' || c.type === 'uint8' || c.type === 'int4' || c.type === 'uint4') && c.elementCount > 1
 }
 
 /**

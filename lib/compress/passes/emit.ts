@@ -1,33 +1,46 @@
 import { attribute, Initializer, MemorySource, Node, type DataSource, type Graph } from '../../model/graph'
-import { pairTable, type Weight } from '../../model/weights'
+import type { Weight } from '../../model/weights'
 import { sizeOf } from '../../tensor'
+import type { Grid } from '../rounding/grid'
+import { packedBytes, packingOf, tableOf, type Packing, type Plane } from '../rounding/packing'
+import type { Cut } from '../rounding/scales'
 
 /** How quantized weights are written; see `QuantizeStep.storage`. */
 export type Storage = 'folded' | 'qdq'
 
 /** @internal How a weight is cut into values that share a scale, and what one value is stored in. */
-export interface Layout {
+export interface Layout extends Cut {
   /** The weight as the codes see it; product of dims unchanged. */
   readonly dims: readonly number[]
   /** Per channel: the axis of the scales. Per block: the axis that is cut. */
   readonly axis: number
   /** 0 for per channel. */
   readonly blockSize: number
-  readonly container: 'int8' | 'int4'
+  /** `int8` a code to a byte, `int4` a tensor of that type, `packed` bytes that a table unpacks. */
+  readonly container: 'int8' | 'int4' | 'packed'
+  readonly packing?: Packing
   readonly scaleDims: readonly number[]
 }
 
 /** @internal Shortest block that pays for its scale. */
 const kSmallestBlock = 8
 
+/** @internal What is asked of a weight's codes. */
+export interface Wanted {
+  readonly grid: Grid
+  readonly bits: number
+  readonly blockSize: number
+  readonly storage: Storage
+}
+
 /**
  * @internal The layout for a weight, or why it gets another one than was asked for. Codes lie in the order of the
  * tensor whatever the layout, so both storages hold the same bytes.
  */
-export function layoutOf(weight: Weight, bits: number, blockSize: number): { layout: Layout; reason?: string } {
+export function layoutOf(weight: Weight, { grid, bits, blockSize, storage }: Wanted): { layout: Layout; reason?: string } {
   const { dims, outputAxis, reductionAxis } = weight.view
   const perChannel: Layout = { dims, axis: outputAxis, blockSize: 0, container: 'int8', scaleDims: [dims[outputAxis]!] }
-  const small = bits <= 4
+  const small = grid.levels !== undefined || bits <= 4
   if (blockSize === 0 && !small) return { layout: perChannel }
   if (reductionAxis < 0)
     return { layout: perChannel, reason: 'its reduction lies on several axes: int8 per channel instead of blocks' }
@@ -38,10 +51,12 @@ export function layoutOf(weight: Weight, bits: number, blockSize: number): { lay
       layout: perChannel,
       reason: `no block from ${kSmallestBlock} to ${blockSize} divides ${reduction}: int8 per channel instead`,
     }
-  if (small && sizeOf(dims) % 2)
-    return { layout: perChannel, reason: 'an odd number of values: int8 per channel instead of 4-bit pairs' }
+  const packing = small && storage === 'folded' ? packingOf(grid, bits, sizeOf(dims)) : undefined
+  if (small && (storage === 'folded' ? !packing : sizeOf(dims) % 2))
+    return { layout: perChannel, reason: 'an odd number of values: int8 per channel instead of several to a byte' }
   const scaleDims = dims.map((d, i) => (i === reductionAxis ? d / block : d))
-  return { layout: { dims, axis: reductionAxis, blockSize: block, container: small ? 'int4' : 'int8', scaleDims } }
+  const cut = { dims, axis: reductionAxis, blockSize: block, scaleDims }
+  return { layout: packing ? { ...cut, container: 'packed', packing } : { ...cut, container: small ? 'int4' : 'int8' } }
 }
 
 function largestDivisor(of: number, atMost: number): number {
@@ -51,15 +66,17 @@ function largestDivisor(of: number, atMost: number): number {
 
 /** @internal Bytes of codes and scales together. */
 export function bytesOf(layout: Layout): number {
-  const count = sizeOf(layout.dims)
-  return (layout.container === 'int4' ? count / 2 : count) + sizeOf(layout.scaleDims) * 4
+  const { dims, packing } = layout
+  const count = sizeOf(dims)
+  const codes = packing ? packedBytes(packing, dims) : layout.container === 'int4' ? count / 2 : count
+  return codes + sizeOf(layout.scaleDims) * 4
 }
 
 /** @internal Adds what quantized weights need to a graph: nodes first, in one go, shared constants once. */
 export class Emitter {
   readonly #nodes = new Map<Graph, Node[]>()
   readonly #shapes = new Map<string, string>()
-  #values = ''
+  readonly #tables = new Map<string, string>()
   readonly #root: Graph
 
   constructor(root: Graph) {
@@ -72,19 +89,27 @@ export class Emitter {
     return layout.blockSize > 0 ? 21 : 13
   }
 
-  /** Replaces the weight by codes, scales and the nodes that multiply them; readers keep the weight's name. */
-  replace(weight: Weight, layout: Layout, storage: Storage, codes: DataSource, scales: Float32Array): void {
+  /**
+   * Replaces the weight by codes, scales and the nodes that multiply them; readers keep the weight's name. `codes`: one
+   * source, or of packed codes one for each plane.
+   */
+  replace(weight: Weight, layout: Layout, storage: Storage, codes: readonly DataSource[], scales: Float32Array): void {
     const { graph, initializer } = weight
     const { name } = initializer
-    // A weight that is listed among the inputs (IR version 3) stops being one.
-    if (graph.isInput(name)) graph.inputs = graph.inputs.filter((i) => i.name !== name)
-    graph.initializers.delete(name)
-    graph.valueInfo.delete(name)
+    unlist(graph, name)
     const q = graph.uniqueName(`${name}_q`)
     const s = graph.uniqueName(`${name}_s`)
-    if (storage === 'qdq') this.#dequantize(weight, layout, codes, scales, q, s)
-    else if (layout.container === 'int8') this.#castMul(weight, layout, codes, scales, q, s)
-    else this.#lookUp(weight, layout, codes, scales, q, s)
+    if (layout.packing) this.#lookUp(weight, layout, layout.packing, codes, scales, q, s)
+    else if (storage === 'qdq') this.#dequantize(weight, layout, codes[0]!, scales, q, s)
+    else this.#castMul(weight, layout, codes[0]!, scales, q, s)
+  }
+
+  /** Replaces the weight by float16 values and a Cast. */
+  replaceByHalves({ graph, initializer: { name, dims } }: Weight, halves: DataSource): void {
+    unlist(graph, name)
+    const h = graph.uniqueName(`${name}_h`)
+    graph.addInitializer(new Initializer(h, 'float16', dims, halves))
+    this.#add(graph, node('Cast', [h], name, { to: attribute.int(kFloat) }))
   }
 
   /** Puts the collected nodes before all others: their inputs are constants. */
@@ -105,7 +130,7 @@ export class Emitter {
     const cast = graph.uniqueName(`${name}_f`)
     if (layout.blockSize === 0) {
       graph.addInitializer(new Initializer(q, 'int8', dims, codes))
-      graph.addInitializer(scaleOf(s, channelScaleDims(dims, view), scales))
+      graph.addInitializer(scaleOf(s, layout.whole ? [] : channelScaleDims(dims, view), scales))
       this.#add(graph, node('Cast', [q], cast, { to: attribute.int(kFloat) }), node('Mul', [cast, s], name))
       return
     }
@@ -120,34 +145,47 @@ export class Emitter {
     )
   }
 
-  /** Two codes a byte: a table of 256 pairs, read by Gather, unpacks them in ops of any opset. */
+  /** Several codes a byte: tables of 256 rows, read by Gather, unpack them in ops of any opset. */
   #lookUp(
     { graph, initializer }: Weight,
     layout: Layout,
-    codes: DataSource,
+    { name: kind, planes }: Packing,
+    codes: readonly DataSource[],
     scales: Float32Array,
     q: string,
     s: string,
   ): void {
     const { name, dims } = initializer
-    const index = graph.uniqueName(`${name}_i`)
-    const pairs = graph.uniqueName(`${name}_f`)
     const scaled = graph.uniqueName(`${name}_b`)
     const { blockSize } = layout
     const blocked = blockedDims(layout)
-    const lastCut = layout.axis === layout.dims.length - 1 && blockSize % 2 === 0
-    graph.addInitializer(
-      new Initializer(q, 'uint8', lastCut ? [...blocked.slice(0, -1), blockSize / 2] : [codes.byteLength], codes),
-    )
+    const [first] = planes as [Plane]
+    // Then a byte's values lie side by side in the result as it is.
+    const lastCut = planes.length === 1 && layout.axis === layout.dims.length - 1 && blockSize % first.perByte === 0
     graph.addInitializer(scaleOf(s, lastCut ? [...blockedScaleDims(layout), 1] : blockedScaleDims(layout), scales))
-    const nodes = [
-      node('Cast', [q], index, { to: attribute.int(kInt32) }),
-      node('Gather', [this.#table(), index], pairs, { axis: attribute.int(0) }),
-    ]
-    let values = pairs
-    if (!lastCut) {
-      values = graph.uniqueName(`${name}_c`)
-      nodes.push(node('Reshape', [pairs, this.#shape(blocked)], values))
+    const nodes: Node[] = []
+    let values = ''
+    for (const [i, plane] of planes.entries()) {
+      const bytes = i === 0 ? q : graph.uniqueName(`${name}_q${i}`)
+      const index = graph.uniqueName(`${name}_i`)
+      const pairs = graph.uniqueName(`${name}_f`)
+      const lie = lastCut ? [...blocked.slice(0, -1), blockSize / plane.perByte] : [codes[i]!.byteLength]
+      graph.addInitializer(new Initializer(bytes, 'uint8', lie, codes[i]!))
+      nodes.push(
+        node('Cast', [bytes], index, { to: attribute.int(kInt32) }),
+        node('Gather', [this.#table(planes.length > 1 ? `${kind}_${i}` : kind, plane), index], pairs, { axis: attribute.int(0) }),
+      )
+      let part = pairs
+      if (!lastCut) {
+        part = graph.uniqueName(`${name}_c`)
+        nodes.push(node('Reshape', [pairs, this.#shape(blocked)], part))
+      }
+      if (i > 0) {
+        const sum = graph.uniqueName(`${name}_a`)
+        nodes.push(node('Add', [values, part], sum))
+        part = sum
+      }
+      values = part
     }
     nodes.push(node('Mul', [values, s], scaled), node('Reshape', [scaled, this.#shape(dims)], name))
     this.#add(graph, ...nodes)
@@ -162,14 +200,14 @@ export class Emitter {
     s: string,
   ): void {
     const { name, dims } = initializer
-    const axis = layout.blockSize > 0 ? layout.axis : tensorAxis(dims, layout)
+    const axis = layout.whole ? 0 : layout.blockSize > 0 ? layout.axis : tensorAxis(dims, layout)
     // Where the view's axis is an axis of the tensor itself no Reshape is needed.
     const seen = axis >= 0 && (layout.blockSize === 0 || sameDims(dims, layout.dims)) ? dims : layout.dims
     const direct = sameDims(seen, dims)
     const made = direct ? name : graph.uniqueName(`${name}_f`)
-    graph.addInitializer(new Initializer(q, layout.container, seen, codes))
+    graph.addInitializer(new Initializer(q, layout.container === 'int4' ? 'int4' : 'int8', seen, codes))
     graph.addInitializer(scaleOf(s, layout.scaleDims, scales))
-    const attributes = { axis: attribute.int(direct ? axis : layout.axis) }
+    const attributes = layout.whole ? {} : { axis: attribute.int(direct ? axis : layout.axis) }
     this.#add(
       graph,
       node(
@@ -201,13 +239,24 @@ export class Emitter {
     return name
   }
 
-  #table(): string {
-    if (!this.#values) {
-      this.#values = this.#root.uniqueName('int4_pairs')
-      this.#root.addInitializer(Initializer.from(this.#values, { type: 'float32', dims: [256, 2], data: pairTable() }))
+  #table(kind: string, plane: Plane): string {
+    const key = `${kind}_${plane.perByte}`
+    let name = this.#tables.get(key)
+    if (!name) {
+      name = this.#root.uniqueName(kind === 'int4' ? 'int4_pairs' : `${kind}_table`)
+      const data = tableOf(plane)
+      this.#root.addInitializer(Initializer.from(name, { type: 'float32', dims: [256, plane.perByte], data }))
+      this.#tables.set(key, name)
     }
-    return this.#values
+    return name
   }
+}
+
+/** Takes a weight out of its graph. One that is listed among the inputs (IR version 3) stops being one. */
+function unlist(graph: Graph, name: string): void {
+  if (graph.isInput(name)) graph.inputs = graph.inputs.filter((i) => i.name !== name)
+  graph.initializers.delete(name)
+  graph.valueInfo.delete(name)
 }
 
 const kFloat = 1

@@ -1,5 +1,4 @@
 import { WhittleError } from '../../errors'
-import { dequantize, quantize, type QuantizedTensor } from '../../kernels/quantize'
 import { raiseIrVersion } from '../../model/fold'
 import { MemorySource, type DataSource } from '../../model/graph'
 import type { Model } from '../../model/model'
@@ -8,18 +7,41 @@ import { weights, type Weight } from '../../model/weights'
 import { bytes, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { ComputedSource, firstNonFinite, relativeError, sparsityOf, type KeepBudget, type Scratch } from '../computed'
+import { gridOf, type Format } from '../rounding/grid'
+import { fromHalves, toHalves } from '../rounding/half'
+import { packedBits } from '../rounding/packing'
+import { back, filed, roundToNearest, type Coded, type Rounding } from '../rounding/weight'
 import { fail, finite, integer, oneOf, options } from '../../validate'
 import { parseSelector, type LayerSelector, type Layers } from '../selectors'
 import { bytesOf, Emitter, layoutOf, type Layout, type Storage } from './emit'
 import { chooseLayers, describeWeight, type Context, type Pass, type PassResult } from './pass'
 
 /**
- * Weight-only quantization in standard ONNX ops: symmetric, codes ±(2^(bits−1)−1), nearest even, true division.
+ * Weight-only quantization in standard ONNX ops: symmetric, nearest even, true division; integers ±(2^(bits−1)−1) where no
+ * other format is asked for.
  */
 export interface QuantizeStep {
   readonly step: 'quantize'
-  /** 2 to 8, default 8. 5 to 8 bits lie in an int8 tensor, 2 to 4 bits two values to a byte. */
+  /**
+   * What values a weight may take, times a scale.
+   *
+   * - `'int'` (default): integers of 2 to 8 bits
+   * - `'nf4'`: NormalFloat, 16 levels that suit a normal distribution (QLoRA 2023)
+   * - `'binary'`: ±1, scale mean |w| (XNOR-Net 2016), one bit
+   * - `'ternary'`: −1, 0, 1, threshold 0.7 · mean |w|, scale the mean of what is above (TWN 2016), 1.6 to 2 bits
+   * - `'pow2'`: 0 and powers of two; `'apot'`: sums of powers of two (APoT 2020); 2 to 8 bits, default 4
+   * - `'float16'`: no scale; half the bytes, and a Cast to float32
+   */
+  readonly format?: Format
+  /** Of `'int'` 2 to 8, default 8: 5 to 8 bits lie in an int8 tensor, fewer several to a byte. Else see {@link format}. */
   readonly bits?: number
+  /**
+   * How codes are found. `'nearest'` (default): the largest magnitude meets the end of the range, every value goes to the
+   * nearest code. `'omse'`: the same with the scale of least squared error (2019).
+   */
+  readonly method?: 'nearest' | 'omse'
+  /** `'pow2'` makes every scale a power of two: fixed point. Default `'float'`. */
+  readonly scale?: 'float' | 'pow2'
   /**
    * `'folded'` (default) writes ops that onnxruntime evaluates once, when it loads the model (int8: `Cast` → `Mul`,
    * at the opset the file has): the run is as fast as float. `'qdq'` writes `DequantizeLinear` (opset 13, blocks 21),
@@ -28,14 +50,14 @@ export interface QuantizeStep {
    */
   readonly storage?: Storage
   /**
-   * Values along the reduction that share a scale; 0 is one scale an output channel. Default 0 for 5 to 8 bits and 32
-   * for fewer. A weight whose reduction it does not divide takes the largest divisor below it, down to 8; without one it
+   * Values along the reduction that share a scale; 0 is one scale an output channel. Default 0 for 5 to 8 bits, 32
+   * for fewer, 64 for `'nf4'` and 0 for the other formats. A weight whose reduction it does not divide takes the largest divisor below it, down to 8; without one it
    * falls back to int8 per channel, and the report says so.
    */
   readonly blockSize?: number
   /**
    * Largest relative error ‖w − ŵ‖₂ / ‖w‖₂ of one weight; beyond it the weight stays float and the report names it.
-   * Default by bits, 8 to 2: 0.03, 0.05, 0.08, 0.12, 0.15, 0.35, 0.8. It keeps
+   * Default by bits, 8 to 2: 0.03, 0.05, 0.08, 0.12, 0.15, 0.35, 0.8; of other formats 1, of float16 0.01. It keeps
    * single weights from breaking; how many small errors a network bears only `evaluate` can tell.
    */
   readonly maxError?: number
@@ -70,22 +92,23 @@ async function apply(model: Model, step: ResolvedQuantize, context: Context): Pr
     const { report, result } = quantizeWeight(weight, step, scratch, keep)
     layers.push(report)
     if (!result) continue
-    const { layout, codes, scales } = result
     // Below 4 every initializer must be an input, which runtimes do not take for a constant.
     raiseIrVersion(model, 4)
-    raiseOpset(model, Emitter.opset(step.storage, layout))
-    emitter.replace(weight, layout, step.storage, codes, scales)
+    if ('halves' in result) emitter.replaceByHalves(weight, result.halves)
+    else {
+      const { layout, sources, scales } = result
+      raiseOpset(model, Emitter.opset(step.storage, layout))
+      emitter.replace(weight, layout, step.storage, sources, scales)
+    }
   }
   emitter.finish()
   await run.tell('quantize', chosen.length, chosen.length)
   return { layers, summary: summarize(layers, step) }
 }
 
-interface Result {
-  readonly layout: Layout
-  readonly codes: DataSource
-  readonly scales: Float32Array
-}
+type Result =
+  | { readonly halves: DataSource }
+  | { readonly layout: Layout; readonly sources: readonly DataSource[]; readonly scales: Float32Array }
 
 /** Codes, scales and error of one weight; no result where it stays as it is. */
 function quantizeWeight(
@@ -106,9 +129,8 @@ function quantizeWeight(
     },
   })
   if (initializer.type !== 'float32') return kept(`${initializer.type} weights are not quantized`)
-  const { layout, reason } = layoutOf(weight, step.bits, step.blockSize)
-  const bits = layout.container === 'int8' && step.bits <= 4 ? 8 : step.bits
-  const bytesAfter = bytesOf(layout)
+  const plan = step.format === 'float16' ? undefined : planOf(weight, step, step.format)
+  const bytesAfter = plan ? bytesOf(plan.layout) : base.bytesBefore / 2
   if (bytesAfter + kOverhead >= base.bytesBefore) return kept('codes and scales would not be smaller')
 
   const values = scratch.read(initializer).data as Float32Array
@@ -122,83 +144,122 @@ function quantizeWeight(
       `${initializer.name}: expected finite weights, ${text} (nonFinite: 'keep' in the quantize step leaves such weights float)`,
     )
   }
-  const quantized = codesOf(values, layout, bits)
-  const back = dequantize(quantized, { out: scratch.floats('floats', values.length) }).data as Float32Array
-  const error = relativeError(values, back)
-  if (error > step.maxError)
-    return kept(`its relative error ${percent(error)} is over ${percent(step.maxError)}`, error)
-
-  const bytes = packed(quantized, layout)
-  const codes = keep.take(bytes.byteLength)
-    ? new MemorySource(bytes)
-    : new ComputedSource(bytes.byteLength, () =>
-        packed(codesOf(scratch.read(initializer).data as Float32Array, layout, bits), layout),
-      )
+  const reread = (): Float32Array => scratch.read(initializer).data as Float32Array
+  if (!plan) {
+    const halves = toHalves(values)
+    const floats = fromHalves(halves)
+    if (firstNonFinite(floats) >= 0) return kept('it has values beyond 65504, the largest float16')
+    const error = relativeError(values, floats)
+    if (error > step.maxError) return kept(overBudget(error, step.maxError), error)
+    const [source] = kept8(keep, bytesAfter, [halves], () => [toHalves(reread())])
+    return {
+      report: { ...base, action: 'quantized', bits: 16, bytesAfter, error, sparsity: sparsityOf(floats) },
+      result: { halves: source! },
+    }
+  }
+  const { layout, rounding, reason } = plan
+  const coded = roundToNearest(values, layout, rounding)
+  const floats = back(coded, layout, rounding.grid, scratch.floats('floats', values.length))
+  const error = relativeError(values, floats)
+  if (error > step.maxError) return kept(overBudget(error, step.maxError), error)
+  const again = (): Coded => roundToNearest(reread(), layout, rounding, coded.scales)
+  const sources = kept8(keep, bytesAfter, filed(coded.codes, layout), () => filed(again().codes, layout))
   return {
     report: {
       ...base,
       action: 'quantized',
-      bits,
+      bits: layout.packing && rounding.grid.levels ? packedBits(layout.packing) : rounding.bits,
       ...(layout.blockSize ? { blockSize: layout.blockSize } : {}),
       ...(reason ? { reason } : {}),
       bytesAfter,
       error,
-      sparsity: sparsityOf(back),
+      sparsity: sparsityOf(floats),
     },
-    result: { layout, codes, scales: quantized.scale.data },
+    result: { layout, sources, scales: coded.scales },
   }
 }
 
-/** Fewer than 4 bits come one to a byte and are paired by {@link packed}: a file has no room for thirds of bytes. */
-function codesOf(values: Float32Array, layout: Layout, bits: number): QuantizedTensor {
-  return quantize(
-    { type: 'float32', dims: layout.dims, data: values },
-    {
-      bits,
-      type: layout.container === 'int4' && bits === 4 ? 'int4' : 'int8',
-      axis: layout.axis,
-      ...(layout.blockSize ? { blockSize: layout.blockSize } : {}),
+const overBudget = (error: number, most: number): string => `its relative error ${percent(error)} is over ${percent(most)}`
+
+/** How a weight is coded; where it gets another layout than was asked for, 8-bit integers take the place of few bits. */
+function planOf(
+  weight: Weight,
+  { bits, blockSize, storage, method, scale }: ResolvedQuantize,
+  format: Exclude<Format, 'float16'>,
+): { layout: Layout; rounding: Rounding; reason?: string } {
+  const grid = gridOf(format, bits)
+  const { layout, reason } = layoutOf(weight, { grid, bits, blockSize, storage })
+  const instead = layout.container === 'int8' && (grid.levels !== undefined || bits <= 4)
+  return {
+    layout,
+    rounding: {
+      ...(instead ? { grid: gridOf('int', 8), bits: 8 } : { grid, bits }),
+      fit: method === 'omse' ? 'mse' : 'absmax',
+      powers: scale === 'pow2',
     },
-  )
+    ...(reason ? { reason } : {}),
+  }
 }
 
-/** The bytes that go to the file: as they are, or two codes to a byte, low nibble first. */
-function packed({ type, data }: QuantizedTensor, layout: Layout): Uint8Array {
-  const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength)
-  if (layout.container === 'int8' || type === 'int4') return bytes
-  const pairs = new Uint8Array(bytes.length / 2)
-  for (let i = 0; i < pairs.length; i++) pairs[i] = (bytes[2 * i]! & 15) | (bytes[2 * i + 1]! << 4)
-  return pairs
+/** Sources of bytes that are held while the budget lasts, else computed when they are read, `compute` giving all at once. */
+function kept8(keep: KeepBudget, bytes: number, made: readonly Piece[], compute: () => readonly Piece[]): DataSource[] {
+  const raw = (p: Piece): Uint8Array => new Uint8Array(p.buffer as ArrayBuffer, p.byteOffset, p.byteLength)
+  if (keep.take(bytes)) return made.map((p) => new MemorySource(raw(p)))
+  return made.map(({ byteLength }, i) => new ComputedSource(byteLength, () => raw(compute()[i]!)))
 }
+
+type Piece = Uint8Array | Uint16Array
 
 function summarize(layers: readonly LayerReport[], step: ResolvedQuantize): string {
   const done = layers.filter((l) => l.action === 'quantized')
   const kept = layers.length - done.length
   const sum = (pick: (l: LayerReport) => number): number => done.reduce((total, l) => total + pick(l), 0)
   const unit = step.blockSize ? `blocks of ${step.blockSize}` : 'one scale a channel'
+  const to = step.format === 'int' ? `${step.bits} bits (${unit}, ${step.storage})` : step.format
   return (
-    `Quantized ${done.length} of ${layers.length} weights to ${step.bits} bits (${unit}, ${step.storage}): ` +
+    `Quantized ${done.length} of ${layers.length} weights to ${to}: ` +
     `${bytes(sum((l) => l.bytesBefore))} became ${bytes(sum((l) => l.bytesAfter))}${kept ? `; ${kept} stayed float` : ''}.`
   )
 }
 
+const kFormats = ['int', 'nf4', 'binary', 'ternary', 'pow2', 'apot', 'float16'] as const
+const kKeys = ['step', 'format', 'bits', 'method', 'scale', 'storage', 'blockSize', 'maxError', 'nonFinite', 'layers'] as const
+
+/** Bits of the formats that have no choice of them. */
+const kBits: Partial<Record<Format, number>> = { nf4: 4, binary: 1, ternary: 2, float16: 16 }
+
 function resolveQuantize(value: object, parameter: string): ResolvedQuantize {
-  const given = options(value, parameter, ['step', 'bits', 'storage', 'blockSize', 'maxError', 'nonFinite', 'layers'])
-  const bits = given.bits === undefined ? 8 : integer(given.bits, `${parameter}.bits`, 2, 8)
-  const blockSize =
-    given.blockSize === undefined
-      ? bits <= 4
-        ? 32
-        : 0
-      : integer(given.blockSize, `${parameter}.blockSize`, 0, 2 ** 20)
+  const given = options(value, parameter, kKeys)
+  const format = given.format === undefined ? 'int' : oneOf(given.format, `${parameter}.format`, kFormats)
+  const only = kBits[format]
+  const bits = given.bits === undefined ? (only ?? (format === 'int' ? 8 : 4)) : integer(given.bits, `${parameter}.bits`, only ?? 2, only ?? 8)
+  const method = given.method === undefined ? 'nearest' : oneOf(given.method, `${parameter}.method`, ['nearest', 'omse'])
+  const scale = given.scale === undefined ? 'float' : oneOf(given.scale, `${parameter}.scale`, ['float', 'pow2'])
+  const standard = format === 'int' ? (bits <= 4 ? 32 : 0) : format === 'nf4' ? 64 : 0
+  const blockSize = given.blockSize === undefined ? standard : integer(given.blockSize, `${parameter}.blockSize`, 0, 2 ** 20)
   if (blockSize > 0 && blockSize < 8)
     fail('ERR_RANGE', `${parameter}.blockSize`, '0 (per channel) or at least 8', blockSize)
+  const storage = given.storage === undefined ? 'folded' : oneOf(given.storage, `${parameter}.storage`, ['folded', 'qdq'])
+  if (storage === 'qdq' && format !== 'int')
+    fail('ERR_RANGE', `${parameter}.storage`, `'folded' beside the format '${format}': DequantizeLinear reads integers`, storage)
+  if (format === 'float16' && (method !== 'nearest' || scale !== 'float' || blockSize !== 0))
+    fail('ERR_RANGE', `${parameter}.format`, "another one beside method, scale or blockSize: float16 has no scales", format)
   return {
     step: 'quantize',
+    format,
     bits,
-    storage: given.storage === undefined ? 'folded' : oneOf(given.storage, `${parameter}.storage`, ['folded', 'qdq']),
+    method,
+    scale,
+    storage,
     blockSize,
-    maxError: given.maxError === undefined ? kMaxError[bits]! : finite(given.maxError, `${parameter}.maxError`, 0),
+    maxError:
+      given.maxError === undefined
+        ? format === 'int'
+          ? kMaxError[bits]!
+          : format === 'float16'
+            ? 0.01
+            : 1
+        : finite(given.maxError, `${parameter}.maxError`, 0),
     nonFinite:
       given.nonFinite === undefined ? 'error' : oneOf(given.nonFinite, `${parameter}.nonFinite`, ['error', 'keep']),
     layers: parseSelector(given.layers, `${parameter}.layers`),

@@ -38,7 +38,7 @@ function unfold(graph: Graph): void {
     if (graph.users(value).length === 0 && !graph.isOutput(value)) continue
     const weight = quantizedWeight(graph, value)
     if (!weight || weight.graph !== graph) continue
-    const form = formOf(weight)
+    const form = weight.tables ? undefined : formOf(weight)
     if (!form) {
       graph.removeNode(node)
       graph.addInitializer(Initializer.from(value, { type: 'float32', dims: weight.dims, data: readQuantized(weight) }))

@@ -1,0 +1,76 @@
+import { dequantize, quantize } from '../../kernels/quantize'
+import type { Layout } from '../passes/emit'
+import type { Grid } from './grid'
+import { pack } from './packing'
+import { fitScales, nearestCodes, valuesOf, type Fit } from './scales'
+
+/** How the scales and codes of a weight are found from its values alone. */
+export interface Rounding {
+  readonly grid: Grid
+  /** Of integers. */
+  readonly bits: number
+  readonly fit: Fit
+  /** Scales are powers of two. */
+  readonly powers: boolean
+}
+
+/** Codes, one a value in the order of the tensor, and scales in the order of the layout. */
+export interface Coded {
+  readonly codes: Int8Array
+  readonly scales: Float32Array
+}
+
+/** @internal The scales of a weight. */
+export function scalesOf(values: Float32Array, layout: Layout, { grid, fit, powers }: Rounding): Float32Array {
+  return fitScales(values, layout, grid, fit, powers)
+}
+
+/** @internal Every value to the nearest code. Scales are found where none are given. */
+export function roundToNearest(values: Float32Array, layout: Layout, rounding: Rounding, given?: Float32Array): Coded {
+  const { grid, bits, fit, powers } = rounding
+  if (grid.levels) {
+    const scales = given ?? scalesOf(values, layout, rounding)
+    return { codes: nearestCodes(values, layout, grid, scales), scales }
+  }
+  const scale = given ?? (fit === 'absmax' && !powers && !layout.whole ? undefined : scalesOf(values, layout, rounding))
+  const q = quantize(
+    { type: 'float32', dims: layout.dims, data: values },
+    {
+      bits,
+      type: 'int8',
+      ...(layout.whole ? {} : { axis: layout.axis }),
+      ...(layout.blockSize && !layout.whole ? { blockSize: layout.blockSize } : {}),
+      ...(scale ? { scale } : {}),
+    },
+  )
+  return { codes: q.data as Int8Array, scales: q.scale.data }
+}
+
+/** @internal What runtimes make of codes and scales. */
+export function back({ codes, scales }: Coded, layout: Layout, grid: Grid, out: Float32Array<ArrayBuffer>): Float32Array {
+  if (grid.levels) return valuesOf(codes, layout, grid, scales, out)
+  const { dims, axis, blockSize, scaleDims, whole } = layout
+  return dequantize(
+    {
+      type: 'int8',
+      dims,
+      data: codes,
+      scale: { type: 'float32', dims: whole ? [1] : scaleDims, data: scales },
+      zeroPoint: { type: 'int8', dims: whole ? [1] : scaleDims, data: new Int8Array(scales.length) },
+      axis: whole ? null : axis,
+      blockSize: whole ? null : blockSize || null,
+      bits: 8,
+    },
+    { out },
+  ).data as Float32Array
+}
+
+/** @internal The bytes that go to the file, a source of the layout each. */
+export function filed(codes: Int8Array, { container, packing }: Layout): Uint8Array[] {
+  if (packing) return packing.planes.map((p) => pack(codes, p))
+  const bytes = new Uint8Array(codes.buffer as ArrayBuffer, codes.byteOffset, codes.byteLength)
+  if (container === 'int8') return [bytes]
+  const pairs = new Uint8Array(bytes.length / 2)
+  for (let i = 0; i < pairs.length; i++) pairs[i] = (bytes[2 * i]! & 15) | (bytes[2 * i + 1]! << 4)
+  return [pairs]
+}

@@ -1,0 +1,80 @@
+/** Formats of few bits by their definitions, in double precision; independent of the implementation. */
+
+/** QLoRA's construction of NF4: quantiles of N(0, 1), 8 of the positive half, 7 of the negative, and 0, over the largest. */
+export function normalFloat4(): number[] {
+  const offset = 0.9677083
+  const positive = Array.from({ length: 9 }, (_, i) => quantile(offset + (0.5 - offset) * (i / 8))).slice(0, 8)
+  const negative = Array.from({ length: 8 }, (_, i) => -quantile(offset + (0.5 - offset) * (i / 7))).slice(0, 7)
+  const all = [...negative, 0, ...positive].sort((a, b) => a - b)
+  const most = Math.max(...all.map(Math.abs))
+  return all.map((v) => v / most)
+}
+
+/** Inverse of the normal distribution function, by bisection of a series. */
+function quantile(p: number): number {
+  let [low, high] = [-9, 9]
+  for (let i = 0; i < 200; i++) {
+    const middle = (low + high) / 2
+    if (distribution(middle) < p) low = middle
+    else high = middle
+  }
+  return (low + high) / 2
+}
+
+/** Φ(x) = ½ + φ(x) (x + x³/3 + x⁵/(3·5) + …) */
+function distribution(x: number): number {
+  let term = x
+  let sum = x
+  for (let k = 1; k < 400; k++) {
+    term *= (x * x) / (2 * k + 1)
+    sum += term
+  }
+  return 0.5 + (sum * Math.exp((-x * x) / 2)) / Math.sqrt(2 * Math.PI)
+}
+
+/** 0 and ±2^-k of `bits`, largest 1. */
+export function powersOfTwo(bits: number): number[] {
+  const found = [0]
+  for (let k = 0; k < 2 ** (bits - 1) - 1; k++) found.push(2 ** -k, -(2 ** -k))
+  return found
+}
+
+/** APoT of 4 bits as the paper's authors list its magnitudes: {0, 1/2, 1/4, 1/16} + {0, 1/8}, over the largest. */
+export function additive4(): number[] {
+  const found = new Set<number>()
+  for (const a of [0, 1 / 2, 1 / 4, 1 / 16]) for (const b of [0, 1 / 8]) found.add((a + b) / 0.625)
+  return [...found].flatMap((v) => [v, -v])
+}
+
+/** The value of `levels` nearest to x. */
+export function nearest(levels: readonly number[], x: number): number {
+  return levels.reduce((best, v) => (Math.abs(x - v) < Math.abs(x - best) ? v : best))
+}
+
+/** XNOR-Net: mean |w| times the sign. */
+export function binary(group: readonly number[]): number[] {
+  const alpha = group.reduce((s, w) => s + Math.abs(w), 0) / group.length
+  return group.map((w) => (w < 0 ? -alpha : alpha))
+}
+
+/** TWN: threshold 0.7 mean |w|, scale the mean magnitude of what is above it. */
+export function ternary(group: readonly number[]): number[] {
+  const delta = (0.7 * group.reduce((s, w) => s + Math.abs(w), 0)) / group.length
+  const above = group.filter((w) => Math.abs(w) > delta)
+  const alpha = above.reduce((s, w) => s + Math.abs(w), 0) / above.length
+  return group.map((w) => (Math.abs(w) > delta ? Math.sign(w) * alpha : 0))
+}
+
+/** The least squared error of any scale on a fine comb, for symmetric integers. */
+export function leastError(group: readonly number[], bits: number, steps = 2000): number {
+  const top = 2 ** (bits - 1) - 1
+  const most = Math.max(...group.map(Math.abs))
+  let best = Infinity
+  for (let i = 1; i <= steps; i++) {
+    const scale = (most / top) * (i / steps)
+    let error = 0
+    for (const w of group) error += (w - scale * Math.max(-top, Math.min(top, Math.round(w / scale)))) ** 2
+    best = Math.min(best, error)
+  }
+  return best
+}
