@@ -357,8 +357,9 @@ describe('the prune step with a structure', () => {
 
   test('removes the filters of least norm and tells what became of each weight', async () => {
     const { model, report } = await prune({})
-    const { data } = two.graph.initializers.get('w1')!.readSync()
     const data = two.graph.initializers.get('w1')!.readSync().data as Float32Array
+    const left = model.graph.initializers.get('w1')!.readSync().data as Float32Array
+    expect(Array.from(left)).toEqual([1, 2, 6, 7].flatMap((i) => Array.from(data.slice(3 * i, 3 * i + 3))))
     expect(report.steps[0]!.layers.map((l) => [l.weight, l.action, l.dimsAfter, l.reason])).toEqual([
       ['w1', 'pruned', [4, 3, 1, 1], undefined],
       ['w2', 'pruned', [4, 4, 3, 3], undefined],
