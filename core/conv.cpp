@@ -228,7 +228,7 @@ WhittleStatus conv_f32(const ConvProblem& p, int threads) {
   const int64_t grain = team == 1 ? rows : std::max(least, rows / (4 * team));
   parallel_for(rows, std::max<int64_t>(1, grain), threads, [&](int64_t begin, int64_t end) {
     ConvDepthwise d = {p.h, p.w, p.c, p.ow, p.kh, p.kw, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w, p.pad_top,
-                       p.pad_left, nullptr, 0, 0, p.weight, p.bias, p.activation, nullptr};
+                       p.pad_left, nullptr, 0, 0, p.weight, p.bias, p.activation, nullptr, p.c, p.c};
     for (int64_t row = begin; row < end; row += d.rows) {
       d.x = p.x + row / p.oh * p.h * p.w * p.c;
       d.oy = row % p.oh;
@@ -276,7 +276,7 @@ WhittleStatus conv_pair(const ConvProblem& first, const ConvProblem& p, int thre
         return;
       }
       const ConvDepthwise d = {bottom - top, p.w, p.c, p.ow, p.kh, p.kw, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w, p.pad_top + top,
-                               p.pad_left, between, oy, rows, p.weight, p.bias, p.activation, p.out + (image * p.oh + oy) * p.ow * p.c};
+                               p.pad_left, between, oy, rows, p.weight, p.bias, p.activation, p.out + (image * p.oh + oy) * p.ow * p.c, p.c, p.c};
       kernels.depthwise(&d);
     }
   });

@@ -18,16 +18,26 @@
 
 namespace whittle {
 
-// Output rows [oy, oy + rows) of a depthwise convolution, all channels, c == oc.
+// Output rows [oy, oy + rows) of a depthwise convolution, c channels of an image that may have more, c == oc.
 struct ConvDepthwise {
   int64_t h, w, c, ow;
   int64_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
-  const float* x;       // image: x[(iy * w + ix) * c + channel]
+  const float* x;       // image: x[(iy * w + ix) * x_step + channel]
   int64_t oy, rows;
-  const float* weight;  // [kh][kw][c]
+  const float* weight;  // weight[(ky * kw + kx) * weight_step + channel]
   const float* bias;    // [c], or null
   Activation activation;
   float* out;           // the first row: out[ox * c + channel]; rows follow each other
+  int64_t x_step, weight_step;
+};
+
+// The same of codes, without bias and activation: sums of (code - zero) * weight, exact where they stay below 2^24.
+struct ConvDepthwiseCodes {
+  ConvDepthwise d;  // x, bias, activation and out are not used
+  const uint8_t* x;
+  bool x_signed;
+  int32_t zero;
+  int32_t* sums;  // like out
 };
 
 // One tile of winograd's input, all channels: v[p * point + channel] of 6 x 6 pixels from (iy, ix) on, zeros outside of the image.
@@ -52,18 +62,16 @@ struct ConvWinogradOut {
 };
 constexpr int64_t kConvWinogradPoints = 36;
 
-// For depthwise convolutions of codes: their sums are exact in float32 (see ConvInt8Problem).
 struct GemmInt8Epilogue;
 struct ConvKernels {
   void (*depthwise)(const ConvDepthwise*);
   void (*winograd_in)(const ConvWinogradIn*);
   void (*winograd_out)(const ConvWinogradOut*);
-  // out[r * columns + j] = in[r * in_stride + j] - zero
-  void (*widen)(int64_t rows, int64_t columns, const uint8_t* in, int64_t in_stride, bool is_signed, int32_t zero, float* out);
+  void (*depthwise_codes)(const ConvDepthwiseCodes*);
   // What gemm_int8 does to its sums (core/gemm_int8.h), from sums[r * columns + j]; column j is the epilogue's column + j.
-  // `whole` is working memory for as many integers. out is row 0 at that column, its rows out_stride elements apart.
-  void (*finish_sums)(const GemmInt8Epilogue* epilogue, int64_t rows, int64_t column, int64_t columns, const float* sums, int32_t* whole,
-                      void* out, int64_t out_stride);
+  // out is row 0 at that column, its rows out_stride elements apart.
+  void (*finish_sums)(const GemmInt8Epilogue* epilogue, int64_t rows, int64_t column, int64_t columns, int32_t* sums, void* out,
+                      int64_t out_stride);
 };
 
 }  // namespace whittle
@@ -100,7 +108,6 @@ struct ConvProblem {
 // Either groups == 1, or depthwise with kh * kw <= kConvInt8Taps, where a sum of products of 8-bit numbers stays below 2^24 and
 // float32 kernels serve as they are.
 constexpr int64_t kConvInt8Taps = 256;
-constexpr int64_t kConvInt8Block = 64;  // channels of a block of depthwise weights
 struct PackedInt8;
 struct ConvInt8Problem {
   int64_t n, h, w, c, oh, ow, oc;
@@ -111,7 +118,7 @@ struct ConvInt8Problem {
   float x_scale;
   const PackedInt8* packed;  // [ky][kx][channel] x oc, or null: depthwise
   const SparseMatrix* sparse;  // instead of packed, as in ConvProblem
-  const float* depthwise;    // blocks of channels, each [ky][kx][channels of the block]
+  const float* depthwise;    // [ky][kx][channel], whole numbers
   const float* scales;       // [oc], of the weights; their zero points are 0
   const float* bias;         // [oc], or null
   Activation activation;

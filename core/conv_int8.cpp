@@ -79,12 +79,13 @@ WhittleStatus as_product(const ConvInt8Problem& p, int threads) {
   return p.sparse ? sparse_gemm_int8(*p.sparse, g) : gemm_int8(gemm_int8_kernels(), g);
 }
 
-// Inputs of a block of rows and channels become floats, the float32 kernel adds, the epilogue finishes its exact sums.
+// Sums of a few rows of a block of channels, then the epilogue, so that the sums stay in the first-level cache.
 WhittleStatus depthwise(const ConvInt8Problem& p, int threads) {
   const ConvKernels& kernels = conv_kernels();
-  const int64_t blocks = (p.c + kConvInt8Block - 1) / kConvInt8Block, taps = p.kh * p.kw;
+  constexpr int64_t kBlock = 64, kSums = 4096;
+  const int64_t blocks = (p.c + kBlock - 1) / kBlock, taps = p.kh * p.kw;
   // Pixels with few channels are finished several at a time, as if they were one with more.
-  const int64_t together = p.c <= kConvInt8Block ? std::max<int64_t>(1, 256 / p.c) : 1;
+  const int64_t together = p.c <= kBlock ? std::max<int64_t>(1, 256 / p.c) : 1;
   std::vector<float> scale(static_cast<size_t>(p.c * together)), bias(static_cast<size_t>(p.c * together), -0.0f);
   for (int64_t j = 0; j < p.c * together; j++) {
     scale[static_cast<size_t>(j)] = p.x_scale * p.scales[j % p.c];
@@ -97,40 +98,29 @@ WhittleStatus depthwise(const ConvInt8Problem& p, int threads) {
   e.out_scale = p.out_scale;
   e.out_zero = p.out_zero;
   e.out_type = p.out_type;
-  // Rows whose inputs stay in the second-level cache.
-  constexpr int64_t kRoom = 320 << 10;
-  const int64_t line = p.w * std::min(p.c, kConvInt8Block) * 4, span = (p.kh - 1) * p.dilation_h;
-  int64_t strip = std::max<int64_t>(1, (kRoom / (line + 1) - span) / p.stride_h);
-  const int64_t team = threads > 0 ? threads : thread_limit();
-  if (team > 1) strip = std::min(strip, std::max<int64_t>(1, p.n * p.oh * blocks / (4 * team)));
-  strip = std::min(strip, p.oh);
+  const int64_t strip = std::min(p.oh, std::max<int64_t>(1, kSums / (p.ow * std::min(p.c, kBlock))));
   const int64_t strips = (p.oh + strip - 1) / strip;
   const double work = static_cast<double>(p.n * p.oh * p.ow * p.c) * static_cast<double>(taps);
+  const int64_t grain = std::max<int64_t>(1, 16 * kSums / (strip * p.ow * std::min(p.c, kBlock)));
   std::atomic<bool> failed{false};
-  parallel_for(p.n * strips * blocks, 1, work < 200e3 ? 1 : threads, [&](int64_t begin, int64_t end) {
+  parallel_for(p.n * blocks * strips, grain, work < 200e3 ? 1 : threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch scratch;
+    int32_t* sums = static_cast<int32_t*>(scratch.take(strip * p.ow * std::min(p.c, kBlock) * 4 + 64));
+    if (!sums) {
+      failed = true;
+      return;
+    }
     for (int64_t t = begin; t < end; t++) {
-      const int64_t block = t % blocks, oy = t / blocks % strips * strip, image = t / blocks / strips;
-      const int64_t first = block * kConvInt8Block, c = std::min(kConvInt8Block, p.c - first), rows = std::min(strip, p.oh - oy);
-      const int64_t top = std::max<int64_t>(0, oy * p.stride_h - p.pad_top);
-      const int64_t bottom = std::min(p.h, (oy + rows - 1) * p.stride_h - p.pad_top + span + 1);
-      const int64_t height = std::max<int64_t>(0, bottom - top);
-      float* in = static_cast<float*>(scratch.take((height * p.w + 2 * rows * p.ow) * c * 4 + 64));
-      if (!in) {
-        failed = true;
-        return;
-      }
-      float* sums = in + height * p.w * c;
-      int32_t* whole = reinterpret_cast<int32_t*>(sums + rows * p.ow * c);
-      kernels.widen(height * p.w, c, p.x + ((image * p.h + top) * p.w) * p.c + first, p.c, p.x_signed, p.x_zero, in);
-      const ConvDepthwise d = {height, p.w, c, p.ow, p.kh, p.kw, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w, p.pad_top + top,
-                               p.pad_left, in, oy, rows, p.depthwise + first * taps, nullptr, {kActivationNone, 0, 0}, sums};
-      kernels.depthwise(&d);
+      const int64_t oy = t % strips * strip, block = t / strips % blocks, image = t / strips / blocks;
+      const int64_t first = block * kBlock, c = std::min(kBlock, p.c - first), rows = std::min(strip, p.oh - oy);
+      const ConvDepthwise d = {p.h, p.w, c, p.ow, p.kh, p.kw, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w, p.pad_top, p.pad_left,
+                               nullptr, oy, rows, p.depthwise + first, nullptr, {kActivationNone, 0, 0}, nullptr, p.c, p.c};
+      const ConvDepthwiseCodes codes = {d, p.x + image * p.h * p.w * p.c + first, p.x_signed, p.x_zero, sums};
+      kernels.depthwise_codes(&codes);
       uint8_t* out = static_cast<uint8_t*>(p.out) + (((image * p.oh + oy) * p.ow) * p.c + first) * out_size(p.out_type);
       const int64_t pixels = rows * p.ow, groups = pixels / together, left = pixels % together;
-      kernels.finish_sums(&e, groups, first, c * together, sums, whole, out, p.c * together);
-      if (left > 0)
-        kernels.finish_sums(&e, left, first, c, sums + groups * together * c, whole, out + groups * together * p.c * out_size(p.out_type), p.c);
+      kernels.finish_sums(&e, groups, first, c * together, sums, out, p.c * together);
+      if (left > 0) kernels.finish_sums(&e, left, first, c, sums + groups * together * c, out + groups * together * p.c * out_size(p.out_type), p.c);
     }
   });
   return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;

@@ -20,6 +20,24 @@ static inline vf v_load_part(const float* p, int64_t n, vf fill) {
   return _mm256_blendv_ps(fill, _mm256_maskload_ps(p, m), _mm256_castsi256_ps(m));
 }
 static inline void v_store_part(float* p, vf v, int64_t n) { _mm256_maskstore_ps(p, v_first(n), v); }
+// The first n <= VF_LANES bytes, `flip` changed in each, as numbers; unspecified beyond.
+static inline vf v_from_bytes(const uint8_t* p, int flip, int64_t n) {
+  __m128i bytes;
+  if (n < VF_LANES) {
+    uint8_t part[8] = {0};
+    for (int64_t i = 0; i < n; i++) part[i] = p[i];
+    bytes = _mm_loadl_epi64((const __m128i*)part);
+  } else {
+    bytes = _mm_loadl_epi64((const __m128i*)p);
+  }
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_xor_si128(bytes, _mm_set1_epi8((char)flip))));
+}
+// Whole numbers as integers, the first n <= VF_LANES.
+static inline void v_store_whole(int32_t* p, vf v, int64_t n) {
+  const __m256i i = _mm256_cvttps_epi32(v);
+  if (n < VF_LANES) _mm256_maskstore_epi32(p, v_first(n), i);
+  else _mm256_storeu_si256((__m256i*)p, i);
+}
 static inline vf v_keep(vf v, int64_t n) { return _mm256_and_ps(v, _mm256_castsi256_ps(v_first(n))); }
 static inline float v_sum(vf v) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

@@ -14,6 +14,17 @@ static inline void v_store(float* p, vf v) { _mm512_storeu_ps(p, v); }
 // The first n < VF_LANES elements; the others are those of `fill`.
 static inline vf v_load_part(const float* p, int64_t n, vf fill) { return _mm512_mask_loadu_ps(fill, v_first(n), p); }
 static inline void v_store_part(float* p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, v_first(n), v); }
+// The first n <= VF_LANES bytes, `flip` changed in each, as numbers; 0 beyond.
+static inline vf v_from_bytes(const uint8_t* p, int flip, int64_t n) {
+  const __m128i bytes = n < VF_LANES ? _mm_maskz_loadu_epi8(v_first(n), p) : _mm_loadu_si128((const __m128i*)p);
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_xor_si128(bytes, _mm_set1_epi8((char)flip))));
+}
+// Whole numbers as integers, the first n <= VF_LANES.
+static inline void v_store_whole(int32_t* p, vf v, int64_t n) {
+  const __m512i i = _mm512_cvttps_epi32(v);
+  if (n < VF_LANES) _mm512_mask_storeu_epi32(p, v_first(n), i);
+  else _mm512_storeu_si512(p, i);
+}
 static inline vf v_keep(vf v, int64_t n) { return _mm512_maskz_mov_ps(v_first(n), v); }
 static inline float v_sum(vf v) { return _mm512_reduce_add_ps(v); }
 static inline float v_top(vf v) { return _mm512_reduce_max_ps(v); }

@@ -1,6 +1,7 @@
 // Loads, tails and sums of vector_neon.h, and vectors of doubles. AArch64 only.
 #pragma once
 #include <stdint.h>
+#include <string.h>
 
 #include "cpu/common/vector_neon.h"
 
@@ -19,6 +20,24 @@ static inline void v_store_part(float* p, vf v, int64_t n) {
   float lanes[4];
   vst1q_f32(lanes, v);
   for (int64_t i = 0; i < n; i++) p[i] = lanes[i];
+}
+// The first n <= VF_LANES bytes, `flip` changed in each, as numbers; unspecified beyond.
+static inline vf v_from_bytes(const uint8_t* p, int flip, int64_t n) {
+  uint32_t four = 0;
+  memcpy(&four, p, (size_t)(n < VF_LANES ? n : VF_LANES));
+  const uint8x8_t bytes = veor_u8(vreinterpret_u8_u32(vdup_n_u32(four)), vdup_n_u8((uint8_t)flip));
+  return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))));
+}
+// Whole numbers as integers, the first n <= VF_LANES.
+static inline void v_store_whole(int32_t* p, vf v, int64_t n) {
+  const int32x4_t i = vcvtq_s32_f32(v);
+  int32_t lanes[4];
+  if (n >= VF_LANES) {
+    vst1q_s32(p, i);
+    return;
+  }
+  vst1q_s32(lanes, i);
+  for (int64_t j = 0; j < n; j++) p[j] = lanes[j];
 }
 static inline vf v_keep(vf v, int64_t n) {
   const uint32_t places[4] = {0, 1, 2, 3};

@@ -17,7 +17,7 @@ void row(const whittle::ConvDepthwise* d, int64_t oy, float* out) {
         for (int64_t kx = 0; kx < d->kw; kx++) {
           const int64_t ix = ox * d->stride_w - d->pad_left + kx * d->dilation_w;
           if (ix < 0 || ix >= d->w) continue;
-          s = fmaf(d->x[(iy * d->w + ix) * d->c + ch], d->weight[(ky * d->kw + kx) * d->c + ch], s);
+          s = fmaf(d->x[(iy * d->w + ix) * d->x_step + ch], d->weight[(ky * d->kw + kx) * d->weight_step + ch], s);
         }
       }
       out[ox * d->c + ch] = act_apply_scalar(s, d->activation.kind, d->activation.lo, d->activation.hi);
@@ -28,6 +28,28 @@ void depthwise(const whittle::ConvDepthwise* d) {
   for (int64_t i = 0; i < d->rows; i++) row(d, d->oy + i, d->out + i * d->ow * d->c);
 }
 
+void depthwise_codes(const whittle::ConvDepthwiseCodes* p) {
+  const whittle::ConvDepthwise* d = &p->d;
+  int32_t* out = p->sums;
+  for (int64_t oy = d->oy; oy < d->oy + d->rows; oy++)
+    for (int64_t ox = 0; ox < d->ow; ox++)
+      for (int64_t ch = 0; ch < d->c; ch++) {
+        int32_t s = 0;
+        for (int64_t ky = 0; ky < d->kh; ky++) {
+          const int64_t iy = oy * d->stride_h - d->pad_top + ky * d->dilation_h;
+          if (iy < 0 || iy >= d->h) continue;
+          for (int64_t kx = 0; kx < d->kw; kx++) {
+            const int64_t ix = ox * d->stride_w - d->pad_left + kx * d->dilation_w;
+            if (ix < 0 || ix >= d->w) continue;
+            const uint8_t code = p->x[(iy * d->w + ix) * d->x_step + ch];
+            s += ((p->x_signed ? static_cast<int8_t>(code) : code) - p->zero) *
+                 static_cast<int32_t>(d->weight[(ky * d->kw + kx) * d->weight_step + ch]);
+          }
+        }
+        *out++ = s;
+      }
+}
+
 }  // namespace
 
 extern "C" void conv_install_codes_scalar(whittle::ConvKernels*);
@@ -35,6 +57,7 @@ extern "C" void conv_install_winograd_scalar(whittle::ConvKernels*);
 
 extern "C" void conv_install_scalar(whittle::ConvKernels* t) {
   t->depthwise = depthwise;
+  t->depthwise_codes = depthwise_codes;
   conv_install_codes_scalar(t);
   conv_install_winograd_scalar(t);
 }

@@ -49,6 +49,7 @@ WHITTLE_CHECK(conv) {
         fill(rng, bias.data(), d.c);
         d.x = x.data();
         d.weight = w.data();
+        d.x_step = d.weight_step = d.c;
         d.bias = round % 3 ? bias.data() : nullptr;
         d.activation = {round % 4 == 0 ? kActivationClip : round % 4 == 1 ? kActivationHardswish :
                         round % 4 == 2 ? kActivationHardswishAffine : kActivationNone, 0.5f, 6};
@@ -95,26 +96,49 @@ WHITTLE_CHECK(conv) {
         h.expect(out.intact(), "wrote outside of the tile");
       }
     });
-    h.row("codes to numbers", [&] {
+    h.row("depthwise of codes", [&] {
       Rng rng = h.rng();
       for (int round = 0; round < (h.lean() ? 40 : 300); round++) {
-        // Strides equal to the columns make one long row; sizes pass several vectors of every width.
-        const int64_t rows = rng.between(1, 6), columns = rng.between(1, 150), stride = columns + (round % 3 ? rng.below(20) : 0);
-        const bool is_signed = rng.below(2) != 0;
-        const int32_t zero = static_cast<int32_t>(is_signed ? rng.between(-128, 127) : rng.between(0, 255));
-        Guarded<uint8_t> in((rows - 1) * stride + columns, rng.below(8));
-        Guarded<float> want(rows * columns), out(rows * columns, rng.below(4));
-        for (int64_t i = 0; i < in.size(); i++) in[i] = static_cast<uint8_t>(rng.below(256));
-        ref.widen(rows, columns, in.data(), stride, is_signed, zero, want.data());
-        got.widen(rows, columns, in.data(), stride, is_signed, zero, out.data());
-        for (int64_t i = 0; i < out.size(); i++) {
-          const uint8_t code = in[i / columns * stride + i % columns];
-          const int32_t v = (is_signed ? static_cast<int8_t>(code) : code) - zero;
-          if (!h.expect(want[i] == static_cast<float>(v) && out[i] == want[i], "element %lld of %lld x %lld: %g, want %d",
-                        (long long)i, (long long)rows, (long long)columns, out[i], v))
-            return;
+        ConvDepthwiseCodes p = {};
+        ConvDepthwise& d = p.d;
+        d.h = rng.between(1, 9);
+        d.w = rng.between(1, 40);
+        d.c = rng.between(1, 70);
+        d.kh = rng.between(1, 5);
+        d.kw = round % 2 ? (rng.below(2) ? 3 : 5) : rng.between(1, 7);
+        d.stride_h = rng.between(1, 2);
+        d.stride_w = rng.between(1, 3);
+        d.dilation_h = rng.between(1, 2);
+        d.dilation_w = round % 3 ? 1 : 2;
+        d.pad_top = rng.between(0, 3);
+        d.pad_left = rng.between(0, 5);
+        d.x_step = d.c + (round % 3 ? rng.below(20) : 0);
+        d.weight_step = d.c + (round % 5 ? rng.below(20) : 0);
+        const int64_t oh = out_size(d.h, d.pad_top + rng.between(0, 3), d.kh, d.stride_h, d.dilation_h);
+        d.ow = out_size(d.w, d.pad_left + rng.between(0, 5), d.kw, d.stride_w, d.dilation_w);
+        if (oh == 0 || d.ow == 0) continue;
+        Guarded<uint8_t> x((d.h * d.w - 1) * d.x_step + d.c, rng.below(8));
+        Guarded<float> w((d.kh * d.kw - 1) * d.weight_step + d.c, rng.below(4));
+        Guarded<int32_t> want(oh * d.ow * d.c), out(oh * d.ow * d.c, rng.below(4));
+        for (int64_t i = 0; i < x.size(); i++) x[i] = static_cast<uint8_t>(round % 7 ? rng.below(256) : 255 * rng.below(2));
+        for (int64_t i = 0; i < w.size(); i++) w[i] = static_cast<float>(rng.between(-128, 127));
+        d.weight = w.data();
+        p.x = x.data();
+        p.x_signed = rng.below(2) != 0;
+        p.zero = static_cast<int32_t>(p.x_signed ? rng.between(-128, 127) : rng.between(0, 255));
+        const int64_t rows = rng.between(1, oh);
+        for (d.oy = 0; d.oy < oh; d.oy += d.rows) {
+          d.rows = d.oy + rows < oh ? rows : oh - d.oy;
+          p.sums = want.data() + d.oy * d.ow * d.c;
+          ref.depthwise_codes(&p);
+          p.sums = out.data() + d.oy * d.ow * d.c;
+          got.depthwise_codes(&p);
         }
-        h.expect(out.intact() && in.intact(), "wrote outside");
+        for (int64_t i = 0; i < out.size(); i++)
+          if (!h.expect(out[i] == want[i], "%lld channels, %lld wide, element %lld: %d, want %d", (long long)d.c, (long long)d.kw,
+                        (long long)i, out[i], want[i]))
+            return;
+        h.expect(out.intact() && x.intact() && w.intact(), "wrote outside");
       }
     });
     h.row("exact sums to results", [&] {
@@ -129,7 +153,8 @@ WHITTLE_CHECK(conv) {
         // Small steps saturate, one beyond the usual range takes a plain division.
         e.out_scale = round % 7 == 6 ? 1e-20f : rng.uniform(0.001f, 0.1f);
         e.out_zero = static_cast<int32_t>(e.out_type == kOutInt8 ? rng.between(-128, 127) : e.out_type == kOutUint8 ? rng.between(0, 255) : 0);
-        Guarded<float> scale(column + columns), bias(column + columns), sums(rows * columns, rng.below(4));
+        Guarded<float> scale(column + columns), bias(column + columns);
+        Guarded<int32_t> sums(rows * columns, rng.below(4));
         for (int64_t j = 0; j < scale.size(); j++) {
           scale[j] = rng.uniform(1e-5f, 1e-3f);
           bias[j] = rng.below(4) ? rng.normal() : -0.0f;
@@ -137,13 +162,12 @@ WHITTLE_CHECK(conv) {
         e.scale = scale.data();
         e.bias = bias.data();
         const int64_t range = rng.below(2) ? (int64_t(1) << 24) - 1 : 9000;
-        for (int64_t i = 0; i < sums.size(); i++) sums[i] = static_cast<float>(rng.between(-range, range));
+        for (int64_t i = 0; i < sums.size(); i++) sums[i] = static_cast<int32_t>(rng.between(-range, range));
         const int64_t size = e.out_type == kOutInt32 || e.out_type == kOutFloat32 ? 4 : 1, bytes = ((rows - 1) * stride + columns) * size;
-        Guarded<int32_t> whole(rows * columns);
         Guarded<uint8_t> want(bytes), out(bytes, 4 * rng.below(4));
         for (int64_t i = 0; i < bytes; i++) out[i] = 7;
-        ref.finish_sums(&e, rows, column, columns, sums.data(), whole.data(), want.data(), stride);
-        got.finish_sums(&e, rows, column, columns, sums.data(), whole.data(), out.data(), stride);
+        ref.finish_sums(&e, rows, column, columns, sums.data(), want.data(), stride);
+        got.finish_sums(&e, rows, column, columns, sums.data(), out.data(), stride);
         for (int64_t i = 0; i < rows * columns; i++) {
           const int64_t at = (i / columns * stride + i % columns) * size;
           if (!h.expect(memcmp(&want[at], &out[at], static_cast<size_t>(size)) == 0, "activation %d, type %d, row %lld, column %lld",
@@ -152,7 +176,7 @@ WHITTLE_CHECK(conv) {
           // Without activation the definition itself.
           if (e.activation.kind != kActivationNone) continue;
           const int64_t j = column + i % columns;
-          volatile float x = sums[i] * scale[j];
+          volatile float x = static_cast<float>(sums[i]) * scale[j];
           x = x + bias[j];
           bool right = true;
           if (e.out_type == kOutFloat32) {
@@ -162,7 +186,7 @@ WHITTLE_CHECK(conv) {
           } else if (e.out_type == kOutInt32) {
             int32_t y;
             memcpy(&y, &out[at], 4);
-            right = y == static_cast<int32_t>(sums[i]);
+            right = y == sums[i];
           } else {
             const float lowest = e.out_type == kOutInt8 ? -128.0f : 0.0f, q = nearbyintf(x / e.out_scale) + static_cast<float>(e.out_zero);
             const float clipped = q < lowest ? lowest : q > lowest + 255 ? lowest + 255 : q;
@@ -173,14 +197,21 @@ WHITTLE_CHECK(conv) {
         for (int64_t r = 0; r + 1 < rows; r++)
           for (int64_t i = (r * stride + columns) * size; i < (r + 1) * stride * size; i++)
             if (!h.expect(out[i] == 7, "wrote between rows %lld and %lld", (long long)r, (long long)(r + 1))) return;
-        h.expect(out.intact() && whole.intact(), "wrote outside of the rows");
+        h.expect(out.intact(), "wrote outside of the rows");
       }
     });
-    ConvDepthwise b = {20, 96, 64, 96, 3, 3, 1, 1, 1, 1, 1, 1, nullptr, 5, 1, nullptr, nullptr, {kActivationHardswish, 0, 0}, nullptr};
+    ConvDepthwise b = {20, 96, 64, 96, 3, 3, 1, 1, 1, 1, 1, 1, nullptr, 5, 1, nullptr, nullptr, {kActivationHardswish, 0, 0}, nullptr, 64, 64};
     std::vector<float> x(20 * 96 * 64, 0.5f), w(9 * 64, 0.25f), out(96 * 64);
     b.x = x.data();
     b.weight = w.data();
     b.out = out.data();
+    ConvDepthwiseCodes codes = {b, nullptr, false, 128, nullptr};
+    std::vector<uint8_t> bytes(20 * 96 * 64, 77);
+    std::vector<int32_t> sums(96 * 64);
+    codes.x = bytes.data();
+    codes.sums = sums.data();
+    codes.d.weight = w.data();
+    h.bench("depthwise codes 3x3 row 96x64", 0, [&] { got.depthwise_codes(&codes); }, 2.0 * 9 * 96 * 64);
     h.bench("depthwise 3x3 row 96x64", 0, [&] { got.depthwise(&b); }, 2.0 * 9 * 96 * 64);
   });
 

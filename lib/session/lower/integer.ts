@@ -12,7 +12,6 @@ import { channelsLast, imageOf, windowOf } from './window'
 const kOut: Partial<Record<DataType, number>> = { int32: 0, float32: 1, int8: 2, uint8: 3 }
 // core/conv.h
 const kTaps = 256
-const kBlock = 64
 /** longest sum of products of 8-bit numbers that fits 32 bits */
 const kLongest = 60_000
 
@@ -117,19 +116,15 @@ export function convOfCodes(node: Node, l: Lowering): boolean {
   const codes = l.inOrder(x.codes, order, node)
   const finish = takeFinish(l, node, 1, order, x.code.scale, w, bias)
   const key = node.outputs[0] as string
-  // W is [oc][ic][tap]; products take [tap][ic][oc], the depthwise kernel blocks of channels of [tap][channel].
+  // W is [oc][ic][tap]; products take [tap][ic][oc], the depthwise kernel [tap][channel].
   const arranged = (): Int8Array => {
     const to = new Int8Array(w.codes.length)
     for (let o = 0; o < oc; o++) for (let i = 0; i < c; i++) for (let t = 0; t < taps; t++) to[(t * c + i) * oc + o] = w.codes[(o * c + i) * taps + t] as number
     return to
   }
-  const blocks = (): Float32Array => {
+  const planes = (): Float32Array => {
     const to = new Float32Array(w.codes.length)
-    for (let o = 0; o < oc; o++) {
-      const first = Math.floor(o / kBlock) * kBlock
-      const width = Math.min(kBlock, oc - first)
-      for (let t = 0; t < taps; t++) to[first * taps + t * width + (o - first)] = w.codes[o * taps + t] as number
-    }
+    for (let o = 0; o < oc; o++) for (let t = 0; t < taps; t++) to[t * oc + o] = w.codes[o * taps + t] as number
     return to
   }
   const out = l.make(finish.type, outDims, order)
@@ -149,7 +144,7 @@ export function convOfCodes(node: Node, l: Lowering): boolean {
     to,
   ]
   if (depthwise) {
-    l.program.step('conv_int8', node.label, ...step(l.constants.raw(`conv codes ${key}`, blocks), l.constants, codes.memory, out.memory))
+    l.program.step('conv_int8', node.label, ...step(l.constants.raw(`conv codes ${key}`, planes), l.constants, codes.memory, out.memory))
   } else {
     const plain = taps === 1 && window.strides.every((s) => s === 1)
     const matrix = { key: `conv ${key}`, m: n * oh * ow, k: taps * c, n: oc, row: oc, col: 1 }
