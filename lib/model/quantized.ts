@@ -1,13 +1,15 @@
 import { sizeOf } from '../tensor'
 import type { Graph } from './graph'
-import type { Initializer } from './initializer'
+import { malformed } from './bytes'
+import { Initializer } from './initializer'
 import type { Node } from './node'
 import { unpacksCodes, weightInputsOf, weightViewOf, type WeightView } from './weights'
 
 /**
  * A weight that lies in the file as integer codes and scales and becomes float by standard ops. Both storages are
  * known: `qdq` is `DequantizeLinear`, `folded` is `Cast` → `Mul` (int8) or `Cast` → `Gather` of a table of 256 rows →
- * `Mul` (a few bits; several tables are added up), each with a `Reshape` after it where blocks ask for one.
+ * `Mul` (a few bits; several tables are added up), each with a `Reshape` after it where blocks ask for one. A codebook is
+ * `Cast` → `Gather` with scale 1.
  */
 export interface QuantizedWeight {
   /** The float value that nodes read. */
@@ -80,7 +82,9 @@ function core(graph: Graph, node: Node, value: string): QuantizedWeight | undefi
     ? dequantized(graph, node, value)
     : node.is('Mul')
       ? folded(graph, node, value)
-      : undefined
+      : node.is('Gather')
+        ? shared(graph, value)
+        : undefined
 }
 
 const constant = (graph: Graph, name: string | undefined): Initializer | undefined =>
@@ -128,9 +132,20 @@ function folded(graph: Graph, node: Node, value: string): QuantizedWeight | unde
   if (!found || !broadcasts(scales.dims, found.codeDims)) return undefined
   const { tables, codeDims } = found
   const [{ bytes, table }] = tables as [CodeTable]
-  const bits = tables.reduce((sum, t) => sum + 8 / t.table.dims[1]!, 0)
+  const bits = tables.reduce((sum, t) => sum + 8 / (t.table.dims[1] ?? 1), 0)
   const core = { ...base, dims: codeDims, bits, codes: bytes, codeDims }
   return tables.length === 1 && isPairTable(table) ? core : { ...core, tables }
+}
+
+/** Indices into a codebook: values that are looked up and scaled no further. */
+function shared(graph: Graph, value: string): QuantizedWeight | undefined {
+  const found = tablesOf(graph, value)
+  if (!found) return undefined
+  const { tables, codeDims } = found
+  const [{ bytes, table }] = tables as [CodeTable]
+  const scales = Initializer.from('', { type: 'float32', dims: [], data: Float32Array.of(1) })
+  const bits = 8 / (table.dims[1] ?? 1)
+  return { value, graph, storage: 'folded', dims: codeDims, bits, codes: bytes, codeDims, tables, scales, zeroPoints: undefined, scaleDims: [] }
 }
 
 /** The tables whose sum a value is. */
@@ -151,9 +166,12 @@ function tablesOf(graph: Graph, name: string): { tables: CodeTable[]; codeDims: 
   if (!made || !unpacksCodes(made, graph)) return undefined
   const table = constant(graph, made.inputs[0])
   const bytes = constant(graph, graph.producer(made.inputs[1]!)!.inputs[0])
-  if (table?.type !== 'float32' || table.dims.length !== 2 || table.dims[0] !== 256 || bytes?.type !== 'uint8') return undefined
-  codeDims ??= [...bytes.dims, table.dims[1]!]
-  return sizeOf(codeDims) === bytes.elementCount * table.dims[1]! ? { tables: [{ bytes, table }], codeDims } : undefined
+  if (table?.type !== 'float32' || bytes?.type !== 'uint8') return undefined
+  // A row for every byte, or a codebook with a value an index.
+  if (table.dims.length === 1 ? table.elementCount === 0 : table.dims.length !== 2 || table.dims[0] !== 256) return undefined
+  const perByte = table.dims[1] ?? 1
+  codeDims ??= table.dims.length === 1 ? [...bytes.dims] : [...bytes.dims, perByte]
+  return sizeOf(codeDims) === bytes.elementCount * perByte ? { tables: [{ bytes, table }], codeDims } : undefined
 }
 
 const signed = (nibble: number): number => (nibble < 8 ? nibble : nibble - 16)
@@ -189,11 +207,13 @@ export function readCodes({ codes, bits, tables }: QuantizedWeight): Int8Array |
 
 function lookedUp(tables: readonly CodeTable[]): Float32Array {
   const [first] = tables as [CodeTable]
-  const out = new Float32Array(first.bytes.elementCount * first.table.dims[1]!)
+  const out = new Float32Array(first.bytes.elementCount * (first.table.dims[1] ?? 1))
   for (const { bytes, table } of tables) {
-    const perByte = table.dims[1]!
+    const perByte = table.dims[1] ?? 1
     const values = table.readSync().data as Float32Array
     const data = bytes.readSync().data as Uint8Array
+    const beyond = table.dims.length === 1 ? data.findIndex((b) => b >= values.length) : -1
+    if (beyond >= 0) malformed(bytes.name, `index ${data[beyond]} at ${beyond} into a codebook of ${values.length} values`)
     for (let i = 0; i < out.length; i++) out[i]! += values[data[Math.floor(i / perByte)]! * perByte + (i % perByte)]!
   }
   return out

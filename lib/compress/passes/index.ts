@@ -1,3 +1,4 @@
+import { codebookPass, type CodebookStep, type ResolvedCodebook } from './codebook'
 import { dedupePass, type DedupeStep } from './dedupe'
 import { foldPass, type FoldStep, type ResolvedFold } from './fold'
 import type { Pass } from './pass'
@@ -5,6 +6,7 @@ import { prunePass, type PruneStep, type ResolvedPrune } from './prune'
 import { withStructure, type ResolvedStructured, type StructuredPruneStep } from './prune_structured'
 import { quantizePass, type QuantizeStep, type ResolvedQuantize } from './quantize'
 
+export type { CodebookStep } from './codebook'
 export type { DedupeStep } from './dedupe'
 export type { FoldStep } from './fold'
 export type { PruneStep } from './prune'
@@ -13,13 +15,13 @@ export type { QuantizeStep } from './quantize'
 export type { Storage } from './emit'
 
 /** One step of a recipe. */
-export type Step = FoldStep | QuantizeStep | PruneStep | StructuredPruneStep | DedupeStep
+export type Step = FoldStep | QuantizeStep | PruneStep | StructuredPruneStep | CodebookStep | DedupeStep
 
 /** @internal A step with every default written out: what the report holds, so that it replays exactly. */
-export type ResolvedStep = ResolvedFold | ResolvedQuantize | ResolvedPrune | ResolvedStructured | DedupeStep
+export type ResolvedStep = ResolvedFold | ResolvedQuantize | ResolvedPrune | ResolvedStructured | ResolvedCodebook | DedupeStep
 
 /** @internal Every kind of step there is. */
-export const passes = [foldPass, quantizePass, withStructure(prunePass), dedupePass] as readonly Pass<ResolvedStep>[]
+export const passes = [foldPass, quantizePass, withStructure(prunePass), codebookPass, dedupePass] as readonly Pass<ResolvedStep>[]
 
 /** @internal */
 export function passOf(step: { readonly step: string }): Pass<ResolvedStep> {

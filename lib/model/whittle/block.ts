@@ -113,15 +113,27 @@ function narrow(bytes: Uint8Array, { nibbles, signed, columns }: Shape): Uint8Ar
   }
   if (nibbles || !signed) {
     const halves = new Uint8Array(2 * count)
-    // Two's complement nibbles, too, lie in order once their sign bit is turned; unsigned ones only move around.
     for (let i = 0; i < count; i++) {
-      halves[2 * i] = (bytes[i]! & 15) ^ 8
-      halves[2 * i + 1] = (bytes[i]! >> 4) ^ 8
+      halves[2 * i] = bytes[i]! & 15
+      halves[2 * i + 1] = bytes[i]! >> 4
     }
+    const turn = looksSigned(halves) ? 8 : 0
+    if (turn) for (let i = 0; i < halves.length; i++) halves[i]! ^= turn
     const row = nibbles ? columns : 2 * columns
-    offer(kNibbles, encodeCodes(halves, 16, row && halves.length % row === 0 ? row : halves.length, best.length - 1))
+    const coded = encodeCodes(halves, 16, row && halves.length % row === 0 ? row : halves.length, best.length - 2)
+    offer(kNibbles, coded && prefixed(turn, coded))
   }
   return best
+}
+
+/**
+ * Whether half-bytes are two's complement: 15 and 0 are then neighbours, and about as frequent, while 7 and 8 are far apart.
+ * The type does not tell: bytes may hold pairs of either.
+ */
+function looksSigned(halves: Uint8Array): boolean {
+  const counts = new Float64Array(16)
+  for (let i = 0; i < halves.length; i++) counts[halves[i]!]!++
+  return counts[15]! + counts[0]! > counts[7]! + counts[8]!
 }
 
 function prefixed(byte: number, body: Uint8Array): Uint8Array {
@@ -271,10 +283,11 @@ function decode(
       return
     }
     case kNibbles: {
-      if (width !== 1) wrong()
+      if (width !== 1 || start >= end || bytes[start]! > 15) wrong()
       const halves = new Uint8Array(2 * out.length)
-      decodeCodes(bytes, start, end, halves, 16, label)
-      for (let i = 0; i < out.length; i++) out[i] = (halves[2 * i]! | (halves[2 * i + 1]! << 4)) ^ 0x88
+      decodeCodes(bytes, start + 1, end, halves, 16, label)
+      const turn = bytes[start]! * 17
+      for (let i = 0; i < out.length; i++) out[i] = (halves[2 * i]! | (halves[2 * i + 1]! << 4)) ^ turn
       return
     }
     case kAdaptive: {

@@ -33,7 +33,7 @@ function formOf({ dims, codeDims, scaleDims }: QuantizedWeight): Record<string, 
 function unfold(graph: Graph): void {
   // A Reshape takes what lies before it along.
   for (const node of [...graph.nodes].sort((a, b) => Number(b.is('Reshape')) - Number(a.is('Reshape')))) {
-    if (!node.is('Mul', 'Reshape')) continue
+    if (!node.is('Mul', 'Reshape', 'Gather')) continue
     const value = node.outputs[0] as string
     if (graph.users(value).length === 0 && !graph.isOutput(value)) continue
     const weight = quantizedWeight(graph, value)
