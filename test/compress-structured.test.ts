@@ -402,6 +402,86 @@ describe('the prune step with a structure', () => {
     expect(report.steps[0]!.layers[0]).toMatchObject({ action: 'kept', reason: 'no batch normalization scales these channels' })
   })
 
+  const inputsOf = (n: number) => Array.from({ length: n }, (_, i) => ({ x: floats([2, 3, 8, 8], 20 + i) }))
+
+  test('scores by what channels compute on calibration inputs', async () => {
+    // Channel c of four: relu of x times a factor, so that what each computes is known.
+    const net = (factors: readonly number[], readers: readonly number[], shift: readonly number[] = [0, 0, 0, 0]) =>
+      modelOf(
+        graph([['x', 'float32', [1, 1, 2, 3]]], { w1: float([4, 1, 1, 1], ...factors), b1: float([4], ...shift), w2: float([1, 4, 1, 1], ...readers) }, [
+          conv('x', 'w1', 'a', { bias: 'b1' }),
+          ['Relu', ['a'], ['b']],
+          conv('b', 'w2', 'y'),
+        ], ['y']),
+      )
+    const calibration = [{ x: float([1, 1, 2, 3], 1, 2, -3, 2, 4, 5) }, { x: float([1, 1, 2, 3], 1, 3, 0.5, 2, -1, -1) }]
+    const left = async (criterion: string, model: Model, sparsity = 0.25) =>
+      Array.from((await prune({ criterion, sparsity }, { calibration }, model)).model.graph.initializers.get('w1')!.readSync().data as Float32Array)
+    // The negative factor is zero wherever x is positive, nine times of twelve.
+    expect(await left('apoz', net([0.1, -9, 1, 2], [1, 1, 1, 1]))).toEqual([0.1, -9, 1, 2].filter((f) => f !== -9).map(Math.fround))
+    expect(await left('mean', net([0.1, -9, 1, 2], [1, 1, 1, 1]))).toEqual([-9, 1, 2])
+    // Large, but nearly the same everywhere.
+    expect(await left('variance', net([3, -9, 0.01, 2], [1, 1, 1, 1], [0, 0, 100, 0]))).toEqual([3, -9, 2])
+    // Rank 1 in both maps: all entries alike. The others have rank 2.
+    expect(await left('hrank', net([3, 5, 0, 2], [1, 1, 1, 1], [0.5, 0.25, 100, 0.125]))).toEqual([3, 5, 2])
+    // What the reader weighs least adds least to its sum, however large it is.
+    for (const criterion of ['thinet', 'lasso']) expect(await left(criterion, net([9, -3, 2, 1], [0.001, 1, 1, 1]))).toEqual([-3, 2, 1])
+    // The second alone adds more than the third, but most of the first, which goes before it, it only cancels.
+    expect(await left('thinet', net([1, 1.5, -2.6, 9], [1, -1, 1, 1]), 0.5)).toEqual([-2.6, 9].map(Math.fround))
+    expect((await failure(() => prune({ criterion: 'apoz' }))).message).toMatch(/needs inputs to calibrate on/)
+  })
+
+  test('scores by the gradients of a loss', async () => {
+    const model = modelOf(graph([['x', 'float32', [1, 2, 2, 2]]], { w1: float([3, 2, 1, 1], 1, 2, 3, 4, 5, 6), w2: float([1, 3, 1, 1], 1, 1, 1) }, [conv('x', 'w1', 'a'), ['Relu', ['a'], ['b']], conv('b', 'w2', 'y')], ['y']))
+    const taylor = (g: readonly number[]) => prune({ criterion: 'taylor', sparsity: 0.34, gradients: { w1: float([3, 2, 1, 1], ...g) } }, {}, model)
+    // Sums of g·w: 1 + 2, 6 - 6, 5 - 1: the second cancels.
+    const { model: small, report } = await taylor([1, 1, 2, -1.5, 1, -1 / 6])
+    expect(Array.from(small.graph.initializers.get('w1')!.readSync().data as Float32Array)).toEqual([1, 2, 5, 6])
+    expect(JSON.stringify(report.recipe)).toContain('"gradients":{"names":["w1"]}')
+    expect((await failure(() => prune({ criterion: 'taylor', gradients: { w1: float([3], 1, 2, 3) } }, {}, model))).message).toMatch(/gradients.w1: expected dims \[3, 2, 1, 1\]/)
+    expect((await failure(() => prune({ criterion: 'taylor' }, {}, model))).message).toMatch(/gradients: expected gradients by weight name/)
+  })
+
+  test('merges units that are alike: equal ones at no cost', async () => {
+    const rows = [[1, 2, 3], [-1, 0.5, 2], [1, 2, 3], [0.3, -1, 1], [-1, 0.5, 2], [1, 2, 3]]
+    const twins = modelOf(
+      graph([image], { w1: float([6, 3, 1, 1], ...rows.flat()), b1: float([6], 1, 2, 1, 3, 2, 1), dw: float([6, 1, 1, 1], 2, 3, 2, 4, 3, 2), w2: floats([4, 6, 3, 3], 4) }, [
+        conv('x', 'w1', 'a', { bias: 'b1' }),
+        ['Relu', ['a'], ['b']],
+        conv('b', 'dw', 'c', { group: 6 }),
+        conv('c', 'w2', 'y'),
+      ], ['y']),
+    )
+    const { model, report } = await prune({ merge: true }, {}, twins)
+    expect(dimsOf(model, 'w2')).toEqual([4, 3, 3, 3])
+    expectSame((await theirs(model, x)).y, (await theirs(twins, x)).y)
+    expect(report.steps[0]!.summary).toMatch(/merged/)
+    // Without it the same ratio costs.
+    const without = (await theirs((await prune({}, {}, twins)).model, x)).y
+    const whole = (await theirs(twins, x)).y
+    expect((await failure(() => expectSame(without, whole))).message).toMatch(/element/)
+    expect((await failure(() => prune({ merge: true, criterion: 'l2' }))).message).toMatch(/criterion: expected nothing beside merge/)
+  })
+
+  test('fits what reads removed channels anew: no linear change of it comes nearer', async () => {
+    // The third and fourth channels are sums of others: what reads them can do without.
+    const w1 = floats([4, 3, 1, 1], 3).data as Float32Array
+    for (let k = 0; k < 3; k++) [w1[6 + k], w1[9 + k]] = [w1[k]! + w1[3 + k]!, (w1[k]! - w1[3 + k]!) / 2]
+    const constants = { w1: { type: 'float32', dims: [4, 3, 1, 1], data: w1 } as Tensor, b1: floats([4], 9), w2: floats([5, 4, 3, 3], 4), b2: floats([5], 8), w3: floats([2, 5, 1, 1], 5) }
+    const linear = modelOf(graph([image], constants, [conv('x', 'w1', 'a', { bias: 'b1' }), conv('a', 'w2', 'c', { bias: 'b2' }), ['Relu', ['c'], ['d']], conv('d', 'w3', 'y')], ['y']))
+    const calibration = inputsOf(6)
+    const step = { layers: 'w1', reconstruct: true, ridge: 0 }
+    const { model } = await prune(step, { calibration }, linear)
+    expect([dimsOf(model, 'w1'), dimsOf(model, 'w2')]).toEqual([[2, 3, 1, 1], [5, 2, 3, 3]])
+    expectSame((await theirs(model, x)).y, (await theirs(linear, x)).y)
+    // Deterministic, and a huge ridge leaves the weights that were cut.
+    expect(Buffer.from((await prune(step, { calibration }, linear)).model.toBytes())).toEqual(Buffer.from(model.toBytes()))
+    const held = (await prune({ ...step, ridge: 1e9 }, { calibration }, linear)).model.graph.initializers.get('w2')!.readSync()
+    const plain = (await prune({ layers: 'w1' }, {}, linear)).model.graph.initializers.get('w2')!.readSync()
+    expectSame(held, plain)
+    expect((await failure(() => prune({ reconstruct: true }))).message).toMatch(/needs inputs to calibrate on/)
+  })
+
   test('refuses what it cannot do by name', async () => {
     const cases: [object, RegExp][] = [
       [{ structure: 'row' }, /steps\[0\]\.structure: expected one of 'filter'/],

@@ -10,7 +10,7 @@ export type { CodebookStep } from './codebook'
 export type { DedupeStep } from './dedupe'
 export type { FoldStep } from './fold'
 export type { PruneStep } from './prune'
-export type { Structured, StructuredPruneStep } from './prune_structured'
+export type { Structured, StructuredCriterion, StructuredPruneStep } from './prune_structured'
 export type { QuantizeStep } from './quantize'
 export type { Storage } from './emit'
 

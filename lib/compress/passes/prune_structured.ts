@@ -2,11 +2,16 @@ import type { Model } from '../../model/model'
 import { weights } from '../../model/weights'
 import { count, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
-import { fail, finite, integer, oneOf, options } from '../../validate'
+import { boolean, fail, finite, integer, oneOf, options } from '../../validate'
 import { parseSelector, selects, unmatchedNames, type LayerSelector, type Layers } from '../selectors'
 import { WhittleError } from '../../errors'
+import type { TensorLike } from '../../tensor'
+import { activityScores, kActivityCriteria, type ActivityCriterion } from '../structure/activity'
 import { removeUnits } from '../structure/apply'
-import type { Removal } from '../structure/cut'
+import { Gradients, taylorScores } from '../structure/gradients'
+import { mergeUnits, similarUnits, type Merge } from '../structure/merge'
+import { reconstruct } from '../structure/reconstruct'
+import { goneIndices, type Removal } from '../structure/cut'
 import { structureOf, type Group, type Structure } from '../structure/groups'
 import { totalMacs } from '../structure/macs'
 import { weightScores, type Sides, type WeightCriterion } from '../structure/score'
@@ -40,9 +45,25 @@ export interface StructuredPruneStep {
   readonly scope?: 'uniform' | 'global'
   /**
    * Score of a unit. From weights: `'l1'` (default), `'l2'`, `'gamma'` (of batch normalizations: Network Slimming 2017; such as were not
-   * folded), `'geometric-median'` (FPGM 2019), `'random'`.
+   * folded), `'geometric-median'` (FPGM 2019), `'random'`. From calibration inputs: `'apoz'` (share of activations that are not zero, Hu
+   * 2016), `'mean'` (magnitude), `'variance'`, `'hrank'` (rank of feature maps, Lin 2020), `'thinet'` (Luo 2017), `'lasso'` (He 2017).
+   * `'taylor'`: (Σ g·w)² with the `gradients` of a loss (Molchanov 2019).
    */
-  readonly criterion?: WeightCriterion
+  readonly criterion?: StructuredCriterion
+  /** For `'taylor'`: gradients by the name of the weight tensor, or the path of a safetensors file that holds them. */
+  readonly gradients?: Readonly<Record<string, TensorLike>> | string
+  /**
+   * Removes those units that another one resembles most, and adds what they send on to what that one does (Srinivas and Babu
+   * 2015); instead of a criterion. Default false.
+   */
+  readonly merge?: boolean
+  /**
+   * Fits the weights and biases of the layers that lost inputs anew, by least squares on the calibration inputs, first to last: what
+   * they make of the smaller model's values is to be what the original made (He 2017). Default false.
+   */
+  readonly reconstruct?: boolean
+  /** How much the fit holds on to the weights: the share of the inputs' mean square that is added for it. Default 0.001. */
+  readonly ridge?: number
   /** Channels that stay come in multiples of this, default 1. 8 or 16 suit what runtimes compute at a time. */
   readonly roundTo?: number
   /** Channels that stay at least, default 1. */
@@ -53,27 +74,43 @@ export interface StructuredPruneStep {
   readonly layers?: Layers
 }
 
-/** @internal */
-export type ResolvedStructured = Required<Omit<StructuredPruneStep, 'layers'>> & { readonly layers: LayerSelector }
+/** How units are scored. */
+export type StructuredCriterion = WeightCriterion | ActivityCriterion | 'taylor'
 
-const kCriteria = ['l1', 'l2', 'gamma', 'geometric-median', 'random'] as const
+/** @internal */
+export type ResolvedStructured = Required<Omit<StructuredPruneStep, 'layers' | 'gradients'>> & {
+  readonly layers: LayerSelector
+  readonly gradients?: string | Gradients
+}
+
+const kCriteria = ['l1', 'l2', 'gamma', 'geometric-median', 'random', ...kActivityCriteria, 'taylor'] as const
+const isActivity = (criterion: StructuredCriterion): criterion is ActivityCriterion => (kActivityCriteria as readonly string[]).includes(criterion)
 
 const isStructured = (step: object): step is ResolvedStructured => (step as { structure?: unknown }).structure !== undefined
 
 function resolveStructured(value: object, parameter: string): ResolvedStructured {
-  const given = options(value, parameter, ['step', 'structure', 'sparsity', 'scope', 'criterion', 'roundTo', 'minChannels', 'seed', 'layers'])
+  const given = options(value, parameter, ['step', 'structure', 'sparsity', 'scope', 'criterion', 'roundTo', 'minChannels', 'seed', 'layers', 'gradients', 'merge', 'reconstruct', 'ridge'])
   const sparsity = given.sparsity === undefined ? fail('ERR_RANGE', `${parameter}.sparsity`, 'a share from 0 to below 1', given.sparsity) : finite(given.sparsity, `${parameter}.sparsity`, 0, 1)
   if (sparsity === 1) fail('ERR_RANGE', `${parameter}.sparsity`, 'a share below 1: something must stay', sparsity)
+  const criterion = given.criterion === undefined ? 'l1' : oneOf(given.criterion, `${parameter}.criterion`, kCriteria)
+  const merge = given.merge === undefined ? false : boolean(given.merge, `${parameter}.merge`)
+  if (merge && given.criterion !== undefined && criterion !== 'l1') fail('ERR_RANGE', `${parameter}.criterion`, 'nothing beside merge, which chooses by resemblance', criterion)
+  if ((criterion === 'taylor') !== (given.gradients !== undefined))
+    fail('ERR_RANGE', `${parameter}.gradients`, criterion === 'taylor' ? "gradients by weight name, for the criterion 'taylor'" : "nothing without the criterion 'taylor'", given.gradients)
   return {
     step: 'prune',
     structure: oneOf(given.structure, `${parameter}.structure`, ['filter', 'channel', 'neuron', 'head', 'all']),
     sparsity,
     scope: given.scope === undefined ? 'uniform' : oneOf(given.scope, `${parameter}.scope`, ['uniform', 'global']),
-    criterion: given.criterion === undefined ? 'l1' : oneOf(given.criterion, `${parameter}.criterion`, kCriteria),
+    criterion,
     roundTo: given.roundTo === undefined ? 1 : integer(given.roundTo, `${parameter}.roundTo`, 1, 65536),
     minChannels: given.minChannels === undefined ? 1 : integer(given.minChannels, `${parameter}.minChannels`, 1, 2 ** 31 - 1),
     seed: given.seed === undefined ? 0 : integer(given.seed, `${parameter}.seed`, 0, 2 ** 32 - 1),
+    merge,
+    reconstruct: given.reconstruct === undefined ? false : boolean(given.reconstruct, `${parameter}.reconstruct`),
+    ridge: given.ridge === undefined ? 0.001 : finite(given.ridge, `${parameter}.ridge`, 0),
     layers: parseSelector(given.layers, `${parameter}.layers`),
+    ...(given.gradients === undefined ? {} : { gradients: typeof given.gradients === 'string' ? given.gradients : Gradients.of(given.gradients, `${parameter}.gradients`) }),
   }
 }
 
@@ -82,7 +119,7 @@ export function withStructure<S extends { readonly step: 'prune' }>(pass: Pass<S
   return {
     name: 'prune',
     resolve: (value, parameter) => (isStructured(value) ? resolveStructured(value, parameter) : pass.resolve(value, parameter)),
-    needs: (step) => (isStructured(step) ? [] : pass.needs(step)),
+    needs: (step) => (!isStructured(step) ? pass.needs(step) : step.reconstruct || isActivity(step.criterion) ? ['calibration'] : []),
     apply: (model, step, context) => (isStructured(step) ? applyStructured(model, step, context) : pass.apply(model, step, context)),
   }
 }
@@ -92,28 +129,32 @@ const kWords: Readonly<Record<Structured, string>> = { filter: 'filters', channe
 
 /** Removes units for good. */
 async function applyStructured(model: Model, step: ResolvedStructured, context: Context): Promise<PassResult> {
-  const { run, memory } = context
+  const { run, memory, calibration } = context
   await run.tell('prune', 0, 1, 'dependencies')
   const structure = structureOf(model, await inputDims(model, context))
   const { chosen, reasons } = chooseGroups(model, structure, step, context.spared)
-  const groups: Group[] = []
-  const scores: Float64Array[] = []
-  for (const [i, group] of chosen.entries()) {
-    await run.tell('prune', i, chosen.length, group.name)
-    const found = weightScores(model.graph, group, step.criterion, kSides[step.structure], step.seed, memory.scratch)
-    if (typeof found === 'string') {
-      for (const m of group.members) if (m.role === 'output') reasons.set(m.tensor, found)
-      continue
-    }
-    groups.push(group)
-    scores.push(found)
-  }
-  const units = chooseUnits(groups, scores, step)
+  const { groups, scores } = await scored(model, chosen, step, context, reasons)
+  let units = chooseUnits(groups, scores, step)
+  const merges = new Map<Group, readonly Merge[]>()
+  if (step.merge)
+    units = units.map((going, g) => {
+      const found = similarUnits(model.graph, groups[g]!, going.length, memory.scratch)
+      if (typeof found === 'string') {
+        for (const m of groups[g]!.members) if (m.role === 'output') reasons.set(m.tensor, found)
+        return []
+      }
+      merges.set(groups[g]!, found)
+      return found.map((m) => m.from).sort((a, b) => a - b)
+    })
   const removals = groups.map((group, g): Removal => ({ group, units: units[g]! })).filter((r) => r.units.length > 0)
   const before = describe(model)
   const macs = totalMacs(model, structure.dims)
   const errors = lostShares(model, removals, memory.scratch)
-  const refused = removeUnits(model, structure, removals, memory.keep)
+  const original = model.clone()
+  const refused = removeUnits(model, structure, removals, memory.keep, (good) => {
+    for (const { group } of good) mergeUnits(model.graph, group, merges.get(group) ?? [])
+  })
+  if (step.reconstruct) await reconstruct(original, model, removals.filter((r) => !refused.has(r.group)), calibration!, run, step.ridge)
   for (const [group, why] of refused) for (const m of group.members) if (m.role === 'output') reasons.set(m.tensor, why)
   const after = totalMacs(model, structure.dims)
   await run.tell('prune', chosen.length, chosen.length)
@@ -127,9 +168,34 @@ async function applyStructured(model: Model, step: ResolvedStructured, context: 
   const gone = removals.filter((r) => !refused.has(r.group)).reduce((n, r) => n + r.units.length, 0)
   const all = chosen.reduce((n, g) => n + g.units, 0)
   const summary =
-    `Removed ${count(gone)} of ${count(all)} ${kWords[step.structure]} (${step.criterion}, ${step.scope}) from ${layers.filter((l) => l.action === 'pruned').length} weights: ` +
+    `Removed ${count(gone)} of ${count(all)} ${kWords[step.structure]} (${step.merge ? 'merged' : step.criterion}, ${step.scope}) from ${layers.filter((l) => l.action === 'pruned').length} weights: ` +
     `${count(macs)} multiplications became ${count(after)} (${percent(macs ? after / macs : 1, 1)}).`
   return { layers, summary }
+}
+
+/** The groups that can be scored, with their scores; `reasons` hears of the others. */
+async function scored(model: Model, chosen: readonly Group[], step: ResolvedStructured, { run, memory, calibration }: Context, reasons: Map<string, string>): Promise<{ groups: Group[]; scores: Float64Array[] }> {
+  const { criterion } = step
+  const sides = kSides[step.structure]
+  const groups: Group[] = []
+  const scores: Float64Array[] = []
+  const gradients = typeof step.gradients === 'string' ? await Gradients.load(step.gradients) : step.gradients
+  const active = isActivity(criterion) ? await activityScores(model, chosen, criterion, calibration!, run) : undefined
+  for (const [i, group] of chosen.entries()) {
+    await run.tell('prune', i, chosen.length, group.name)
+    const found = active
+      ? active[i]!
+      : gradients
+        ? taylorScores(model.graph, group, gradients, sides, memory.scratch)
+        : weightScores(model.graph, group, criterion as WeightCriterion, sides, step.seed, memory.scratch)
+    if (typeof found === 'string') {
+      for (const m of group.members) if (m.role === 'output') reasons.set(m.tensor, found)
+      continue
+    }
+    groups.push(group)
+    scores.push(found)
+  }
+  return { groups, scores }
 }
 
 /** Sizes of the calibration's first inputs; without one the model's own, guesses where it leaves them open. */
@@ -175,15 +241,7 @@ const describe = (model: Model) => weights(model.graph).filter((w) => w.graph ==
 
 /** ‖removed‖ / ‖w‖ of each weight, by name. */
 function lostShares(model: Model, removals: readonly Removal[], scratch: Context['memory']['scratch']): Map<string, number> {
-  const gone = new Map<string, Map<number, Set<number>>>()
-  for (const { group, units } of removals)
-    for (const { tensor, axis, per, indices } of group.members) {
-      const axes = gone.get(tensor) ?? new Map<number, Set<number>>()
-      gone.set(tensor, axes)
-      const set = axes.get(axis) ?? new Set<number>()
-      axes.set(axis, set)
-      for (const u of units) for (let k = 0; k < per; k++) set.add(indices[u * per + k]!)
-    }
+  const gone = goneIndices(removals)
   const lost = new Map<string, number>()
   for (const [tensor, axes] of gone) {
     const initializer = model.graph.initializers.get(tensor)!

@@ -20,9 +20,9 @@ function refusal(model: Model, structure: Structure, removals: readonly Removal[
 
 /**
  * @internal Removes units from the model that `structure` was found in. Groups after whose cut shapes would not fit (a graph that
- * computes a size in a way which is not understood) stay whole and are told with the reason.
+ * computes a size in a way which is not understood) stay whole and are told with the reason. `first` hears what will be removed.
  */
-export function removeUnits(model: Model, structure: Structure, removals: readonly Removal[], budget: KeepBudget): Map<Group, string> {
+export function removeUnits(model: Model, structure: Structure, removals: readonly Removal[], budget: KeepBudget, first?: (good: readonly Removal[]) => void): Map<Group, string> {
   const refused = new Map<Group, string>()
   let good = removals
   if (refusal(model, structure, removals) !== undefined) {
@@ -33,6 +33,7 @@ export function removeUnits(model: Model, structure: Structure, removals: readon
       else refused.set(removal.group, why)
     }
   }
+  first?.(good)
   cut(model, structure, good, budget)
   return refused
 }

@@ -16,6 +16,20 @@ export interface Removal {
   readonly units: readonly number[]
 }
 
+/** @internal Which indices of which axes of which tensors the removals take. */
+export function goneIndices(removals: readonly Removal[]): Map<string, Map<number, Set<number>>> {
+  const gone = new Map<string, Map<number, Set<number>>>()
+  for (const { group, units } of removals)
+    for (const { tensor, axis, per, indices } of group.members) {
+      const axes = gone.get(tensor) ?? new Map<number, Set<number>>()
+      gone.set(tensor, axes)
+      const set = axes.get(axis) ?? new Set<number>()
+      axes.set(axis, set)
+      for (const u of units) for (let k = 0; k < per; k++) set.add(indices[u * per + k]!)
+    }
+  return gone
+}
+
 /** @internal Takes indices out of a tensor's bytes: `kept[axis]` are those that stay, `undefined` for all. */
 export function takeIndices(bytes: Uint8Array, dims: readonly number[], width: number, kept: readonly (readonly number[] | undefined)[]): Uint8Array {
   let source = bytes

@@ -1,0 +1,277 @@
+import { WhittleError } from '../../errors'
+import { gemm } from '../../kernels/gemm'
+import { Initializer, ValueInfo } from '../../model/graph'
+import type { Model } from '../../model/model'
+import type { Node } from '../../model/node'
+import { Session } from '../../session'
+import type { Tensor } from '../../tensor'
+import type { Calibration } from '../calibration'
+import type { Run } from '../progress'
+import { inverseFactor } from '../second/linear'
+import { fromRows, rowLayoutOf, toRows, type RowLayout } from '../second/matrix'
+import { samplesOf } from '../second/samples'
+import { goneIndices, type Removal } from './cut'
+
+/** A layer of the pruned model whose weights are fitted anew. */
+interface Target {
+  readonly node: Node
+  readonly weight: string
+  readonly layout: RowLayout
+  /** What it reads in the pruned model. */
+  readonly input: string
+  /** What it should make: a value of the original, its layer's bias added. */
+  readonly output: string
+  /** The vector that is added; '' where a convolution has none yet, `undefined` where none can be. */
+  readonly bias: string | undefined
+  /** Outputs of the original that are left, by place. */
+  readonly outputs: readonly number[]
+}
+
+/** Vectors of one set of inputs that are looked at. */
+const kRows = 1024
+
+/**
+ * @internal Least squares for the layers that lost inputs, first to last: weights and bias such that, on what the pruned model
+ * gives them, they make what the original made (He 2017, eq. 5, with the errors of earlier layers seen as in its section 3.2). Ridge: the
+ * squared change of the weights counts `ridge` times the inputs' mean square.
+ *
+ * `original` is the model before the cut, `model` the one after it, which is edited.
+ *
+ * @returns how many layers were fitted
+ */
+export async function reconstruct(original: Model, model: Model, removals: readonly Removal[], calibration: Calibration, run: Run, ridge: number): Promise<number> {
+  const targets = targetsOf(original, model, removals)
+  for (const [i, target] of targets.entries()) {
+    await run.tell('prune', i, targets.length, target.node.name || target.weight)
+    await fit(original, model, target, calibration, run, ridge)
+  }
+  return targets.length
+}
+
+function targetsOf(original: Model, model: Model, removals: readonly Removal[]): Target[] {
+  const gone = goneIndices(removals)
+  const readers = new Set(removals.flatMap((r) => r.group.members.filter((m) => m.role === 'input').map((m) => m.tensor)))
+  const found: Target[] = []
+  for (const node of model.graph.nodes) {
+    const [input, weight] = node.inputs
+    if (!input || !weight || !node.is('Conv', 'ConvTranspose', 'MatMul', 'Gemm')) continue
+    const initializer = model.graph.initializers.get(weight)
+    const depthwise = node.is('Conv', 'ConvTranspose') && gone.has(weight)
+    if (!initializer || initializer.type !== 'float32' || (!readers.has(weight) && !depthwise)) continue
+    if (model.graph.users(weight).length !== 1 || model.graph.constant(input)) continue
+    if (node.is('MatMul') && initializer.dims.length !== 2) continue
+    if (node.is('Gemm') && (node.int('transA', 0) || node.float('alpha', 1) !== 1 || node.float('beta', 1) !== 1)) continue
+    const layout = rowLayoutOf({ node, initializer }, 1)
+    if (!layout) continue
+    const { bias, output } = biasOf(model, node, layout)
+    if (!original.graph.producer(output)) continue
+    const before = original.graph.initializers.get(weight)?.dims
+    if (!before) continue
+    const axis = outputAxisOf(node)
+    const all = before[axis]! * (node.is('ConvTranspose') ? node.int('group', 1) : 1)
+    const away = gone.get(weight)?.get(axis)
+    // Of a transposed convolution in groups, axis 1 counts the outputs of one group.
+    if (node.is('ConvTranspose') && layout.groups > 1) {
+      if (depthwise && before[1] === 1) {
+        const channels = gone.get(weight)?.get(0)
+        found.push({ node, weight, layout, input, output, bias, outputs: Array.from({ length: before[0]! }, (_, i) => i).filter((i) => !channels?.has(i)) })
+      }
+      continue
+    }
+    found.push({ node, weight, layout, input, output, bias, outputs: Array.from({ length: all }, (_, i) => i).filter((i) => !away?.has(i)) })
+  }
+  return found
+}
+
+function outputAxisOf(node: Node): number {
+  if (node.is('Conv')) return 0
+  return node.is('Gemm') && node.int('transB', 0) ? 0 : 1
+}
+
+/** The bias of a layer, and the value that has it. */
+function biasOf(model: Model, node: Node, layout: RowLayout): { readonly bias: string | undefined; readonly output: string } {
+  const { graph } = model
+  const output = node.outputs[0]!
+  const width = layout.groups * layout.outputs
+  const vector = (name: string | undefined): boolean => {
+    const t = name ? graph.initializers.get(name) : undefined
+    return t !== undefined && t.type === 'float32' && t.elementCount === width && t.dims[t.dims.length - 1] === width && graph.users(t.name).length === 1
+  }
+  if (node.is('Conv', 'ConvTranspose')) {
+    const given = node.inputs[2]
+    return { bias: given ? (vector(given) ? given : undefined) : '', output }
+  }
+  if (node.is('Gemm')) return { bias: vector(node.inputs[2]) ? node.inputs[2] : undefined, output }
+  const [add, another] = graph.users(output)
+  const other = add?.inputs.find((i) => i !== output)
+  if (add?.is('Add') && !another && !graph.isOutput(output) && vector(other)) return { bias: other, output: add.outputs[0]! }
+  return { bias: undefined, output }
+}
+
+/** The part of a model that makes one value. */
+function upTo(model: Model, value: string): Model {
+  const part = model.clone()
+  part.graph.outputs = [new ValueInfo(value, 'float32', null)]
+  part.graph.removeDeadNodes()
+  part.graph.removeDeadInitializers()
+  return part
+}
+
+async function fit(original: Model, model: Model, target: Target, calibration: Calibration, run: Run, ridge: number): Promise<void> {
+  const { node, weight, layout, input, bias, outputs } = target
+  const { groups, size, outputs: perGroup } = layout
+  const given = model.graph.isInput(input)
+  const source = given ? undefined : await Session.create(upTo(model, input))
+  const wanted = await Session.create(upTo(original, target.output))
+  const initializer = model.graph.initializers.get(weight)!
+  const sums = new Sums(groups, size, perGroup)
+  try {
+    let set = 0
+    for await (const inputs of calibration.inputs()) {
+      run.check()
+      const x = source ? (await source.run(inputs))[input]! : (inputs[input] as Tensor)
+      const y = (await wanted.run(inputs))[target.output]!
+      const samples = samplesOf(node, 1, layout, initializer.dims, x)
+      const rows = Math.min(samples.rows, kRows)
+      if (rows === 0) continue
+      // Evenly, with a phase that goes with the set: no column of an image is favoured.
+      const phase = (set++ * 0.618033988749895) % 1
+      const at = Int32Array.from({ length: rows }, (_, i) => Math.min(samples.rows - 1, Math.floor(((i + phase) * samples.rows) / rows)))
+      sums.add(samples.fill.bind(samples), at, outputsOf(node, y, outputs, groups, perGroup))
+    }
+  } finally {
+    source?.dispose()
+    wanted.dispose()
+  }
+  if (sums.rows === 0) return
+  const old = toRows(Float32Array.from(initializer.readSync().data as Float32Array), layout)
+  const oldBias = bias ? Float32Array.from(model.graph.initializers.get(bias)!.readSync().data as Float32Array) : new Float32Array(groups * perGroup)
+  const fitted = sums.solve(old, oldBias, bias !== undefined, ridge)
+  if (!fitted) return
+  model.graph.setInitializer(weight, { type: 'float32', dims: initializer.dims, data: fromRows(fitted.weights, layout) })
+  if (bias === undefined) return
+  if (bias) model.graph.setInitializer(bias, { type: 'float32', dims: model.graph.initializers.get(bias)!.dims, data: fitted.bias })
+  else {
+    const name = model.graph.uniqueName(`${weight}_bias`)
+    model.graph.addInitializer(Initializer.from(name, { type: 'float32', dims: [groups * perGroup], data: fitted.bias }))
+    node.setInput(2, name)
+  }
+}
+
+/** Tells value (group, output, row) of what the original made, rows as samples count them. */
+function outputsOf(node: Node, y: Tensor, kept: readonly number[], groups: number, perGroup: number): (group: number, output: number, row: number) => number {
+  if (y.type !== 'float32') throw new WhittleError('ERR_DTYPE', node.label, `calibration: node ${node.label}: expected float32 outputs, got ${y.type}`)
+  const data = y.data as Float32Array
+  if (kept.length !== groups * perGroup) throw new WhittleError('ERR_SHAPE', node.label, `${node.label}: ${kept.length} outputs stay, the weight has ${groups * perGroup}`)
+  if (!node.is('Conv', 'ConvTranspose')) {
+    const width = y.dims[y.dims.length - 1]!
+    return (_g, o, row) => data[row * width + kept[o]!]!
+  }
+  const channels = y.dims[1]!
+  const area = data.length / (y.dims[0]! * channels)
+  return (g, o, row) => {
+    const image = Math.floor(row / area)
+    return data[(image * channels + kept[g * perGroup + o]!) * area + (row - image * area)]!
+  }
+}
+
+/** Products of inputs with each other and with the outputs that are wanted, of each group. */
+class Sums {
+  rows = 0
+  readonly #groups: number
+  readonly #size: number
+  readonly #outputs: number
+  /** [groups, size, size], upper part and all; [groups, outputs, size]; [groups, size]; [groups, outputs] */
+  readonly #xx: Float64Array
+  readonly #yx: Float64Array
+  readonly #x: Float64Array
+  readonly #y: Float64Array
+
+  constructor(groups: number, size: number, outputs: number) {
+    this.#groups = groups
+    this.#size = size
+    this.#outputs = outputs
+    this.#xx = new Float64Array(groups * size * size)
+    this.#yx = new Float64Array(groups * outputs * size)
+    this.#x = new Float64Array(groups * size)
+    this.#y = new Float64Array(groups * outputs)
+  }
+
+  add(fill: (out: Float32Array, at: Int32Array, count: number) => void, at: Int32Array, y: (group: number, output: number, row: number) => number): void {
+    const [groups, size, outputs, n] = [this.#groups, this.#size, this.#outputs, at.length]
+    const x = new Float32Array(groups * size * n)
+    fill(x, at, n)
+    const wanted = new Float32Array(outputs * n)
+    for (let g = 0; g < groups; g++) {
+      const own = x.subarray(g * size * n, (g + 1) * size * n)
+      for (let o = 0; o < outputs; o++) for (let j = 0; j < n; j++) wanted[o * n + j] = y(g, o, at[j]!)
+      const a = { type: 'float32', dims: [size, n], data: own } as const
+      const b = { type: 'float32', dims: [outputs, n], data: wanted } as const
+      addTo(this.#xx, g * size * size, gemm(a, a, { transposeB: true }).data as Float32Array)
+      addTo(this.#yx, g * outputs * size, gemm(b, a, { transposeB: true }).data as Float32Array)
+      for (let k = 0; k < size; k++) for (let j = 0; j < n; j++) this.#x[g * size + k]! += own[k * n + j]!
+      for (let o = 0; o < outputs; o++) for (let j = 0; j < n; j++) this.#y[g * outputs + o]! += wanted[o * n + j]!
+    }
+    this.rows += n
+  }
+
+  /** Weights [groups · outputs, size] and bias; `undefined` where sums are not finite. */
+  solve(old: Float32Array, oldBias: Float32Array, intercept: boolean, ridge: number): { weights: Float32Array; bias: Float32Array } | undefined {
+    const [groups, size, outputs, rows] = [this.#groups, this.#size, this.#outputs, this.rows]
+    const weights = Float32Array.from(old)
+    const bias = Float32Array.from(oldBias)
+    for (let g = 0; g < groups; g++) {
+      const h = this.#xx.slice(g * size * size, (g + 1) * size * size)
+      const mean = this.#x.subarray(g * size, (g + 1) * size).map((v) => v / rows)
+      // Centred where a bias takes the means.
+      if (intercept) for (let i = 0; i < size; i++) for (let j = 0; j < size; j++) h[i * size + j]! -= rows * mean[i]! * mean[j]!
+      let trace = 0
+      for (let i = 0; i < size; i++) trace += h[i * size + i]!
+      if (!Number.isFinite(trace)) return undefined
+      // Few vectors tell little: the old weights then count more.
+      const { factor } = inverseFactor(h, size, ridge * Math.max(1, (4 * size) / rows))
+      for (let o = 0; o < outputs; o++) {
+        const row = g * outputs + o
+        const w = old.subarray(row * size, (row + 1) * size)
+        const meanY = this.#y[row]! / rows
+        const right = new Float64Array(size)
+        for (let i = 0; i < size; i++) {
+          // What is wanted less what the old weights make: the change is what is solved for.
+          let s = this.#yx[row * size + i]! - (intercept ? rows * meanY * mean[i]! : oldBias[row]! * this.#x[g * size + i]!)
+          for (let j = 0, from = i * size; j < size; j++) s -= h[from + j]! * w[j]!
+          right[i] = s
+        }
+        const change = apply(factor, size, right)
+        let shift = meanY
+        for (let i = 0; i < size; i++) {
+          const v = w[i]! + change[i]!
+          if (!Number.isFinite(v)) return undefined
+          weights[row * size + i] = v
+          shift -= v * mean[i]!
+        }
+        if (intercept) bias[row] = shift
+      }
+    }
+    return { weights, bias }
+  }
+}
+
+function addTo(sums: Float64Array, at: number, values: Float32Array): void {
+  for (let i = 0; i < values.length; i++) sums[at + i]! += values[i]!
+}
+
+/** Uᵀ U v for an upper triangle U. */
+function apply(u: Float64Array, n: number, v: Float64Array): Float64Array {
+  const between = new Float64Array(n)
+  for (let i = 0; i < n; i++) {
+    let s = 0
+    for (let j = i, from = i * n; j < n; j++) s += u[from + j]! * v[j]!
+    between[i] = s
+  }
+  const out = new Float64Array(n)
+  for (let i = 0; i < n; i++) {
+    const b = between[i]!
+    for (let j = i, from = i * n; j < n; j++) out[j]! += u[from + j]! * b
+  }
+  return out
+}
