@@ -1,225 +1,119 @@
-import { bytes, count, milliseconds, percent, short } from './format'
-import { bars, escape, stacked, stems, type Bar, type Part } from './svg'
+import type { Analysis } from './analysis'
+import { tradeoff, type TradePoint } from './charts'
+import { percent } from './format'
+import { layerPanels, layerTable, rowsOf, sensitivityCharts } from './layers'
+import { analysisTiles, budgetOf, composition, framed, limits, measured, stepCharts, tiles } from './overview'
+import { kScript } from './script'
 import { kStyle } from './style'
-import type { CompressReport, LayerReport, Measurement, ReportSection } from './types'
+import { escape } from './svg'
+import type { AnalysisSection, CompressReport, Measurement, ReportSection } from './types'
 
 /**
- * A report as one HTML document: no script, no file or address beside it, charts as SVG, light and dark by the
- * reader's setting. The same input gives the same bytes.
+ * A report as one HTML document: no file or address beside it, charts as SVG, light and dark by the reader's setting, all of
+ * it there without its script, which sorts and filters tables. The same input gives the same bytes.
  *
+ * @param sections outcomes of `compress`, with what `analyze` says of original and result where that is at hand; or an
+ * analysis alone
  * @example
  * const { report } = await compress('model.onnx', 'int8-weights')
  * fs.writeFileSync('report.html', renderHtml([{ title: 'model.onnx', report }]))
  */
-export function renderHtml(sections: readonly ReportSection[], title = 'Whittle report'): string {
+export function renderHtml(sections: readonly (ReportSection | AnalysisSection)[], title = 'Whittle report'): string {
+  const first = sections[0]
+  const version = first ? ('report' in first ? first.report.version : first.analysis.version) : ''
   return [
     '<!doctype html><html lang="en"><head><meta charset="utf-8">',
     '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">',
     `<title>${escape(title)}</title><style>${kStyle}</style></head><body><main>`,
-    `<header><h1>${escape(title)}</h1><p class="sub">Made by whittle-ml ${escape(sections[0]?.report.version ?? '')}. `,
+    `<header><h1>${escape(title)}</h1><p class="sub">Made by whittle-ml ${escape(version)}. `,
     'Sizes: 1 MB = 10<sup>6</sup> bytes.</p></header>',
-    ...sections.map(section),
-    '</main></body></html>\n',
+    sections.length > 1 ? `<nav aria-label="Models"><ul>${sections.map((s, i) => `<li><a href="#m${i}">${escape(s.title)}</a></li>`).join('')}</ul></nav>` : '',
+    ...sections.map((s, i) => ('report' in s ? section(s, i) : analysisSection(s, i))),
+    `</main><script>${kScript}</script></body></html>\n`,
   ].join('')
 }
 
-function section({ title, report, measurements, accuracyName }: ReportSection): string {
+/** Parts of a section that hold something, with links to them. */
+function parts(id: string, list: readonly (readonly [key: string, title: string, html: string])[]): string {
+  const full = list.filter(([, , html]) => html)
+  const links = full.length > 2 ? `<nav aria-label="Parts"><ul>${full.map(([key, title]) => `<li><a href="#${id}-${key}">${escape(title)}</a></li>`).join('')}</ul></nav>` : ''
+  return links + full.map(([key, title, html]) => `<div class="part" id="${id}-${key}"><h3>${escape(title)}</h3>${html}</div>`).join('')
+}
+
+function section({ title, report, measurements, accuracyName, analysis, resultAnalysis }: ReportSection, index: number): string {
+  const id = `m${index}`
+  const name = accuracyName ?? 'accuracy'
+  const rows = rowsOf(report, analysis, resultAnalysis)
   return [
-    `<section><h2>${escape(title)}</h2>`,
+    `<section id="${id}"><h2>${escape(title)}</h2>`,
     `<p class="sub">Recipe <code>${escape(report.recipe.name)}</code>: ${report.steps.map((s) => escape(s.summary)).join(' ')}</p>`,
-    tiles(report, measurements ?? [], accuracyName ?? 'accuracy'),
+    tiles(report, measurements ?? [], name, analysis, resultAnalysis),
     limits(report),
-    measurements?.length ? measured(measurements, accuracyName ?? 'accuracy') : '',
-    '<h3>What the file consists of</h3>',
-    composition(report),
-    ...report.steps
-      .filter((s) => s.layers.length > 0)
-      .map((s) => stepCharts(s.layers, s.step, budgetOf(report, s.step))),
-    `<details><summary>Recipe, as it ran</summary><pre>${escape(JSON.stringify(report.recipe, null, 2))}</pre></details>`,
+    parts(id, [
+      ['measured', 'Measured', measurements?.length ? measured(measurements, name) : ''],
+      ['curve', `${name[0]!.toUpperCase()}${name.slice(1)} against size`, curve(report, measurements ?? [])],
+      ['file', 'What the file consists of', composition(report, analysis, resultAnalysis)],
+      ['layers', `Layers (${rows.length})`, layerTable(rows)],
+      ['charts', 'Layer by layer', layerPanels(rows)],
+      ['sensitivity', 'Sensitivity', analysis ? sensitivityCharts(analysis) : ''],
+      [
+        'steps',
+        'Steps',
+        report.steps
+          .filter((s) => s.layers.length > 0)
+          .map((s) => stepCharts(s.layers, s.step, budgetOf(report, s.step)))
+          .join(''),
+      ],
+    ]),
+    notes(analysis),
+    `<details><summary>Recipe, as it ran</summary><pre tabindex="0">${escape(JSON.stringify(report.recipe, null, 2))}</pre></details>`,
     '</section>',
   ].join('')
 }
 
-interface Tile {
-  readonly label: string
-  readonly value: string
-  readonly note: string
-}
-
-function tiles(report: CompressReport, measurements: readonly Measurement[], accuracyName: string): string {
-  const { before, after } = report
-  const list: Tile[] = [
-    {
-      label: 'size',
-      value: bytes(after.bytes),
-      note: `from ${bytes(before.bytes)}, ${(before.bytes / Math.max(after.bytes, 1)).toFixed(2)} times smaller`,
-    },
-  ]
-  const reference = measurements.find((m) => m.reference)
-  const result = measurements.find((m) => !m.reference)
-  const old = { accuracy: reference?.accuracy ?? before.accuracy, latency: reference?.latency ?? before.latency }
-  const now = { accuracy: result?.accuracy ?? after.accuracy, latency: result?.latency ?? after.latency }
-  if (now.accuracy !== undefined && old.accuracy !== undefined) {
-    const drop = (old.accuracy - now.accuracy) * 100
-    const change =
-      Math.abs(drop) < 0.005 ? 'no change' : `${Math.abs(drop).toFixed(2)} points ${drop > 0 ? 'lost' : 'gained'}`
-    list.push({ label: accuracyName, value: percent(now.accuracy), note: `from ${percent(old.accuracy)}, ${change}` })
-  }
-  if (now.latency !== undefined && old.latency !== undefined)
-    list.push({
-      label: 'median run',
-      value: milliseconds(now.latency),
-      note: `from ${milliseconds(old.latency)}, ${(now.latency / old.latency).toFixed(2)} × of it`,
-    })
-  const layers = report.steps.flatMap((s) => s.layers)
-  const changed = layers.filter((l) => l.action !== 'kept').length
-  if (layers.length)
-    list.push({
-      label: 'weights changed',
-      value: `${changed} of ${layers.length}`,
-      note: `${count(before.parameters)} parameters in the model`,
-    })
-  return `<div class="tiles">${list
-    .map(
-      (t) =>
-        `<div class="tile"><div class="k">${escape(t.label)}</div><div class="v">${escape(t.value)}</div><div class="n">${escape(t.note)}</div></div>`,
-    )
-    .join('')}</div>`
-}
-
-function limits(report: CompressReport): string {
-  if (report.limits.length === 0) return ''
-  const cells = report.limits.map((l) => {
-    const show = l.name === 'bytes' ? bytes : l.name === 'latency' ? milliseconds : short
-    return `<span class="limit ${l.met ? 'met' : 'missed'}">${escape(l.name)} ${escape(show(l.actual))} of ${escape(show(l.limit))}</span>`
-  })
-  return `<p class="limits">${cells.join(' ')}</p>`
-}
-
-function measured(rows: readonly Measurement[], accuracyName: string): string {
-  const reference = rows.find((r) => r.reference) ?? rows[0]!
-  const max = Math.max(...rows.map((r) => r.latency ?? 0), 1e-9)
-  const body = rows.map((r) => {
-    const times = r.latency !== undefined && reference.latency ? `${(r.latency / reference.latency).toFixed(2)} ×` : ''
-    const meter =
-      r.latency === undefined
-        ? ''
-        : `<svg class="meter" viewBox="0 0 200 12" preserveAspectRatio="none" aria-hidden="true"><rect class="${r === reference ? 'before' : 'after'}" width="${((r.latency / max) * 200).toFixed(1)}" height="12" rx="3"/></svg>`
-    return (
-      `<tr><td>${escape(r.label)}</td><td class="num">${bytes(r.bytes)}</td>` +
-      `<td class="num">${r.accuracy === undefined ? '' : percent(r.accuracy)}</td>` +
-      `<td class="num">${r.latency === undefined ? '' : milliseconds(r.latency)}</td><td class="num">${times}</td><td>${meter}</td></tr>`
-    )
-  })
-  return (
-    '<h3>Measured</h3><div class="scroll"><table><thead><tr><th>model</th><th class="num">size</th>' +
-    `<th class="num">${escape(accuracyName)}</th><th class="num">median</th><th class="num">of float</th><th></th></tr></thead>` +
-    `<tbody>${body.join('')}</tbody></table></div>`
-  )
-}
-
-function composition(report: CompressReport): string {
-  // The last step that touched a weight says what it is now; the first one says what it was.
-  const first = new Map<string, LayerReport>()
-  const last = new Map<string, LayerReport>()
-  for (const step of report.steps)
-    for (const l of step.layers) {
-      if (!first.has(l.weight)) first.set(l.weight, l)
-      last.set(l.weight, l)
-    }
-  const sum = (list: Iterable<LayerReport>, pick: (l: LayerReport) => number): number =>
-    [...list].reduce((s, l) => s + pick(l), 0)
-  const quantized = [...last.values()].filter((l) => l.action === 'quantized')
-  const float = [...last.values()].filter((l) => l.action !== 'quantized')
-  const weightsBefore = sum(first.values(), (l) => l.bytesBefore)
-  const packed = sum(quantized, (l) => l.bytesAfter)
-  const kept = sum(float, (l) => l.bytesAfter)
-  const rest = (total: number, known: number): number => Math.max(total - known, 0)
-  const parts = (list: readonly Part[]): Part[] => list.filter((p) => p.value > 0)
-  return stacked(
-    [
-      {
-        label: 'before',
-        parts: parts([
-          { label: 'weights', value: weightsBefore, kind: 'old' },
-          { label: 'graph and the rest', value: rest(report.before.bytes, weightsBefore), kind: 'rest' },
-        ]),
-      },
-      {
-        label: 'after',
-        parts: parts([
-          { label: 'quantized', value: packed, kind: 'packed' },
-          { label: 'float weights', value: kept, kind: 'float' },
-          { label: 'graph and the rest', value: rest(report.after.bytes, packed + kept), kind: 'rest' },
-        ]),
-      },
-    ],
-    bytes,
-  )
-}
-
-const kMostBars = 24
-
-function stepCharts(layers: readonly LayerReport[], step: string, budget: number | undefined): string {
-  const largest = [...layers].sort((a, b) => b.bytesBefore - a.bytesBefore)
-  const shown = largest.slice(0, kMostBars)
-  const others = largest.slice(kMostBars)
-  const items: Bar[] = shown.map((l) => ({
-    label: l.name,
-    before: l.bytesBefore,
-    after: l.bytesAfter,
-    note: l.action === 'kept' ? 'kept' : step === 'prune' ? percent(l.sparsity ?? 0, 1) : bytes(l.bytesAfter),
-    tip: tip(l),
-    kept: l.action === 'kept',
-  }))
-  if (others.length) {
-    const total = (pick: (l: LayerReport) => number): number => others.reduce((s, l) => s + pick(l), 0)
-    const after = total((l) => l.bytesAfter)
-    items.push({
-      label: `${others.length} smaller ones`,
-      before: total((l) => l.bytesBefore),
-      after,
-      note: bytes(after),
-      tip: `${others.length} weights, together`,
-    })
-  }
-  const errors = layers.filter((l) => l.error !== undefined)
+function analysisSection({ title, analysis }: AnalysisSection, index: number): string {
+  const id = `m${index}`
+  const rows = rowsOf(undefined, analysis, undefined)
+  const sizes = Object.entries(analysis.shapes).map(([name, dims]) => `${name} ${dims ? `[${dims.map((d) => d ?? '?').join(', ')}]` : 'of any shape'}`)
   return [
-    `<h3>${escape(step[0]!.toUpperCase() + step.slice(1))}: bytes by weight</h3>`,
-    '<p class="legend"><i class="before"></i>before <i class="after"></i>after <i class="kept"></i>kept as it was</p>',
-    bars(items, bytes),
-    errors.length
-      ? `<h3>${escape(step[0]!.toUpperCase() + step.slice(1))}: relative error by weight</h3><p class="legend">‖w − ŵ‖ / ‖w‖, logarithmic; a weight over the budget stays float.</p>` +
-        stems(
-          errors.map((l) => ({ label: l.name, value: l.error!, tip: tip(l), over: l.action === 'kept' })),
-          budget,
-        )
-      : '',
-    `<details><summary>All ${layers.length} weights</summary><div class="scroll"><table><thead><tr><th>layer</th><th>op</th><th>shape</th><th>action</th>`,
-    '<th class="num">before</th><th class="num">after</th><th class="num">error</th><th class="num">zeros</th></tr></thead><tbody>',
-    ...layers.map(
-      (l) =>
-        `<tr><td>${escape(l.name)}</td><td>${escape(l.op)}</td><td>${l.dims.join(' × ')}</td>` +
-        `<td>${escape(l.action)}${l.bits ? `, ${l.bits} bits${l.blockSize ? ` in blocks of ${l.blockSize}` : ''}` : ''}${l.reason ? ` (${escape(l.reason)})` : ''}</td>` +
-        `<td class="num">${bytes(l.bytesBefore)}</td><td class="num">${bytes(l.bytesAfter)}</td>` +
-        `<td class="num">${l.error === undefined ? '' : percent(l.error)}</td><td class="num">${l.sparsity === undefined ? '' : percent(l.sparsity, 1)}</td></tr>`,
-    ),
-    '</tbody></table></div></details>',
+    `<section id="${id}"><h2>${escape(title)}</h2>`,
+    `<p class="sub">As it is; figures for ${escape(sizes.join(', '))}.</p>`,
+    analysisTiles(analysis),
+    parts(id, [
+      ['layers', `Layers (${rows.length})`, layerTable(rows)],
+      ['sensitivity', 'Sensitivity', sensitivityCharts(analysis)],
+      ['charts', 'Layer by layer', layerPanels(rows)],
+    ]),
+    notes(analysis),
+    '</section>',
   ].join('')
 }
 
-function tip(l: LayerReport): string {
-  const parts = [
-    `${l.name} (${l.op}) ${l.dims.join(' × ')}`,
-    `${l.action}${l.reason ? `: ${l.reason}` : ''}`,
-    `${bytes(l.bytesBefore)} → ${bytes(l.bytesAfter)}`,
-  ]
-  if (l.error !== undefined) parts.push(`error ${percent(l.error)}`)
-  if (l.sparsity !== undefined) parts.push(`zeros ${percent(l.sparsity, 1)}`)
-  return parts.join('\n')
+function notes(analysis: Analysis | undefined): string {
+  return analysis?.notes.length ? `<ul class="notes">${analysis.notes.map((n) => `<li>${escape(n)}</li>`).join('')}</ul>` : ''
 }
 
-function budgetOf(report: CompressReport, step: string): number | undefined {
-  const found = report.recipe.steps.filter((s) => s.step === step) as { maxError?: number }[]
-  return found.length === 1 ? found[0]!.maxError : undefined
+/** Accuracy against size: the original, what was tried on the way, the result, and what else was measured. */
+function curve(report: CompressReport, measurements: readonly Measurement[]): string {
+  const { before, after } = report
+  const attempts = report.attempts ?? []
+  const points: TradePoint[] = [
+    ...attempts.map((a, i): TradePoint[] => {
+      const spared = a.spared.length ? `${a.spared.length} layers spared` : a.steps ? a.steps.map((s) => s.step).join(', ') : 'no layer spared'
+      return a.accuracy === undefined ? [] : [{ label: `try ${i + 1}: ${spared}`, bytes: a.bytes, accuracy: a.accuracy, kind: 'tried' }]
+    }),
+    ...[...new Map(measurements.map((m) => [m.bytes, m])).values()].map((m): TradePoint[] =>
+      m.accuracy === undefined ? [] : [{ label: m.label, bytes: m.bytes, accuracy: m.accuracy, kind: m.reference ? 'original' : 'result' }],
+    ),
+  ].flat()
+  const known = (kind: string): boolean => points.some((p) => p.kind === kind)
+  if (before.accuracy !== undefined && !known('original')) points.push({ label: 'original', bytes: before.bytes, accuracy: before.accuracy, kind: 'original' })
+  if (after.accuracy !== undefined && !known('result')) points.push({ label: 'result', bytes: after.bytes, accuracy: after.accuracy, kind: 'result' })
+  if (points.length < 2) return ''
+  const drop = report.limits.find((l) => l.name === 'accuracyDrop')
+  const size = report.limits.find((l) => l.name === 'bytes')
+  const least = drop && before.accuracy !== undefined ? before.accuracy - drop.limit : undefined
+  const chart = tradeoff(points, { bytes: size?.limit, accuracy: least }, 'Accuracy against size')
+  const lost = attempts.length > 1 ? `<p class="sub">${attempts.length} models were judged; the small circles are those that were not taken${drop ? ` or led to the limit of ${percent(drop.limit)} lost` : ''}.</p>` : ''
+  return framed(chart, 'Accuracy against size') + lost
 }

@@ -1,5 +1,6 @@
 export { renderHtml } from './html'
 export type {
+  AnalysisSection,
   CompressReport,
   LayerReport,
   LimitReport,
@@ -10,3 +11,13 @@ export type {
 } from './types'
 export { inspectModel } from './inspect'
 export type { InspectedLayer, InspectedValue, Inspection } from './inspect'
+export type {
+  Analysis,
+  ClipRanges,
+  Distribution,
+  HistogramData,
+  LayerAnalysis,
+  MaskPicture,
+  SensitivityPoint,
+  Spectrum,
+} from './analysis'

@@ -12,7 +12,8 @@ export function escape(text: string): string {
     .replace(/'/g, '&#39;')
 }
 
-const n = (x: number): string => String(Math.round(x * 100) / 100)
+/** Coordinates with two decimals: the rest cannot be seen. */
+export const n = (x: number): string => String(Math.round(x * 100) / 100)
 
 /** A round step that divides [0, max] into at most `parts`. */
 export function niceStep(max: number, parts: number): number {
@@ -160,6 +161,7 @@ export function stacked(
   return frame(width, height, out, 'What the file consists of')
 }
 
-function frame(width: number, height: number, body: readonly string[], title: string): string {
+/** A chart with its name for those who cannot see it. */
+export function frame(width: number, height: number, body: readonly string[], title: string): string {
   return `<svg viewBox="0 0 ${n(width)} ${n(height)}" role="img" aria-label="${escape(title)}">${body.join('')}</svg>`
 }

@@ -1,3 +1,5 @@
+import type { Analysis } from './analysis'
+
 /** What happened to one weight in one step. */
 export interface LayerReport {
   /** The node's name, or the weight's where the node has none. */
@@ -123,4 +125,14 @@ export interface ReportSection {
   readonly measurements?: readonly Measurement[]
   /** What {@link Measurement.accuracy} is, e.g. `'characters right'`. */
   readonly accuracyName?: string
+  /** What `analyze` says of the original: fills in multiplications, histograms, singular values, sensitivity. */
+  readonly analysis?: Analysis
+  /** The same of the result. */
+  readonly resultAnalysis?: Analysis
+}
+
+/** A model in an HTML report that nothing was done to. */
+export interface AnalysisSection {
+  readonly title: string
+  readonly analysis: Analysis
 }
