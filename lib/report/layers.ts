@@ -11,6 +11,8 @@ export interface Row {
   readonly op: string
   readonly weight: string
   readonly dims: readonly number[]
+  /** Where channels were removed. */
+  readonly dimsAfter: readonly number[] | undefined
   /** In words: what every step did. Empty without steps. */
   readonly action: string
   readonly kept: boolean
@@ -45,6 +47,7 @@ export function rowsOf(report: CompressReport | undefined, analysis: Analysis | 
       op: first?.op ?? before!.op,
       weight,
       dims: first?.dims ?? before!.dims,
+      dimsAfter: all.filter((l) => l.dimsAfter).at(-1)?.dimsAfter,
       action: [...new Set(all.map(actionOf))].join('; '),
       kept: all.length > 0 && all.every((l) => l.action === 'kept'),
       bytesBefore: first?.bytesBefore ?? before!.bytes,
@@ -82,7 +85,7 @@ export function layerTable(rows: readonly Row[]): string {
     { head: '#', right: true, cell: (r) => String(r.index + 1), value: (r) => r.index },
     { head: 'layer', cell: (r) => escape(r.name) },
     { head: 'op', cell: (r) => escape(r.op) },
-    { head: 'shape', cell: (r) => r.dims.join(' × '), value: (r) => r.dims.reduce((a, b) => a * b, 1) },
+    { head: 'shape', cell: (r) => `${r.dims.join(' × ')}${r.dimsAfter ? `<i> → ${r.dimsAfter.join(' × ')}</i>` : ''}`, value: (r) => r.dims.reduce((a, b) => a * b, 1) },
     has((r) => r.action) && { head: 'done', cell: (r) => `${r.blame?.spared ? '<b class="spared">spared</b> ' : r.action ? '' : '<i>as it was</i>'}${escape(r.action)}` },
     has((r) => r.macs) && { head: 'MACs', right: true, cell: (r) => (r.macs === undefined ? '' : big(r.macs)), value: (r) => r.macs },
     { head: has((r) => r.bytesAfter) ? 'before' : 'bytes', right: true, cell: (r) => bytes(r.bytesBefore), value: (r) => r.bytesBefore },
