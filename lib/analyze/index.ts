@@ -1,2 +1,3 @@
 export { analyze, type AnalyzeOptions } from './analyze'
 export type { SensitivityOptions } from './sensitivity'
+export { measureLatency, type LatencyOptions, type Timed } from './latency'

@@ -1,9 +1,8 @@
-import fs from 'node:fs'
 import path from 'node:path'
-import { pathToFileURL } from 'node:url'
 
 import { compress } from '../compress/compress'
 import type { Evaluate } from '../compress/gate'
+import type { Progress } from '../compress/progress'
 import {
   overrideRecipe,
   parseRecipe,
@@ -13,12 +12,15 @@ import {
   type Preset,
   type Recipe,
 } from '../compress/recipe'
-import { WhittleError } from '../errors'
+import { analyze, measureLatency } from '../analyze'
+import { Calibration, type CalibrationData, type Inputs } from '../compress/calibration'
+import { Model } from '../model/model'
 import { renderHtml } from '../report/html'
 import { bytes, count, milliseconds, percent, short, table } from '../report/format'
-import type { CompressReport } from '../report/types'
+import type { CompressReport, Measurement, ReportSection } from '../report/types'
 import { writeFileWhole } from '../report/write'
 import { exitCode, numberOf, onePath, parse, printable, usage, UsageError, type Command } from './args'
+import { loadCalibration, loadEvaluate, readText } from './load'
 import { ProgressBar } from './progress'
 
 const kHelp = `Usage: whittle compress <in.onnx> -o <out.onnx> [options]
@@ -36,7 +38,12 @@ Options
       --max-bytes <n>     limit on the size of the result
       --evaluate <file>   a JavaScript module whose default export judges a model: (model) => accuracy, or
                           { accuracy, latency }; for the limits accuracyDrop and latency of a recipe
-      --report <file>     also write an HTML report
+      --calibration <from>  inputs for steps that need some: a JavaScript module whose default export is a list of inputs
+                          by name (or a function that gives one), or a folder of .npy files, one a set; for models with
+                          several inputs a folder of folders that hold <input>.npy
+      --report <file>     also write a report (.html, or .json for whittle report), with what analyze says of both models
+                          and, with --calibration, times in this engine and in onnxruntime-node where it is installed
+      --sensitivity       in the report, what each layer alone can take; needs --calibration or --evaluate
       --json              the report as one JSON document on stdout
   -h, --help              this text
 
@@ -56,6 +63,8 @@ const kOptions = {
   sparsity: { type: 'string' },
   'max-bytes': { type: 'string' },
   evaluate: { type: 'string' },
+  calibration: { type: 'string' },
+  sensitivity: { type: 'boolean' },
   report: { type: 'string' },
   json: { type: 'boolean' },
 } as const
@@ -82,17 +91,21 @@ export const compressCommand: Command = {
       const base: Recipe | Preset =
         values.recipe === undefined
           ? ((values.preset ?? 'int8-weights') as Preset)
-          : parseRecipe(readText(values.recipe), values.recipe)
+          : parseRecipe(readText(values.recipe, 'recipe'), values.recipe)
       resolveRecipe(base)
       const changed = overrideRecipe(base, overrides)
       resolveRecipe(changed)
       return changed
     })
     const evaluate = values.evaluate === undefined ? undefined : await loadEvaluate(values.evaluate)
+    if (values.sensitivity && (!values.report || !(values.calibration ?? values.evaluate)))
+      throw new UsageError('--sensitivity: needs --report, and --calibration or --evaluate to tell by')
     const bar = new ProgressBar(terminal)
     try {
+      const calibration = values.calibration === undefined ? undefined : await calibrationFor(input, values.calibration)
       const { model, report } = await compress(input, recipe, {
         ...(evaluate ? { evaluate } : {}),
+        ...(calibration ? { calibration } : {}),
         limits,
         signal: terminal.signal,
         onProgress: ({ phase, done, total, detail }) => bar.update(phase, done, total, detail),
@@ -102,7 +115,11 @@ export const compressCommand: Command = {
           signal: terminal.signal,
           onProgress: ({ bytes: done, total }) => bar.update('write', done, total, output),
         })
-        if (values.report) writeFileWhole(values.report, renderHtml([{ title: path.basename(input), report }]))
+        if (values.report) {
+          const tell = { signal: terminal.signal, onProgress: ({ phase, done, total, detail }: Progress) => bar.update(phase, done, total, detail) }
+          const section = await sectionOf(input, model, report, calibration, tell, values.sensitivity ? evaluate : undefined, values.sensitivity === true)
+          writeFileWhole(values.report, /\.json$/i.test(values.report) ? `${JSON.stringify(section)}\n` : renderHtml([section]))
+        }
         bar.clear()
         terminal.out(
           values.json
@@ -119,30 +136,58 @@ export const compressCommand: Command = {
   },
 }
 
-function readText(file: string): string {
+async function calibrationFor(input: string, given: string): Promise<CalibrationData> {
+  const model = await Model.load(input)
   try {
-    return fs.readFileSync(file, 'utf8')
-  } catch (cause) {
-    throw new WhittleError('ERR_IO', 'recipe', `recipe: cannot read ${file}: ${(cause as Error).message}`, { cause })
+    return await loadCalibration(given, model.inputs.filter((i) => !model.initializers.has(i.name)).map((i) => i.name))
+  } finally {
+    model.close()
   }
 }
 
-async function loadEvaluate(file: string): Promise<Evaluate> {
-  let loaded: { default?: unknown }
-  if (!fs.existsSync(file)) throw new UsageError(`--evaluate: there is no file ${file}`)
+type Tell = { readonly signal: AbortSignal; readonly onProgress: (progress: Progress) => void }
+
+/** The report with what can be said of both models. */
+async function sectionOf(
+  input: string,
+  model: Model,
+  report: CompressReport,
+  data: CalibrationData | undefined,
+  tell: Tell,
+  evaluate: Evaluate | undefined,
+  sensitivity: boolean,
+): Promise<ReportSection> {
+  const original = await Model.load(input)
   try {
-    loaded = (await import(pathToFileURL(path.resolve(file)).href)) as { default?: unknown }
-  } catch (cause) {
-    throw new WhittleError('ERR_IO', 'evaluate', `evaluate: cannot load ${file}: ${(cause as Error).message}`, {
-      cause,
-    })
+    const calibration = data ? { calibration: data } : {}
+    const analysis = await analyze(original, { ...tell, ...calibration, ...(evaluate ? { evaluate } : {}), sensitivity })
+    const resultAnalysis = await analyze(model, { ...tell, ...calibration, sensitivity: false })
+    const measurements = await times(original, model, report, data, tell)
+    return { title: path.basename(input), report, analysis, resultAnalysis, ...(measurements ? { measurements } : {}) }
+  } finally {
+    original.close()
   }
-  // A CommonJS module's exports are the default export.
-  const found = loaded.default
-  const evaluate = typeof found === 'function' ? found : (found as { default?: unknown } | undefined)?.default
-  if (typeof evaluate !== 'function')
-    throw new UsageError(`--evaluate: the default export of ${file} is not a function`)
-  return evaluate as Evaluate
+}
+
+/** Times of both models, where it is known what to run them on. */
+async function times(original: Model, model: Model, report: CompressReport, data: CalibrationData | undefined, tell: Tell): Promise<Measurement[] | undefined> {
+  let inputs: Inputs | undefined
+  if (data)
+    for await (const first of Calibration.from(data).inputs()) {
+      inputs = first
+      break
+    }
+  if (!inputs) return undefined
+  tell.onProgress({ phase: 'measure', done: 0, total: 1, detail: 'both models, run by run' })
+  const accuracy = (figures: { accuracy?: number }): { accuracy?: number } => (figures.accuracy === undefined ? {} : { accuracy: figures.accuracy })
+  return measureLatency(
+    [
+      { label: 'original', model: original, reference: true, ...accuracy(report.before) },
+      { label: 'compressed', model, ...accuracy(report.after) },
+    ],
+    inputs,
+    { signal: tell.signal },
+  )
 }
 
 function describe(input: string, output: string, report: CompressReport): string {

@@ -16,7 +16,8 @@ export function pairs(given: readonly string[] | undefined, flag: string): Map<s
   return out
 }
 
-function dimsOf(text: string, name: string): number[] {
+/** @internal `1x3x48x320` as dims. */
+export function dimsOf(text: string, name: string): number[] {
   const dims = text === 'scalar' ? [] : text.split(/[x,]/).map((d) => (/^\d+$/.test(d) ? Number(d) : NaN))
   if (dims.some((d) => !(d < 2 ** 31))) throw new UsageError(`--shape: expected ${name}=1x3x224x224, got ${JSON.stringify(text)}`)
   return dims

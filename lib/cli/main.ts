@@ -1,15 +1,17 @@
 #!/usr/bin/env node
 import { WhittleError } from '../errors'
 import { exitCode, printable, UsageError, type Command, type Terminal } from './args'
+import { analyzeCommand } from './analyze'
 import { doctor } from './doctor'
 import { compressCommand } from './compress'
 import { inspect } from './inspect'
 import { bench } from './bench'
+import { reportCommand } from './report'
 import { run } from './run'
 import { pack, unpack } from './unpack'
 import { version } from '../version'
 
-const kCommands: readonly Command[] = [inspect, compressCommand, pack, unpack, run, bench, doctor]
+const kCommands: readonly Command[] = [inspect, analyzeCommand, compressCommand, reportCommand, pack, unpack, run, bench, doctor]
 
 const kHelp = `whittle: make ONNX models smaller, and run them
 

@@ -1,4 +1,5 @@
 export { renderHtml } from './html'
+export { parseReport } from './parse'
 export type {
   AnalysisSection,
   CompressReport,

@@ -97,23 +97,26 @@ export function limits(report: CompressReport): string {
 
 /** What was measured, row by row. */
 export function measured(rows: readonly Measurement[], accuracyName: string): string {
-  const reference = rows.find((r) => r.reference) ?? rows[0]!
+  const referenceOf = (row: Measurement): Measurement => rows.find((r) => r.reference && r.runtime === row.runtime) ?? rows.find((r) => r.reference) ?? rows[0]!
+  const runtimes = rows.some((r) => r.runtime !== undefined)
   const max = Math.max(...rows.map((r) => r.latency ?? 0), 1e-9)
   const body = rows.map((r) => {
+    const reference = referenceOf(r)
     const times = r.latency !== undefined && reference.latency ? `${(r.latency / reference.latency).toFixed(2)} ×` : ''
     const meter =
       r.latency === undefined
         ? ''
         : `<svg class="meter" viewBox="0 0 200 12" preserveAspectRatio="none" aria-hidden="true"><rect class="${r === reference ? 'before' : 'after'}" width="${((r.latency / max) * 200).toFixed(1)}" height="12" rx="3"/></svg>`
     return (
-      `<tr><td>${escape(r.label)}</td><td class="num">${bytes(r.bytes)}</td>` +
+      `<tr><td>${escape(r.label)}</td>${runtimes ? `<td>${escape(r.runtime ?? '')}</td>` : ''}<td class="num">${bytes(r.bytes)}</td>` +
       `<td class="num">${r.accuracy === undefined ? '' : percent(r.accuracy)}</td>` +
       `<td class="num">${r.latency === undefined ? '' : milliseconds(r.latency)}</td><td class="num">${times}</td><td>${meter}</td></tr>`
     )
   })
   return (
-    '<div class="scroll" tabindex="0" role="region" aria-label="Measured"><table><thead><tr><th>model</th><th class="num">size</th>' +
-    `<th class="num">${escape(accuracyName)}</th><th class="num">median</th><th class="num">of float</th><th></th></tr></thead>` +
+    '<div class="scroll" tabindex="0" role="region" aria-label="Measured"><table><thead><tr><th scope="col">model</th>' +
+    `${runtimes ? '<th scope="col">runtime</th>' : ''}<th scope="col" class="num">size</th>` +
+    `<th class="num">${escape(accuracyName)}</th><th class="num">median</th><th class="num">of the original</th><th></th></tr></thead>` +
     `<tbody>${body.join('')}</tbody></table></div>`
   )
 }

@@ -109,6 +109,8 @@ export interface CompressReport {
 /** One row of measurements that a program made on its own, for the table and chart of the HTML report. */
 export interface Measurement {
   readonly label: string
+  /** What ran it; rows of one runtime are compared with that runtime's reference. */
+  readonly runtime?: string
   readonly bytes: number
   /** A share, 0 to 1. */
   readonly accuracy?: number

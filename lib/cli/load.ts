@@ -1,0 +1,76 @@
+import fs from 'node:fs'
+import path from 'node:path'
+import { pathToFileURL } from 'node:url'
+
+import type { CalibrationData, Inputs } from '../compress/calibration'
+import type { Evaluate } from '../compress/gate'
+import { WhittleError } from '../errors'
+import { UsageError } from './args'
+import { readNpy } from './npy'
+
+/** @internal The text of a file that the user names. */
+export function readText(file: string, parameter: string): string {
+  try {
+    return fs.readFileSync(file, 'utf8')
+  } catch (cause) {
+    throw new WhittleError('ERR_IO', parameter, `${parameter}: cannot read ${file}: ${(cause as Error).message}`, { cause })
+  }
+}
+
+/** A module's default export; a CommonJS module's exports are it, or hold it. */
+async function defaultOf(file: string, flag: string): Promise<unknown> {
+  let loaded: { default?: unknown }
+  if (!fs.existsSync(file)) throw new UsageError(`--${flag}: there is no file ${file}`)
+  try {
+    loaded = (await import(pathToFileURL(path.resolve(file)).href)) as { default?: unknown }
+  } catch (cause) {
+    throw new WhittleError('ERR_IO', flag, `${flag}: cannot load ${file}: ${(cause as Error).message}`, { cause })
+  }
+  const found = loaded.default
+  const inner = found !== null && typeof found === 'object' ? (found as { default?: unknown }).default : undefined
+  return inner ?? found
+}
+
+/** @internal The function that judges models. */
+export async function loadEvaluate(file: string): Promise<Evaluate> {
+  const found = await defaultOf(file, 'evaluate')
+  if (typeof found !== 'function') throw new UsageError(`--evaluate: the default export of ${file} is not a function`)
+  return found as Evaluate
+}
+
+/**
+ * @internal Calibration inputs: what a module exports, or a folder. In a folder every .npy file is a set of inputs for a model
+ * with one input, and every folder in it a set that holds `<input>.npy` for each; read one at a time, in order of names.
+ *
+ * @param inputs names of the model's inputs
+ */
+export async function loadCalibration(given: string, inputs: readonly string[]): Promise<CalibrationData> {
+  let isFolder: boolean
+  try {
+    isFolder = fs.statSync(given).isDirectory()
+  } catch {
+    throw new UsageError(`--calibration: there is no file or folder ${given}`)
+  }
+  if (!isFolder) {
+    const found = await defaultOf(given, 'calibration')
+    const iterable = found as { [Symbol.iterator]?: unknown; [Symbol.asyncIterator]?: unknown } | null | undefined
+    if (typeof found !== 'function' && (typeof found !== 'object' || (typeof iterable?.[Symbol.iterator] !== 'function' && typeof iterable?.[Symbol.asyncIterator] !== 'function')))
+      throw new UsageError(`--calibration: the default export of ${given} is neither a list of inputs by name nor a function that gives one`)
+    if (typeof found === 'function' || Array.isArray(found)) return found as CalibrationData
+    // Perhaps an iterator, which gives each set once; steps, report and times all read them.
+    const all: Inputs[] = []
+    for await (const inputs of found as Iterable<Inputs>) all.push(inputs)
+    return all
+  }
+  const order = (a: string, b: string): number => a.localeCompare(b, 'en', { numeric: true })
+  const entries = fs.readdirSync(given, { withFileTypes: true })
+  const files = entries.filter((e) => e.isFile() && e.name.endsWith('.npy')).map((e) => e.name).sort(order)
+  const folders = entries.filter((e) => e.isDirectory() && fs.readdirSync(path.join(given, e.name)).some((f) => f.endsWith('.npy'))).map((e) => e.name).sort(order)
+  if (files.length + folders.length === 0) throw new UsageError(`--calibration: ${given} holds no .npy files`)
+  if (files.length && inputs.length !== 1)
+    throw new UsageError(`--calibration: the model has ${inputs.length} inputs (${inputs.join(', ')}): give a folder for each set in ${given}, with <input>.npy in it`)
+  return function* (): Generator<Inputs> {
+    for (const f of files) yield { [inputs[0]!]: readNpy(path.join(given, f)) }
+    for (const f of folders) yield Object.fromEntries(inputs.map((name) => [name, readNpy(path.join(given, f, `${name}.npy`))]))
+  }
+}
