@@ -6,6 +6,17 @@ export type { Evaluate, Evaluation } from './gate'
 export type { Progress } from './progress'
 export { parseRecipe, presets, resolveRecipe } from './recipe'
 export type { CalibrationData, Inputs } from './calibration'
-export type { DedupeStep, PruneStep, QuantizeStep, Step, Storage, Structured, StructuredCriterion, StructuredPruneStep } from './passes'
+export type {
+  CodebookStep,
+  DedupeStep,
+  FactorizeStep,
+  PruneStep,
+  QuantizeStep,
+  Step,
+  Storage,
+  Structured,
+  StructuredCriterion,
+  StructuredPruneStep,
+} from './passes'
 export type { AutoRecipe, Limits, Preset, Recipe } from './recipe'
 export type { Layers, LayerSelector } from './selectors'

@@ -10,13 +10,15 @@ export interface LayerReport {
   readonly elements: number
   /** Dims afterwards, where channels were removed. */
   readonly dimsAfter?: readonly number[]
-  readonly action: 'quantized' | 'pruned' | 'kept' | 'shared'
+  readonly action: 'quantized' | 'pruned' | 'factorized' | 'kept' | 'shared'
   /** Why a weight was kept as it was, or got something else than was asked for. */
   readonly reason?: string
   /** Bits of one stored value, scales not counted. */
   readonly bits?: number
   /** Values that share a scale; absent for one scale an output channel. */
   readonly blockSize?: number
+  /** Of a factorized weight, in the order in which its factors are computed. */
+  readonly ranks?: readonly number[]
   /** Bytes of the weight, scales included. */
   readonly bytesBefore: number
   readonly bytesAfter: number

@@ -1,0 +1,362 @@
+import { lowRank, svd } from '../../kernels'
+import { cp, nmf, separable, tucker, vbmfRank } from '../../kernels/factor'
+import { sizeOf } from '../../tensor'
+import type { FactorLayer } from './layer'
+
+/** How a weight is taken apart. */
+export type Method = 'svd' | 'nmf' | 'tucker' | 'cp' | 'separable' | 'decouple'
+
+/** What decides the ranks: one of these. */
+export interface RankRule {
+  readonly rank?: number | 'vbmf'
+  readonly energy?: number
+  readonly error?: number
+  readonly ratio?: number
+}
+
+/** Which part of the original's kernel, strides, pads and dilations one convolution of a chain has. */
+export type Extent = 'none' | 'all' | 'rows' | 'columns'
+
+/** One of the layers that replace one, in the order in which they are computed. */
+export interface Stage {
+  readonly dims: readonly number[]
+  readonly data: Float32Array
+  readonly extent: Extent
+  readonly group: number
+}
+
+export interface Factors {
+  readonly method: Method
+  readonly ranks: readonly number[]
+  readonly stages: readonly Stage[]
+  /** ‖W − Ŵ‖ / ‖W‖ of the product of the factors. */
+  readonly error: number
+  /** Relative error of the layer's outputs on the calibration inputs, where these were known. */
+  readonly outputError?: number
+}
+
+export interface MethodOptions {
+  readonly rule: RankRule
+  readonly seed: number
+  /** Second moments of the layer's inputs. */
+  readonly moments?: Float64Array
+  readonly threads?: number
+}
+
+type Values = Float32Array
+
+/** The method that 'auto' stands for. */
+export function methodFor({ conv }: FactorLayer): Method {
+  if (!conv || sizeOf(conv.kernel) === 1) return 'svd'
+  return conv.group === 1 ? 'tucker' : 'separable'
+}
+
+/** Takes a weight apart; a reason where the method does not suit it. */
+export function factorize(
+  values: Values,
+  layer: FactorLayer,
+  method: Method,
+  options: MethodOptions,
+): Factors | string {
+  const { conv } = layer
+  const one = conv && sizeOf(conv.kernel) === 1
+  if (conv && conv.group !== 1 && !(method === 'separable' && conv.inputs === 1 && conv.outputs === conv.group))
+    return conv.inputs === 1 && conv.outputs === conv.group
+      ? `${method} does not take depthwise kernels apart`
+      : 'it is a grouped convolution'
+  if (method === 'svd') return bySvd(values, layer, options)
+  if (method === 'nmf') return byNmf(values, layer, options)
+  if (!conv) return `${method} takes convolutions apart`
+  if (one) return `${method} takes kernels larger than 1×1 apart`
+  if (method === 'tucker') return byTucker(values, conv, options)
+  if (conv.kernel.length !== 2) return `${method} takes kernels of two dimensions apart`
+  if (method === 'decouple') return byDecoupling(values, conv, options)
+  if (conv.kernel.some((k) => k === 1)) return `${method} takes kernels apart that are larger than 1 both ways`
+  return method === 'cp' ? byCp(values, conv, options) : bySeparation(values, conv, options)
+}
+
+const cut = (rank: number, most: number): number => Math.max(1, Math.min(most, Math.floor(rank)))
+
+/** The least rank from 1 to `most` whose relative error is at most `allowed`, by halving. */
+function leastRank(most: number, allowed: number, errorOf: (rank: number) => number): number {
+  let [low, high] = [1, most]
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if (errorOf(middle) <= allowed) high = middle
+    else low = middle + 1
+  }
+  return low
+}
+
+/** Relative error that a rule allows; nothing where it says something else. */
+const allowedBy = ({ energy, error }: RankRule): number | undefined =>
+  energy !== undefined ? Math.sqrt(1 - energy) : error
+
+/** Two matrices as the layers in whose place they come. */
+function pair(layer: FactorLayer, a: Values, b: Values, rank: number): Stage[] {
+  const { rows, columns, conv, index, inputs } = layer
+  if (conv) {
+    const ones = conv.kernel.map(() => 1)
+    return [
+      { dims: [rank, conv.inputs, ...conv.kernel], data: b, extent: 'all', group: 1 },
+      { dims: [rows, rank, ...ones], data: a, extent: 'none', group: 1 },
+    ]
+  }
+  const left: Stage = { dims: [rows, rank], data: a, extent: 'none', group: 1 }
+  const right: Stage = { dims: [rank, columns], data: b, extent: 'none', group: 1 }
+  // The factor that meets the inputs comes first.
+  return index === 1 && inputs === 'rows' ? [left, right] : [right, left]
+}
+
+const kNoise = 'nothing in it stands out of its noise'
+
+function bySvd(values: Values, layer: FactorLayer, { rule, seed, moments }: MethodOptions): Factors | string {
+  const { rows, columns, inputs } = layer
+  const w = { type: 'float32' as const, dims: [rows, columns], data: values }
+  const thin = Math.min(rows, columns)
+  const signal = rule.rank === 'vbmf' ? vbmfRank(svd(w, { vectors: false }).s.data, [rows, columns]).rank : 1
+  if (signal === 0) return kNoise
+  const ranked =
+    rule.rank === 'vbmf'
+      ? { rank: signal }
+      : rule.rank !== undefined
+        ? { rank: cut(rule.rank, thin) }
+        : rule.ratio !== undefined
+          ? { rank: cut((rule.ratio * rows * columns) / (rows + columns), thin) }
+          : rule.energy !== undefined
+            ? { energy: rule.energy }
+            : { maxError: rule.error! }
+  const found = lowRank(w, {
+    ...ranked,
+    seed,
+    inputs,
+    ...(moments ? { secondMoments: { type: 'float64' as const, dims: squareOf(moments), data: moments } } : {}),
+  })
+  return {
+    method: 'svd',
+    ranks: [found.rank],
+    stages: pair(layer, found.a.data as Values, found.b.data as Values, found.rank),
+    error: found.relativeError,
+    ...(moments ? { outputError: found.outputError } : {}),
+  }
+}
+
+const squareOf = (moments: Float64Array): [number, number] => {
+  const side = Math.round(Math.sqrt(moments.length))
+  return [side, side]
+}
+
+function byNmf(values: Values, layer: FactorLayer, { rule, seed, threads }: MethodOptions): Factors | string {
+  if (values.some((v) => v < 0)) return 'it has negative values'
+  const { rows, columns } = layer
+  const w = { type: 'float32' as const, dims: [rows, columns], data: values }
+  const thin = Math.min(rows, columns)
+  const run = (rank: number) => nmf(w, { rank, seed, ...(threads ? { threads } : {}) })
+  const allowed = allowedBy(rule)
+  const signal = rule.rank === 'vbmf' ? vbmfRank(svd(w, { vectors: false }).s.data, [rows, columns]).rank : 1
+  if (signal === 0) return kNoise
+  const rank =
+    rule.rank === 'vbmf'
+      ? signal
+      : rule.rank !== undefined
+        ? cut(rule.rank, thin)
+        : rule.ratio !== undefined
+          ? cut((rule.ratio * rows * columns) / (rows + columns), thin)
+          : leastRank(thin, allowed!, (r) => run(r).relativeError)
+  const found = run(rank)
+  return {
+    method: 'nmf',
+    ranks: [rank],
+    stages: pair(layer, found.w.data, found.h.data, rank),
+    error: found.relativeError,
+  }
+}
+
+type Conv = NonNullable<FactorLayer['conv']>
+
+/** [rows, columns] turned. */
+function turned(data: Values, rows: number, columns: number): Values {
+  const out = new Float32Array(data.length)
+  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[j * rows + i] = data[i * columns + j]!
+  return out
+}
+
+function byTucker(values: Values, { outputs, inputs, kernel }: Conv, { rule, threads }: MethodOptions): Factors {
+  const taps = sizeOf(kernel)
+  const given = (): number[] => {
+    if (typeof rule.rank === 'number') return [cut(rule.rank, outputs), cut(rule.rank, inputs)]
+    // outputs·s and inputs·s channels such that the three kernels hold `ratio` of the numbers.
+    const [a, b, c] = [outputs * inputs * taps, outputs ** 2 + inputs ** 2, -rule.ratio! * outputs * inputs * taps]
+    const s = (-b + Math.sqrt(b * b - 4 * a * c)) / (2 * a)
+    return [cut(outputs * s, outputs), cut(inputs * s, inputs)]
+  }
+  const allowed = allowedBy(rule)
+  const ranks =
+    rule.rank === 'vbmf'
+      ? { ranks: 'vbmf' as const }
+      : allowed === undefined
+        ? { ranks: given() }
+        : // What the two modes lose adds up at most.
+          { energy: Math.max(1e-12, 1 - allowed ** 2 / 2) }
+  const found = tucker(
+    { type: 'float32', dims: [outputs, inputs, ...kernel], data: values },
+    { modes: [0, 1], ...ranks, ...(threads ? { threads } : {}) },
+  )
+  const [r0, r1] = found.ranks as [number, number]
+  const [u, v] = [found.factors[0]!, found.factors[1]!]
+  const ones = kernel.map(() => 1)
+  return {
+    method: 'tucker',
+    ranks: [r0, r1],
+    stages: [
+      { dims: [r1, inputs, ...ones], data: turned(v.data, inputs, r1), extent: 'none', group: 1 },
+      { dims: [r0, r1, ...kernel], data: found.core.data, extent: 'all', group: 1 },
+      { dims: [outputs, r0, ...ones], data: u.data, extent: 'none', group: 1 },
+    ],
+    error: found.relativeError,
+  }
+}
+
+function byCp(
+  values: Values,
+  { outputs, inputs, kernel }: Conv,
+  { rule, seed, threads }: MethodOptions,
+): Factors | string {
+  if (rule.rank === 'vbmf') return 'vbmf gives no ranks for cp'
+  const [height, width] = kernel as [number, number]
+  const dims = [outputs, inputs, height, width]
+  const each = outputs + inputs + height + width
+  const most = Math.max(1, Math.min(sizeOf(dims) / Math.max(...dims), Math.ceil(sizeOf(dims) / each) - 1))
+  const run = (rank: number) =>
+    cp({ type: 'float32', dims, data: values }, { rank, seed, iterations: 200, ...(threads ? { threads } : {}) })
+  const allowed = allowedBy(rule)
+  const rank =
+    rule.rank !== undefined
+      ? cut(rule.rank, sizeOf(dims) / Math.max(...dims))
+      : rule.ratio !== undefined
+        ? cut((rule.ratio * sizeOf(dims)) / each, most)
+        : leastRank(most, allowed!, (r) => run(r).relativeError)
+  const found = run(rank)
+  if (allowed !== undefined && found.relativeError > allowed) return 'no rank that saves anything is near enough'
+  const [o, i, h, w] = found.factors.map((f) => f.data) as [Values, Values, Values, Values]
+  // Each component's weight goes to all four in equal parts.
+  const roots = Float64Array.from(found.weights.data, (x) => Math.sqrt(Math.sqrt(x)))
+  const scaled = (f: Values): Values => f.map((x, k) => x * roots[k % rank]!)
+  return {
+    method: 'cp',
+    ranks: [rank],
+    stages: [
+      { dims: [rank, inputs, 1, 1], data: turned(scaled(i), inputs, rank), extent: 'none', group: 1 },
+      { dims: [rank, 1, height, 1], data: turned(scaled(h), height, rank), extent: 'rows', group: rank },
+      { dims: [rank, 1, 1, width], data: turned(scaled(w), width, rank), extent: 'columns', group: rank },
+      { dims: [outputs, rank, 1, 1], data: scaled(o), extent: 'none', group: 1 },
+    ],
+    error: found.relativeError,
+  }
+}
+
+function bySeparation(
+  values: Values,
+  { outputs, inputs, group, kernel }: Conv,
+  { rule, threads }: MethodOptions,
+): Factors | string {
+  const [height, width] = kernel as [number, number]
+  const joint = group === 1
+  const most = joint ? Math.min(inputs * height, outputs * width) : Math.min(height, width)
+  if (rule.rank === 'vbmf' && !joint) return 'vbmf gives no ranks for depthwise kernels'
+  const allowed = allowedBy(rule)
+  const ranked =
+    rule.rank !== undefined
+      ? { rank: rule.rank === 'vbmf' ? ('vbmf' as const) : cut(rule.rank, most) }
+      : allowed !== undefined
+        ? { energy: Math.max(1e-12, 1 - allowed ** 2) }
+        : {
+            rank: cut(
+              (rule.ratio! * outputs * inputs * height * width) /
+                (inputs * height * (joint ? 1 : outputs) + outputs * width),
+              most,
+            ),
+          }
+  const found = separable(
+    { type: 'float32', dims: [outputs, inputs, height, width], data: values },
+    { ...ranked, scheme: joint ? 'joint' : 'channel', ...(threads ? { threads } : {}) },
+  )
+  return {
+    method: 'separable',
+    ranks: [found.rank],
+    stages: [
+      { dims: found.vertical.dims, data: found.vertical.data, extent: 'rows', group },
+      { dims: found.horizontal.dims, data: found.horizontal.data, extent: 'columns', group },
+    ],
+    error: found.relativeError,
+  }
+}
+
+/**
+ * Network decoupling (Guo et al. 2018): each input channel's filters, a matrix [outputs, taps], are a few shared filters, which a
+ * depthwise convolution applies, and their weights, which a 1×1 convolution sums.
+ */
+function byDecoupling(values: Values, { outputs, inputs, kernel }: Conv, { rule }: MethodOptions): Factors | string {
+  if (rule.rank === 'vbmf') return 'vbmf gives no ranks for decouple'
+  const taps = sizeOf(kernel)
+  const most = Math.min(outputs, taps)
+  const stack = new Float32Array(values.length)
+  for (let o = 0; o < outputs; o++)
+    for (let i = 0; i < inputs; i++)
+      stack.set(values.subarray((o * inputs + i) * taps, (o * inputs + i + 1) * taps), (i * outputs + o) * taps)
+  const {
+    u,
+    s,
+    v,
+    rank: full,
+  } = svd(
+    { type: 'float32', dims: [inputs, outputs, taps], data: stack },
+    { rank: most, vectors: true, method: 'full' },
+  )
+  const lost = new Float64Array(full + 1)
+  for (let k = full - 1; k >= 0; k--) {
+    lost[k] = lost[k + 1]!
+    for (let i = 0; i < inputs; i++) lost[k]! += (s.data[i * full + k] as number) ** 2
+  }
+  const errorOf = (rank: number): number => (lost[0]! > 0 ? Math.sqrt(lost[rank]! / lost[0]!) : 0)
+  const allowed = allowedBy(rule)
+  const rank =
+    rule.rank !== undefined
+      ? cut(rule.rank, full)
+      : rule.ratio !== undefined
+        ? cut((rule.ratio * outputs * taps) / (outputs + taps), full)
+        : leastRank(full, allowed! + 1e-7, errorOf)
+  const depthwise = new Float32Array(inputs * rank * taps)
+  const pointwise = new Float32Array(outputs * inputs * rank)
+  for (let i = 0; i < inputs; i++)
+    for (let k = 0; k < rank; k++) {
+      const root = Math.sqrt(s.data[i * full + k] as number)
+      for (let t = 0; t < taps; t++)
+        depthwise[(i * rank + k) * taps + t] = (v.data[(i * taps + t) * full + k] as number) * root
+      for (let o = 0; o < outputs; o++)
+        pointwise[(o * inputs + i) * rank + k] = (u.data[(i * outputs + o) * full + k] as number) * root
+    }
+  return {
+    method: 'decouple',
+    ranks: [rank],
+    stages: [
+      { dims: [inputs * rank, 1, ...kernel], data: depthwise, extent: 'all', group: inputs },
+      { dims: [outputs, inputs * rank, 1, 1], data: pointwise, extent: 'none', group: 1 },
+    ],
+    error: errorOf(rank),
+  }
+}
+
+/** Multiplications for one place of the output, strides considered: what comes before a stride is computed oftener. */
+export function macsOf(stages: readonly Stage[], { conv }: FactorLayer): number {
+  const strides = conv?.strides ?? []
+  const left = [...strides]
+  let macs = 0
+  for (const { dims, extent } of stages) {
+    if (extent === 'all') left.fill(1)
+    if (extent === 'rows') left[0] = 1
+    if (extent === 'columns') left[1] = 1
+    macs += sizeOf(dims) * left.reduce((a, b) => a * b, 1)
+  }
+  return macs
+}
