@@ -1,4 +1,4 @@
-import { attribute, compress, Model, Session, type Tensor } from '../lib'
+import { attribute, compress, Model, pruningSensitivity, Session, type GroupPoint, type Tensor } from '../lib'
 import { foldConstantNodes } from '../lib/model'
 import { KeepBudget } from '../lib/compress/computed'
 import { removeUnits } from '../lib/compress/structure/apply'
@@ -480,6 +480,71 @@ describe('the prune step with a structure', () => {
     const plain = (await prune({ layers: 'w1' }, {}, linear)).model.graph.initializers.get('w2')!.readSync()
     expectSame(held, plain)
     expect((await failure(() => prune({ reconstruct: true }))).message).toMatch(/needs inputs to calibrate on/)
+  })
+
+  // The first layer has two filters that do nothing, the second has none: which to cut is plain.
+  const lame = two.clone()
+  {
+    const t = two.graph.initializers.get('w1')!.readSync() as Tensor<Float32Array>
+    const idle = (i: number): boolean => i === 0 || i === 3
+    lame.graph.setInitializer('w1', { ...t, data: t.data.map((v, i) => (idle(Math.floor(i / 3)) ? v * 1e-4 : v)) })
+    const b = two.graph.initializers.get('b1')!.readSync() as Tensor<Float32Array>
+    lame.graph.setInitializer('b1', { ...b, data: b.data.map((_, i) => (idle(i) ? -1 : 0.5)) })
+  }
+
+  test('search: netadapt takes what costs least a saved multiplication, round by round, and stops at its limits', async () => {
+    const calibration = inputsOf(3)
+    const step = { search: 'netadapt', sparsity: 0.3, increment: 0.06 }
+    const { model, report } = await prune(step, { calibration }, lame)
+    const [first] = report.steps[0]!.layers
+    // Both idle filters go first; then the cheaper of either layer's.
+    expect(first!.dimsAfter![0]).toBeLessThanOrEqual(6)
+    const w1 = model.graph.initializers.get('w1')!.readSync().data as Float32Array
+    expect(Math.min(...Array.from(w1, Math.abs))).toBeGreaterThan(1e-3)
+    expect(report.steps[0]!.summary).toMatch(/netadapt, [1-9]\d* rounds/)
+    const share = Number(/\(([\d.]+) %\)\.$/.exec(report.steps[0]!.summary)![1])
+    expect(share).toBeGreaterThanOrEqual(70)
+    expect(share).toBeLessThan(80)
+    expect(Buffer.from((await prune(step, { calibration }, lame)).model.toBytes())).toEqual(Buffer.from(model.toBytes()))
+    // An accuracy that any further cut ruins ends it after the idle ones, exactly.
+    const whole = (await theirs(lame, calibration[0]!)).y!.data as Float32Array
+    const evaluate = async (m: Model): Promise<number> => {
+      const y = (await theirs(m, calibration[0]!)).y!.data as Float32Array
+      return -Math.max(...y.map((v, i) => Math.abs(v - whole[i]!)))
+    }
+    const limited = await prune({ ...step, sparsity: 0.9 }, { calibration, evaluate, limits: { accuracyDrop: 1e-3 } }, lame)
+    expect([dimsOf(limited.model, 'w1'), dimsOf(limited.model, 'w2')]).toEqual([[6, 3, 1, 1], [8, 6, 3, 3]])
+    // Layers behind that are fitted anew make up for part of it.
+    const deeper = { ...step, sparsity: 0.6 }
+    const cut = await prune(deeper, { calibration }, lame)
+    const fitted = await prune({ ...deeper, reconstruct: true }, { calibration }, lame)
+    const change = async (m: Model): Promise<number> => Math.hypot(...((await theirs(m, calibration[1]!)).y!.data as Float32Array).map((v, i) => v - second[i]!))
+    const second = (await theirs(lame, calibration[1]!)).y!.data as Float32Array
+    expect(await change(fitted.model)).toBeLessThan(await change(cut.model))
+    expect((await failure(() => prune({ search: 'netadapt' }))).message).toMatch(/needs inputs to calibrate on/)
+    expect((await failure(() => prune({ search: 'netadapt', merge: true }))).message).toMatch(/merge: expected nothing with search/)
+  })
+
+  test('pruningSensitivity tells what each group bears', async () => {
+    const calibration = inputsOf(2)
+    const groups = await pruningSensitivity(lame, { calibration, structure: 'filter', ratios: [0, 0.25, 0.75] })
+    expect(groups.map((g) => [g.layer, g.kind, g.units, g.weights])).toEqual([
+      ['Conv0', 'filter', 8, ['b1', 'w1', 'w2']],
+      ['Conv2', 'filter', 8, ['w2', 'w3']],
+    ])
+    const [first, second] = groups.map((g) => g.points) as [GroupPoint[], GroupPoint[]]
+    expect(first.map((p) => p.left)).toEqual([8, 6, 2])
+    // Nothing removed, no noise; idle filters next to none; others plenty.
+    expect([first[0]!.snr, second[0]!.snr]).toEqual([null, null])
+    expect(first[1]!.snr ?? 300).toBeGreaterThan(60)
+    expect(second[1]!.snr).toBeLessThan(40)
+    expect(first[2]!.snr!).toBeLessThan(second[1]!.snr! + 20)
+    expect(first[0]!.macs).toBe(1)
+    expect(first[2]!.macs).toBeLessThan(first[1]!.macs)
+    const judged = await pruningSensitivity(lame, { evaluate: (m) => m.summary().parameters, ratios: [0.5], layers: 'w1' })
+    expect(judged.map((g) => g.points.map((p) => p.accuracy))).toEqual([[12 + 4 + 8 * 4 * 9 + 32]])
+    expect((await failure(() => pruningSensitivity(lame, {}))).message).toMatch(/options.calibration: expected inputs to compare outputs on/)
+    expect((await failure(() => pruningSensitivity(lame, { calibration, ratios: [2] }))).message).toMatch(/options.ratios\[0\]/)
   })
 
   test('refuses what it cannot do by name', async () => {

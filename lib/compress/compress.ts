@@ -79,11 +79,18 @@ export async function compress(
       ...sizeOfModel(original),
       ...(evaluate ? await measure(original.clone(), 'original', evaluate, limits, run) : {}),
     }
+    const judge =
+      evaluate && before.accuracy !== undefined
+        ? {
+            accuracy: async (model: ModelType) => (await measure(model.clone(), 'compressed', evaluate, { accuracyDrop: 0 }, run)).accuracy!,
+            least: before.accuracy - (limits.accuracyDrop ?? Infinity),
+          }
+        : undefined
     const base = original.clone()
     foldConstantNodes(base)
     const build = async (chosen: readonly ResolvedStep[], spared: ReadonlySet<string>): Promise<Built> => {
       const model = base.clone()
-      const context = { run, calibration, spared, memory: { keep: new KeepBudget(), scratch: new Scratch() } }
+      const context = { run, calibration, spared, judge, memory: { keep: new KeepBudget(), scratch: new Scratch() } }
       const steps: StepReport[] = []
       for (const step of chosen) {
         const began = performance.now()

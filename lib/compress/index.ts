@@ -20,3 +20,5 @@ export type {
 } from './passes'
 export type { AutoRecipe, Limits, Preset, Recipe } from './recipe'
 export type { Layers, LayerSelector } from './selectors'
+export { pruningSensitivity } from './structure/sensitivity'
+export type { GroupPoint, GroupSensitivity, PruningSensitivityOptions } from './structure/sensitivity'

@@ -21,6 +21,8 @@ export interface Context {
   readonly calibration: Calibration | undefined
   /** Names of weight tensors, as the model that was given has them, which must keep their values: the gate backed off from them. */
   readonly spared: ReadonlySet<string>
+  /** Accuracy of a model, where the caller gave a function that tells it, and the least that the limits allow (−∞ without one). */
+  readonly judge?: { accuracy(model: Model): Promise<number>; readonly least: number } | undefined
 }
 
 /** @internal What a pass did. */

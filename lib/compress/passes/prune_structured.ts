@@ -3,23 +3,19 @@ import { weights } from '../../model/weights'
 import { count, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { boolean, fail, finite, integer, oneOf, options } from '../../validate'
-import { parseSelector, selects, unmatchedNames, type LayerSelector, type Layers } from '../selectors'
-import { WhittleError } from '../../errors'
+import { parseSelector, type LayerSelector, type Layers } from '../selectors'
 import type { TensorLike } from '../../tensor'
-import { activityScores, kActivityCriteria, type ActivityCriterion } from '../structure/activity'
 import { removeUnits } from '../structure/apply'
-import { Gradients, taylorScores } from '../structure/gradients'
+import { Gradients } from '../structure/gradients'
 import { mergeUnits, similarUnits, type Merge } from '../structure/merge'
 import { reconstruct } from '../structure/reconstruct'
-import { goneIndices, type Removal } from '../structure/cut'
-import { structureOf, type Group, type Structure } from '../structure/groups'
+import { goneIndices, type Gone, type Removal } from '../structure/cut'
+import { structureOf, type Group } from '../structure/groups'
 import { totalMacs } from '../structure/macs'
-import { weightScores, type Sides, type WeightCriterion } from '../structure/score'
+import { netadapt, type Round } from '../structure/netadapt'
+import { chooseGroups, inputDims, isActivity, kCriteria, scored, type Structured, type StructuredCriterion } from '../structure/plan'
 import { chooseUnits } from '../structure/select'
 import { describeWeight, type Context, type Pass, type PassResult } from './pass'
-
-/** What is removed as a whole; see {@link StructuredPruneStep.structure}. */
-export type Structured = 'filter' | 'channel' | 'neuron' | 'head' | 'all'
 
 /**
  * Structured pruning: the least important filters, channels, neurons or attention heads are taken out of the file. Weights, biases,
@@ -70,12 +66,18 @@ export interface StructuredPruneStep {
   readonly minChannels?: number
   /** For `'random'`, default 0. */
   readonly seed?: number
+  /**
+   * `'netadapt'`: greedy, in rounds (Yang 2018). In each, every group proposes to lose as many of its least important units as save
+   * `increment` of all multiplications, and what costs least a saved multiplication is done: by the change of the outputs on
+   * calibration inputs, and by accuracy where `evaluate` is given, of the three that change least. Ends where `sparsity`, now the share
+   * of multiplications, is reached, or before accuracy falls below its limit. Default `'none'`.
+   */
+  readonly search?: 'none' | 'netadapt'
+  /** Share of all multiplications that a round of the search removes, default 0.03. */
+  readonly increment?: number
   /** Groups that one of these layers makes; groups with an excluded layer stay. Default: all. */
   readonly layers?: Layers
 }
-
-/** How units are scored. */
-export type StructuredCriterion = WeightCriterion | ActivityCriterion | 'taylor'
 
 /** @internal */
 export type ResolvedStructured = Required<Omit<StructuredPruneStep, 'layers' | 'gradients'>> & {
@@ -83,18 +85,18 @@ export type ResolvedStructured = Required<Omit<StructuredPruneStep, 'layers' | '
   readonly gradients?: string | Gradients
 }
 
-const kCriteria = ['l1', 'l2', 'gamma', 'geometric-median', 'random', ...kActivityCriteria, 'taylor'] as const
-const isActivity = (criterion: StructuredCriterion): criterion is ActivityCriterion => (kActivityCriteria as readonly string[]).includes(criterion)
-
 const isStructured = (step: object): step is ResolvedStructured => (step as { structure?: unknown }).structure !== undefined
 
 function resolveStructured(value: object, parameter: string): ResolvedStructured {
-  const given = options(value, parameter, ['step', 'structure', 'sparsity', 'scope', 'criterion', 'roundTo', 'minChannels', 'seed', 'layers', 'gradients', 'merge', 'reconstruct', 'ridge'])
+  const given = options(value, parameter, ['step', 'structure', 'sparsity', 'scope', 'criterion', 'roundTo', 'minChannels', 'seed', 'layers', 'gradients', 'merge', 'reconstruct', 'ridge', 'search', 'increment'])
   const sparsity = given.sparsity === undefined ? fail('ERR_RANGE', `${parameter}.sparsity`, 'a share from 0 to below 1', given.sparsity) : finite(given.sparsity, `${parameter}.sparsity`, 0, 1)
   if (sparsity === 1) fail('ERR_RANGE', `${parameter}.sparsity`, 'a share below 1: something must stay', sparsity)
   const criterion = given.criterion === undefined ? 'l1' : oneOf(given.criterion, `${parameter}.criterion`, kCriteria)
   const merge = given.merge === undefined ? false : boolean(given.merge, `${parameter}.merge`)
   if (merge && given.criterion !== undefined && criterion !== 'l1') fail('ERR_RANGE', `${parameter}.criterion`, 'nothing beside merge, which chooses by resemblance', criterion)
+  const search = given.search === undefined ? 'none' : oneOf(given.search, `${parameter}.search`, ['none', 'netadapt'])
+  if (search === 'netadapt' && merge) fail('ERR_RANGE', `${parameter}.merge`, "nothing with search: 'netadapt'", merge)
+  if (search === 'netadapt' && criterion === 'taylor') fail('ERR_RANGE', `${parameter}.criterion`, "another criterion with search: 'netadapt': gradients are those of the whole model", criterion)
   if ((criterion === 'taylor') !== (given.gradients !== undefined))
     fail('ERR_RANGE', `${parameter}.gradients`, criterion === 'taylor' ? "gradients by weight name, for the criterion 'taylor'" : "nothing without the criterion 'taylor'", given.gradients)
   return {
@@ -107,6 +109,8 @@ function resolveStructured(value: object, parameter: string): ResolvedStructured
     minChannels: given.minChannels === undefined ? 1 : integer(given.minChannels, `${parameter}.minChannels`, 1, 2 ** 31 - 1),
     seed: given.seed === undefined ? 0 : integer(given.seed, `${parameter}.seed`, 0, 2 ** 32 - 1),
     merge,
+    search,
+    increment: given.increment === undefined ? 0.03 : finite(given.increment, `${parameter}.increment`, 0.001, 1),
     reconstruct: given.reconstruct === undefined ? false : boolean(given.reconstruct, `${parameter}.reconstruct`),
     ridge: given.ridge === undefined ? 0.001 : finite(given.ridge, `${parameter}.ridge`, 0),
     layers: parseSelector(given.layers, `${parameter}.layers`),
@@ -119,133 +123,96 @@ export function withStructure<S extends { readonly step: 'prune' }>(pass: Pass<S
   return {
     name: 'prune',
     resolve: (value, parameter) => (isStructured(value) ? resolveStructured(value, parameter) : pass.resolve(value, parameter)),
-    needs: (step) => (!isStructured(step) ? pass.needs(step) : step.reconstruct || isActivity(step.criterion) ? ['calibration'] : []),
+    needs: (step) => (!isStructured(step) ? pass.needs(step) : step.reconstruct || step.search === 'netadapt' || isActivity(step.criterion) ? ['calibration'] : []),
     apply: (model, step, context) => (isStructured(step) ? applyStructured(model, step, context) : pass.apply(model, step, context)),
   }
 }
 
-const kSides: Readonly<Record<Structured, Sides>> = { filter: 'makers', channel: 'readers', neuron: 'both', head: 'both', all: 'both' }
 const kWords: Readonly<Record<Structured, string>> = { filter: 'filters', channel: 'channels', neuron: 'neurons', head: 'heads', all: 'filters, neurons and heads' }
+
+/** What was done to a model, to be reported. */
+interface Done {
+  readonly gone: Gone
+  readonly removed: number
+  readonly all: number
+  readonly reasons: ReadonlyMap<string, string>
+  readonly macs: readonly [before: number, after: number]
+  readonly rounds?: readonly Round[]
+}
 
 /** Removes units for good. */
 async function applyStructured(model: Model, step: ResolvedStructured, context: Context): Promise<PassResult> {
+  await context.run.tell('prune', 0, 1, 'dependencies')
+  const before = describe(model)
+  const original = model.clone()
+  const done = step.search === 'netadapt' ? await netadapt(model, step, context, context.spared, context.judge) : await once(model, step, context)
+  await context.run.tell('prune', 1, 1)
+  const errors = lostShares(original, done.gone, context.memory.scratch)
+  const layers = before.flatMap((base): LayerReport[] => {
+    const now = model.graph.initializers.get(base.weight)
+    const changed = now && now.dims.some((d, i) => d !== base.dims[i])
+    if (changed) return [{ ...base, action: 'pruned', dimsAfter: now.dims, bytesAfter: now.byteLength, error: errors.get(base.weight) ?? 0 }]
+    const reason = done.reasons.get(base.weight)
+    return reason ? [{ ...base, action: 'kept', reason, bytesAfter: base.bytesBefore }] : []
+  })
+  const [macs, after] = done.macs
+  const how = [step.merge ? 'merged' : step.criterion, step.search === 'netadapt' ? `netadapt, ${done.rounds?.length} rounds` : step.scope].join(', ')
+  const summary =
+    `Removed ${count(done.removed)} of ${count(done.all)} ${kWords[step.structure]} (${how}) from ${layers.filter((l) => l.action === 'pruned').length} weights: ` +
+    `${count(macs)} multiplications became ${count(after)} (${percent(macs ? after / macs : 1, 1)}).`
+  return { layers, summary }
+}
+
+/** The share of every group, or of all. */
+async function once(model: Model, step: ResolvedStructured, context: Context): Promise<Done> {
   const { run, memory, calibration } = context
-  await run.tell('prune', 0, 1, 'dependencies')
-  const structure = structureOf(model, await inputDims(model, context))
+  const structure = structureOf(model, await inputDims(model, calibration))
   const { chosen, reasons } = chooseGroups(model, structure, step, context.spared)
   const { groups, scores } = await scored(model, chosen, step, context, reasons)
+  const blame = (group: Group, why: string): void => {
+    for (const m of group.members) if (m.role === 'output') reasons.set(m.tensor, why)
+  }
   let units = chooseUnits(groups, scores, step)
   const merges = new Map<Group, readonly Merge[]>()
   if (step.merge)
     units = units.map((going, g) => {
       const found = similarUnits(model.graph, groups[g]!, going.length, memory.scratch)
       if (typeof found === 'string') {
-        for (const m of groups[g]!.members) if (m.role === 'output') reasons.set(m.tensor, found)
+        blame(groups[g]!, found)
         return []
       }
       merges.set(groups[g]!, found)
       return found.map((m) => m.from).sort((a, b) => a - b)
     })
-  const removals = groups.map((group, g): Removal => ({ group, units: units[g]! })).filter((r) => r.units.length > 0)
-  const before = describe(model)
+  const wanted = groups.map((group, g): Removal => ({ group, units: units[g]! })).filter((r) => r.units.length > 0)
   const macs = totalMacs(model, structure.dims)
-  const errors = lostShares(model, removals, memory.scratch)
   const original = model.clone()
-  const refused = removeUnits(model, structure, removals, memory.keep, (good) => {
+  let removals: readonly Removal[] = []
+  const refused = removeUnits(model, structure, wanted, memory.keep, (good) => {
+    removals = good
     for (const { group } of good) mergeUnits(model.graph, group, merges.get(group) ?? [])
   })
-  if (step.reconstruct) await reconstruct(original, model, removals.filter((r) => !refused.has(r.group)), calibration!, run, step.ridge)
-  for (const [group, why] of refused) for (const m of group.members) if (m.role === 'output') reasons.set(m.tensor, why)
-  const after = totalMacs(model, structure.dims)
-  await run.tell('prune', chosen.length, chosen.length)
-  const layers = before.flatMap((base): LayerReport[] => {
-    const now = model.graph.initializers.get(base.weight)
-    const changed = now && now.dims.some((d, i) => d !== base.dims[i])
-    if (changed) return [{ ...base, action: 'pruned', dimsAfter: now.dims, bytesAfter: now.byteLength, error: errors.get(base.weight) ?? 0 }]
-    const reason = reasons.get(base.weight)
-    return reason ? [{ ...base, action: 'kept', reason, bytesAfter: base.bytesBefore }] : []
-  })
-  const gone = removals.filter((r) => !refused.has(r.group)).reduce((n, r) => n + r.units.length, 0)
-  const all = chosen.reduce((n, g) => n + g.units, 0)
-  const summary =
-    `Removed ${count(gone)} of ${count(all)} ${kWords[step.structure]} (${step.merge ? 'merged' : step.criterion}, ${step.scope}) from ${layers.filter((l) => l.action === 'pruned').length} weights: ` +
-    `${count(macs)} multiplications became ${count(after)} (${percent(macs ? after / macs : 1, 1)}).`
-  return { layers, summary }
-}
-
-/** The groups that can be scored, with their scores; `reasons` hears of the others. */
-async function scored(model: Model, chosen: readonly Group[], step: ResolvedStructured, { run, memory, calibration }: Context, reasons: Map<string, string>): Promise<{ groups: Group[]; scores: Float64Array[] }> {
-  const { criterion } = step
-  const sides = kSides[step.structure]
-  const groups: Group[] = []
-  const scores: Float64Array[] = []
-  const gradients = typeof step.gradients === 'string' ? await Gradients.load(step.gradients) : step.gradients
-  const active = isActivity(criterion) ? await activityScores(model, chosen, criterion, calibration!, run) : undefined
-  for (const [i, group] of chosen.entries()) {
-    await run.tell('prune', i, chosen.length, group.name)
-    const found = active
-      ? active[i]!
-      : gradients
-        ? taylorScores(model.graph, group, gradients, sides, memory.scratch)
-        : weightScores(model.graph, group, criterion as WeightCriterion, sides, step.seed, memory.scratch)
-    if (typeof found === 'string') {
-      for (const m of group.members) if (m.role === 'output') reasons.set(m.tensor, found)
-      continue
-    }
-    groups.push(group)
-    scores.push(found)
+  for (const [group, why] of refused) blame(group, why)
+  const gone = goneIndices(removals)
+  if (step.reconstruct) await reconstruct(original, model, gone, new Set(gone.keys()), calibration!, run, step.ridge)
+  return {
+    gone,
+    removed: removals.reduce((n, r) => n + r.units.length, 0),
+    all: chosen.reduce((n, g) => n + g.units, 0),
+    reasons,
+    macs: [macs, totalMacs(model, structure.dims)],
   }
-  return { groups, scores }
-}
-
-/** Sizes of the calibration's first inputs; without one the model's own, guesses where it leaves them open. */
-async function inputDims(model: Model, { calibration }: Context): Promise<ReadonlyMap<string, readonly number[]> | undefined> {
-  const needed = model.graph.inputs.filter((i) => !model.graph.initializers.has(i.name))
-  if (!calibration || needed.every((i) => i.dims?.every((d) => typeof d === 'number'))) return undefined
-  for await (const inputs of calibration.inputs()) {
-    const dims = new Map<string, readonly number[]>()
-    for (const i of needed) {
-      const value = inputs[i.name]
-      const given = value && 'dims' in value ? (value.dims as readonly number[]) : undefined
-      if (given) dims.set(i.name, given)
-    }
-    return dims.size === needed.length ? dims : undefined
-  }
-  return undefined
-}
-
-/** The groups of the structure that is asked for and of the layers that are chosen; `reasons`: why others stay. */
-function chooseGroups(model: Model, { groups, kept }: Structure, step: ResolvedStructured, spared: ReadonlySet<string>): { chosen: Group[]; reasons: Map<string, string> } {
-  const all = weights(model.graph)
-  const named = all.map((w) => ({ name: w.name, op: w.op, weight: w.initializer.name, elements: w.initializer.elementCount }))
-  const unmatched = unmatchedNames(step.layers, named)
-  if (unmatched.length)
-    throw new WhittleError('ERR_RANGE', 'layers', `layers: no weight is called ${unmatched.map((u) => JSON.stringify(u)).join(', ')}`)
-  const wanted = new Set(named.filter((n) => selects(step.layers, n, 0)).map((n) => n.weight))
-  const excluded = step.layers.exclude ? new Set(named.filter((n) => !selects({ exclude: step.layers.exclude! }, n, 0)).map((n) => n.weight)) : new Set<string>()
-  const reasons = new Map([...kept].filter(([tensor]) => wanted.has(tensor)))
-  const kind = step.structure === 'channel' ? 'filter' : step.structure
-  const chosen = groups.filter((g) => {
-    if ((kind !== 'all' && g.kind !== kind) || g.units < 2) return false
-    const makers = g.members.filter((m) => m.role === 'output')
-    if (!makers.some((m) => wanted.has(m.tensor)) || g.members.some((m) => excluded.has(m.tensor))) return false
-    const held = g.members.find((m) => spared.has(m.tensor))
-    if (!held) return true
-    for (const m of makers) reasons.set(m.tensor, m.tensor === held.tensor ? 'the gate spared it' : `the gate spared ${held.tensor}, which is coupled to it`)
-    return false
-  })
-  return { chosen, reasons }
 }
 
 const describe = (model: Model) => weights(model.graph).filter((w) => w.graph === model.graph).map(describeWeight)
 
 /** ‖removed‖ / ‖w‖ of each weight, by name. */
-function lostShares(model: Model, removals: readonly Removal[], scratch: Context['memory']['scratch']): Map<string, number> {
-  const gone = goneIndices(removals)
+function lostShares(model: Model, gone: Gone, scratch: Context['memory']['scratch']): Map<string, number> {
   const lost = new Map<string, number>()
   for (const [tensor, axes] of gone) {
-    const initializer = model.graph.initializers.get(tensor)!
-    if (initializer.type !== 'float32' || initializer.dims.length < 2) continue
+    // A bias that a fit made and a later round cut is not there.
+    const initializer = model.graph.initializers.get(tensor)
+    if (initializer?.type !== 'float32' || initializer.dims.length < 2) continue
     const data = scratch.read(initializer).data as Float32Array
     const strides = initializer.dims.map((_, a) => initializer.dims.slice(a + 1).reduce((n, d) => n * d, 1))
     let [all, away] = [0, 0]

@@ -16,9 +16,12 @@ export interface Removal {
   readonly units: readonly number[]
 }
 
+/** @internal Indices by tensor and axis. */
+export type Gone = Map<string, Map<number, Set<number>>>
+
 /** @internal Which indices of which axes of which tensors the removals take. */
-export function goneIndices(removals: readonly Removal[]): Map<string, Map<number, Set<number>>> {
-  const gone = new Map<string, Map<number, Set<number>>>()
+export function goneIndices(removals: readonly Removal[]): Gone {
+  const gone: Gone = new Map()
   for (const { group, units } of removals)
     for (const { tensor, axis, per, indices } of group.members) {
       const axes = gone.get(tensor) ?? new Map<number, Set<number>>()

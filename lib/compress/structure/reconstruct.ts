@@ -10,7 +10,7 @@ import type { Run } from '../progress'
 import { inverseFactor } from '../second/linear'
 import { fromRows, rowLayoutOf, toRows, type RowLayout } from '../second/matrix'
 import { samplesOf } from '../second/samples'
-import { goneIndices, type Removal } from './cut'
+import type { Gone } from './cut'
 
 /** A layer of the pruned model whose weights are fitted anew. */
 interface Target {
@@ -35,12 +35,13 @@ const kRows = 1024
  * gives them, they make what the original made (He 2017, eq. 5, with the errors of earlier layers seen as in its section 3.2). Ridge: the
  * squared change of the weights counts `ridge` times the inputs' mean square.
  *
- * `original` is the model before the cut, `model` the one after it, which is edited.
+ * `original` is the model before the cut, `model` the one after it, which is edited; `gone` says what it lacks, and of its weights those
+ * that are `touched` are fitted.
  *
  * @returns how many layers were fitted
  */
-export async function reconstruct(original: Model, model: Model, removals: readonly Removal[], calibration: Calibration, run: Run, ridge: number): Promise<number> {
-  const targets = targetsOf(original, model, removals)
+export async function reconstruct(original: Model, model: Model, gone: Gone, touched: ReadonlySet<string>, calibration: Calibration, run: Run, ridge: number): Promise<number> {
+  const targets = targetsOf(original, model, gone, touched)
   for (const [i, target] of targets.entries()) {
     await run.tell('prune', i, targets.length, target.node.name || target.weight)
     await fit(original, model, target, calibration, run, ridge)
@@ -48,16 +49,15 @@ export async function reconstruct(original: Model, model: Model, removals: reado
   return targets.length
 }
 
-function targetsOf(original: Model, model: Model, removals: readonly Removal[]): Target[] {
-  const gone = goneIndices(removals)
-  const readers = new Set(removals.flatMap((r) => r.group.members.filter((m) => m.role === 'input').map((m) => m.tensor)))
+function targetsOf(original: Model, model: Model, gone: Gone, touched: ReadonlySet<string>): Target[] {
   const found: Target[] = []
   for (const node of model.graph.nodes) {
     const [input, weight] = node.inputs
     if (!input || !weight || !node.is('Conv', 'ConvTranspose', 'MatMul', 'Gemm')) continue
     const initializer = model.graph.initializers.get(weight)
-    const depthwise = node.is('Conv', 'ConvTranspose') && gone.has(weight)
-    if (!initializer || initializer.type !== 'float32' || (!readers.has(weight) && !depthwise)) continue
+    const depthwise = node.is('Conv', 'ConvTranspose') && node.int('group', 1) > 1
+    const reads = gone.get(weight)?.has(inputAxisOf(node)) === true
+    if (!initializer || initializer.type !== 'float32' || !touched.has(weight) || (!reads && !depthwise)) continue
     if (model.graph.users(weight).length !== 1 || model.graph.constant(input)) continue
     if (node.is('MatMul') && initializer.dims.length !== 2) continue
     if (node.is('Gemm') && (node.int('transA', 0) || node.float('alpha', 1) !== 1 || node.float('beta', 1) !== 1)) continue
@@ -81,6 +81,11 @@ function targetsOf(original: Model, model: Model, removals: readonly Removal[]):
     found.push({ node, weight, layout, input, output, bias, outputs: Array.from({ length: all }, (_, i) => i).filter((i) => !away?.has(i)) })
   }
   return found
+}
+
+/** Of a layer without groups. */
+function inputAxisOf(node: Node): number {
+  return node.is('Conv') ? 1 : 1 - outputAxisOf(node)
 }
 
 function outputAxisOf(node: Node): number {
