@@ -41,7 +41,7 @@ test('the factor of the inverse is the inverse, for sizes around the blocks', ()
         if (j < i && factor[i * size + j] !== 0) throw new Error('not triangular')
       }
     expect(worst).toBeLessThan(1e-10)
-    inverseDiagonal(own, size).forEach((v, i) => expect(v / want[i]![i]!).toBeCloseTo(1, 8))
+    inverseDiagonal(factor, size).forEach((v, i) => expect(v / want[i]![i]!).toBeCloseTo(1, 8))
   }
 })
 

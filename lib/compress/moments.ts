@@ -50,7 +50,7 @@ export interface MomentsOptions {
   readonly block?: number
   /**
    * Vectors that are multiplied as they come, for one layer; of what comes after, every second one, then every fourth, with
-   * their weight. Default 64 times the features, 4096 to 65536.
+   * their weight. Default 16 times the features, 2048 to 32768.
    */
   readonly maxRows?: number
   readonly threads?: number
@@ -197,7 +197,7 @@ class Accumulator {
     this.#size = size
     this.#hessian = allocate('float64', groups * size * size, 'calibration') as Float64Array
     this.#sum = allocate('float64', groups * size, 'calibration') as Float64Array
-    this.#limit = Math.max(2, maxRows ?? Math.min(65536, Math.max(4096, 64 * size)))
+    this.#limit = Math.max(2, maxRows ?? Math.min(32768, Math.max(2048, 16 * size)))
     this.#chunk = Math.max(16, Math.min(kChunk, Math.floor(2 ** 22 / (groups * size))))
   }
 

@@ -24,6 +24,8 @@ export interface LayerReport {
   readonly bytesAfter: number
   /** ‖w − ŵ‖₂ / ‖w‖₂, of the tensor as a whole. */
   readonly error?: number
+  /** Σ(y − ŷ)² / Σ(y − ȳ)² of the layer's outputs over the calibration inputs, its own inputs taken as they are. */
+  readonly outputError?: number
   /** Share of zeros afterwards. */
   readonly sparsity?: number
 }

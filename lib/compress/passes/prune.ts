@@ -4,6 +4,7 @@ import {
   GlobalThreshold,
   importance,
   mask,
+  type Criterion,
   type ImportanceOptions,
   type MaskOptions,
   type Pattern,
@@ -11,30 +12,61 @@ import {
 } from '../../kernels/select'
 import { Initializer, MemorySource } from '../../model/graph'
 import type { Model } from '../../model/model'
+import { SafeTensors } from '../../model/safetensors'
 import { weights, type Weight } from '../../model/weights'
 import { count, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { sizeOf, type Tensor } from '../../tensor'
-import { fail, finite, integer, oneOf, options } from '../../validate'
+import { boolean, fail, finite, integer, oneOf, options, string } from '../../validate'
 import { ComputedSource, firstNonFinite, relativeError, sparsityOf, type Scratch } from '../computed'
 import type { Run } from '../progress'
+import { pruneCalibrated, type CalibratedPrune, type Gradients } from '../second/prune'
 import { parseSelector, type LayerSelector, type Layers } from '../selectors'
 import { chooseLayers, describeWeight, type Context, type Pass, type PassResult } from './pass'
 
-/** Magnitude pruning: the least important weights become zero; shapes stay. */
+/** The least important weights become zero; shapes stay. */
 export interface PruneStep {
   readonly step: 'prune'
-  /** Share of weights to remove, 0 to 1. Needed, except with an `n:m` pattern, which implies it. */
-  readonly sparsity?: number
+  /**
+   * Share of weights to remove, 0 to 1. Needed, except with an `n:m` pattern, which implies it. `'auto'` finds a share for each
+   * layer, so that `target` of all chosen weights go and the layers' outputs move least: a scan of every layer at nine shares
+   * over the calibration inputs.
+   */
+  readonly sparsity?: number | 'auto'
+  /** Of `sparsity: 'auto'`: share of all chosen weights to remove. */
+  readonly target?: number
   /** Default `'unstructured'`. `'n:m'` keeps n of every m values along the reduction. Blocks are rows × columns of the weight seen as [outputs, reduction]. */
   readonly pattern?: Pattern
   /**
    * `'uniform'` (default): the ratio holds in every layer; `'global'`: one threshold for all chosen layers;
-   * `'balanced'`: the ratio holds in every row.
+   * `'balanced'`: the ratio holds in every row (default for `'wanda'`). With calibration inputs not `'global'`, whose place
+   * `sparsity: 'auto'` takes.
    */
   readonly scope?: Scope
-  /** Score: `'l1'` (default, absolute value) or `'l2'`; they differ where a block or channel is scored as one. */
-  readonly criterion?: 'l1' | 'l2'
+  /**
+   * Score of a weight; that of a block is the sum.
+   *
+   * From weights alone: `'l1'` (default, absolute value) or `'l2'`, which differ where a block or channel is scored as one;
+   * `'random'` (the control); `'sensitivity'`, |g·w| with given `gradients` (SNIP 2019).
+   *
+   * With calibration inputs x, H = Σ x xᵀ: `'wanda'`, |w|·‖x‖₂ (Sun 2023); `'obd'`, ½ Hᵢᵢ w² (LeCun 1990); `'obs'`, w² / 2[H⁻¹]ᵢᵢ
+   * (Hassibi 1993); `'sparsegpt'`, the same for weights as they are after those before them were removed (Frantar 2023). The last two
+   * correct the weights that stay. Kernels of depthwise convolutions are few numbers each: there `'sparsegpt'` is `'obs'`.
+   */
+  readonly criterion?: 'l1' | 'l2' | 'random' | 'sensitivity' | 'wanda' | 'obd' | 'obs' | 'sparsegpt'
+  /** Whether the weights that stay are fitted to the layer's outputs over the calibration inputs. Default: as `criterion` says. */
+  readonly update?: boolean
+  /** Of `'obs'`, `'sparsegpt'` and `update`: added to H's diagonal, as a share of its mean. Default 0.01. */
+  readonly damping?: number
+  /**
+   * With calibration inputs: `true` (default) has each layer see what pruning the layers before it left of its inputs, in up to
+   * twelve runs over the calibration inputs; `false` takes the original inputs of all layers, in one run.
+   */
+  readonly sequential?: boolean
+  /** Of `'sensitivity'`: a safetensors file with the gradient of the loss for each chosen weight, by its name. */
+  readonly gradients?: string
+  /** Of `'random'`, default 0. */
+  readonly seed?: number
   /**
    * What the columns of blocks and the groups of `n:m` run along. `'reduction'` (default): all products of a sum as they lie,
    * which in a convolution larger than 1 x 1 are taps of one input channel after the other. `'inputs'`: input channels, each tap
@@ -45,8 +77,9 @@ export interface PruneStep {
   readonly layers?: Layers
 }
 
-/** @internal */
-export type ResolvedPrune = Required<Omit<PruneStep, 'layers'>> & { readonly layers: LayerSelector }
+/** @internal Fields that do not matter to a step are absent. */
+export type ResolvedPrune = Required<Omit<PruneStep, 'layers' | kSometimes>> & Pick<PruneStep, kSometimes> & { readonly layers: LayerSelector }
+type kSometimes = 'target' | 'update' | 'damping' | 'sequential' | 'gradients' | 'seed'
 
 const kMinElements = 256
 const kOps = ['Conv', 'ConvTranspose', 'Gemm', 'MatMul']
@@ -58,6 +91,8 @@ interface Plan {
   readonly matrix: readonly number[]
   /** How `importance` scores a group; elements where nothing is said. */
   readonly score: ImportanceOptions
+  /** The gradient of the loss, as the tensor lies. */
+  readonly gradient?: () => Float32Array
   /** What paints a choice of groups over the weight; `undefined` where groups are elements. */
   readonly paint?: Pick<MaskOptions, 'pattern' | 'axis'>
   /** Which axis of the scores counts rows of outputs. */
@@ -69,17 +104,22 @@ interface Plan {
 }
 
 /** @internal Magnitude pruning: weights become +0, shapes stay. */
-export const prunePass: Pass<ResolvedPrune> = { name: 'prune', resolve: resolvePrune, needs: () => [], apply }
+export const prunePass: Pass<ResolvedPrune> = { name: 'prune', resolve: resolvePrune, needs: (step) => (isCalibrated(step) ? ['calibration'] : []), apply }
 
 async function apply(model: Model, step: ResolvedPrune, context: Context): Promise<PassResult> {
   const { run, memory: { keep, scratch } } = context
   const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, { ops: kOps, spared: context.spared })
-  const plans = chosen.map((weight) => planFor(weight, step))
+  const gradients = await gradientsOf(step, chosen)
+  if (isCalibrated(step)) {
+    const { target = 0, update = false, damping = 0.01, sequential = true, seed = 0 } = step
+    const layers = await pruneCalibrated(model, chosen, { ...step, target, update, damping, sequential, seed } as CalibratedPrune, gradients, context)
+    return { layers, summary: summarize(layers, step) }
+  }
+  const { sparsity } = step as { sparsity: number }
+  const plans = chosen.map((weight, i) => planFor(weight, step, i, gradients))
   const possible = plans.filter((p): p is Plan => typeof p === 'object')
-  const chooser = await chooserFor(possible, step, scratch, run)
+  const chooser = await chooserFor(possible, { ...step, sparsity }, scratch, run)
   const layers: LayerReport[] = []
-  let zeros = 0
-  let total = 0
   for (const [i, weight] of chosen.entries()) {
     await run.tell('prune', i, chosen.length, weight.name)
     const plan = plans[i]!
@@ -91,7 +131,6 @@ async function apply(model: Model, step: ResolvedPrune, context: Context): Promi
     const { initializer, graph } = weight
     const compute = (): Float32Array => pruned(plan, chooser, scratch)
     const data = compute()
-    const sparsity = sparsityOf(data)
     const error = relativeError(scratch.read(initializer).data as Float32Array, data)
     const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength)
     const source = keep.take(bytes.byteLength)
@@ -101,41 +140,66 @@ async function apply(model: Model, step: ResolvedPrune, context: Context): Promi
           return new Uint8Array(again.buffer as ArrayBuffer, again.byteOffset, again.byteLength)
         })
     graph.setInitializer(initializer.name, new Initializer(initializer.name, 'float32', initializer.dims, source))
-    layers.push({ ...base, action: 'pruned', bytesAfter: base.bytesBefore, sparsity, error })
-    zeros += sparsity * data.length
-    total += data.length
+    layers.push({ ...base, action: 'pruned', bytesAfter: base.bytesBefore, sparsity: sparsityOf(data), error })
   }
   await run.tell('prune', chosen.length, chosen.length)
+  return { layers, summary: summarize(layers, step) }
+}
+
+function summarize(layers: readonly LayerReport[], step: ResolvedPrune): string {
   const shape = typeof step.pattern === 'string' ? step.pattern : `blocks of ${step.pattern.block.join('×')}`
-  const kept = layers.filter((l) => l.action === 'kept').length
-  const summary =
-    `Pruned ${layers.length - kept} of ${layers.length} weights (${shape}, ${step.scope}): ` +
+  const done = layers.filter((l) => l.action === 'pruned')
+  const kept = layers.length - done.length
+  const zeros = done.reduce((sum, l) => sum + l.sparsity! * l.elements, 0)
+  const total = done.reduce((sum, l) => sum + l.elements, 0)
+  const how = step.sparsity === 'auto' ? 'by sensitivity' : step.scope
+  const by = step.criterion === 'l1' ? '' : `, ${step.criterion}`
+  return (
+    `Pruned ${done.length} of ${layers.length} weights (${shape}, ${how}${by}): ` +
     `${percent(total ? zeros / total : 0, 1)} of ${count(total)} values are zero${kept ? `; ${kept} stayed as they were` : ''}.`
-  return { layers, summary }
+  )
+}
+
+const isCalibrated = (step: ResolvedPrune): boolean => step.sequential !== undefined
+
+/** Gradients that the step's file holds for the chosen weights. */
+async function gradientsOf({ gradients }: ResolvedPrune, chosen: readonly Weight[]): Promise<Gradients> {
+  if (gradients === undefined) return () => undefined
+  const file = await SafeTensors.load(gradients)
+  for (const { initializer } of chosen) {
+    const found = file.tensors.get(initializer.name)
+    const dims = `float32 [${initializer.dims.join(', ')}]`
+    if (found?.type !== 'float32' || found.dims.join() !== initializer.dims.join())
+      throw new WhittleError('ERR_RANGE', 'gradients', `gradients: expected ${dims} for ${initializer.name}, got ${found ? `${found.type} [${found.dims.join(', ')}]` : 'nothing'}`)
+  }
+  return (weight) => file.tensors.get(weight)!.readSync().data as Float32Array
 }
 
 /** The plan for one weight, or why the pattern does not suit it. */
-function planFor(weight: Weight, step: ResolvedPrune): Plan | string {
-  const { pattern, criterion } = step
+function planFor(weight: Weight, step: ResolvedPrune, number: number, gradients: Gradients): Plan | string {
+  const { pattern } = step
+  const criterion = step.criterion as Criterion
+  const score = criterion === 'random' ? { criterion, seed: step.seed! + number } : { criterion }
+  const base = { weight, ...(criterion === 'sensitivity' ? { gradient: (): Float32Array => gradients(weight.initializer.name)! } : {}) }
   const { initializer, view } = weight
   const { dims, outputAxis, reductionAxis } = view
   const taps = weight.op === 'Conv' ? sizeOf(initializer.dims.slice(2)) : 1
   if (step.along === 'inputs' && taps > 1 && pattern !== 'unstructured' && pattern !== 'channel') {
     const [outputs, channels] = initializer.dims as [number, number]
     // Channels behind taps, so that groups of channels are neighbours.
-    const plan = planFor({ ...weight, op: 'Gemm', view: { dims: [outputs, taps * channels], outputAxis: 0, reductionAxis: 1 } }, step)
+    const plan = planFor({ ...weight, op: 'Gemm', view: { dims: [outputs, taps * channels], outputAxis: 0, reductionAxis: 1 } }, step, number, gradients)
     if (typeof plan === 'string') return plan
     const width = typeof pattern === 'string' ? Number(pattern.split(':')[1]) : pattern.block[1]
     if (channels % width) return `${width} does not divide its ${channels} input channels`
     return { ...plan, weight, turn: [channels, taps] }
   }
   if (initializer.type !== 'float32') return `${initializer.type} weights are not pruned`
-  if (pattern === 'unstructured') return { weight, matrix: dims, score: { criterion }, rows: outputAxis }
+  if (pattern === 'unstructured') return { ...base, matrix: dims, score, rows: outputAxis }
   if (pattern === 'channel')
     return {
-      weight,
+      ...base,
       matrix: dims,
-      score: { criterion, axis: outputAxis },
+      score: { ...score, axis: outputAxis },
       paint: { pattern, axis: outputAxis },
       rows: 0,
     }
@@ -143,7 +207,7 @@ function planFor(weight: Weight, step: ResolvedPrune): Plan | string {
   if (typeof pattern === 'string') {
     const m = Number(pattern.split(':')[1])
     if (dims[reductionAxis]! % m) return `${m} does not divide its reduction of ${dims[reductionAxis]}`
-    return { weight, matrix: dims, score: { criterion }, rows: outputAxis, runs: { pattern, axis: reductionAxis } }
+    return { ...base, matrix: dims, score, rows: outputAxis, runs: { pattern, axis: reductionAxis } }
   }
   // Blocks are outputs × reduction; where outputs are the columns the block lies on its side.
   const sideways = reductionAxis < outputAxis
@@ -152,13 +216,13 @@ function planFor(weight: Weight, step: ResolvedPrune): Plan | string {
     return `blocks of ${r}×${c} do not divide ${dims[outputAxis]} outputs × ${dims[reductionAxis]}`
   const block: readonly [number, number] = sideways ? [c, r] : [r, c]
   const matrix = [sizeOf(dims) / dims[dims.length - 1]!, dims[dims.length - 1]!]
-  return { weight, matrix, score: { criterion, block }, paint: { pattern: { block } }, rows: sideways ? 1 : 0 }
+  return { ...base, matrix, score: { ...score, block }, paint: { pattern: { block } }, rows: sideways ? 1 : 0 }
 }
 
 /** Options that choose the groups of the i-th plan out of its scores. */
 type Chooser = (plan: Plan) => MaskOptions
 
-async function chooserFor(plans: readonly Plan[], step: ResolvedPrune, scratch: Scratch, run: Run): Promise<Chooser> {
+async function chooserFor(plans: readonly Plan[], step: ResolvedPrune & { sparsity: number }, scratch: Scratch, run: Run): Promise<Chooser> {
   const { sparsity, scope } = step
   if (plans[0]?.runs) return ({ runs }) => ({ ...runs })
   if (scope === 'uniform') return () => ({ sparsity })
@@ -200,7 +264,9 @@ function turned(data: Float32Array, [rows, columns]: readonly [number, number]):
 
 function scoresOf(plan: Plan, values: Tensor<Float32Array>, scratch: Scratch): Tensor<Float32Array> {
   const grouped = plan.score.axis !== undefined || plan.score.block !== undefined
-  return importance(values, grouped ? plan.score : { ...plan.score, out: scratch.floats('floats', values.data.length) })
+  const gradient = plan.gradient?.()
+  const score = gradient ? { ...plan.score, grad: { ...values, data: plan.turn ? turned(gradient, plan.turn) : gradient } } : plan.score
+  return importance(values, grouped ? score : { ...score, out: scratch.floats('floats', values.data.length) })
 }
 
 function pruned(plan: Plan, chooser: Chooser, scratch: Scratch): Float32Array {
@@ -218,37 +284,71 @@ function pruned(plan: Plan, chooser: Chooser, scratch: Scratch): Float32Array {
   return plan.turn ? turned(data, [plan.turn[1], plan.turn[0]]) : data
 }
 
+const kKeys = ['step', 'sparsity', 'target', 'pattern', 'scope', 'criterion', 'update', 'damping', 'sequential', 'gradients', 'seed', 'along', 'layers'] as const
+const kCriteria = ['l1', 'l2', 'random', 'sensitivity', 'wanda', 'obd', 'obs', 'sparsegpt'] as const
+const kUpdating: readonly string[] = ['obs', 'sparsegpt']
+const kFromCalibration: readonly string[] = ['wanda', 'obd', ...kUpdating]
+
 function resolvePrune(value: object, parameter: string): ResolvedPrune {
-  const given = options(value, parameter, ['step', 'sparsity', 'pattern', 'scope', 'criterion', 'along', 'layers'])
+  const given = options(value, parameter, kKeys)
   const pattern = resolvePattern(given.pattern, `${parameter}.pattern`)
-  const scope =
-    given.scope === undefined ? 'uniform' : oneOf(given.scope, `${parameter}.scope`, ['global', 'uniform', 'balanced'])
-  let sparsity = given.sparsity === undefined ? undefined : finite(given.sparsity, `${parameter}.sparsity`, 0, 1)
-  if (typeof pattern === 'string' && pattern.includes(':')) {
-    const [n, m] = pattern.split(':').map(Number) as [number, number]
-    if (sparsity !== undefined && Math.abs(sparsity - (1 - n / m)) > 1e-9)
-      fail(
-        'ERR_RANGE',
-        `${parameter}.sparsity`,
-        `${1 - n / m}, which the pattern ${pattern} implies, or nothing`,
-        sparsity,
-      )
-    if (given.scope !== undefined && scope !== 'uniform')
-      fail('ERR_RANGE', `${parameter}.scope`, `nothing: the pattern ${pattern} holds in every group`, given.scope)
-    sparsity = 1 - n / m
+  const criterion = given.criterion === undefined ? 'l1' : oneOf(given.criterion, `${parameter}.criterion`, kCriteria)
+  const updates = kUpdating.includes(criterion)
+  const update = given.update === undefined ? updates : boolean(given.update, `${parameter}.update`)
+  if (criterion === 'sparsegpt' && !update) fail('ERR_RANGE', `${parameter}.update`, "true or nothing with 'sparsegpt', whose score needs it ('obs' does without)", update)
+  const calibrated = update || given.sparsity === 'auto' || kFromCalibration.includes(criterion)
+  const { sparsity, scope } = resolveAmount(given, pattern, criterion, calibrated, parameter)
+  if (pattern === 'channel' && calibrated)
+    fail('ERR_RANGE', `${parameter}.pattern`, "'unstructured', 'n:m' or blocks with what needs calibration inputs", pattern)
+  const only = (key: (typeof kKeys)[number], needed: boolean, where: string): void => {
+    if (given[key] !== undefined && !needed) fail('ERR_RANGE', `${parameter}.${key}`, `nothing but with ${where}`, given[key])
   }
-  if (sparsity === undefined) fail('ERR_RANGE', `${parameter}.sparsity`, 'a share from 0 to 1', sparsity)
-  if (pattern === 'channel' && scope === 'balanced')
-    fail('ERR_RANGE', `${parameter}.scope`, "'global' or 'uniform' for the pattern 'channel'", scope)
+  only('target', sparsity === 'auto', "sparsity: 'auto'")
+  only('damping', calibrated, 'what needs calibration inputs')
+  only('sequential', calibrated, 'what needs calibration inputs')
+  only('gradients', criterion === 'sensitivity', "criterion: 'sensitivity'")
+  only('seed', criterion === 'random', "criterion: 'random'")
   return {
     step: 'prune',
     sparsity,
+    ...(sparsity === 'auto' ? { target: finite(given.target, `${parameter}.target`, 0, 1) } : {}),
     pattern,
     scope,
-    criterion: given.criterion === undefined ? 'l1' : oneOf(given.criterion, `${parameter}.criterion`, ['l1', 'l2']),
+    criterion,
     along: given.along === undefined ? 'reduction' : oneOf(given.along, `${parameter}.along`, ['reduction', 'inputs']),
+    ...(calibrated
+      ? {
+          update,
+          damping: given.damping === undefined ? 0.01 : finite(given.damping, `${parameter}.damping`, 1e-9, 1e9),
+          sequential: given.sequential === undefined ? true : boolean(given.sequential, `${parameter}.sequential`),
+        }
+      : {}),
+    ...(criterion === 'sensitivity' ? { gradients: string(given.gradients, `${parameter}.gradients`) } : {}),
+    ...(criterion === 'random' ? { seed: given.seed === undefined ? 0 : integer(given.seed, `${parameter}.seed`, 0, 2 ** 31 - 1) } : {}),
     layers: parseSelector(given.layers, `${parameter}.layers`),
   }
+}
+
+type Amount = Pick<ResolvedPrune, 'sparsity' | 'scope'>
+
+function resolveAmount(given: Partial<Record<(typeof kKeys)[number], unknown>>, pattern: Pattern, criterion: string, calibrated: boolean, parameter: string): Amount {
+  const scope =
+    given.scope === undefined ? (criterion === 'wanda' ? 'balanced' : 'uniform') : oneOf(given.scope, `${parameter}.scope`, ['global', 'uniform', 'balanced'])
+  if (typeof pattern === 'string' && pattern.includes(':')) {
+    const [n, m] = pattern.split(':').map(Number) as [number, number]
+    const sparsity = given.sparsity === undefined || given.sparsity === 'auto' ? given.sparsity : finite(given.sparsity, `${parameter}.sparsity`, 0, 1)
+    if (sparsity !== undefined && (sparsity === 'auto' || Math.abs(sparsity - (1 - n / m)) > 1e-9))
+      fail('ERR_RANGE', `${parameter}.sparsity`, `${1 - n / m}, which the pattern ${pattern} implies, or nothing`, sparsity)
+    if (given.scope !== undefined && scope !== 'uniform')
+      fail('ERR_RANGE', `${parameter}.scope`, `nothing: the pattern ${pattern} holds in every group`, given.scope)
+    return { sparsity: 1 - n / m, scope: 'uniform' }
+  }
+  if (given.sparsity === undefined) fail('ERR_RANGE', `${parameter}.sparsity`, "a share from 0 to 1, or 'auto'", given.sparsity)
+  if (pattern === 'channel' && scope === 'balanced')
+    fail('ERR_RANGE', `${parameter}.scope`, "'global' or 'uniform' for the pattern 'channel'", scope)
+  if (calibrated && scope === 'global')
+    fail('ERR_RANGE', `${parameter}.scope`, "'uniform' or 'balanced' with calibration inputs (sparsity: 'auto' finds a share for each layer)", scope)
+  return { sparsity: given.sparsity === 'auto' ? 'auto' : finite(given.sparsity, `${parameter}.sparsity`, 0, 1), scope }
 }
 
 function resolvePattern(value: unknown, parameter: string): Pattern {

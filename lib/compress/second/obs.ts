@@ -1,10 +1,8 @@
 import { gemm } from '../../kernels/gemm'
 import { allocate } from '../../tensor'
-import { inverseFactor } from './linear'
 
-/** @internal [H⁻¹]ᵢᵢ of H + λI, λ being `damping` times the mean of the diagonal. */
-export function inverseDiagonal(hessian: Float64Array, n: number, damping = 0.01): Float64Array {
-  const { factor } = inverseFactor(hessian, n, damping)
+/** @internal [H⁻¹]ᵢᵢ, of the factor that `inverseFactor` gives. */
+export function inverseDiagonal(factor: Float64Array, n: number): Float64Array {
   const out = new Float64Array(n)
   for (let k = 0; k < n; k++) for (let i = k; i < n; i++) out[i]! += factor[k * n + i]! ** 2
   return out

@@ -14,6 +14,8 @@ export interface SparseGptOptions {
   readonly balanced?: boolean
   /** Added to the diagonal, as a share of its mean. Default 0.01. */
   readonly damping?: number
+  /** What `inverseFactor` makes of the second moments, where the caller has it. */
+  readonly factor?: Float64Array
 }
 
 /** @internal */
@@ -39,7 +41,7 @@ const kStretch = 128
  */
 export function sparsegpt(weights: Float32Array, rows: number, columns: number, hessian: Float64Array, options: SparseGptOptions): Pruned {
   const { pattern, sparsity, balanced = false, damping = 0.01 } = options
-  const { factor } = inverseFactor(hessian, columns, damping)
+  const factor = options.factor ?? inverseFactor(hessian, columns, damping).factor
   const w = weights.slice()
   const runs = typeof pattern === 'object' && 'm' in pattern ? pattern : undefined
   const unit = runs ? runs.m : typeof pattern === 'object' && 'block' in pattern ? pattern.block[1] : 1
