@@ -1,6 +1,5 @@
 import type { Analysis } from './analysis'
 import { tradeoff, type TradePoint } from './charts'
-import { percent } from './format'
 import { layerPanels, layerTable, rowsOf, sensitivityCharts } from './layers'
 import { analysisTiles, budgetOf, composition, framed, limits, measured, stepCharts, tiles } from './overview'
 import { kScript } from './script'
@@ -114,6 +113,6 @@ function curve(report: CompressReport, measurements: readonly Measurement[]): st
   const size = report.limits.find((l) => l.name === 'bytes')
   const least = drop && before.accuracy !== undefined ? before.accuracy - drop.limit : undefined
   const chart = tradeoff(points, { bytes: size?.limit, accuracy: least }, 'Accuracy against size')
-  const lost = attempts.length > 1 ? `<p class="sub">${attempts.length} models were judged; the small circles are those that were not taken${drop ? ` or led to the limit of ${percent(drop.limit)} lost` : ''}.</p>` : ''
+  const lost = attempts.length > 1 ? `<p class="sub">${attempts.length} models were judged; the small circles were not taken.</p>` : ''
   return framed(chart, 'Accuracy against size') + lost
 }

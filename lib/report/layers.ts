@@ -80,7 +80,6 @@ interface Column {
 export function layerTable(rows: readonly Row[]): string {
   if (rows.length === 0) return ''
   const has = (pick: (r: Row) => unknown): boolean => rows.some((r) => pick(r) !== undefined && pick(r) !== '')
-  const most = Math.max(...rows.map((r) => Math.max(r.bytesBefore, r.bytesAfter ?? 0)), 1)
   const columns: (Column | false)[] = [
     { head: '#', right: true, cell: (r) => String(r.index + 1), value: (r) => r.index },
     { head: 'layer', cell: (r) => escape(r.name) },
@@ -92,7 +91,7 @@ export function layerTable(rows: readonly Row[]): string {
     has((r) => r.bytesAfter) && {
       head: 'after',
       right: true,
-      cell: (r) => (r.bytesAfter === undefined ? '' : `${bytes(r.bytesAfter)}${meter(r.bytesBefore, r.bytesAfter, most)}`),
+      cell: (r) => (r.bytesAfter === undefined ? '' : `${bytes(r.bytesAfter)}${meter(r.bytesBefore, r.bytesAfter)}`),
       value: (r) => r.bytesAfter,
     },
     has((r) => r.error) && { head: 'error', hint: '‖w − ŵ‖ / ‖w‖', right: true, cell: (r) => (r.error === undefined ? '' : percent(r.error)), value: (r) => r.error },
@@ -125,9 +124,11 @@ export function layerTable(rows: readonly Row[]): string {
   return `<div class="scroll" tabindex="0" role="region" aria-label="All layers"><table class="sortable"><thead><tr>${head.join('')}</tr></thead><tbody>${body.join('')}</tbody></table></div>`
 }
 
-function meter(before: number, after: number, most: number): string {
-  const w = (v: number): string => String(Math.round((Math.sqrt(v / most) * 60 + 1) * 10) / 10)
-  return `<svg class="mini" viewBox="0 0 61 8" aria-hidden="true"><rect class="before" width="${w(before)}" height="8" rx="2"/><rect class="after" width="${w(after)}" height="8" rx="2"/></svg>`
+/** What is left of the bytes. */
+function meter(before: number, after: number): string {
+  const most = Math.max(before, after, 1)
+  const w = (v: number): string => String(Math.round((v / most) * 600) / 10)
+  return `<svg class="mini" viewBox="0 0 60 8" preserveAspectRatio="none" aria-hidden="true"><rect class="before" width="${w(before)}" height="8" rx="2"/><rect class="after" width="${w(after)}" height="8" rx="2"/></svg>`
 }
 
 /** 702.5 M: multiplications are told in millions and thousands. */

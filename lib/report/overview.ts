@@ -39,11 +39,12 @@ export function tiles(report: CompressReport, measurements: readonly Measurement
   const layers = report.steps.flatMap((s) => s.layers)
   const all = new Set(layers.map((l) => l.weight))
   const changed = new Set(layers.filter((l) => l.action !== 'kept').map((l) => l.weight)).size
+  const spared = (report.blame ?? []).filter((b) => b.spared).length
   if (layers.length)
     list.push({
       label: 'weights changed',
-      value: `${changed} of ${all.size}`,
-      note: `${count(before.parameters)} parameters in the model`,
+      value: `${changed} of ${Math.max(all.size, analysis?.layers.length ?? 0)}`,
+      note: `${count(before.parameters)} parameters${spared ? `, ${spared} weights spared for accuracy` : ' in the model'}`,
     })
   const macs = resultAnalysis?.macs ?? analysis?.macs
   if (macs !== undefined)
@@ -88,9 +89,12 @@ function tileList(list: readonly Tile[]): string {
 /** Every limit with what was reached. */
 export function limits(report: CompressReport): string {
   if (report.limits.length === 0) return ''
+  const share = Math.abs(report.before.accuracy ?? 1) <= 1
+  const points = (v: number): string => `${(v * 100).toFixed(2)} points`
   const cells = report.limits.map((l) => {
-    const show = l.name === 'bytes' ? bytes : l.name === 'latency' ? milliseconds : short
-    return `<span class="limit ${l.met ? 'met' : 'missed'}">${escape(l.name)} ${escape(show(l.actual))} of ${escape(show(l.limit))}</span>`
+    const show = l.name === 'bytes' ? bytes : l.name === 'latency' ? milliseconds : share ? points : short
+    const name = { accuracyDrop: 'accuracy lost', bytes: 'size', latency: 'latency' }[l.name] ?? l.name
+    return `<span class="limit ${l.met ? 'met' : 'missed'}">${l.met ? '✓' : '✗'} ${escape(name)} ${escape(show(l.actual))}, the limit is ${escape(show(l.limit))}</span>`
   })
   return `<p class="limits">${cells.join(' ')}</p>`
 }

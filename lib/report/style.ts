@@ -77,7 +77,7 @@ th[aria-sort=ascending] button::after{visibility:visible;border-bottom:4px solid
 .spared{color:var(--keep)}
 .filter{display:block;color:var(--soft);font-size:13px;margin:0 0 10px}
 .filter input{font:inherit;color:inherit;background:var(--bg);border:1px solid var(--line);border-radius:8px;padding:5px 10px;margin-left:6px;width:min(260px,100%)}
-svg.mini{width:61px;height:5px;margin:2px 0 0 auto}
+svg.mini{width:60px;height:5px;margin:2px 0 0 auto}
 .chart{overflow-x:auto}
 .chart>svg{min-width:640px}
 details.layer{border:1px solid var(--line);border-radius:10px;margin-top:8px;padding:10px 14px}
