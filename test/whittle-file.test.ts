@@ -346,10 +346,23 @@ test('An index that claims too much is refused before anything is allocated', as
   expect(claim((v) => v.setUint8(8, 2))).toBe('ERR_MODEL_FORMAT')
 })
 
-test('compress writes containers too', async () => {
-  const { model } = await compress(zoo(), { steps: [{ step: 'quantize', bits: 5 }] })
+test('compress counts the bytes of a container where one is asked for', async () => {
+  const recipe = { steps: [{ step: 'quantize', bits: 5 }] } as const
+  const { model, report } = await compress(zoo(), recipe, { container: 'whittle' })
   const target = path.join(folder, 'small.whittle')
   const { bytes } = await model.save(target)
+  expect(report.after.bytes).toBe(bytes)
   expect(bytes).toBeLessThan(0.7 * model.byteLength())
   expect(equalBytes((await Model.load(target)).toBytes(), model.toBytes())).toBe(true)
+  const limits = { bytes: bytes + 10 }
+  await compress(zoo(), recipe, { container: 'whittle', limits })
+  await expect(compress(zoo(), recipe, { limits })).rejects.toMatchObject({ code: 'ERR_LIMIT' })
+  await expect(compress(zoo(), recipe, { container: 'zip' as 'onnx' })).rejects.toMatchObject({ code: 'ERR_RANGE' })
+
+  const onnx = path.join(folder, 'in.onnx')
+  await zoo().save(onnx)
+  const out: string[] = []
+  const terminal = { out: (t: string) => void out.push(t), err: (t: string) => void out.push(t), interactive: false, columns: 80, signal: new AbortController().signal }
+  expect(await main(['compress', onnx, '-o', target, '--bits', '5', '--json'], terminal)).toBe(0)
+  expect((JSON.parse(out.join('')) as { after: { bytes: number } }).after.bytes).toBe(fs.statSync(target).size)
 })

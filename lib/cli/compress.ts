@@ -28,7 +28,7 @@ const kHelp = `Usage: whittle compress <in.onnx> -o <out.onnx> [options]
 Makes a model smaller and writes it. The output appears when all is done and every limit is met, or not at all.
 
 Options
-  -o, --output <file>     where the result goes (needed)
+  -o, --output <file>     where the result goes (needed); as a .whittle container, entropy-coded, if its name says so
       --preset <name>     ${presets.join(' | ')} (default int8-weights)
       --recipe <file>     a recipe in JSON or YAML instead of a preset
       --bits <n>          2 to 8 bits a weight
@@ -107,6 +107,7 @@ export const compressCommand: Command = {
         ...(evaluate ? { evaluate } : {}),
         ...(calibration ? { calibration } : {}),
         limits,
+        ...(/\.whittle$/i.test(output) ? { container: 'whittle' as const } : {}),
         signal: terminal.signal,
         onProgress: ({ phase, done, total, detail }) => bar.update(phase, done, total, detail),
       })

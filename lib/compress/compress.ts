@@ -6,7 +6,7 @@ import { Model } from '../model/model'
 import { foldConstantNodes } from '../model/fold'
 import { weights } from '../model/weights'
 import type { CompressReport, ModelFigures, StepReport } from '../report/types'
-import { fail, nearest, options as checkOptions } from '../validate'
+import { fail, nearest, oneOf, options as checkOptions } from '../validate'
 import { version } from '../version'
 import { KeepBudget, Scratch } from './computed'
 import { planSteps } from './auto'
@@ -27,6 +27,11 @@ export interface CompressOptions {
   readonly evaluate?: Evaluate
   /** Added to the recipe's own limits; the same name here wins. */
   readonly limits?: Limits
+  /**
+   * What the result will be saved as: its size is that of an ONNX file (default) or of a `.whittle` container, in the report and
+   * for the limit on bytes. Save the model under a name that fits.
+   */
+  readonly container?: 'onnx' | 'whittle'
   readonly onProgress?: (progress: Progress) => void
   /** Stops the work between two weights, with `ERR_ABORTED`. */
   readonly signal?: AbortSignal
@@ -63,7 +68,7 @@ export async function compress(
   options: CompressOptions = {},
 ): Promise<CompressResult> {
   const start = performance.now()
-  const { calibration, evaluate, limits: given, onProgress, signal } = readOptions(options)
+  const { calibration, evaluate, limits: given, container, onProgress, signal } = readOptions(options)
   const resolved = resolveRecipe(recipe)
   const limits = { ...resolved.limits, ...resolveLimits(given, 'limits') }
   if (resolved.auto) checkJudge(evaluate, limits)
@@ -99,7 +104,8 @@ export async function compress(
       }
       model.graph.removeDeadInitializers()
       model.check()
-      return { model, steps, size: sizeOfModel(model) }
+      const size = sizeOfModel(model)
+      return { model, steps, size: container === 'whittle' ? { ...size, bytes: await model.packedLength(signal) } : size }
     }
     const always = spareable(base, resolved.spared ?? [])
     const planned =
@@ -178,7 +184,8 @@ interface Options extends Omit<CompressOptions, 'calibration'> {
 }
 
 function readOptions(value: unknown): Options {
-  const given = checkOptions(value, 'options', ['calibration', 'evaluate', 'limits', 'onProgress', 'signal'])
+  const given = checkOptions(value, 'options', ['calibration', 'evaluate', 'limits', 'container', 'onProgress', 'signal'])
+  if (given.container !== undefined) oneOf(given.container, 'options.container', ['onnx', 'whittle'])
   for (const name of ['evaluate', 'onProgress'] as const)
     if (given[name] !== undefined && typeof given[name] !== 'function')
       fail('ERR_DTYPE', `options.${name}`, 'a function', given[name])

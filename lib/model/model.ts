@@ -275,9 +275,11 @@ export class Model implements Header {
     return out
   }
 
-  /** Size that the model has as a `.whittle` file. Reads and codes all weights, keeps none. */
-  packedLength(): Promise<number> {
-    return pack(this, () => {})
+  /** Size that the model has as a `.whittle` file. Reads and codes all weights, keeps none. Throws `ERR_ABORTED` if `signal` fires. */
+  packedLength(signal?: AbortSignal): Promise<number> {
+    return pack(this, () => {
+      if (signal?.aborted) throw new WhittleError('ERR_ABORTED', 'signal', 'signal: coding was aborted', { cause: signal.reason })
+    })
   }
 
   /**
