@@ -44,6 +44,12 @@ export interface AutoRecipe {
 const kPresets = {
   'int8-weights': [{ step: 'dedupe' }, { step: 'quantize', bits: 8, storage: 'folded' }],
   'int4-weights': [{ step: 'dedupe' }, { step: 'quantize', bits: 4, blockSize: 32, storage: 'folded' }],
+  // The smallest `.whittle` file; needs calibration inputs.
+  size: [
+    { step: 'fold' },
+    { step: 'dedupe' },
+    { step: 'quantize', coding: 'entropy', bits: 4.5, method: 'gptq', storage: 'folded' },
+  ],
 } as const satisfies Record<string, readonly Step[]>
 
 /** Names of the recipes that come with the package. */

@@ -78,3 +78,44 @@ export function leastError(group: readonly number[], bits: number, steps = 2000)
   }
   return best
 }
+
+/** Bits a symbol that an ideal coder takes. */
+export function entropy(symbols: readonly number[]): number {
+  const share = [...new Set(symbols)].map((s) => symbols.filter((t) => t === s).length / symbols.length)
+  return -share.reduce((sum, p) => sum + p * Math.log2(p), 0)
+}
+
+/** Σ(y − ŷ)² / Σ(y − ȳ)² over sets of inputs [rows, size] of a product with [size, outputs]. */
+export function outputError(w: Float32Array, got: Float32Array, sets: readonly Float32Array[], size: number, outputs: number): number {
+  let moved = 0
+  let all = 0
+  for (let o = 0; o < outputs; o++) {
+    const y: number[] = []
+    for (const x of sets)
+      for (let r = 0; r < x.length / size; r++) {
+        let [a, b] = [0, 0]
+        for (let k = 0; k < size; k++) {
+          a += x[r * size + k]! * w[k * outputs + o]!
+          b += x[r * size + k]! * got[k * outputs + o]!
+        }
+        moved += (a - b) ** 2
+        y.push(a)
+      }
+    const mean = y.reduce((s, v) => s + v, 0) / y.length
+    for (const v of y) all += (v - mean) ** 2
+  }
+  return moved / all
+}
+
+/** Of one row: the error dᵀHd of given codes, of nearest rounding, and the least of all ways to round each weight down or up. */
+export function bestRounding(w: readonly number[], h: Float64Array, scale: number, codes: readonly number[]): { given: number; nearest: number; best: number } {
+  const n = w.length
+  const error = (of: (i: number) => number): number => {
+    let sum = 0
+    for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) sum += (of(i) * scale - w[i]!) * h[i * n + j]! * (of(j) * scale - w[j]!)
+    return sum
+  }
+  let best = Infinity
+  for (let bits = 0; bits < 2 ** n; bits++) best = Math.min(best, error((i) => Math.floor(w[i]! / scale) + ((bits >> i) & 1)))
+  return { given: error((i) => codes[i]!), nearest: error((i) => Math.round(w[i]! / scale)), best }
+}

@@ -6,15 +6,19 @@ import { raiseOpset } from '../../model/opset'
 import { weights, type Weight } from '../../model/weights'
 import { bytes, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
-import { ComputedSource, firstNonFinite, relativeError, sparsityOf, type KeepBudget, type Scratch } from '../computed'
+import { ComputedSource, firstNonFinite, relativeError, sparsityOf, type KeepBudget } from '../computed'
+import { moments, rowLayoutOf, type LayerMoments } from '../moments'
+import { roundCalibrated } from '../rounding/calibrated'
+import { entropyOf, sampled, stepsFor, type Sampled } from '../rounding/entropy'
 import { gridOf, type Format } from '../rounding/grid'
 import { fromHalves, toHalves } from '../rounding/half'
 import { packedBits } from '../rounding/packing'
-import { back, filed, roundToNearest, type Coded, type Rounding } from '../rounding/weight'
+import { Groups } from '../rounding/scales'
+import { back, filed, roundToNearest, scalesOf, type Coded, type Rounding } from '../rounding/weight'
 import { fail, finite, integer, oneOf, options } from '../../validate'
 import { parseSelector, type LayerSelector, type Layers } from '../selectors'
 import { bytesOf, Emitter, layoutOf, type Layout, type Storage } from './emit'
-import { chooseLayers, describeWeight, type Context, type Pass, type PassResult } from './pass'
+import { chooseLayers, describeWeight, type Context, type Memory, type Pass, type PassResult } from './pass'
 
 /**
  * Weight-only quantization in standard ONNX ops: symmetric, nearest even, true division; integers ±(2^(bits−1)−1) where no
@@ -36,10 +40,22 @@ export interface QuantizeStep {
   /** Of `'int'` 2 to 8, default 8: 5 to 8 bits lie in an int8 tensor, fewer several to a byte. Else see {@link format}. */
   readonly bits?: number
   /**
-   * How codes are found. `'nearest'` (default): the largest magnitude meets the end of the range, every value goes to the
-   * nearest code. `'omse'`: the same with the scale of least squared error (2019).
+   * How codes are found.
+   *
+   * - `'nearest'` (default): the largest magnitude meets the end of the range, every value goes to the nearest code
+   * - `'omse'`: the same with the scale of least squared error (2019)
+   * - `'gptq'` (2022) and `'adaround'` (2020): that scale, and codes for which the layer's outputs move least over the
+   *   calibration inputs, which `compress` must be given; format `'int'` only. Weights whose inputs cannot be seen (Gather,
+   *   subgraphs) are rounded to nearest, and the report says so. GPTQ is the faster one
    */
-  readonly method?: 'nearest' | 'omse'
+  readonly method?: 'nearest' | 'omse' | 'gptq' | 'adaround'
+  /**
+   * `'entropy'`: integers of 8 bits in one step for a whole weight (but for channels that reach beyond it), chosen so that
+   * codes take {@link bits} on average, 1 to 8 and fractions too, once they are entropy-coded: made for `.whittle` files, in
+   * which rare large codes cost little; in ONNX they take a byte. Weights in groups (depthwise) get 8 bits a channel, which is
+   * not counted. Default `'fixed'`.
+   */
+  readonly coding?: 'fixed' | 'entropy'
   /** `'pow2'` makes every scale a power of two: fixed point. Default `'float'`. */
   readonly scale?: 'float' | 'pow2'
   /**
@@ -57,7 +73,8 @@ export interface QuantizeStep {
   readonly blockSize?: number
   /**
    * Largest relative error ‖w − ŵ‖₂ / ‖w‖₂ of one weight; beyond it the weight stays float and the report names it.
-   * Default by bits, 8 to 2: 0.03, 0.05, 0.08, 0.12, 0.15, 0.35, 0.8; of other formats 1, of float16 0.01. It keeps
+   * Default by bits, 8 to 2: 0.03, 0.05, 0.08, 0.12, 0.15, 0.35, 0.8; of other formats, of `'gptq'`, `'adaround'` and
+   * `'entropy'` 1, of float16 0.01. It keeps
    * single weights from breaking; how many small errors a network bears only `evaluate` can tell.
    */
   readonly maxError?: number
@@ -79,19 +96,42 @@ const kMinElements = 256
 /** Bytes that the nodes and names of one quantized weight take in the file, about. */
 const kOverhead = 160
 
-/** @internal Weight-only quantization, one tensor at a time. */
-export const quantizePass: Pass<ResolvedQuantize> = { name: 'quantize', resolve: resolveQuantize, needs: () => [], apply }
+/** @internal Weight-only quantization, one tensor at a time; by calibration, codes of all are held until the end. */
+export const quantizePass: Pass<ResolvedQuantize> = {
+  name: 'quantize',
+  resolve: resolveQuantize,
+  needs: (step) => (isCalibrated(step) ? ['calibration'] : []),
+  apply,
+}
+
+const isCalibrated = ({ method }: ResolvedQuantize): boolean => method === 'gptq' || method === 'adaround'
 
 async function apply(model: Model, step: ResolvedQuantize, context: Context): Promise<PassResult> {
-  const { run, memory: { keep, scratch } } = context
+  const { run, memory } = context
   const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, { spared: context.spared })
-  const emitter = new Emitter(model.graph)
-  const layers: LayerReport[] = []
+  const steps = step.coding === 'entropy' ? await entropySteps(chosen, step, context) : undefined
+  const layers = new Map<Weight, LayerReport>()
+  const results: [Weight, Result][] = []
+  const found = (weight: Weight, seen?: LayerMoments): void => {
+    const { report, result } = quantizeWeight(weight, step, memory, steps?.get(weight.initializer.name), seen)
+    layers.set(weight, report)
+    if (result) results.push([weight, result])
+  }
+  if (isCalibrated(step)) {
+    const floats = chosen.filter((w) => w.initializer.type === 'float32')
+    let done = 0
+    for await (const seen of moments(model, floats, context.calibration!, { run })) {
+      await run.tell('quantize', done++, chosen.length, seen.weight.name)
+      found(seen.weight, seen)
+    }
+  }
   for (const [i, weight] of chosen.entries()) {
+    if (layers.has(weight)) continue
     await run.tell('quantize', i, chosen.length, weight.name)
-    const { report, result } = quantizeWeight(weight, step, scratch, keep)
-    layers.push(report)
-    if (!result) continue
+    found(weight)
+  }
+  const emitter = new Emitter(model.graph)
+  for (const [weight, result] of results) {
     // Below 4 every initializer must be an input, which runtimes do not take for a constant.
     raiseIrVersion(model, 4)
     if ('halves' in result) emitter.replaceByHalves(weight, result.halves)
@@ -103,7 +143,22 @@ async function apply(model: Model, step: ResolvedQuantize, context: Context): Pr
   }
   emitter.finish()
   await run.tell('quantize', chosen.length, chosen.length)
-  return { layers, summary: summarize(layers, step) }
+  const reports = chosen.map((w) => layers.get(w)!)
+  return { layers: reports, summary: summarize(reports, step) }
+}
+
+/** The common step of each weight that is coded by entropy. */
+async function entropySteps(chosen: readonly Weight[], { bits }: ResolvedQuantize, { run, memory }: Context): Promise<Map<string, number>> {
+  const seen: Sampled[] = []
+  for (const [i, { initializer, node, name }] of chosen.entries()) {
+    await run.tell('quantize', 0, chosen.length, name)
+    if (initializer.type !== 'float32' || initializer.elementCount === 0) continue
+    if ((rowLayoutOf({ node, initializer })?.groups ?? 1) > 1) continue
+    const values = memory.scratch.read(initializer).data as Float32Array
+    if (firstNonFinite(values) < 0) seen.push(sampled(initializer, values))
+    if (i % 8 === 7) run.check()
+  }
+  return stepsFor(seen, bits)
 }
 
 type Result =
@@ -114,8 +169,9 @@ type Result =
 function quantizeWeight(
   weight: Weight,
   step: ResolvedQuantize,
-  scratch: Scratch,
-  keep: KeepBudget,
+  { scratch, keep }: Memory,
+  common: number | undefined,
+  seen: LayerMoments | undefined,
 ): { report: LayerReport; result?: Result } {
   const { initializer } = weight
   const base = describeWeight(weight)
@@ -157,26 +213,63 @@ function quantizeWeight(
       result: { halves: source! },
     }
   }
-  const { layout, rounding, reason } = plan
-  const coded = roundToNearest(values, layout, rounding)
+  const { layout: asked, rounding, reason } = plan
+  const scales = common === undefined ? undefined : commonScales(values, asked, common)
+  const layout: Layout = scales?.length === 1 ? { ...asked, whole: true, scaleDims: [] } : asked
+  let coded: Coded
+  let outputError: number | undefined
+  const calibrated = step.method === 'gptq' || step.method === 'adaround' ? step.method : undefined
+  if (calibrated && seen?.moments && seen.layout) {
+    const given = scales ?? scalesOf(values, layout, rounding)
+    const found = roundCalibrated(values, layout, given, rounding.bits, calibrated, seen.layout, seen.moments)
+    coded = { codes: found.codes, scales: given }
+    outputError = found.outputError
+  } else coded = roundToNearest(values, layout, rounding, scales)
   const floats = back(coded, layout, rounding.grid, scratch.floats('floats', values.length))
   const error = relativeError(values, floats)
   if (error > step.maxError) return kept(overBudget(error, step.maxError), error)
   const again = (): Coded => roundToNearest(reread(), layout, rounding, coded.scales)
-  const sources = kept8(keep, bytesAfter, filed(coded.codes, layout), () => filed(again().codes, layout))
+  // What calibration found cannot be found again without it.
+  const sources =
+    outputError === undefined
+      ? kept8(keep, bytesAfter, filed(coded.codes, layout), () => filed(again().codes, layout))
+      : filed(coded.codes, layout).map((bytes) => new MemorySource(bytes))
+  const why = [reason, calibrated && outputError === undefined ? `${seen?.reason ?? 'its inputs cannot be seen'}: rounded to nearest` : undefined]
+  const told = why.filter((r) => r).join('; ')
   return {
     report: {
       ...base,
       action: 'quantized',
-      bits: layout.packing && rounding.grid.levels ? packedBits(layout.packing) : rounding.bits,
+      bits:
+        common !== undefined
+          ? Math.round(1000 * entropyOf(coded.codes)) / 1000
+          : layout.packing && rounding.grid.levels
+            ? packedBits(layout.packing)
+            : rounding.bits,
       ...(layout.blockSize ? { blockSize: layout.blockSize } : {}),
-      ...(reason ? { reason } : {}),
-      bytesAfter,
+      ...(told ? { reason: told } : {}),
+      bytesAfter: bytesOf(layout),
       error,
+      ...(outputError === undefined ? {} : { outputError }),
       sparsity: sparsityOf(floats),
     },
     result: { layout, sources, scales: coded.scales },
   }
+}
+
+/** One scale for all, or where channels reach beyond 127 of its steps one a channel. */
+function commonScales(values: Float32Array, layout: Layout, step: number): Float32Array {
+  const groups = new Groups(layout)
+  const group = new Float64Array(groups.size)
+  const common = Math.max(Math.fround(step), 2 ** -126)
+  const scales = new Float32Array(groups.count)
+  for (let g = 0; g < scales.length; g++) {
+    groups.gather(values, g, group)
+    let most = 0
+    for (const v of group) most = Math.max(most, Math.abs(v))
+    scales[g] = Math.max(common, most / 127)
+  }
+  return scales.every((s) => s === common) ? Float32Array.of(common) : scales
 }
 
 const overBudget = (error: number, most: number): string => `its relative error ${percent(error)} is over ${percent(most)}`
@@ -184,9 +277,10 @@ const overBudget = (error: number, most: number): string => `its relative error 
 /** How a weight is coded; where it gets another layout than was asked for, 8-bit integers take the place of few bits. */
 function planOf(
   weight: Weight,
-  { bits, blockSize, storage, method, scale }: ResolvedQuantize,
+  { bits: asked, blockSize, storage, method, scale, coding }: ResolvedQuantize,
   format: Exclude<Format, 'float16'>,
 ): { layout: Layout; rounding: Rounding; reason?: string } {
+  const bits = coding === 'entropy' ? 8 : asked
   const grid = gridOf(format, bits)
   const { layout, reason } = layoutOf(weight, { grid, bits, blockSize, storage })
   const instead = layout.container === 'int8' && (grid.levels !== undefined || bits <= 4)
@@ -194,7 +288,7 @@ function planOf(
     layout,
     rounding: {
       ...(instead ? { grid: gridOf('int', 8), bits: 8 } : { grid, bits }),
-      fit: method === 'omse' ? 'mse' : 'absmax',
+      fit: method === 'nearest' ? 'absmax' : 'mse',
       powers: scale === 'pow2',
     },
     ...(reason ? { reason } : {}),
@@ -215,7 +309,10 @@ function summarize(layers: readonly LayerReport[], step: ResolvedQuantize): stri
   const kept = layers.length - done.length
   const sum = (pick: (l: LayerReport) => number): number => done.reduce((total, l) => total + pick(l), 0)
   const unit = step.blockSize ? `blocks of ${step.blockSize}` : 'one scale a channel'
-  const to = step.format === 'int' ? `${step.bits} bits (${unit}, ${step.storage})` : step.format
+  const to =
+    step.coding === 'entropy'
+      ? `${step.bits} bits of entropy`
+      : step.format === 'int' ? `${step.bits} bits (${unit}, ${step.storage})` : step.format
   return (
     `Quantized ${done.length} of ${layers.length} weights to ${to}: ` +
     `${bytes(sum((l) => l.bytesBefore))} became ${bytes(sum((l) => l.bytesAfter))}${kept ? `; ${kept} stayed float` : ''}.`
@@ -223,7 +320,7 @@ function summarize(layers: readonly LayerReport[], step: ResolvedQuantize): stri
 }
 
 const kFormats = ['int', 'nf4', 'binary', 'ternary', 'pow2', 'apot', 'float16'] as const
-const kKeys = ['step', 'format', 'bits', 'method', 'scale', 'storage', 'blockSize', 'maxError', 'nonFinite', 'layers'] as const
+const kKeys = ['step', 'format', 'bits', 'method', 'coding', 'scale', 'storage', 'blockSize', 'maxError', 'nonFinite', 'layers'] as const
 
 /** Bits of the formats that have no choice of them. */
 const kBits: Partial<Record<Format, number>> = { nf4: 4, binary: 1, ternary: 2, float16: 16 }
@@ -232,10 +329,22 @@ function resolveQuantize(value: object, parameter: string): ResolvedQuantize {
   const given = options(value, parameter, kKeys)
   const format = given.format === undefined ? 'int' : oneOf(given.format, `${parameter}.format`, kFormats)
   const only = kBits[format]
-  const bits = given.bits === undefined ? (only ?? (format === 'int' ? 8 : 4)) : integer(given.bits, `${parameter}.bits`, only ?? 2, only ?? 8)
-  const method = given.method === undefined ? 'nearest' : oneOf(given.method, `${parameter}.method`, ['nearest', 'omse'])
+  const coding = given.coding === undefined ? 'fixed' : oneOf(given.coding, `${parameter}.coding`, ['fixed', 'entropy'])
+  const free = coding === 'entropy'
+  const bits =
+    given.bits === undefined
+      ? (only ?? (free ? 4.5 : format === 'int' ? 8 : 4))
+      : free
+        ? finite(given.bits, `${parameter}.bits`, 1, 8)
+        : integer(given.bits, `${parameter}.bits`, only ?? 2, only ?? 8)
+  const method = given.method === undefined ? 'nearest' : oneOf(given.method, `${parameter}.method`, ['nearest', 'omse', 'gptq', 'adaround'])
+  const calibrated = method === 'gptq' || method === 'adaround'
   const scale = given.scale === undefined ? 'float' : oneOf(given.scale, `${parameter}.scale`, ['float', 'pow2'])
-  const standard = format === 'int' ? (bits <= 4 ? 32 : 0) : format === 'nf4' ? 64 : 0
+  if (format !== 'int' && (calibrated || free))
+    fail('ERR_RANGE', `${parameter}.format`, `'int' beside ${free ? "coding 'entropy'" : `method '${method}'`}`, format)
+  if (free && (scale !== 'float' || (given.blockSize !== undefined && given.blockSize !== 0)))
+    fail('ERR_RANGE', `${parameter}.coding`, "'fixed' beside blockSize or scale: there is one step for a whole weight", coding)
+  const standard = free ? 0 : format === 'int' ? (bits <= 4 ? 32 : 0) : format === 'nf4' ? 64 : 0
   const blockSize = given.blockSize === undefined ? standard : integer(given.blockSize, `${parameter}.blockSize`, 0, 2 ** 20)
   if (blockSize > 0 && blockSize < 8)
     fail('ERR_RANGE', `${parameter}.blockSize`, '0 (per channel) or at least 8', blockSize)
@@ -249,12 +358,13 @@ function resolveQuantize(value: object, parameter: string): ResolvedQuantize {
     format,
     bits,
     method,
+    coding,
     scale,
     storage,
     blockSize,
     maxError:
       given.maxError === undefined
-        ? format === 'int'
+        ? format === 'int' && !calibrated && !free
           ? kMaxError[bits]!
           : format === 'float16'
             ? 0.01

@@ -1,0 +1,148 @@
+import { compress, type CalibrationData, type Recipe, type Step } from '../lib/compress'
+import { adaround } from '../lib/compress/rounding/adaround'
+import type { Model } from '../lib/model'
+import { quantizedWeights, readCodes, readQuantized } from '../lib/model/quantized'
+import { floats, graph, modelOf } from './graphs'
+import { failure, kSpecs, netOf, noise, runNet } from './nets'
+import { bestRounding, entropy, outputError } from './oracle/lowbit'
+
+type Quantize = Omit<Extract<Step, { step: 'quantize' }>, 'step'>
+const quantize = (more: Quantize): Recipe => ({ steps: [{ step: 'quantize', ...more }] })
+
+/** Inputs that hang together, as activations do: a mean, and few directions that matter. */
+function inputs(rows: number, size: number, seed: number): Float32Array {
+  const base = noise(4 * size, seed)
+  const mix = noise(rows * 4, seed + 1)
+  const own = noise(rows * size, seed + 2)
+  return own.map((v, i) => 0.2 * v + 0.5 + [0, 1, 2, 3].reduce((s, k) => s + 3 * mix[Math.floor(i / size) * 4 + k]! * base[k * size + (i % size)]!, 0))
+}
+
+const kRows = 40
+const [kIn, kOut] = [48, 32]
+
+/** A product, a grouped convolution and an embedding. */
+function net(): Model {
+  return modelOf(
+    graph(
+      [['x', 'float32', [kRows, kIn]], ['image', 'float32', [1, 8, 6, 10]], ['ids', 'int64', [3]]],
+      {
+        w: floats([kIn, kOut], 3),
+        c: floats([16, 4, 3, 3], 4),
+        e: floats([40, 16], 5),
+      },
+      [
+        ['MatMul', ['x', 'w'], ['y']],
+        ['Conv', ['image', 'c'], ['z'], { group: { type: 'int', value: 2 } }],
+        ['Gather', ['e', 'ids'], ['v']],
+      ],
+      ['y', 'z', 'v'],
+    ),
+  )
+}
+
+const calibration: CalibrationData = [1, 2, 3].map((seed) => ({
+  x: { type: 'float32', dims: [kRows, kIn], data: inputs(kRows, kIn, 10 * seed) },
+  image: { type: 'float32', dims: [1, 8, 6, 10], data: inputs(48, 10, 100 * seed) },
+  ids: { type: 'int64', dims: [3], data: BigInt64Array.of(1n, 2n, 30n) },
+}))
+
+describe('rounding by what the inputs are', () => {
+  test.each([
+    ['gptq', { bits: 4 }],
+    ['adaround', { bits: 4 }],
+    ['gptq', { bits: 3, blockSize: 0 }],
+    ['adaround', { bits: 3, blockSize: 0 }],
+    ['gptq', { coding: 'entropy', bits: 3 }],
+  ] as const)('%s, %j: outputs move far less than by nearest rounding, and as far as the report says', async (method, step) => {
+    const made = net()
+    const { model, report } = await compress(made, quantize({ ...step, method }), { calibration })
+    const plain = await compress(made, quantize({ ...step, maxError: 1, method: step.bits === 3 && !('coding' in step) ? 'omse' : 'nearest' }))
+    const sets = (calibration as { x: { data: Float32Array } }[]).map((s) => s.x.data)
+    const of = (m: Model): Float32Array => readQuantized(quantizedWeights(m.graph).find((w) => w.value === 'w')!)
+    const w = made.initializers.get('w')!.readSync().data as Float32Array
+    const [own, nearest] = [model, plain.model].map((m) => outputError(w, of(m), sets, kIn, kOut))
+    expect(own).toBeLessThan(0.36 * nearest!)
+    const layers = Object.fromEntries(report.steps[0]!.layers.map((l) => [l.weight, l]))
+    expect(layers['w']!.outputError).toBeCloseTo(own!, 5)
+    expect(layers['c']!.outputError).toBeGreaterThan(0)
+    expect(layers['e']!.outputError).toBeUndefined()
+    expect(layers['e']!.reason).toContain('rounded to nearest')
+    // The same again.
+    expect(Buffer.compare((await compress(made, quantize({ ...step, method }), { calibration })).model.toBytes(), model.toBytes())).toBe(0)
+  })
+
+  test('adaptive rounding comes near to the best of all 1024 roundings of a row', () => {
+    const [rows, size] = [12, 10]
+    const w = noise(rows * size, 7)
+    const x = inputs(200, size, 8)
+    const h = new Float64Array(size * size)
+    for (let n = 0; n < 200; n++)
+      for (let i = 0; i < size; i++) for (let j = 0; j < size; j++) h[i * size + j]! += x[n * size + i]! * x[n * size + j]!
+    const scale = new Float32Array(rows).fill(0.25)
+    const { codes, error } = adaround(w, rows, size, h, { bits: 4, blockSize: 0, scale })
+    let sum = 0
+    let best = 0
+    let nearest = 0
+    for (let r = 0; r < rows; r++) {
+      const row = Array.from(w.subarray(r * size, (r + 1) * size))
+      const found = bestRounding(row, h, 0.25, Array.from(codes.subarray(r * size, (r + 1) * size)))
+      // Each weight goes down or up, no further.
+      row.forEach((v, i) => expect(Math.abs(codes[r * size + i]! - v / 0.25)).toBeLessThan(1))
+      sum += found.given
+      best += found.best
+      nearest += found.nearest
+    }
+    expect(error).toBeCloseTo(sum, 3)
+    expect(sum).toBeLessThan(2.5 * best)
+    expect(sum).toBeLessThan(0.4 * nearest)
+  })
+})
+
+describe('codes for entropy coding', () => {
+  test.each([2.5, 4.5])('%d bits on average, one step a weight, small weights finer', async (bits) => {
+    const specs = [kSpecs[3]!, { op: 'MatMul', dims: [128, 96] }, kSpecs[1]!]
+    const { model, report } = await compress(netOf(specs), quantize({ coding: 'entropy', bits }))
+    await runNet(model, specs)
+    const read = quantizedWeights(model.graph)
+    const [small, large, depthwise] = read
+    const own = read.map((w) => entropy(Array.from(readCodes(w))))
+    const sizes = [64 * 33, 128 * 96]
+    expect((own[0]! * sizes[0]! + own[1]! * sizes[1]!) / (sizes[0]! + sizes[1]!)).toBeCloseTo(bits, 1)
+    expect([small!.scales.dims, large!.scales.dims, depthwise!.scales.elementCount]).toEqual([[], [], 24])
+    expect(own[0]!).toBeGreaterThan(own[1]! + 0.2)
+    report.steps[0]!.layers.forEach((l, i) => expect(l.bits).toBeCloseTo(i === 2 ? 8 : own[i]!, 2))
+    expect(await model.packedLength()).toBeLessThan(0.75 * model.byteLength())
+  })
+
+  test('a channel beyond 127 steps has a scale of its own', async () => {
+    const data = noise(128 * 96)
+    for (let i = 0; i < 128; i++) data[i * 96 + 5]! *= 300
+    const specs = [{ op: 'MatMul', dims: [128, 96], data }]
+    const { model } = await compress(netOf(specs), quantize({ coding: 'entropy', bits: 5 }))
+    const [weight] = quantizedWeights(model.graph)
+    const scales = Array.from(weight!.scales.readSync().data as Float32Array)
+    expect(scales.length).toBe(96)
+    expect(new Set(scales).size).toBe(2)
+    expect(scales[5]! * 127).toBeCloseTo(data.reduce((m, v) => Math.max(m, Math.abs(v)), 0), 3)
+    expect((await runNet(model, specs))['w0']).toEqual(readQuantized(weight!))
+  })
+})
+
+test('calibration is asked for where it is needed', async () => {
+  for (const method of ['gptq', 'adaround'] as const)
+    expect(await failure(() => compress(net(), quantize({ method })))).toMatchObject({ code: 'ERR_RANGE', parameter: 'options.calibration' })
+  await compress(net(), quantize({ method: 'omse' }))
+})
+
+test.each([
+  [{ method: 'gptq', format: 'nf4' }, 'format', "'int'"],
+  [{ coding: 'entropy', format: 'binary' }, 'format', "'int'"],
+  [{ coding: 'entropy', blockSize: 32 }, 'coding', "'fixed'"],
+  [{ coding: 'entropy', bits: 0.5 }, 'bits', '1'],
+  [{ coding: 'huffman' }, 'coding', "'entropy'"],
+  [{ bits: 4.5 }, 'bits', '2'],
+] as const)('%j is refused', async (step, parameter, text) => {
+  const error = await failure(() => compress(net(), quantize(step as never), { calibration }))
+  expect(error).toMatchObject({ name: 'WhittleError', parameter: `recipe.steps[0].${parameter}` })
+  expect(error.message).toContain(text)
+})
