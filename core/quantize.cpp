@@ -5,6 +5,7 @@
 
 #include <atomic>
 
+#include "core/quantize_parameter.h"
 #include "core/quantize_walk.h"
 #include "core/threads.h"
 
@@ -107,16 +108,6 @@ Tier quantize_tier() { return resolved().tier; }
 
 namespace {
 
-// rint for |v| < 2^51, without a call: this runs for every block of a tensor.
-inline double nearest(double v) {
-  const double magic = 0x1.8p52;
-  return fabs(v) < 0x1p51 ? (v + magic) - magic : v;
-}
-
-}  // namespace
-
-namespace {
-
 // At most this many ranges at a time go through plain loops, which become vectors.
 constexpr int64_t kUsual = 64;
 
@@ -158,7 +149,6 @@ bool usual_parameters(const float* lo, const float* hi, int64_t count, const Qua
 WhittleStatus quantize_parameters(const float* lo, const float* hi, int64_t count, const QuantizeRule& rule, float* scale,
                                   int32_t* zero) {
   const bool plain_rule = !rule.torch && !rule.power_of_two;
-  const float steps = static_cast<float>(rule.qmax - rule.qmin);
   for (int64_t i = 0, careful = 0; i < count; i++) {
     if (plain_rule && i >= careful) {
       const int64_t n = least(kUsual, count - i);
@@ -168,40 +158,8 @@ WhittleStatus quantize_parameters(const float* lo, const float* hi, int64_t coun
       }
       careful = i + n;
     }
-    const float a = lo[i] < 0 ? lo[i] : 0.f, b = hi[i] > 0 ? hi[i] : 0.f;
-    if (!(a >= -FLT_MAX && b <= FLT_MAX)) return WHITTLE_NONFINITE;
-    if (lo[i] != lo[i] || hi[i] != hi[i]) return WHITTLE_NONFINITE;
-    const float most = -a > b ? -a : b;
-    float s = rule.symmetric ? most / (steps / 2) : (b - a) / steps;
-    if (s > FLT_MAX) s = static_cast<float>((static_cast<double>(b) - static_cast<double>(a)) / steps);
-    // onnxruntime divides by the scale before it was rounded to float32, torch by what it became.
-    const bool plain = !rule.torch && !rule.power_of_two && s >= FLT_MIN;
-    if (rule.torch) s = s < FLT_EPSILON ? FLT_EPSILON : s;
-    else if (most == 0) s = 1;
-    else if (s < FLT_MIN) s = FLT_MIN;
-    if (rule.power_of_two) {
-      int e;
-      const float m = frexpf(s, &e);
-      e -= m == 0.5f;
-      s = ldexpf(1.f, e > 127 ? 127 : e);
-    }
-    int32_t z = rule.middle;
-    if (!rule.symmetric) {
-      const double v = rule.qmin - nearest(plain ? a / ((static_cast<double>(b) - a) / steps) : static_cast<double>(a / s));
-      z = static_cast<int32_t>(v < rule.qmin ? rule.qmin : v > rule.qmax ? rule.qmax : v);
-      if (most == 0 && !rule.torch) z = 0;
-    }
-    // The largest floats: no code that can occur may overflow on the way back. (An asymmetric power of two has no such
-    // scale near; dequantize says so then.)
-    const bool large = s * (static_cast<float>(rule.qmax) - static_cast<float>(rule.qmin) + 1) > FLT_MAX;
-    for (int tries = 0; large && tries < 8 && !(rule.power_of_two && !rule.symmetric); tries++) {
-      const double up = rint(static_cast<double>(b / s)), down = -rint(static_cast<double>(a / s));
-      const double above = up < rule.qmax - z ? up : rule.qmax - z, below = down < z - rule.qmin ? down : z - rule.qmin;
-      const float reach = static_cast<float>(above > below ? above : below);
-      if (s * reach <= FLT_MAX) break;
-      s = rule.power_of_two ? s / 2 : nextafterf(FLT_MAX / reach < s ? FLT_MAX / reach : s, 0.f);
-    }
-    scale[i] = s;
+    int32_t z;
+    if (!quantize_parameter(lo[i], hi[i], rule, scale + i, &z)) return WHITTLE_NONFINITE;
     if (zero) zero[i] = z;
   }
   return WHITTLE_OK;

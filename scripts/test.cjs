@@ -148,6 +148,16 @@ function tail(text, lines) {
   return text.split('\n').slice(-lines).join('\n')
 }
 
+/** The CUDA sources without a GPU: the quick part of npm run test:cuda, whose last line counts. */
+async function cuda() {
+  const r = await node([path.join(__dirname, 'cuda.cjs'), '--test', ...(args.includes('--long') ? [] : ['--quick'])])
+  const summary = /^(\d+) passed, (\d+) failed, (\d+) skipped$/m.exec(r.out)
+  if (!summary) return { passed: 0, failed: 1, print: tail(r.text, 60) }
+  const [passed, failed, skipped] = summary.slice(1).map(Number)
+  const notes = r.out.split('\n').filter((l) => l.startsWith('SKIP '))
+  return { passed, failed: failed || (r.ok ? 0 : 1), skipped, notes, print: failed || !r.ok ? r.text : '' }
+}
+
 const sanitize = {
   ASAN_OPTIONS: 'detect_leaks=0:abort_on_error=0',
   UBSAN_OPTIONS: 'print_stacktrace=1',
@@ -179,6 +189,7 @@ const steps = {
   'check arm64': arm64,
   'check asan+ubsan': () => check('asan', { lean: true, environment: sanitize }),
   'check tsan': () => check('tsan', { families: ['threads'], lean: true, environment: sanitize }),
+  cuda,
   jest,
 }
 
@@ -224,7 +235,7 @@ async function main() {
     // Emulators and sanitizers use one core each: two lanes side by side, of about the same length. Steps that share a
     // build folder share a lane.
     const first = Object.keys(steps).filter((s) => s.startsWith('check ') && !s.includes('san'))
-    await Promise.all([lane(['typecheck', 'lint', ...first, 'check tsan']), lane(['jest', 'check asan+ubsan'])])
+    await Promise.all([lane(['typecheck', 'lint', ...first, 'check tsan', 'cuda']), lane(['jest', 'check asan+ubsan'])])
   }
   console.log(`${total.passed} passed, ${total.failed} failed${total.skipped ? `, ${total.skipped} skipped` : ''}`)
   process.exitCode = total.failed ? 1 : 0

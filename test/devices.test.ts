@@ -53,9 +53,28 @@ test('importing the package loads no native code', () => {
 
 test('says why there is no CUDA, and refuses a WHITTLE_CUDA that means nothing', () => {
   const cuda = `try { console.log(JSON.stringify(require(${dist}).devices().cuda)) } catch (e) { console.log(e.code, e.parameter) }`
-  expect(child(cuda, { WHITTLE_CUDA: '0' })).toContain('hidden by WHITTLE_CUDA=0')
-  expect(child(cuda, { WHITTLE_CUDA: '' })).toMatch(/"available":false.*no CUDA backend/)
+  expect(JSON.parse(child(cuda, { WHITTLE_CUDA: '0' }))).toMatchObject({
+    available: false,
+    state: 'hidden',
+    reason: 'hidden by WHITTLE_CUDA=0',
+    devices: [],
+  })
+  expect(JSON.parse(child(cuda, { WHITTLE_CUDA: '' }))).toMatchObject({ available: expect.any(Boolean), state: expect.any(String) })
   expect(child(cuda, { WHITTLE_CUDA: 'yes' }).trim()).toBe('ERR_RANGE WHITTLE_CUDA')
+})
+
+test.each([
+  ['a library that is not there', '/nowhere/whittle_cuda.so', 'library-missing', /no \/nowhere\/whittle_cuda.so/],
+  ['a path that is not absolute', 'whittle_cuda.so', 'library-missing', /not absolute/],
+  ['a file that is no library', __filename, 'library-broken', /cannot be loaded/],
+  ['a folder', __dirname, 'library-broken', /cannot be loaded/],
+  ['a library of something else', path.join(__dirname, '..', 'build', 'Release', 'whittle.node'), 'library-broken', /does not export/],
+])('%s as the CUDA backend is a reason, and the CPU works', (_, library, state, reason) => {
+  if (process.platform !== 'linux') return
+  const script = `const w = require(${dist}); console.log(JSON.stringify([w.devices().cuda, w.quantize(Float32Array.of(1, 2)).data[1]]))`
+  const [cuda, code] = JSON.parse(child(script, { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library }))
+  expect(cuda).toMatchObject({ available: false, state, reason: expect.stringMatching(reason), devices: [] })
+  expect(code).toBe(127)
 })
 
 test('every family reports the tier that its kernels resolved to', () => {

@@ -6,7 +6,7 @@ import { exitCode, parse, UsageError, type Command } from './args'
 const kHelp = `Usage: whittle doctor [--json]
 
 Says what computes on this machine: the CPU variant in use and why not a stronger one, threads, and whether a GPU is
-used. WHITTLE_CPU=<tier> caps the tier, WHITTLE_THREADS=<n> sets the threads.
+used. WHITTLE_CPU=<tier> caps the tier, WHITTLE_THREADS=<n> sets the threads, WHITTLE_CUDA=0 hides GPUs.
 
 Options
       --json    one JSON document on stdout
@@ -51,7 +51,8 @@ function describe({ version, node, platform, cpu, cuda }: About): string {
     `CPU       ${cpu.variant}${cpu.forced ? ' (forced)' : ''}`,
     `threads   ${cpu.threads} of ${cpu.availableThreads} that affinity and cgroup quota grant`,
     `caches    L1d ${bytes(cpu.caches.l1d)}, L2 ${bytes(cpu.caches.l2)}, L3 ${bytes(cpu.caches.l3)}`,
-    `CUDA      ${cuda.available ? 'yes' : `no: ${cuda.reason}`}`,
+    `CUDA      ${cuda.available ? `yes${cuda.emulated ? ', emulated on this CPU' : ''}: runtime ${cuda.runtime}, driver ${cuda.driver}` : `no: ${cuda.reason}`}`,
+    ...cuda.devices.map((d) => `          ${d.id}: ${d.name}, compute capability ${d.capability}, ${bytes(d.memory)}`),
     '',
     table(['tier', 'state'], tiers),
     ...(kernels.length ? ['', table(['kernel family', 'variant'], kernels)] : []),

@@ -1,4 +1,3 @@
-import * as fs from 'node:fs'
 import { WhittleError } from '../errors'
 import { check, native } from '../native'
 import { integer } from '../validate'
@@ -24,8 +23,60 @@ export interface Devices {
   }
   readonly cuda: {
     readonly available: boolean
+    /** Why not, for programs; `'ready'` where it is available. */
+    readonly state: CudaState
     /** Why not, in words; `''` where it is available. */
     readonly reason: string
+    /** The shared library that was opened or looked for, `''` where none was. */
+    readonly library: string
+    /** True for a library that runs the kernels on this CPU, as tests do. */
+    readonly emulated: boolean
+    /** CUDA versions of the driver and of the library's runtime, such as `13.0`; `''` where unknown. */
+    readonly driver: string
+    readonly runtime: string
+    readonly devices: readonly CudaDevice[]
+  }
+}
+
+/** Why there is no GPU to compute on. */
+export type CudaState =
+  | 'ready'
+  | 'hidden'
+  | 'platform'
+  | 'library-missing'
+  | 'library-broken'
+  | 'library-version'
+  | 'no-driver'
+  | 'driver-too-old'
+  | 'no-device'
+  | 'failed'
+
+/** One GPU. */
+export interface CudaDevice {
+  /** What functions take as a device: `cuda:0`. */
+  readonly id: string
+  readonly name: string
+  /** Compute capability, such as `8.0`. */
+  readonly capability: string
+  readonly multiprocessors: number
+  /** Bytes. */
+  readonly memory: number
+}
+
+interface CudaInfo {
+  readonly state: number
+  readonly library: string
+  readonly text: string
+  readonly driver: number
+  readonly runtime: number
+  readonly emulated: boolean
+  readonly devices: readonly { name: string; major: number; minor: number; multiprocessors: number; memory: number }[]
+}
+
+declare module '../native' {
+  interface NativeBinding {
+    /** Opens the CUDA library at the first call; the same answer for the life of the process. */
+    cudaInfo(): CudaInfo
   }
 }
 
@@ -50,26 +101,66 @@ export function devices(): Devices {
       availableThreads: info.availableThreads,
       caches: info.caches,
     },
-    cuda: { available: false, reason: cudaReason() },
+    cuda: cudaDevices(),
   }
 }
 
-function cudaReason(): string {
+// core/cuda.h
+const kStates: readonly CudaState[] = [
+  'ready', 'hidden', 'platform', 'library-missing', 'library-broken', 'library-version', 'no-driver', 'driver-too-old', 'no-device', 'failed',
+] // prettier-ignore
+
+const versionOf = (v: number): string => (v > 0 ? `${Math.floor(v / 1000)}.${Math.floor((v % 1000) / 10)}` : '')
+
+/** @internal The GPUs, or why there is none. */
+export function cudaDevices(): Devices['cuda'] {
   const hide = process.env['WHITTLE_CUDA']
   if (hide !== undefined && hide !== '' && hide !== '0' && hide !== '1')
     throw new WhittleError('ERR_RANGE', 'WHITTLE_CUDA', `WHITTLE_CUDA: expected 0 or 1, got ${JSON.stringify(hide)}`)
-  if (hide === '0') return 'hidden by WHITTLE_CUDA=0'
-  const backend = 'this version of whittle-ml has no CUDA backend'
-  if (process.platform !== 'linux') return backend
-  // The kernel module announces itself here, with its version.
-  let driver = 'no NVIDIA driver is loaded'
-  try {
-    const version = /Kernel Module\s+(?:for \S+\s+)?([\d.]+)/.exec(fs.readFileSync('/proc/driver/nvidia/version', 'utf8'))
-    driver = `NVIDIA driver ${version?.[1] ?? ''} is loaded`
-  } catch {
-    // no such file: no driver
+  const info = native().cudaInfo()
+  const state = kStates[info.state] ?? 'failed'
+  return {
+    available: state === 'ready',
+    state,
+    reason: reasonOf(state, info),
+    library: info.library,
+    emulated: info.emulated,
+    driver: versionOf(info.driver),
+    runtime: versionOf(info.runtime),
+    devices: info.devices.map((d, i) => ({
+      id: `cuda:${i}`,
+      name: d.name,
+      capability: `${d.major}.${d.minor}`,
+      multiprocessors: d.multiprocessors,
+      memory: d.memory,
+    })),
   }
-  return `${backend}; ${driver}`
+}
+
+function reasonOf(state: CudaState, { library, text, driver, runtime }: CudaInfo): string {
+  const words = text ? `: ${text}` : ''
+  switch (state) {
+    case 'ready':
+      return ''
+    case 'hidden':
+      return 'hidden by WHITTLE_CUDA=0'
+    case 'platform':
+      return `there is no CUDA backend for ${process.platform}`
+    case 'library-missing':
+      return `the CUDA backend was not built: no ${library || 'whittle_cuda.so'}${words} (npm run build:cuda makes it)`
+    case 'library-broken':
+      return `${library} cannot be loaded${words}`
+    case 'library-version':
+      return `${library} is of another version of whittle-ml${words}`
+    case 'no-driver':
+      return 'no NVIDIA driver is installed'
+    case 'driver-too-old':
+      return `the NVIDIA driver speaks CUDA ${versionOf(driver)}, the backend needs ${versionOf(runtime)}: install a newer driver`
+    case 'no-device':
+      return `the NVIDIA driver finds no GPU${words}`
+    case 'failed':
+      return `the CUDA runtime fails${words}`
+  }
 }
 
 /**

@@ -1,0 +1,99 @@
+// The CUDA backend as the rest sees it: one struct of functions, from a shared library (cuda/, built apart) that is opened at
+// the first request and never closed. The package holds no CUDA otherwise: without that library, a driver or a device
+// there is a reason, and everything else works.
+//
+// The operations take the argument structs of the CPU's drivers (core/<family>.h) with one difference: pointers to data
+// are memory of `device`, but for those that a comment calls host memory. They answer when their work is done. Calls may
+// come from any thread; those of one device run one after the other.
+#pragma once
+#include <stdint.h>
+
+#include "core/distill.h"
+#include "core/quantize.h"
+#include "core/select.h"
+#include "core/status.h"
+
+namespace whittle {
+
+// Raised by any change of this header or of a struct that it passes on.
+constexpr uint32_t kCudaContract = 1;
+
+// Why nothing can run. The names cross into lib/kernels/devices.ts.
+enum CudaState : int32_t {
+  kCudaReady = 0,
+  kCudaHidden = 1,           // WHITTLE_CUDA=0
+  kCudaPlatform = 2,         // not on this operating system
+  kCudaLibraryMissing = 3,   // whittle_cuda.so is not there
+  kCudaLibraryBroken = 4,    // it cannot be loaded, or is none
+  kCudaLibraryVersion = 5,   // of another contract
+  kCudaNoDriver = 6,
+  kCudaDriverTooOld = 7,
+  kCudaNoDevice = 8,
+  kCudaFailed = 9,           // the runtime reports another error
+};
+
+struct CudaProbe {
+  int32_t state;             // CudaState, of those from kCudaNoDriver on, or kCudaReady
+  int32_t devices;
+  int32_t driver, runtime;   // CUDA versions as 1000*major + 10*minor; 0: unknown
+  char text[192];            // the runtime's words where state is not kCudaReady
+};
+
+struct CudaDevice {
+  char name[256];
+  int32_t major, minor, multiprocessors;
+  int64_t memory;            // bytes
+};
+
+struct CudaBackend {
+  uint32_t contract, bytes;  // kCudaContract, sizeof(CudaBackend)
+  bool emulated;             // compiled for this CPU, for tests
+
+  void (*probe)(CudaProbe* out);
+  WhittleStatus (*describe)(int32_t device, CudaDevice* out);
+  // The words of the last WHITTLE_DEVICE that a call on this thread answered; valid until the next call.
+  const char* (*error)();
+
+  // 256-byte aligned; bytes >= 0. WHITTLE_OUT_OF_MEMORY leaves the device usable.
+  WhittleStatus (*allocate)(int32_t device, int64_t bytes, void** memory);
+  void (*release)(int32_t device, void* memory);
+  // `from` and `to` respectively are host memory.
+  WhittleStatus (*upload)(int32_t device, void* to, const void* from, int64_t bytes);
+  WhittleStatus (*download)(int32_t device, void* to, const void* from, int64_t bytes);
+
+  // As quantize() and dequantize() of core/quantize.h; rule is host memory or null, and with it zero is not null. At most 2^31 - 1 elements here and below.
+  WhittleStatus (*quantize)(int32_t device, const void* x, FloatType type, const QuantizeShape& shape, const QuantizeRule* rule,
+                            float* scale, void* zero, const QuantizeOptions& options, void* q);
+  WhittleStatus (*dequantize)(int32_t device, const void* q, const QuantizeShape& shape, const float* scale, const void* zero,
+                              const QuantizeOptions& options, FloatType type, void* y);
+
+  // As select_scores, select_groups, select_largest (of one part; threshold is host memory), select_nm and select_apply.
+  WhittleStatus (*scores)(int32_t device, int norm, const float* x, const float* g, int64_t n, float* out);
+  WhittleStatus (*groups)(int32_t device, int norm, const float* x, const float* g, int64_t outer, int64_t axis, int64_t inner,
+                          float* out);
+  WhittleStatus (*largest)(int32_t device, const float* scores, int64_t n, int64_t keep, uint8_t* mask, float* threshold);
+  WhittleStatus (*nm)(int32_t device, const float* scores, int64_t outer, int64_t axis, int64_t inner, int keep, int m,
+                      uint8_t* mask);
+  WhittleStatus (*apply)(int32_t device, const float* x, const uint8_t* mask, int64_t n, float* out);
+
+  // As distill_cross_entropy and distill_kl; `result` is host memory.
+  WhittleStatus (*cross_entropy)(int32_t device, const LogitLoss& loss);
+  WhittleStatus (*kl)(int32_t device, const LogitLoss& loss);
+};
+
+// The one symbol that the library exports under this name.
+typedef const CudaBackend* (*CudaEntry)();
+constexpr const char kCudaEntry[] = "whittle_cuda";
+
+// What opening came to; the same answer for the life of the process.
+struct CudaLoaded {
+  CudaState state;
+  const CudaBackend* backend;  // null unless kCudaReady
+  const char* library;         // the file that was opened or looked for, "" where none was
+  const char* text;            // the system's words for what went wrong, or ""
+  int32_t devices, driver, runtime;
+};
+// Opens the library at the first call: WHITTLE_CUDA_LIBRARY (an absolute path), else whittle_cuda.so beside the addon.
+const CudaLoaded& cuda();
+
+}  // namespace whittle

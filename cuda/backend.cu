@@ -1,0 +1,252 @@
+// The library's one symbol, its devices and their memory. Every device has one stream; memory comes from its pool in the
+// order of that stream. A call holds its device for itself and waits for its own work before it answers.
+#include "cuda/backend.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include <mutex>
+
+namespace whittle {
+namespace {
+
+constexpr int kMostDevices = 64;
+
+struct Device {
+  std::mutex turn;            // one operation at a time
+  bool tried = false;
+  cudaStream_t stream = nullptr;
+  int* found = nullptr;       // pinned: what flags were at the end of an operation
+  bool pool = false;
+  cudaError_t lost = cudaSuccess;
+};
+
+// Never destroyed: the process may end with calls in flight.
+Device* devices() {
+  static Device* const all = new Device[kMostDevices];
+  return all;
+}
+
+thread_local char message[256] = "";
+
+WhittleStatus failed(int32_t device, const char* what) {
+  snprintf(message, sizeof message, "device %d: %s", static_cast<int>(device), what);
+  return WHITTLE_DEVICE;
+}
+
+// Errors after which a context answers nothing else.
+bool is_lost(cudaError_t e) {
+  return e == cudaErrorLaunchFailure || e == cudaErrorIllegalAddress || e == cudaErrorMisalignedAddress ||
+         e == cudaErrorHardwareStackError || e == cudaErrorIllegalInstruction || e == cudaErrorInvalidAddressSpace ||
+         e == cudaErrorInvalidPc || e == cudaErrorAssert || e == cudaErrorECCUncorrectable || e == cudaErrorDevicesUnavailable ||
+         e == cudaErrorLaunchTimeout;
+}
+
+WhittleStatus status_of(int32_t index, cudaError_t e) {
+  if (e == cudaSuccess) return WHITTLE_OK;
+  cudaGetLastError();  // or the next call would find it
+  if (e == cudaErrorMemoryAllocation) return WHITTLE_OUT_OF_MEMORY;
+  if (is_lost(e)) devices()[index].lost = e;
+  return failed(index, cudaGetErrorString(e));
+}
+
+// Makes the device this thread's and its stream ready. Its turn must be held.
+WhittleStatus open_device(int32_t index) {
+  Device& d = devices()[index];
+  if (d.lost != cudaSuccess) return failed(index, cudaGetErrorString(d.lost));
+  cudaError_t e = cudaSetDevice(index);
+  if (e == cudaSuccess && !d.tried) {
+    int pools = 0;
+    if (cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, index) != cudaSuccess) cudaGetLastError();
+    d.pool = pools != 0;
+    if (d.pool) {
+      // Freed memory stays ours: an operation's scratch would else cost a call to the driver each time.
+      cudaMemPool_t pool;
+      uint64_t all = ~uint64_t(0);
+      e = cudaDeviceGetDefaultMemPool(&pool, index);
+      if (e == cudaSuccess) e = cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all);
+    }
+    if (e == cudaSuccess && !d.stream) e = cudaStreamCreateWithFlags(&d.stream, cudaStreamNonBlocking);
+    if (e == cudaSuccess && !d.found) e = cudaMallocHost(reinterpret_cast<void**>(&d.found), sizeof *d.found);
+    d.tried = e == cudaSuccess;
+  }
+  return status_of(index, e);
+}
+
+bool known(int32_t index) { return index >= 0 && index < kMostDevices; }
+
+cudaError_t take_memory(Device& d, void** p, int64_t bytes) {
+  return d.pool ? cudaMallocAsync(p, static_cast<size_t>(bytes), d.stream) : cudaMalloc(p, static_cast<size_t>(bytes));
+}
+
+void free_memory(Device& d, void* p) {
+  if ((d.pool ? cudaFreeAsync(p, d.stream) : cudaFree(p)) != cudaSuccess) cudaGetLastError();
+}
+
+void probe(CudaProbe* out) {
+  memset(out, 0, sizeof *out);
+  cudaDriverGetVersion(&out->driver);
+  cudaRuntimeGetVersion(&out->runtime);
+  const cudaError_t e = cudaGetDeviceCount(&out->devices);
+  if (e == cudaSuccess && out->devices > 0) {
+    if (out->devices > kMostDevices) out->devices = kMostDevices;
+    return;
+  }
+  cudaGetLastError();
+  out->devices = 0;
+  out->state = e == cudaErrorNoDevice || e == cudaSuccess ? kCudaNoDevice
+               : e == cudaErrorInsufficientDriver         ? (out->driver == 0 ? kCudaNoDriver : kCudaDriverTooOld)
+                                                          : kCudaFailed;
+  snprintf(out->text, sizeof out->text, "%s", cudaGetErrorString(e == cudaSuccess ? cudaErrorNoDevice : e));
+}
+
+WhittleStatus describe(int32_t index, CudaDevice* out) {
+  cudaDeviceProp p;
+  const cudaError_t e = cudaGetDeviceProperties(&p, index);
+  if (e != cudaSuccess) {
+    cudaGetLastError();
+    return failed(index, cudaGetErrorString(e));
+  }
+  memset(out, 0, sizeof *out);
+  snprintf(out->name, sizeof out->name, "%s", p.name);
+  out->major = p.major;
+  out->minor = p.minor;
+  out->multiprocessors = p.multiProcessorCount;
+  out->memory = static_cast<int64_t>(p.totalGlobalMem);
+  return WHITTLE_OK;
+}
+
+const char* error() { return message; }
+
+WhittleStatus allocate(int32_t index, int64_t bytes, void** memory) {
+  *memory = nullptr;
+  if (!known(index)) return failed(index, "no such device");
+  Device& d = devices()[index];
+  const std::lock_guard<std::mutex> turn(d.turn);
+  WhittleStatus s = open_device(index);
+  if (s == WHITTLE_OK) s = status_of(index, take_memory(d, memory, bytes > 0 ? bytes : 1));
+  return s;
+}
+
+void release(int32_t index, void* memory) {
+  if (!known(index) || !memory) return;
+  Device& d = devices()[index];
+  const std::lock_guard<std::mutex> turn(d.turn);
+  // What a lost device held is gone with it.
+  if (d.lost != cudaSuccess || cudaSetDevice(index) != cudaSuccess) return;
+  free_memory(d, memory);
+}
+
+WhittleStatus copy(int32_t index, void* to, const void* from, int64_t bytes, cudaMemcpyKind kind) {
+  if (!known(index)) return failed(index, "no such device");
+  if (bytes <= 0) return WHITTLE_OK;
+  Device& d = devices()[index];
+  const std::lock_guard<std::mutex> turn(d.turn);
+  const WhittleStatus s = open_device(index);
+  if (s != WHITTLE_OK) return s;
+  cudaError_t e = cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, d.stream);
+  if (e == cudaSuccess) e = cudaStreamSynchronize(d.stream);
+  return status_of(index, e);
+}
+
+WhittleStatus upload(int32_t index, void* to, const void* from, int64_t bytes) {
+  return copy(index, to, from, bytes, cudaMemcpyHostToDevice);
+}
+
+WhittleStatus download(int32_t index, void* to, const void* from, int64_t bytes) {
+  return copy(index, to, from, bytes, cudaMemcpyDeviceToHost);
+}
+
+}  // namespace
+
+Work::Work(int32_t device) : device_(device) {
+  if (!known(device)) {
+    status_ = failed(device, "no such device");
+    return;
+  }
+  devices()[device].turn.lock();
+  status_ = open_device(device);
+  stream_ = devices()[device].stream;
+  flags_ = scratch<int>(1);
+  fill(flags_, 0, sizeof *flags_);
+}
+
+Work::~Work() {
+  if (!known(device_)) return;
+  Device& d = devices()[device_];
+  for (int i = 0; i < count_; i++) free_memory(d, pieces_[i]);
+  d.turn.unlock();
+}
+
+void Work::check(cudaError_t e) {
+  if (status_ == WHITTLE_OK) status_ = status_of(device_, e);
+}
+
+void* Work::take(int64_t bytes) {
+  if (status_ != WHITTLE_OK) return nullptr;
+  if (count_ == kPieces) {
+    status_ = WHITTLE_OUT_OF_MEMORY;
+    return nullptr;
+  }
+  void* p = nullptr;
+  check(take_memory(devices()[device_], &p, bytes > 0 ? bytes : 1));
+  if (status_ != WHITTLE_OK) return nullptr;
+  return pieces_[count_++] = p;
+}
+
+void Work::fill(void* memory, int value, int64_t bytes) {
+  if (status_ == WHITTLE_OK && bytes > 0) check(cudaMemsetAsync(memory, value, static_cast<size_t>(bytes), stream_));
+}
+
+void Work::fetch(void* host, const void* memory, int64_t bytes) {
+  if (status_ == WHITTLE_OK) check(cudaMemcpyAsync(host, memory, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_));
+}
+
+WhittleStatus Work::finish() {
+  int* found = known(device_) ? devices()[device_].found : nullptr;
+  fetch(found, flags_, sizeof *found);
+  // Also after an error: what was enqueued may still write where the caller frees.
+  if (known(device_) && stream_) check(cudaStreamSynchronize(stream_));
+  if (status_ != WHITTLE_OK) return status_;
+  seen_ = *found;
+  if (seen_ & (kFlagScale | kFlagLabel)) return WHITTLE_RANGE;
+  return seen_ & kFlagNonfinite ? WHITTLE_NONFINITE : WHITTLE_OK;
+}
+
+}  // namespace whittle
+
+#if defined(_WIN32)
+#define WHITTLE_EXPORT __declspec(dllexport)
+#else
+#define WHITTLE_EXPORT __attribute__((visibility("default")))
+#endif
+
+extern "C" WHITTLE_EXPORT const whittle::CudaBackend* whittle_cuda() {
+  using namespace whittle;
+  static const CudaBackend backend = [] {
+    CudaBackend b = {};
+    b.contract = kCudaContract;
+    b.bytes = sizeof b;
+#if !defined(__CUDACC__)
+    b.emulated = true;
+#endif
+    b.probe = probe;
+    b.describe = describe;
+    b.error = error;
+    b.allocate = allocate;
+    b.release = release;
+    b.upload = upload;
+    b.download = download;
+    b.quantize = cuda_quantize;
+    b.dequantize = cuda_dequantize;
+    b.scores = cuda_scores;
+    b.groups = cuda_groups;
+    b.largest = cuda_largest;
+    b.nm = cuda_nm;
+    b.apply = cuda_apply;
+    b.cross_entropy = cuda_cross_entropy;
+    b.kl = cuda_kl;
+    return b;
+  }();
+  return &backend;
+}

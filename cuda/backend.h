@@ -1,0 +1,72 @@
+// What the operations of this library stand on: a device's stream and memory, one call's scratch and flags.
+#pragma once
+#include "cuda/device.h"
+
+namespace whittle {
+
+// Bits that kernels raise for what they find in the data.
+enum Flag : int { kFlagNonfinite = 1, kFlagScale = 2, kFlagLabel = 4 };
+
+constexpr int kBlock = 256;  // threads of a block, everywhere
+constexpr int64_t kMostElements = 2147483647;
+
+inline dim3 blocks_for(int64_t threads) { return dim3(static_cast<unsigned>((threads + kBlock - 1) / kBlock)); }
+
+// One operation: a turn on the device's stream, scratch that goes with it, flags. The first error stays and makes the rest
+// do nothing.
+class Work {
+ public:
+  explicit Work(int32_t device);
+  ~Work();
+  Work(const Work&) = delete;
+  Work& operator=(const Work&) = delete;
+
+  // Scratch for `count` of T, not initialized; null once something failed. At most kPieces a call.
+  template <class T>
+  T* scratch(int64_t count) {
+    return static_cast<T*>(take(count * static_cast<int64_t>(sizeof(T))));
+  }
+  // Device memory, 0 at first: bits of Flag.
+  int* flags() { return flags_; }
+
+  template <class... P, class... A>
+  void launch(dim3 grid, dim3 block, void (*kernel)(P...), const A&... arguments) {
+    if (status_ == WHITTLE_OK) check(whittle::launch(stream_, grid, block, kernel, arguments...));
+  }
+  void fill(void* memory, int value, int64_t bytes);
+  // To host memory, there once finish() has answered.
+  void fetch(void* host, const void* memory, int64_t bytes);
+
+  // Waits. Then flags say what kernels found; the first of range, label and finiteness that is raised is the answer.
+  WhittleStatus finish();
+  bool raised(Flag flag) const { return seen_ & flag; }
+
+ private:
+  static constexpr int kPieces = 8;
+  void* take(int64_t bytes);
+  void check(cudaError_t e);
+
+  cudaStream_t stream_ = nullptr;
+  int32_t device_;
+  int* flags_ = nullptr;
+  int seen_ = 0;
+  WhittleStatus status_ = WHITTLE_OK;
+  void* pieces_[kPieces];
+  int count_ = 0;
+};
+
+// The operations, by file.
+WhittleStatus cuda_quantize(int32_t device, const void* x, FloatType type, const QuantizeShape& shape, const QuantizeRule* rule,
+                            float* scale, void* zero, const QuantizeOptions& options, void* q);
+WhittleStatus cuda_dequantize(int32_t device, const void* q, const QuantizeShape& shape, const float* scale, const void* zero,
+                              const QuantizeOptions& options, FloatType type, void* y);
+WhittleStatus cuda_scores(int32_t device, int norm, const float* x, const float* g, int64_t n, float* out);
+WhittleStatus cuda_groups(int32_t device, int norm, const float* x, const float* g, int64_t outer, int64_t axis, int64_t inner,
+                          float* out);
+WhittleStatus cuda_largest(int32_t device, const float* scores, int64_t n, int64_t keep, uint8_t* mask, float* threshold);
+WhittleStatus cuda_nm(int32_t device, const float* scores, int64_t outer, int64_t axis, int64_t inner, int keep, int m, uint8_t* mask);
+WhittleStatus cuda_apply(int32_t device, const float* x, const uint8_t* mask, int64_t n, float* out);
+WhittleStatus cuda_cross_entropy(int32_t device, const LogitLoss& loss);
+WhittleStatus cuda_kl(int32_t device, const LogitLoss& loss);
+
+}  // namespace whittle

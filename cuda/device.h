@@ -1,0 +1,34 @@
+// What every .cu file includes, and the only place that knows who compiles it: nvcc, or a C++ compiler for the emulator of
+// test/cuda, which runs the same kernels on the CPU. Hence no <<<>>>, no bare __shared__, no inline PTX in kernels.
+#pragma once
+#include <stdint.h>
+
+#include "core/cuda.h"
+
+#if defined(__CUDACC__)
+#include <cuda_runtime.h>
+namespace whittle {
+template <class T>
+using SharedType = T;
+}
+// An array (or anything else) that the threads of a block share: WHITTLE_SHARED(part, float[32]);
+#define WHITTLE_SHARED(name, ...) __shared__ whittle::SharedType<__VA_ARGS__> name
+#else
+#include "emulator.h"
+#endif
+
+namespace whittle {
+
+constexpr unsigned kFullMask = 0xffffffffu;
+constexpr int kWarp = 32;
+
+template <class... P, class... A>
+cudaError_t launch(cudaStream_t stream, dim3 grid, dim3 block, void (*kernel)(P...), const A&... arguments) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...);
+}
+
+}  // namespace whittle

@@ -1,0 +1,208 @@
+'use strict'
+// npm run build:cuda [-- --release]: whittle_cuda.so by nvcc, put beside the addon. Without nvcc: says so, exit code 0.
+// npm run test:cuda [-- --quick] [--seed N]: what can be checked of the CUDA sources without a GPU (docs/cuda.md); its last
+// line is `N passed, N failed, N skipped`. --quick is the part that npm test runs.
+const path = require('node:path')
+const fs = require('node:fs')
+const os = require('node:os')
+const { spawnSync } = require('node:child_process')
+
+const root = path.join(__dirname, '..')
+const args = process.argv.slice(2)
+const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL || String(os.availableParallelism())
+const folder = (name) => path.join(root, 'build', name)
+// Where .ci/run puts NVIDIA's wheels on a machine without a toolkit.
+const wheels = path.join(folder('cuda-toolkit'), 'nvidia', 'cu13')
+
+function run(command, list, options = {}) {
+  const r = spawnSync(command, list, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 26, ...options, env: { ...process.env, ...options.env } })
+  return { ok: r.status === 0, status: r.status ?? r.signal ?? r.error?.message, out: r.stdout ?? '', text: (r.stdout ?? '') + (r.stderr ?? '') }
+}
+
+/** nvcc and what it needs in the environment, or undefined. */
+function compiler() {
+  for (const nvcc of [process.env.CUDACXX, 'nvcc', path.join(wheels, 'bin', 'nvcc')].filter(Boolean)) {
+    const r = run(nvcc, ['--version'])
+    // The wheels keep libraries where nvcc does not look.
+    if (r.ok) return { nvcc, env: nvcc.startsWith(wheels) ? { LIBRARY_PATH: path.join(wheels, 'lib'), CUDACXX: nvcc } : { CUDACXX: nvcc } }
+  }
+  return undefined
+}
+
+/** The folder of cuda_runtime_api.h, or undefined. */
+function headers() {
+  const of = (base) => (base ? [path.join(base, 'include'), path.join(base, 'targets', 'x86_64-linux', 'include')] : [])
+  const nvcc = compiler()
+  // A dry run names the toolkit that a wrapper on PATH stands for.
+  const top = nvcc && /^#\$ TOP=(.*)$/m.exec(run(nvcc.nvcc, ['--dryrun', '-E', '-x', 'cu', os.devNull]).text)?.[1]
+  const local = fs.existsSync('/usr/local') ? fs.readdirSync('/usr/local').filter((f) => f.startsWith('cuda')).map((f) => `/usr/local/${f}`) : []
+  return [process.env.WHITTLE_CUDA_HEADERS, ...[top, process.env.CUDA_PATH, process.env.CUDA_HOME, ...local, wheels, '/usr'].flatMap(of)]
+    .filter(Boolean)
+    .find((f) => fs.existsSync(path.join(f, 'cuda_runtime_api.h')))
+}
+
+const launcher = (language) =>
+  process.env.CMAKE_CXX_COMPILER_LAUNCHER ? [`-DCMAKE_${language}_COMPILER_LAUNCHER=${process.env.CMAKE_CXX_COMPILER_LAUNCHER}`] : []
+
+/** Builds whittle_cuda.so; answers its path and nvcc's words. */
+function build(nvcc, release) {
+  const dir = folder(release ? 'cuda-release' : 'cuda')
+  const list = ['-S', 'cuda', '-B', dir, ...launcher('CUDA')]
+  if (release) list.push('-DCMAKE_CUDA_ARCHITECTURES=75-real;80-real;90-real;100-real;120')
+  const configured = run('cmake', list, { env: nvcc.env })
+  if (!configured.ok) return { ...configured, library: '' }
+  return { ...run('cmake', ['--build', dir, '--parallel', jobs], { env: nvcc.env }), library: path.join(dir, 'whittle_cuda.so') }
+}
+
+const total = { passed: 0, failed: 0, skipped: 0 }
+function report(name, { passed = 0, failed = 0, print = '' }, start) {
+  total.passed += passed
+  total.failed += failed
+  if (print) console.log(print.trimEnd())
+  console.log(`${failed ? 'FAIL' : 'ok  '} ${name.padEnd(34)} ${`${passed} passed, ${failed} failed`.padEnd(24)} ${((Date.now() - start) / 1000).toFixed(1)} s`)
+}
+function skip(name, reason) {
+  total.skipped++
+  console.log(`SKIP ${name}: ${reason}`)
+}
+
+/** What devices() says with `library` in force. */
+function devicesWith(library) {
+  const script = `console.log(JSON.stringify(require(${JSON.stringify(path.join(root, 'dist'))}).devices().cuda))`
+  return run(process.execPath, ['-e', script], { env: { WHITTLE_CUDA_LIBRARY: library, WHITTLE_CUDA: '' } })
+}
+
+function checkNvcc(nvcc) {
+  const start = Date.now()
+  const built = build(nvcc, false)
+  if (!built.ok) return report('nvcc, sm_80 and PTX, no spills', { failed: 1, print: built.text }, start)
+  // One symbol, and an answer on any machine.
+  const symbols = run('nm', ['-D', '--defined-only', built.library]).out.trim().split('\n')
+  const one = symbols.length === 1 && symbols[0].endsWith(' whittle_cuda')
+  const asked = devicesWith(built.library)
+  const sane = asked.ok && ['ready', 'no-driver', 'driver-too-old', 'no-device', 'failed'].includes(JSON.parse(asked.out).state)
+  const bad = [one ? '' : `exports ${symbols.join(', ')}`, sane ? '' : `devices(): ${asked.text}`].filter(Boolean)
+  report('nvcc, sm_80 and PTX, no spills', { passed: 3 - bad.length, failed: bad.length, print: bad.join('\n') }, start)
+}
+
+// ASan's own words and TSan's; a broken rule of the emulator ends as a failed row.
+const sanitizers = { ASAN_OPTIONS: 'detect_leaks=0', TSAN_OPTIONS: 'halt_on_error=1', WHITTLE_CPU: 'scalar', WHITTLE_CUDA: '' }
+
+function rows(name, executable, list) {
+  const start = Date.now()
+  const r = run(path.join(folder('cuda-emulated'), executable), list, { env: sanitizers })
+  const summary = /^check: (\d+) passed, (\d+) failed/m.exec(r.out)
+  if (!summary) return report(name, { failed: 1, print: `${executable} ${list.join(' ')} ended with ${r.status}\n${r.text.slice(-6000)}` }, start)
+  const failed = Number(summary[2]) + (!r.ok && summary[2] === '0' ? 1 : 0)
+  report(name, { passed: Number(summary[1]), failed, print: failed ? r.out.split('\n').filter((l) => l.startsWith('FAIL')).join('\n') : '' }, start)
+}
+
+/**
+ * Mistakes that the checks must see: one edit of a source, the configuration that runs it, and what has to be said. Each is
+ * a copy under build/; the sources themselves know nothing of it.
+ */
+const kMistakes = require('../test/cuda/mistakes.json')
+
+function writeMistakes(list) {
+  const base = path.join(folder('cuda-emulated'), 'broken')
+  const keep = new Set()
+  for (const m of list) {
+    const file = path.join(base, m.config, `${m.name}.${m.file}.cu`)
+    const source = fs.readFileSync(path.join(root, 'cuda', `${m.file}.cu`), 'utf8')
+    const parts = source.split(m.find)
+    const at = m.occurrence ?? 1
+    if (parts.length <= at || (m.occurrence === undefined && parts.length !== 2))
+      throw new Error(`mistake ${m.name}: ${parts.length - 1} places of ${JSON.stringify(m.find)} in cuda/${m.file}.cu`)
+    const text = parts.slice(0, at).join(m.find) + m.replace + parts.slice(at).join(m.find)
+    fs.mkdirSync(path.dirname(file), { recursive: true })
+    if (!fs.existsSync(file) || fs.readFileSync(file, 'utf8') !== text) fs.writeFileSync(file, text)
+    keep.add(file)
+  }
+  for (const entry of fs.existsSync(base) ? fs.readdirSync(base, { recursive: true, encoding: 'utf8' }) : [])
+    if (entry.endsWith('.cu') && !keep.has(path.join(base, entry))) fs.rmSync(path.join(base, entry))
+}
+
+function checkMistakes(list, seed) {
+  const start = Date.now()
+  const missed = []
+  for (const m of list) {
+    const r = run(path.join(folder('cuda-emulated'), `broken_${m.name}`), [m.family, '--lean', '--seed', seed], { env: sanitizers })
+    if (r.ok || !new RegExp(m.says).test(r.text)) missed.push(`${m.name} (${m.what}) was not caught: exit ${r.status}\n${r.text.slice(-2000)}`)
+  }
+  report('mistakes that must be caught', { passed: list.length - missed.length, failed: missed.length, print: missed.join('\n') }, start)
+}
+
+function checkEmulated(quick, seed) {
+  const include = headers()
+  if (!include) return skip('emulator', "NVIDIA's headers are not here: a CUDA toolkit, or pip install nvidia-cuda-runtime nvidia-cuda-crt and WHITTLE_CUDA_HEADERS=<folder>")
+  const start = Date.now()
+  const mistakes = quick ? kMistakes.filter((m) => m.quick) : kMistakes
+  writeMistakes(mistakes)
+  const configs = quick ? ['plain', 'asan'] : ['plain', 'asan', 'tsan']
+  const dir = folder('cuda-emulated')
+  const configured = run('cmake', ['-S', 'test/cuda', '-B', dir, `-DWHITTLE_CUDA_HEADERS=${include}`, ...launcher('CXX')])
+  const targets = ['whittle_cuda', ...configs.map((c) => `cuda_check_${c}`), ...mistakes.map((m) => `broken_${m.name}`)]
+  const built = configured.ok ? run('cmake', ['--build', dir, '--parallel', jobs, '--target', ...targets]) : configured
+  if (!built.ok) return report('emulator, build', { failed: 1, print: built.text }, start)
+  report('emulator, build', { passed: 1 }, start)
+  rows('emulator', 'cuda_check_plain', ['--seed', seed, ...(quick ? ['--lean'] : [])])
+  rows('emulator, address sanitizer', 'cuda_check_asan', ['--lean', '--seed', seed])
+  if (!quick) {
+    rows('emulator, thread sanitizer', 'cuda_check_tsan', ['--lean', '--seed', seed])
+    for (const other of ['2', '3']) rows(`emulator, seed ${other}`, 'cuda_check_plain', ['--seed', other])
+  }
+  checkMistakes(mistakes, seed)
+}
+
+/** The public functions on the emulated library. */
+function checkJavaScript() {
+  const library = path.join(folder('cuda-emulated'), 'whittle_cuda.so')
+  if (!fs.existsSync(library)) return skip('JavaScript', 'the emulated library was not built')
+  for (const mode of ['eager', 'late', 'random']) {
+    const start = Date.now()
+    const file = path.join(folder('cuda-emulated'), 'jest.json')
+    fs.rmSync(file, { force: true })
+    const r = run(process.execPath, [require.resolve('jest/bin/jest'), '--json', `--outputFile=${file}`, '--testMatch', '<rootDir>/test/cuda/*.spec.ts'], {
+      env: { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library, FAKE_CUDA_MODE: mode },
+    })
+    let data
+    try {
+      data = JSON.parse(fs.readFileSync(file, 'utf8'))
+    } catch {
+      data = { numPassedTests: 0, numFailedTests: 1 }
+    }
+    const failed = data.numFailedTests || (r.ok ? 0 : 1)
+    report(`JavaScript, streams ${mode}`, { passed: data.numPassedTests, failed, print: failed ? r.text.slice(-8000) : '' }, start)
+  }
+}
+
+if (args.includes('--test')) {
+  const at = args.indexOf('--seed')
+  const quick = args.includes('--quick')
+  const nvcc = compiler()
+  if (process.platform !== 'linux') skip('CUDA', `not on ${process.platform}`)
+  else {
+    if (nvcc) checkNvcc(nvcc)
+    else skip('nvcc', 'no nvcc on PATH (a CUDA toolkit, or the wheels nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt nvidia-cuda-runtime)')
+    checkEmulated(quick, at >= 0 ? (args[at + 1] ?? '1') : '1')
+    if (fs.existsSync(path.join(root, 'test', 'cuda', 'device.spec.ts'))) checkJavaScript()
+  }
+  console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`)
+  process.exitCode = total.failed ? 1 : 0
+} else {
+  const nvcc = compiler()
+  if (!nvcc) {
+    console.log('build:cuda: skipped, no nvcc on PATH')
+  } else {
+    const built = build(nvcc, args.includes('--release'))
+    if (!built.ok) {
+      console.error(built.text)
+      process.exitCode = 1
+    } else {
+      const to = path.join(root, 'build', 'Release', 'whittle_cuda.so')
+      fs.mkdirSync(path.dirname(to), { recursive: true })
+      fs.copyFileSync(built.library, to)
+      console.log(`${path.relative(root, to)}  ${fs.statSync(to).size} bytes`)
+    }
+  }
+}

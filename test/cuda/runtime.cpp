@@ -1,0 +1,336 @@
+// Rules cite the CUDA Runtime API reference, by the module that the function stands in.
+#include "runtime.h"
+
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <set>
+
+#include "emulator.h"
+
+#if defined(EMULATOR_ASAN)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace fake {
+namespace {
+
+struct Stream {
+  int device;
+  std::deque<std::function<void()>> queue;
+};
+
+struct Allocation {
+  size_t bytes;
+  int device;
+};
+
+struct Runtime {
+  std::recursive_mutex lock;
+  std::map<const char*, Allocation> memory;
+  std::map<const char*, size_t> pinned;
+  std::set<Stream*> streams;
+  std::map<int, size_t> used;
+  std::mt19937_64 random{1};
+  int64_t allocations = 0, launches = 0;
+  std::map<int, cudaError_t> lost;
+  cudaError_t sticky(int device) const {
+    const auto it = lost.find(device);
+    return it == lost.end() ? cudaSuccess : it->second;
+  }
+};
+
+Runtime& runtime() {
+  static Runtime* const r = new Runtime;
+  return *r;
+}
+
+typedef std::lock_guard<std::recursive_mutex> Guard;
+
+thread_local cudaError_t last_error = cudaSuccess;
+thread_local int current_device = 0;
+
+cudaError_t answer(cudaError_t e) {
+  if (e != cudaSuccess) last_error = e;
+  return e;
+}
+
+[[noreturn]] void unmodelled(const char* what) {
+  fprintf(stderr, "the runtime of test/cuda does not model %s\n", what);
+  abort();
+}
+
+// The host may not touch device memory; only queued work may.
+void open_memory(bool open) {
+#if defined(EMULATOR_ASAN)
+  for (const auto& a : runtime().memory) {
+    if (open) __asan_unpoison_memory_region(a.first, a.second.bytes);
+    else __asan_poison_memory_region(a.first, a.second.bytes);
+  }
+#else
+  (void)open;
+#endif
+}
+
+bool on_device(const void* p, size_t n) {
+  const auto& all = runtime().memory;
+  auto it = all.upper_bound(static_cast<const char*>(p));
+  if (it == all.begin()) return false;
+  --it;
+  return static_cast<const char*>(p) + n <= it->first + it->second.bytes;
+}
+
+void drain(Stream* s) {
+  while (!s->queue.empty()) {
+    const std::function<void()> work = s->queue.front();
+    s->queue.pop_front();
+    // After an error of the device nothing runs any more ("sticky" errors, Error Handling).
+    if (runtime().sticky(s->device) != cudaSuccess) continue;
+    open_memory(true);
+    work();
+    open_memory(false);
+  }
+}
+
+Stream* of(cudaStream_t s) {
+  if (!s) unmodelled("the legacy default stream");
+  return reinterpret_cast<Stream*>(s);
+}
+
+void push(Stream* s, std::function<void()> work) {
+  s->queue.push_back(std::move(work));
+  if (options().mode == Mode::eager || (options().mode == Mode::random && runtime().random() % 2)) drain(s);
+}
+
+cudaError_t take(void** p, size_t n) {
+  Runtime& r = runtime();
+  if (n == 0) {  // "If size is 0, cudaMalloc returns cudaErrorInvalidValue" (Memory Management)
+    *p = nullptr;
+    return cudaErrorInvalidValue;
+  }
+  if (r.allocations++ == options().fail_allocation || r.used[current_device] + n > size_t(options().memory)) {
+    *p = nullptr;
+    return cudaErrorMemoryAllocation;
+  }
+  // Suitably aligned for any variable (Programming Guide: at least 256 bytes); no more bytes than were asked for.
+  void* q = nullptr;
+  if (posix_memalign(&q, 256, n) != 0) return cudaErrorMemoryAllocation;
+  memset(q, 0xFF, n);
+  r.memory[static_cast<char*>(q)] = {n, current_device};
+  r.used[current_device] += n;
+  open_memory(false);
+  *p = q;
+  return cudaSuccess;
+}
+
+void give(const char* p) {
+  Runtime& r = runtime();
+  const auto it = r.memory.find(p);
+#if defined(EMULATOR_ASAN)
+  __asan_unpoison_memory_region(p, it->second.bytes);
+#endif
+  r.used[it->second.device] -= it->second.bytes;
+  r.memory.erase(it);
+  free(const_cast<char*>(p));
+}
+
+}  // namespace
+
+Options& options() {
+  static Options* const o = [] {
+    Options* made = new Options;
+    const auto number = [](const char* name, int64_t otherwise) {
+      const char* v = getenv(name);
+      return v ? strtoll(v, nullptr, 10) : otherwise;
+    };
+    const char* mode = getenv("FAKE_CUDA_MODE");
+    if (mode) made->mode = strcmp(mode, "eager") == 0 ? Mode::eager : strcmp(mode, "random") == 0 ? Mode::random : Mode::late;
+    made->devices = static_cast<int>(number("FAKE_CUDA_DEVICES", made->devices));
+    made->driver = static_cast<int>(number("FAKE_CUDA_DRIVER", made->driver));
+    made->pools = number("FAKE_CUDA_POOLS", 1) != 0;
+    made->memory = number("FAKE_CUDA_MEMORY", made->memory);
+    made->fail_allocation = number("FAKE_CUDA_FAIL_ALLOCATION", -1);
+    made->lose_device = number("FAKE_CUDA_LOSE_DEVICE", -1);
+    return made;
+  }();
+  return *o;
+}
+
+int64_t live() {
+  const Guard guard(runtime().lock);
+  int64_t n = 0;
+  for (const auto& a : runtime().memory) n += runtime().sticky(a.second.device) == cudaSuccess;
+  return n;
+}
+
+int64_t allocations() { return runtime().allocations; }
+
+void reset() {
+  Runtime& r = runtime();
+  const Guard guard(r.lock);
+  for (Stream* s : r.streams) drain(s);
+  r.allocations = r.launches = 0;
+  r.random.seed(options().seed);
+  last_error = cudaSuccess;
+}
+
+}  // namespace fake
+
+using namespace fake;
+
+namespace emulator {
+
+cudaError_t enqueue(const cudaLaunchConfig_t& c, std::function<void()> body) {
+  Runtime& r = runtime();
+  const Guard guard(r.lock);
+  const dim3 g = c.gridDim, b = c.blockDim;
+  // Programming Guide, technical specifications for each compute capability
+  if (!g.x || !g.y || !g.z || g.x > 2147483647u || g.y > 65535 || g.z > 65535 || !b.x || !b.y || !b.z || b.z > 64 ||
+      uint64_t(b.x) * b.y * b.z > 1024)
+    return answer(cudaErrorInvalidConfiguration);
+  if (c.dynamicSmemBytes || c.numAttrs) unmodelled("launch attributes or dynamic shared memory");
+  const int device = of(c.stream)->device;
+  if (r.sticky(device) != cudaSuccess) return answer(r.sticky(device));
+  const bool lose = r.launches++ == options().lose_device;
+  push(of(c.stream), [=, &r] {
+    if (lose || !run(g, b, 0, body)) r.lost[device] = cudaErrorLaunchFailure;
+  });
+  return cudaSuccess;
+}
+
+}  // namespace emulator
+
+extern "C" {
+
+cudaError_t cudaDriverGetVersion(int* v) {  // "0 if no driver is installed" (Version Management)
+  *v = options().driver;
+  return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int* v) {
+  *v = CUDART_VERSION;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceCount(int* n) {  // Device Management
+  *n = 0;
+  if (options().driver == 0 || options().driver < 1000 * (CUDART_VERSION / 1000)) return answer(cudaErrorInsufficientDriver);
+  if (options().devices == 0) return answer(cudaErrorNoDevice);
+  *n = options().devices;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int d) {
+  if (d < 0 || d >= options().devices) return answer(cudaErrorInvalidDevice);
+  current_device = d;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int d) {
+  if (d < 0 || d >= options().devices) return answer(cudaErrorInvalidDevice);
+  memset(p, 0, sizeof *p);
+  snprintf(p->name, sizeof p->name, "emulated device %d", d);
+  p->major = 8;
+  p->minor = 0;
+  p->multiProcessorCount = 2;
+  p->totalGlobalMem = static_cast<size_t>(options().memory);
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* v, cudaDeviceAttr a, int) {
+  if (a != cudaDevAttrMemoryPoolsSupported) unmodelled("a device attribute");
+  *v = options().pools;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int d) {
+  *pool = reinterpret_cast<cudaMemPool_t>(static_cast<intptr_t>(d + 1));
+  return cudaSuccess;
+}
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr a, void*) {
+  if (a != cudaMemPoolAttrReleaseThreshold) unmodelled("a memory pool attribute");
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned flags) {
+  if (flags != cudaStreamNonBlocking) unmodelled("a blocking stream");
+  const Guard guard(runtime().lock);
+  Stream* made = new Stream{current_device, {}};
+  runtime().streams.insert(made);
+  *s = reinterpret_cast<cudaStream_t>(made);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+  const Guard guard(runtime().lock);
+  drain(of(s));
+  return answer(runtime().sticky(of(s)->device));
+}
+// Stream Ordered Memory Allocator: memory may be used by work of the stream after the allocation; freeing happens in its
+// turn.
+cudaError_t cudaMallocAsync(void** p, size_t n, cudaStream_t) {
+  const Guard guard(runtime().lock);
+  if (runtime().sticky(current_device) != cudaSuccess) return answer(runtime().sticky(current_device));
+  return answer(take(p, n));
+}
+cudaError_t cudaFreeAsync(void* p, cudaStream_t s) {
+  const Guard guard(runtime().lock);
+  if (!p) return cudaSuccess;
+  if (!runtime().memory.count(static_cast<char*>(p))) return answer(cudaErrorInvalidValue);
+  if (runtime().sticky(of(s)->device) != cudaSuccess) return answer(runtime().sticky(of(s)->device));
+  push(of(s), [p] { give(static_cast<char*>(p)); });
+  return cudaSuccess;
+}
+// Memory Management: cudaFree may be called with work in flight and waits for it
+cudaError_t cudaMalloc(void** p, size_t n) {
+  const Guard guard(runtime().lock);
+  if (runtime().sticky(current_device) != cudaSuccess) return answer(runtime().sticky(current_device));
+  return answer(take(p, n));
+}
+cudaError_t cudaFree(void* p) {
+  const Guard guard(runtime().lock);
+  if (!p) return cudaSuccess;
+  if (!runtime().memory.count(static_cast<char*>(p))) return answer(cudaErrorInvalidValue);
+  for (Stream* s : runtime().streams) drain(s);
+  give(static_cast<char*>(p));
+  return answer(runtime().sticky(current_device));
+}
+cudaError_t cudaMallocHost(void** p, size_t n) {
+  const Guard guard(runtime().lock);
+  *p = calloc(1, n);
+  runtime().pinned[static_cast<char*>(*p)] = n;
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind kind, cudaStream_t s) {
+  const Guard guard(runtime().lock);
+  const bool t = on_device(to, n), f = on_device(from, n);
+  // cudaMemcpyKind must match the pointers (Memory Management)
+  const bool good = kind == cudaMemcpyHostToDevice   ? t && !f
+                    : kind == cudaMemcpyDeviceToHost ? !t && f
+                    : kind == cudaMemcpyDeviceToDevice ? t && f
+                                                       : false;
+  if (!good) return answer(cudaErrorInvalidValue);
+  if (runtime().sticky(current_device) != cudaSuccess) return answer(runtime().sticky(current_device));
+  push(of(s), [=] { memcpy(to, from, n); });
+  return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* p, int v, size_t n, cudaStream_t s) {
+  const Guard guard(runtime().lock);
+  if (!on_device(p, n)) return answer(cudaErrorInvalidValue);
+  push(of(s), [=] { memset(p, v, n); });
+  return cudaSuccess;
+}
+cudaError_t cudaGetLastError() {
+  const cudaError_t e = last_error;
+  last_error = cudaSuccess;
+  return e;
+}
+const char* cudaGetErrorString(cudaError_t e) {
+  return e == cudaErrorMemoryAllocation     ? "out of memory"
+         : e == cudaErrorInsufficientDriver ? "CUDA driver version is insufficient for CUDA runtime version"
+         : e == cudaErrorNoDevice           ? "no CUDA-capable device is detected"
+         : e == cudaErrorLaunchFailure      ? "unspecified launch failure"
+                                            : "an error of the emulated runtime";
+}
+
+}  // extern "C"
