@@ -45,6 +45,29 @@ test('the factor of the inverse is the inverse, for sizes around the blocks', ()
   }
 })
 
+test('large factors, whose products are taken in float32, are off by no more than moments are', () => {
+  const size = 1100
+  const scale = (i: number): number => (i % 13 ? 1 : 20)
+  const own = Float64Array.from({ length: size * size }, (_, p) => {
+    const [i, j] = [Math.floor(p / size), p % size]
+    return scale(i) * scale(j) * (Math.exp(-Math.abs(i - j) / 40) + 2 + (i === j ? 0.05 : 0))
+  })
+  const { factor, lambda } = inverseFactor(own, size, 0.001)
+  for (let i = 0; i < size; i++) own[i * size + i]! += lambda
+  // U (H + λI) Uᵀ must be I: here some of its rows.
+  let worst = 0
+  for (let i = 7; i < size; i += 273) {
+    const row = new Float64Array(size)
+    for (let k = i; k < size; k++) for (let j = 0; j < size; j++) row[j]! += factor[i * size + k]! * own[k * size + j]!
+    for (let m = 0; m < size; m++) {
+      let got = 0
+      for (let j = m; j < size; j++) got += row[j]! * factor[m * size + j]!
+      worst = Math.max(worst, Math.abs(got - (i === m ? 1 : 0)))
+    }
+  }
+  expect(worst).toBeLessThan(1e-3)
+})
+
 test('a matrix that is not positive definite gets more damping, and one of zeros has a factor', () => {
   const { lambda } = inverseFactor(Float64Array.of(1, 2.5, 2.5, 1), 2, 0.01)
   expect(lambda).toBe(10)

@@ -60,7 +60,7 @@ export interface PruneStep {
   readonly damping?: number
   /**
    * With calibration inputs: `true` (default) has each layer see what pruning the layers before it left of its inputs, in up to
-   * twelve runs over the calibration inputs; `false` takes the original inputs of all layers, in one run.
+   * eight runs over the calibration inputs; `false` takes the original inputs of all layers, in one run.
    */
   readonly sequential?: boolean
   /** Of `'sensitivity'`: a safetensors file with the gradient of the loss for each chosen weight, by its name. */

@@ -33,7 +33,7 @@ export interface CalibratedPrune {
 export type Gradients = (weight: string) => Float32Array | undefined
 
 /** Times that the model is run again while its layers change; more would cost more than it finds. */
-const kBlocks = 12
+const kBlocks = 8
 
 /** @internal Prunes the chosen weights in the order of the graph, with the second moments of their inputs. */
 export async function pruneCalibrated(model: Model, chosen: readonly Weight[], step: CalibratedPrune, gradients: Gradients, context: Context): Promise<LayerReport[]> {
