@@ -1,4 +1,5 @@
 import { compress, type CalibrationData, type Recipe, type Step } from '../lib/compress'
+import { allocate } from '../lib/compress/mixed'
 import { adaround } from '../lib/compress/rounding/adaround'
 import type { Model } from '../lib/model'
 import { quantizedWeights, readCodes, readQuantized } from '../lib/model/quantized'
@@ -141,8 +142,58 @@ test.each([
   [{ coding: 'entropy', bits: 0.5 }, 'bits', '1'],
   [{ coding: 'huffman' }, 'coding', "'entropy'"],
   [{ bits: 4.5 }, 'bits', '2'],
+  [{ bits: 8, averageBits: 5 }, 'averageBits', 'auto'],
+  [{ bits: 'auto', averageBits: 5, bytes: 5 }, 'bytes', 'averageBits'],
+  [{ bits: 'auto', format: 'pow2' }, 'bits', 'integer'],
 ] as const)('%j is refused', async (step, parameter, text) => {
   const error = await failure(() => compress(net(), quantize(step as never), { calibration }))
   expect(error).toMatchObject({ name: 'WhittleError', parameter: `recipe.steps[0].${parameter}` })
   expect(error.message).toContain(text)
+})
+
+describe('mixed bits', () => {
+  const bitsOf = async (step: Quantize, given?: CalibrationData): Promise<[string, number | undefined, number][]> => {
+    const { report } = await compress(net(), quantize({ bits: 'auto', ...step }), given ? { calibration: given } : {})
+    return report.steps[0]!.layers.map((l) => [l.weight, l.bits, l.bytesAfter])
+  }
+  const total = (layers: readonly [string, number | undefined, number][]): number => layers.reduce((n, l) => n + l[2], 0)
+
+  test('bytes and average bits are kept, and used up as far as steps allow', async () => {
+    const elements = 48 * 32 + 16 * 36 + 40 * 16
+    for (const averageBits of [3.8, 5, 6.5]) {
+      const layers = await bitsOf({ averageBits }, calibration)
+      expect(total(layers)).toBeLessThanOrEqual((averageBits * elements) / 8)
+      expect(total(await bitsOf({ bytes: Math.floor((averageBits * elements) / 8) }, calibration))).toBe(total(layers))
+      expect(new Set(layers.map((l) => l[1])).size).toBeGreaterThan(averageBits === 3.8 ? 0 : 1)
+    }
+    expect(await failure(() => bitsOf({ averageBits: 1.5 }))).toMatchObject({ code: 'ERR_LIMIT', parameter: 'averageBits' })
+    expect(await failure(() => bitsOf({ bytes: 100 }))).toMatchObject({ code: 'ERR_LIMIT', parameter: 'bytes' })
+  })
+
+  test('the choice is the best there is, by every combination of bits', () => {
+    const layers = [3, 1, 7, 2].map((importance, i) =>
+      [2, 3, 4, 8].map((bits) => ({ bits, bytes: bits * (i + 1) * 8, error: importance * 4 ** -bits })),
+    )
+    const errorOf = (bits: readonly number[]): number => bits.reduce((s, b, i) => s + layers[i]!.find((c) => c.bits === b)!.error, 0)
+    const bytesOf = (bits: readonly number[]): number => bits.reduce((s, b, i) => s + b * (i + 1) * 8, 0)
+    const all = layers.reduce<number[][]>((lists) => lists.flatMap((l) => [2, 3, 4, 8].map((b) => [...l, b])), [[]])
+    for (const budget of [200, 260, 400, 640]) {
+      const bits = allocate(layers, budget)!
+      const best = all.filter((b) => bytesOf(b) <= budget).sort((a, b) => errorOf(a) - errorOf(b))[0]!
+      expect(bytesOf(bits)).toBeLessThanOrEqual(budget)
+      // Greedy choices miss the best by less than what one more step of one layer would bring.
+      expect(errorOf(bits)).toBeLessThanOrEqual(4 * errorOf(best))
+    }
+    expect(allocate(layers, 640)).toEqual([8, 8, 8, 8])
+    expect(allocate(layers, 159)).toBeUndefined()
+  })
+
+  test('with method gptq codes follow the chosen bits, and come again as they were', async () => {
+    const recipe = quantize({ bits: 'auto', averageBits: 5, method: 'gptq' })
+    const [a, b] = [await compress(net(), recipe, { calibration }), await compress(net(), recipe, { calibration })]
+    expect(Buffer.compare(a.model.toBytes(), b.model.toBytes())).toBe(0)
+    const [w] = a.report.steps[0]!.layers
+    expect(w!.outputError).toBeGreaterThan(0)
+    expect(quantizedWeights(a.model.graph).map((q) => q.bits)).toEqual(a.report.steps[0]!.layers.map((l) => l.bits))
+  })
 })

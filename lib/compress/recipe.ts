@@ -181,12 +181,13 @@ export function overrideRecipe(recipe: Recipe | Preset, overrides: Overrides): R
     steps = steps.map((s) => {
       if (s.step !== 'quantize') return s
       // A block size that suited the old bits need not suit the new ones: let the default decide.
-      const { blockSize, ...rest } = s
-      const keep = bits === undefined || bits <= 4 === (s.bits ?? 8) <= 4
+      const { blockSize, averageBits, bytes, ...rest } = s
+      const mixed = { ...(averageBits === undefined ? {} : { averageBits }), ...(bytes === undefined ? {} : { bytes }) }
+      const keep = bits === undefined || (s.bits !== 'auto' && bits <= 4 === (s.bits ?? 8) <= 4)
       return {
         ...rest,
         ...(keep && blockSize !== undefined ? { blockSize } : {}),
-        ...(bits === undefined ? {} : { bits }),
+        ...(bits === undefined ? mixed : { bits }),
         ...(storage === undefined ? {} : { storage }),
       }
     })

@@ -4,20 +4,22 @@ import { MemorySource, type DataSource } from '../../model/graph'
 import type { Model } from '../../model/model'
 import { raiseOpset } from '../../model/opset'
 import { weights, type Weight } from '../../model/weights'
-import { bytes, percent } from '../../report/format'
+import { bytes, percent, short } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { ComputedSource, firstNonFinite, relativeError, sparsityOf, type KeepBudget } from '../computed'
+import { allocate, candidatesOf, type Candidate } from '../mixed'
 import { moments, rowLayoutOf, type LayerMoments } from '../moments'
 import { roundCalibrated } from '../rounding/calibrated'
 import { entropyOf, sampled, stepsFor, type Sampled } from '../rounding/entropy'
-import { gridOf, type Format } from '../rounding/grid'
+import type { Format } from '../rounding/grid'
 import { fromHalves, toHalves } from '../rounding/half'
 import { packedBits } from '../rounding/packing'
+import { planOf } from '../rounding/plan'
 import { Groups } from '../rounding/scales'
-import { back, filed, roundToNearest, scalesOf, type Coded, type Rounding } from '../rounding/weight'
+import { back, filed, roundToNearest, scalesOf, type Coded } from '../rounding/weight'
 import { fail, finite, integer, oneOf, options } from '../../validate'
 import { parseSelector, type LayerSelector, type Layers } from '../selectors'
-import { bytesOf, Emitter, layoutOf, type Layout, type Storage } from './emit'
+import { bytesOf, Emitter, type Layout, type Storage } from './emit'
 import { chooseLayers, describeWeight, type Context, type Memory, type Pass, type PassResult } from './pass'
 
 /**
@@ -37,8 +39,16 @@ export interface QuantizeStep {
    * - `'float16'`: no scale; half the bytes, and a Cast to float32
    */
   readonly format?: Format
-  /** Of `'int'` 2 to 8, default 8: 5 to 8 bits lie in an int8 tensor, fewer several to a byte. Else see {@link format}. */
-  readonly bits?: number
+  /**
+   * Of `'int'` 2 to 8, default 8: 5 to 8 bits lie in an int8 tensor, fewer several to a byte. `'auto'` gives each weight 2, 3,
+   * 4 or 8 so that errors add up to little within {@link averageBits} or {@link bytes}: errors of the layers' outputs over
+   * their power where calibration inputs are given, else of the weights. For other formats see {@link format}.
+   */
+  readonly bits?: number | 'auto'
+  /** Beside `bits: 'auto'`: bits of a value on average over the chosen weights, scales included. Default 5 unless there is {@link bytes}. */
+  readonly averageBits?: number
+  /** Beside `bits: 'auto'`: bytes of codes and scales of the chosen weights together. */
+  readonly bytes?: number
   /**
    * How codes are found.
    *
@@ -85,7 +95,11 @@ export interface QuantizeStep {
 }
 
 /** @internal A step with every default written out: what the report holds, so that it replays exactly. */
-export type ResolvedQuantize = Required<Omit<QuantizeStep, 'layers'>> & { readonly layers: LayerSelector }
+export type ResolvedQuantize = Required<Omit<QuantizeStep, 'layers' | 'averageBits' | 'bytes'>> &
+  Pick<QuantizeStep, 'averageBits' | 'bytes'> & { readonly layers: LayerSelector }
+
+/** With bits that are known. */
+type Exact = ResolvedQuantize & { readonly bits: number }
 
 /** Error budget by bits, see {@link QuantizeStep.maxError}. */
 const kMaxError: Readonly<Record<number, number>> = { 8: 0.03, 7: 0.05, 6: 0.08, 5: 0.12, 4: 0.15, 3: 0.35, 2: 0.8 }
@@ -110,19 +124,23 @@ async function apply(model: Model, step: ResolvedQuantize, context: Context): Pr
   const { run, memory } = context
   const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, { spared: context.spared })
   const steps = step.coding === 'entropy' ? await entropySteps(chosen, step, context) : undefined
+  // Inputs are looked at once for both, where their moments may be held.
+  const seen = new Inspected(model, chosen, isCalibrated(step) || step.bits === 'auto', context)
+  const bits = step.bits === 'auto' ? await mixedBits(chosen, step, seen, context) : undefined
   const layers = new Map<Weight, LayerReport>()
   const results: [Weight, Result][] = []
-  const found = (weight: Weight, seen?: LayerMoments): void => {
-    const { report, result } = quantizeWeight(weight, step, memory, steps?.get(weight.initializer.name), seen)
+  const found = (weight: Weight, inputs?: LayerMoments): void => {
+    const own = step.bits === 'auto' ? (bits?.get(weight) ?? 8) : step.bits
+    const exact: Exact = { ...step, bits: own, blockSize: step.bits === 'auto' && own > 4 ? 0 : step.blockSize }
+    const { report, result } = quantizeWeight(weight, exact, memory, steps?.get(weight.initializer.name), inputs)
     layers.set(weight, report)
     if (result) results.push([weight, result])
   }
   if (isCalibrated(step)) {
-    const floats = chosen.filter((w) => w.initializer.type === 'float32')
     let done = 0
-    for await (const seen of moments(model, floats, context.calibration!, { run })) {
-      await run.tell('quantize', done++, chosen.length, seen.weight.name)
-      found(seen.weight, seen)
+    for await (const inputs of seen.each()) {
+      await run.tell('quantize', done++, chosen.length, inputs.weight.name)
+      found(inputs.weight, inputs)
     }
   }
   for (const [i, weight] of chosen.entries()) {
@@ -147,6 +165,76 @@ async function apply(model: Model, step: ResolvedQuantize, context: Context): Pr
   return { layers: reports, summary: summarize(reports, step) }
 }
 
+/** Bytes of second moments that are held from one reading to the next. */
+const kHeld = 256e6
+
+/** Second moments of the inputs of float32 weights, read once where they may be held. */
+class Inspected {
+  readonly #model: Model
+  readonly #weights: readonly Weight[]
+  readonly #context: Context
+  #held: LayerMoments[] | undefined
+
+  constructor(model: Model, chosen: readonly Weight[], wanted: boolean, context: Context) {
+    this.#model = model
+    this.#context = context
+    this.#weights = wanted && context.calibration ? chosen.filter((w) => w.initializer.type === 'float32') : []
+  }
+
+  async *each(): AsyncGenerator<LayerMoments, void, void> {
+    if (this.#held) return yield* this.#held
+    const { calibration, run } = this.#context
+    if (this.#weights.length === 0) return
+    const held: LayerMoments[] = []
+    const known = new Set<unknown>()
+    let bytes = 0
+    for await (const seen of moments(this.#model, this.#weights, calibration!, { run })) {
+      // Weights that read the same inputs share their moments.
+      if (seen.moments && !known.has(seen.moments)) {
+        known.add(seen.moments)
+        bytes += seen.moments.hessian.byteLength
+      }
+      if (bytes > kHeld) held.length = 0
+      else held.push(seen)
+      yield seen
+    }
+    if (bytes <= kHeld) this.#held = held
+  }
+}
+
+/** The bits of each weight that has a choice. */
+async function mixedBits(
+  chosen: readonly Weight[],
+  step: ResolvedQuantize,
+  seen: Inspected,
+  { run, memory }: Context,
+): Promise<Map<Weight, number>> {
+  const options = new Map<Weight, readonly Candidate[]>()
+  const consider = async (weight: Weight, inputs?: LayerMoments): Promise<void> => {
+    await run.tell('quantize', 0, chosen.length, weight.name)
+    const { initializer } = weight
+    const values = initializer.type === 'float32' ? (memory.scratch.read(initializer).data as Float32Array) : undefined
+    const format = step.format === 'float16' ? 'int' : step.format
+    const fits = values && values.length > 0 && firstNonFinite(values) < 0
+    options.set(weight, fits ? candidatesOf(weight, values, { ...step, format, bits: 8 }, inputs) : [])
+  }
+  for await (const inputs of seen.each()) await consider(inputs.weight, inputs)
+  for (const weight of chosen) if (!options.has(weight)) await consider(weight)
+  const all = chosen.filter((w) => options.get(w)!.length > 0)
+  const elements = all.reduce((sum, w) => sum + w.initializer.elementCount, 0)
+  const budget = step.bytes ?? (step.averageBits! * elements) / 8
+  const bits = allocate(
+    all.map((w) => options.get(w)!),
+    budget,
+  )
+  if (!bits) {
+    const least = all.reduce((sum, w) => sum + Math.min(...options.get(w)!.map((c) => c.bytes)), 0)
+    const [name, own] = step.bytes === undefined ? ['averageBits', (8 * least) / elements] : ['bytes', least]
+    throw new WhittleError('ERR_LIMIT', name, `${name}: expected at least ${Math.ceil(own * 100) / 100}, which the chosen weights take with the fewest bits, got ${step.bytes ?? step.averageBits}`)
+  }
+  return new Map(all.map((w, i) => [w, bits[i]!]))
+}
+
 /** The common step of each weight that is coded by entropy. */
 async function entropySteps(chosen: readonly Weight[], { bits }: ResolvedQuantize, { run, memory }: Context): Promise<Map<string, number>> {
   const seen: Sampled[] = []
@@ -158,7 +246,7 @@ async function entropySteps(chosen: readonly Weight[], { bits }: ResolvedQuantiz
     if (firstNonFinite(values) < 0) seen.push(sampled(initializer, values))
     if (i % 8 === 7) run.check()
   }
-  return stepsFor(seen, bits)
+  return stepsFor(seen, bits as number)
 }
 
 type Result =
@@ -168,7 +256,7 @@ type Result =
 /** Codes, scales and error of one weight; no result where it stays as it is. */
 function quantizeWeight(
   weight: Weight,
-  step: ResolvedQuantize,
+  step: Exact,
   { scratch, keep }: Memory,
   common: number | undefined,
   seen: LayerMoments | undefined,
@@ -185,7 +273,8 @@ function quantizeWeight(
     },
   })
   if (initializer.type !== 'float32') return kept(`${initializer.type} weights are not quantized`)
-  const plan = step.format === 'float16' ? undefined : planOf(weight, step, step.format)
+  const { format } = step
+  const plan = format === 'float16' ? undefined : planOf(weight, { ...step, format, bits: step.coding === 'entropy' ? 8 : step.bits })
   const bytesAfter = plan ? bytesOf(plan.layout) : base.bytesBefore / 2
   if (bytesAfter + kOverhead >= base.bytesBefore) return kept('codes and scales would not be smaller')
 
@@ -274,27 +363,6 @@ function commonScales(values: Float32Array, layout: Layout, step: number): Float
 
 const overBudget = (error: number, most: number): string => `its relative error ${percent(error)} is over ${percent(most)}`
 
-/** How a weight is coded; where it gets another layout than was asked for, 8-bit integers take the place of few bits. */
-function planOf(
-  weight: Weight,
-  { bits: asked, blockSize, storage, method, scale, coding }: ResolvedQuantize,
-  format: Exclude<Format, 'float16'>,
-): { layout: Layout; rounding: Rounding; reason?: string } {
-  const bits = coding === 'entropy' ? 8 : asked
-  const grid = gridOf(format, bits)
-  const { layout, reason } = layoutOf(weight, { grid, bits, blockSize, storage })
-  const instead = layout.container === 'int8' && (grid.levels !== undefined || bits <= 4)
-  return {
-    layout,
-    rounding: {
-      ...(instead ? { grid: gridOf('int', 8), bits: 8 } : { grid, bits }),
-      fit: method === 'nearest' ? 'absmax' : 'mse',
-      powers: scale === 'pow2',
-    },
-    ...(reason ? { reason } : {}),
-  }
-}
-
 /** Sources of bytes that are held while the budget lasts, else computed when they are read, `compute` giving all at once. */
 function kept8(keep: KeepBudget, bytes: number, made: readonly Piece[], compute: () => readonly Piece[]): DataSource[] {
   const raw = (p: Piece): Uint8Array => new Uint8Array(p.buffer as ArrayBuffer, p.byteOffset, p.byteLength)
@@ -304,6 +372,12 @@ function kept8(keep: KeepBudget, bytes: number, made: readonly Piece[], compute:
 
 type Piece = Uint8Array | Uint16Array
 
+/** Bits of a value with its share of scales. */
+function mean(done: readonly LayerReport[]): string {
+  const total = done.reduce((n, l) => n + l.elements, 0)
+  return total ? short(done.reduce((n, l) => n + 8 * l.bytesAfter, 0) / total) : '0'
+}
+
 function summarize(layers: readonly LayerReport[], step: ResolvedQuantize): string {
   const done = layers.filter((l) => l.action === 'quantized')
   const kept = layers.length - done.length
@@ -312,7 +386,8 @@ function summarize(layers: readonly LayerReport[], step: ResolvedQuantize): stri
   const to =
     step.coding === 'entropy'
       ? `${step.bits} bits of entropy`
-      : step.format === 'int' ? `${step.bits} bits (${unit}, ${step.storage})` : step.format
+      : step.format === 'int' ? `${step.bits === 'auto' ? `${mean(done)} bits on average` : `${step.bits} bits`} (${unit}, ${step.storage})`
+        : step.format
   return (
     `Quantized ${done.length} of ${layers.length} weights to ${to}: ` +
     `${bytes(sum((l) => l.bytesBefore))} became ${bytes(sum((l) => l.bytesAfter))}${kept ? `; ${kept} stayed float` : ''}.`
@@ -320,7 +395,7 @@ function summarize(layers: readonly LayerReport[], step: ResolvedQuantize): stri
 }
 
 const kFormats = ['int', 'nf4', 'binary', 'ternary', 'pow2', 'apot', 'float16'] as const
-const kKeys = ['step', 'format', 'bits', 'method', 'coding', 'scale', 'storage', 'blockSize', 'maxError', 'nonFinite', 'layers'] as const
+const kKeys = ['step', 'format', 'bits', 'averageBits', 'bytes', 'method', 'coding', 'scale', 'storage', 'blockSize', 'maxError', 'nonFinite', 'layers'] as const
 
 /** Bits of the formats that have no choice of them. */
 const kBits: Partial<Record<Format, number>> = { nf4: 4, binary: 1, ternary: 2, float16: 16 }
@@ -331,8 +406,10 @@ function resolveQuantize(value: object, parameter: string): ResolvedQuantize {
   const only = kBits[format]
   const coding = given.coding === undefined ? 'fixed' : oneOf(given.coding, `${parameter}.coding`, ['fixed', 'entropy'])
   const free = coding === 'entropy'
-  const bits =
-    given.bits === undefined
+  const auto = given.bits === 'auto' && format === 'int' && !free
+  const bits = auto
+    ? 'auto'
+    : given.bits === undefined
       ? (only ?? (free ? 4.5 : format === 'int' ? 8 : 4))
       : free
         ? finite(given.bits, `${parameter}.bits`, 1, 8)
@@ -344,7 +421,15 @@ function resolveQuantize(value: object, parameter: string): ResolvedQuantize {
     fail('ERR_RANGE', `${parameter}.format`, `'int' beside ${free ? "coding 'entropy'" : `method '${method}'`}`, format)
   if (free && (scale !== 'float' || (given.blockSize !== undefined && given.blockSize !== 0)))
     fail('ERR_RANGE', `${parameter}.coding`, "'fixed' beside blockSize or scale: there is one step for a whole weight", coding)
-  const standard = free ? 0 : format === 'int' ? (bits <= 4 ? 32 : 0) : format === 'nf4' ? 64 : 0
+  if (!auto)
+    for (const name of ['averageBits', 'bytes'] as const)
+      if (given[name] !== undefined) fail('ERR_RANGE', `${parameter}.${name}`, "nothing, except beside bits: 'auto'", given[name])
+  if (given.averageBits !== undefined && given.bytes !== undefined)
+    fail('ERR_RANGE', `${parameter}.bytes`, 'nothing beside averageBits', given.bytes)
+  const total = given.bytes === undefined ? undefined : finite(given.bytes, `${parameter}.bytes`, 0)
+  const average = given.averageBits === undefined ? 5 : finite(given.averageBits, `${parameter}.averageBits`, 1, 32)
+  const few = bits === 'auto' || bits <= 4
+  const standard = free ? 0 : format === 'int' ? (few ? 32 : 0) : format === 'nf4' ? 64 : 0
   const blockSize = given.blockSize === undefined ? standard : integer(given.blockSize, `${parameter}.blockSize`, 0, 2 ** 20)
   if (blockSize > 0 && blockSize < 8)
     fail('ERR_RANGE', `${parameter}.blockSize`, '0 (per channel) or at least 8', blockSize)
@@ -357,6 +442,7 @@ function resolveQuantize(value: object, parameter: string): ResolvedQuantize {
     step: 'quantize',
     format,
     bits,
+    ...(!auto ? {} : total === undefined ? { averageBits: average } : { bytes: total }),
     method,
     coding,
     scale,
@@ -364,7 +450,7 @@ function resolveQuantize(value: object, parameter: string): ResolvedQuantize {
     blockSize,
     maxError:
       given.maxError === undefined
-        ? format === 'int' && !calibrated && !free
+        ? format === 'int' && !calibrated && !free && bits !== 'auto'
           ? kMaxError[bits]!
           : format === 'float16'
             ? 0.01
