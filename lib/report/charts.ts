@@ -183,7 +183,7 @@ export function tradeoff(points: readonly TradePoint[], limits: { readonly bytes
   const [low, high] = [least - room, best + room]
   const asShare = best <= 1 && least >= -1
   const show = (v: number): string => (asShare ? percent(v) : short(v))
-  const tick = (v: number): string => (asShare ? `${short(v * 100)} %` : short(v))
+  const tick = (v: number): string => (asShare ? `${Number((v * 100).toPrecision(4))} %` : short(v))
   const x = (v: number): number => left + (v / most) * (width - left - right)
   const y = (v: number): number => height - bottom - ((v - low) / (high - low)) * (height - top - bottom)
   const out: string[] = []
@@ -193,7 +193,7 @@ export function tradeoff(points: readonly TradePoint[], limits: { readonly bytes
   for (let v = Math.ceil(low / up) * up; v <= high; v += up)
     out.push(`<line class="grid" x1="${left}" y1="${n(y(v))}" x2="${width - right}" y2="${n(y(v))}"/><text class="axis" x="${left - 8}" y="${n(y(v) + 4)}" text-anchor="end">${escape(tick(Number(v.toPrecision(9))))}</text>`)
   if (limits.bytes !== undefined)
-    out.push(`<line class="budget" x1="${n(x(limits.bytes))}" y1="${top}" x2="${n(x(limits.bytes))}" y2="${height - bottom}"/><text class="budgetText" x="${n(x(limits.bytes) + 6)}" y="${top + 12}">limit ${escape(showBytes(limits.bytes))}</text>`)
+    out.push(`<line class="budget" x1="${n(x(limits.bytes))}" y1="${top}" x2="${n(x(limits.bytes))}" y2="${height - bottom}"/><text class="budgetText" x="${n(x(limits.bytes) + 6)}" y="${height - bottom - 8}">limit ${escape(showBytes(limits.bytes))}</text>`)
   if (limits.accuracy !== undefined)
     out.push(`<line class="budget" x1="${left}" y1="${n(y(limits.accuracy))}" x2="${width - right}" y2="${n(y(limits.accuracy))}"/><text class="budgetText" x="${left + 6}" y="${n(y(limits.accuracy) - 6)}">limit ${escape(show(limits.accuracy))}</text>`)
   const tried = points.filter((p) => p.kind !== 'original').sort((a, b) => a.bytes - b.bytes)

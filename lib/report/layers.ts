@@ -173,7 +173,7 @@ function panel(r: Row, open: boolean): string {
   const bits = byBits(snrByBits, 'Signal-to-noise ratio by bits')
   if (bits) cards.push(['error by bits', bits, 'signal-to-noise ratio in dB of the weight at 2 to 8 bits'])
   const picture = r.after?.mask ?? r.before?.mask
-  if (picture) cards.push(['zeros', mask(picture, 'Where weights are not zero'), `${picture.rows * picture.columns} cells of ${picture.cell.join(' × ')} weights; the stronger the colour, the fewer zeros`])
+  if (picture && /[0-8]/.test(picture.cells)) cards.push(['zeros', mask(picture, 'Where weights are not zero'), `${picture.rows * picture.columns} cells of ${picture.cell.join(' × ')} weights; the stronger the colour, the fewer zeros`])
   if (known.sensitivity?.length) cards.push(['alone', table(known.sensitivity), 'the model with this layer alone changed'])
   return (
     `<details class="layer"${open ? ' open' : ''}><summary><b>${escape(r.name)}</b> ${escape(r.op)} ${r.dims.join(' × ')}${r.macs ? `, ${big(r.macs)} MACs` : ''}</summary>` +

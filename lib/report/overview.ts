@@ -90,7 +90,7 @@ function tileList(list: readonly Tile[]): string {
 export function limits(report: CompressReport): string {
   if (report.limits.length === 0) return ''
   const share = Math.abs(report.before.accuracy ?? 1) <= 1
-  const points = (v: number): string => `${(v * 100).toFixed(2)} points`
+  const points = (v: number): string => `${(v * 100).toFixed(2).replace('-', '−')} points`
   const cells = report.limits.map((l) => {
     const show = l.name === 'bytes' ? bytes : l.name === 'latency' ? milliseconds : share ? points : short
     const name = { accuracyDrop: 'accuracy lost', bytes: 'size', latency: 'latency' }[l.name] ?? l.name

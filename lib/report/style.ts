@@ -1,7 +1,7 @@
 /** The whole look of a report. Two inks, one accent, one warning; everything else is derived from them. */
 export const kStyle = `
 :root{--bg:#f6f7f9;--card:#fff;--ink:#17202c;--soft:#5c6878;--line:#e1e5eb;--pale:#c9d1dc;--accent:#0b7a75;--keep:#d08a1e;--rest:#8e9aab;--bad:#c0392b;--onAccent:#fff;--s1:#c97b12;--s2:#3b68c9;--s3:#b0407f;--s4:#6b7a3a}
-@media (prefers-color-scheme:dark){:root{--bg:#0e1319;--card:#161d26;--ink:#e7ecf2;--soft:#97a4b4;--line:#26303c;--pale:#3b4858;--accent:#2fb5ac;--keep:#e0a242;--rest:#66758a;--bad:#ef6b5c;--onAccent:#06201f;--s1:#e5a63f;--s2:#7ea4f4;--s3:#e583bb;--s4:#b3c473}}
+@media screen and (prefers-color-scheme:dark){:root{--bg:#0e1319;--card:#161d26;--ink:#e7ecf2;--soft:#97a4b4;--line:#26303c;--pale:#3b4858;--accent:#2fb5ac;--keep:#e0a242;--rest:#66758a;--bad:#ef6b5c;--onAccent:#06201f;--s1:#e5a63f;--s2:#7ea4f4;--s3:#e583bb;--s4:#b3c473}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;-webkit-font-smoothing:antialiased}
 main{max-width:1080px;margin:0 auto;padding:40px 20px 64px}
@@ -116,5 +116,5 @@ details table{font-size:13px;margin-top:8px}
 code,pre{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 pre{overflow-x:auto;background:var(--bg);border-radius:8px;padding:14px}
 @media (max-width:600px){main{padding:24px 10px 40px}section{padding:18px 14px;border-radius:12px}.tile .v{font-size:22px}}
-@media print{.filter{display:none}.scroll:has(.sortable){max-height:none;border:0}.sortable th{position:static}figure{break-inside:avoid}body{background:#fff}section{break-inside:avoid;border:0;padding:0}}
+@media print{.filter,nav{display:none}main{max-width:none;padding:0}.scroll,.chart{overflow:visible}.chart>svg{min-width:0}svg.meter{width:90px}.sortable,.sortable td.num,.sortable td.done{font-size:9px}.sortable th,.sortable td{padding:2px 5px 2px 0}.sortable td:nth-child(2),.sortable td.done{min-width:0}.cards{grid-template-columns:repeat(4,1fr);gap:8px 12px}h3,h4,summary{break-after:avoid}tr,details.layer{break-inside:avoid}.scroll:has(.sortable){max-height:none;border:0}.sortable th{position:static}figure{break-inside:avoid}body{background:#fff}section{border:0;padding:0}}
 `.replace(/\n/g, '')
