@@ -39,8 +39,8 @@ const kLeastZeros = 0.03
 export interface Shape {
   /** Bytes of an element: 1, 2, 4 or 8. */
   readonly width: number
-  /** Two elements to a byte. */
-  readonly nibbles: boolean
+  /** Two elements to a byte; `undefined` where that may be. */
+  readonly nibbles: boolean | undefined
   /** Numbers around zero, in two's complement. */
   readonly signed: boolean
   /** Sign, exponent, fraction. */
@@ -56,7 +56,7 @@ export function shapeOf(type: ElementType, dims: readonly number[]): Shape {
   const count = dims.reduce((n, d) => n * d, 1)
   return {
     width: [1, 2, 4, 8].includes(width) ? width : 1,
-    nibbles: bits === 4,
+    nibbles: bits === 4 ? true : type === 'uint8' ? undefined : false,
     signed: type === 'int8',
     float: type === 'float32' || type === 'float16' || type === 'bfloat16',
     columns: dims.length >= 2 && dims[0]! > 0 ? count / dims[0]! : 0,
@@ -107,11 +107,11 @@ function narrow(bytes: Uint8Array, { nibbles, signed, columns }: Shape): Uint8Ar
   }
   if (count <= kMostAdaptive) offer(kAdaptive, adaptive(bytes))
   if (!nibbles) {
-    const symbols = signed ? bytes.map((b) => b ^ 128) : bytes
+    const symbols = signed ? turned(bytes) : bytes
     const coded = encodeCodes(symbols, 256, columns && count % columns === 0 ? columns : count, best.length - 2)
     offer(kCodes, coded && prefixed(signed ? 128 : 0, coded))
   }
-  if (nibbles || !signed) {
+  if (nibbles !== false) {
     const halves = new Uint8Array(2 * count)
     for (let i = 0; i < count; i++) {
       halves[2 * i] = bytes[i]! & 15
@@ -124,6 +124,12 @@ function narrow(bytes: Uint8Array, { nibbles, signed, columns }: Shape): Uint8Ar
     offer(kNibbles, coded && prefixed(turn, coded))
   }
   return best
+}
+
+function turned(bytes: Uint8Array): Uint8Array {
+  const out = new Uint8Array(bytes.length)
+  for (let i = 0; i < out.length; i++) out[i] = bytes[i]! ^ 128
+  return out
 }
 
 /**
@@ -207,7 +213,7 @@ function sparse(bytes: Uint8Array, shape: Shape, zeros: number): Uint8Array {
     for (let b = 0; b < width; b++) rest[at++] = bytes[p + b]!
   }
   const columns = shape.columns % 8 === 0 ? shape.columns / 8 : 0
-  const where = narrow(mask, { width: 1, nibbles: false, signed: false, float: false, columns })
+  const where = narrow(mask, { width: 1, nibbles: undefined, signed: false, float: false, columns })
   return tagged(kSparse, where, wide(rest, { ...shape, columns: 0 }, false))
 }
 

@@ -13,7 +13,7 @@ import { costOf, fitTable, readTable, TableModels, writeTable, type Table } from
 const kMostContexts = 24
 /** Classes of rows and of columns, each; with more the sums would not fit a byte. */
 const kMostClasses = 100
-/** Symbols that are looked at to choose between forms; the chosen one is fitted to all. */
+/** Blocks of more symbols try one form of classes only. */
 const kSample = 1 << 19
 
 /** How the classes of a block are laid out. */
@@ -49,7 +49,7 @@ export function encodeCodes(
       [2, true],
       [4, false],
     ] as const) {
-      if (symbols.length > kSample && step !== 4) continue
+      if (symbols.length > kSample && !(step === 4 && both)) continue
       const c = classesOf(symbols, center, rows, columns, step, both)
       const g = c && group(symbols, alphabet, center, c)
       if (c && g && g.bits < bits) {
@@ -148,7 +148,7 @@ function classesOf(
   const size = new Float64Array(256)
   // A row of zeros has a size too.
   for (let s = 0; s < 256; s++) size[s] = Math.abs(s - center) + 0.02
-  for (let sweep = 0; sweep < (both ? 3 : 1); sweep++) {
+  for (let sweep = 0; sweep < (!both ? 1 : symbols.length > kSample ? 2 : 3); sweep++) {
     let columnSum = 0
     for (let c = 0; c < columns; c++) columnSum += b[c]!
     for (let r = 0, i = 0; r < rows; r++) {

@@ -58,6 +58,8 @@ export function normalize(weights: ArrayLike<number>, out: Uint16Array): void {
   }
 }
 
+const kNone = new Uint8Array(0)
+
 /** Number of interleaved states for `count` symbols. */
 const lanesFor = (count: number): number => (count < kInterleaved ? 1 : 4)
 
@@ -73,27 +75,28 @@ export function ransEncode(symbols: Uint8Array, alphabet: number, freq: Uint16Ar
     for (let s = 1; s < alphabet; s++) cum[t + s] = cum[t + s - 1]! + freq[t + s - 1]!
   const words = new Uint16Array(count + 2 * lanes)
   let at = words.length
-  const x = new Float64Array(4).fill(kLow)
+  const x = new Uint32Array(4).fill(kLow)
+  const wrap = lanes === 1 ? 0 : 3
   const columns = contexts ? contexts.columns : count
-  for (let i = count - 1, c = columns - 1, r = count / columns - 1; i >= 0; i--, c--) {
-    if (c < 0) {
-      c = columns - 1
-      r--
+  const { row, column, of } = contexts ?? { row: kNone, column: kNone, of: kNone }
+  for (let r = count / columns - 1, i = count - 1; r >= 0; r--) {
+    const base = contexts ? row[r]! : 0
+    for (let c = columns - 1; c >= 0; c--, i--) {
+      const key = (contexts ? of[base + column[c]!]! * alphabet : 0) + symbols[i]!
+      const f = freq[key]!
+      const lane = c & wrap
+      let s = x[lane]!
+      if (s >= f * 262144) {
+        words[--at] = s
+        s >>>= 16
+      }
+      const q = (s / f) >>> 0
+      x[lane] = q * kTotal + cum[key]! + (s - q * f)
     }
-    const key = (contexts ? contexts.of[contexts.row[r]! + contexts.column[c]!]! * alphabet : 0) + symbols[i]!
-    const f = freq[key]!
-    const lane = lanes === 1 ? 0 : c & 3
-    let s = x[lane]!
-    if (s >= f * 262144) {
-      words[--at] = s & 65535
-      s = Math.floor(s / 65536)
-    }
-    const q = Math.floor(s / f)
-    x[lane] = q * kTotal + cum[key]! + (s - q * f)
   }
   for (let lane = lanes - 1; lane >= 0; lane--) {
-    words[--at] = Math.floor(x[lane]! / 65536)
-    words[--at] = x[lane]! & 65535
+    words[--at] = x[lane]! >>> 16
+    words[--at] = x[lane]!
   }
   const out = new Uint8Array((words.length - at) * 2)
   for (let i = at, o = 0; i < words.length; i++) {
