@@ -138,13 +138,6 @@ describe('weights', () => {
     expect(spectrum!.values[3]! / spectrum!.values[0]!).toBeLessThan(1e-5)
     expect([spectrum!.shape, spectrum!.computed, spectrum!.breakEven]).toEqual([[64, 40], 40, Math.floor(2560 / 104)])
     expect((await analyze(model, { spectra: false })).layers[0]!.spectrum).toBeUndefined()
-    // The same shape of curve at the ends of float32.
-    for (const unit of [1e38, 1e-42]) {
-      const far = model.clone()
-      far.graph.setInitializer('w', { type: 'float32', dims: [64, 40], data: data.map((x) => x * unit) })
-      const other = (await analyze(far)).layers[0]!.spectrum!
-      expect(other.values[0]! / unit / spectrum!.values[0]!).toBeCloseTo(1, 1)
-    }
   })
 
   test('may be codes, half floats, tied, in subgraphs, empty or all zero', async () => {

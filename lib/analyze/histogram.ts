@@ -57,11 +57,6 @@ export class Stream {
     return this.#zeros
   }
 
-  /** The largest magnitude. */
-  get largest(): number {
-    return this.#count ? Math.max(-this.#min, this.#max) : 0
-  }
-
   /** Σ of squares. */
   get squares(): number {
     return this.#squares
@@ -70,8 +65,7 @@ export class Stream {
   distribution(bits: number, symmetric: boolean): Distribution {
     const n = this.#count
     const mean = n ? this.#sum / n : 0
-    // A zero without its sign: JSON has none.
-    const [min, max] = n ? [this.#min + 0, this.#max + 0] : [0, 0]
+    const [min, max] = n ? [this.#min, this.#max] : [0, 0]
     return {
       elements: n,
       mean,

@@ -24,7 +24,7 @@ type Figures = Pick<LayerAnalysis, 'values' | 'snrByBits' | 'spectrum' | 'mask'>
 export function weightFigures(name: string, data: Float32Array, view: WeightView, scratch: Scratch, spectra: boolean, note: (text: string) => void): Figures {
   const stream = new Stream()
   stream.add(data, name)
-  const spectrum = spectra ? spectrumOf(data, view, stream, (why) => note(`${name}: no singular values, ${why}`)) : undefined
+  const spectrum = spectra ? spectrumOf(data, view, stream.squares, (why) => note(`${name}: no singular values, ${why}`)) : undefined
   const mask = stream.zeros > 0 ? maskOf(data, view) : undefined
   return {
     values: stream.distribution(4, true),
@@ -68,18 +68,15 @@ function matrixOf({ dims, outputAxis }: WeightView): readonly [number, number] {
   return outputAxis === 0 ? [dims[0]!, sizeOf(dims.slice(1))] : [sizeOf(dims) / Math.max(last, 1), last]
 }
 
-function spectrumOf(data: Float32Array, view: WeightView, { squares, largest }: Stream, leftOut: (why: string) => void): Spectrum | undefined {
+function spectrumOf(data: Float32Array, view: WeightView, squares: number, leftOut: (why: string) => void): Spectrum | undefined {
   const [m, n] = matrixOf(view)
   const side = Math.min(m, n)
   if (side < 2) return undefined
   if (data.length > kMostElements) return void leftOut(`${data.length} values are too many`)
   if (squares === 0) return void leftOut('all values are zero')
   const full = side <= kFullSide
-  // Near the ends of float32 a singular value may leave it though no weight does.
-  const unit = largest > 1e15 || largest < 1e-15 ? largest : 1
-  const scaled = unit === 1 ? data : data.map((v) => v / unit)
-  const { s } = svd({ type: 'float32', dims: [m, n], data: scaled }, full ? { vectors: false } : { vectors: false, rank: kLeading, method: 'randomized' })
-  const values = Array.from(s.data as Float32Array, (v) => v * unit)
+  const { s } = svd({ type: 'float32', dims: [m, n], data }, full ? { vectors: false } : { vectors: false, rank: kLeading, method: 'randomized' })
+  const values = Array.from(s.data as Float32Array)
   const rankFor = (share: number): number | null => {
     let sum = 0
     for (let i = 0; i < values.length; i++) {

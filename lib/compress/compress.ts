@@ -95,7 +95,7 @@ export async function compress(
     foldConstantNodes(base)
     const build = async (chosen: readonly ResolvedStep[], spared: ReadonlySet<string>): Promise<Built> => {
       const model = base.clone()
-      const context = { run, calibration, spared, judge, memory: { keep: new KeepBudget(), scratch: new Scratch() } }
+      const context = { run, calibration, spared, judge, original: base, memory: { keep: new KeepBudget(), scratch: new Scratch() } }
       const steps: StepReport[] = []
       for (const step of chosen) {
         const began = performance.now()

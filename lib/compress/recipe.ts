@@ -44,6 +44,8 @@ export interface AutoRecipe {
 const kPresets = {
   'int8-weights': [{ step: 'dedupe' }, { step: 'quantize', bits: 8, storage: 'folded' }],
   'int4-weights': [{ step: 'dedupe' }, { step: 'quantize', bits: 4, blockSize: 32, storage: 'folded' }],
+  // 8-bit weights and activations; needs calibration inputs.
+  balanced: [{ step: 'fold' }, { step: 'dedupe' }, { step: 'quantize', activations: 'static' }, { step: 'repair' }],
   // The smallest `.whittle` file; needs calibration inputs.
   size: [
     { step: 'fold' },

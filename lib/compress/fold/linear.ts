@@ -174,8 +174,11 @@ export class Linear {
     const old = this.biasName
     const data = Float32Array.from(this.bias())
     if (old === undefined && data.every((v) => v === 0)) return scaled
-    const name = graph.uniqueName(`${weight.name}_bias`)
-    graph.addInitializer(Initializer.from(name, { type: 'float32', dims: [this.outputs], data }))
+    const own = old !== undefined && graph.initializers.has(old) && graph.users(old).length === 1 && !graph.isOutput(old)
+    const name = own ? old : graph.uniqueName('bias')
+    const tensor = { type: 'float32', dims: [this.outputs], data } as const
+    if (own) graph.setInitializer(name, tensor)
+    else graph.addInitializer(Initializer.from(name, tensor))
     if (!node.is('MatMul')) node.setInput(2, name)
     else if (this.adder) this.adder.inputs = this.adder.inputs.map((i) => (i === old ? name : i))
     else {

@@ -145,9 +145,9 @@ export function recognize(graph: Graph, opset: number, form: ActivationForm): nu
     else if (x && opset >= 14 && form === 'HardSwish') replace(graph, node, 'HardSwish', [x])
     else if (x && opset >= 6) {
       if (node.is('Mul') && node.inputs.some((i) => madeBy(graph, i, 'HardSigmoid'))) continue
-      const gate = graph.uniqueName(`${node.outputs[0]}_gate`)
+      const gate = graph.uniqueName('gate')
       const attributes = { alpha: attribute.float(Math.fround(1 / 6)), beta: attribute.float(0.5) }
-      graph.addNode(new Node({ opType: 'HardSigmoid', name: gate, inputs: [x], outputs: [gate], attributes }), { before: node })
+      graph.addNode(new Node({ opType: 'HardSigmoid', inputs: [x], outputs: [gate], attributes }), { before: node })
       replace(graph, node, 'Mul', [x, gate])
     } else continue
     count++
@@ -155,4 +155,16 @@ export function recognize(graph: Graph, opset: number, form: ActivationForm): nu
   if (opset >= 17) count += fuseLayerNorm(graph)
   if (count > 0) graph.removeDeadNodes()
   return count
+}
+
+/** Attributes of convolutions and poolings that say what holds without them. */
+export function dropDefaults(graph: Graph): void {
+  for (const node of graph.nodes) {
+    if (!node.is('Conv', 'ConvTranspose', 'MaxPool', 'AveragePool')) continue
+    const all = (name: string, value: number): boolean => node.ints(name)?.every((v) => v === value) ?? false
+    if (all('dilations', 1)) node.attributes.delete('dilations')
+    if (all('strides', 1)) node.attributes.delete('strides')
+    if (all('pads', 0) && node.string('auto_pad', 'NOTSET') === 'NOTSET') node.attributes.delete('pads')
+    if (node.attributes.has('group') && node.int('group', 1) === 1) node.attributes.delete('group')
+  }
 }

@@ -6,7 +6,7 @@ import { foldKnown } from '../../session/fuse/known'
 import { integer, oneOf, options } from '../../validate'
 import { foldAffine } from '../fold/affine'
 import { foldConstants } from '../fold/constants'
-import { recognize, removeNoOps, type ActivationForm } from '../fold/simplify'
+import { dropDefaults, recognize, removeNoOps, type ActivationForm } from '../fold/simplify'
 import type { Context, Pass, PassResult } from './pass'
 
 /**
@@ -66,6 +66,7 @@ async function apply(model: Model, step: ResolvedFold, { run, memory }: Context)
     model.graph.removeDeadInitializers()
     if (countNodes(model) === start) break
   }
+  for (const graph of model.graph.graphs()) dropDefaults(graph)
   await run.tell('fold', kRounds, kRounds)
   const after = countNodes(model)
   return {

@@ -6,6 +6,9 @@ import type { Pass } from './pass'
 import { prunePass, type PruneStep, type ResolvedPrune } from './prune'
 import { withStructure, type ResolvedStructured, type StructuredPruneStep } from './prune_structured'
 import { quantizePass, type QuantizeStep, type ResolvedQuantize } from './quantize'
+import { withActivations, type DynamicQuantizeStep, type ResolvedDynamic } from './quantize_dynamic'
+import type { ResolvedStatic, StaticQuantizeStep } from './quantize_static'
+import { repairPass, type RepairStep, type ResolvedRepair } from './repair'
 
 export type { CodebookStep } from './codebook'
 export type { DedupeStep } from './dedupe'
@@ -15,16 +18,19 @@ export type { PruneStep } from './prune'
 export type { StructuredPruneStep } from './prune_structured'
 export type { Structured, StructuredCriterion } from '../structure/plan'
 export type { QuantizeStep } from './quantize'
+export type { DynamicQuantizeStep } from './quantize_dynamic'
+export type { StaticQuantizeStep, Target } from './quantize_static'
+export type { RepairStep } from './repair'
 export type { Storage } from './emit'
 
 /** One step of a recipe. */
-export type Step = FoldStep | QuantizeStep | PruneStep | StructuredPruneStep | FactorizeStep | CodebookStep | DedupeStep
+export type Step = FoldStep | QuantizeStep | StaticQuantizeStep | DynamicQuantizeStep | RepairStep | PruneStep | StructuredPruneStep | FactorizeStep | CodebookStep | DedupeStep
 
 /** @internal A step with every default written out: what the report holds, so that it replays exactly. */
-export type ResolvedStep = ResolvedFold | ResolvedQuantize | ResolvedPrune | ResolvedStructured | ResolvedFactorize | ResolvedCodebook | DedupeStep
+export type ResolvedStep = ResolvedFold | ResolvedQuantize | ResolvedStatic | ResolvedDynamic | ResolvedRepair | ResolvedPrune | ResolvedStructured | ResolvedFactorize | ResolvedCodebook | DedupeStep
 
 /** @internal Every kind of step there is. */
-export const passes = [foldPass, quantizePass, withStructure(prunePass), factorizePass, codebookPass, dedupePass] as readonly Pass<ResolvedStep>[]
+export const passes = [foldPass, withActivations(quantizePass), repairPass, withStructure(prunePass), factorizePass, codebookPass, dedupePass] as readonly Pass<ResolvedStep>[]
 
 /** @internal */
 export function passOf(step: { readonly step: string }): Pass<ResolvedStep> {

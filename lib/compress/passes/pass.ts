@@ -23,6 +23,8 @@ export interface Context {
   readonly spared: ReadonlySet<string>
   /** Accuracy of a model, where the caller gave a function that tells it, and the least that the limits allow (−∞ without one). */
   readonly judge?: { accuracy(model: Model): Promise<number>; readonly least: number } | undefined
+  /** The model before the first step; its weights are initializers. Not to be changed. */
+  readonly original: Model
 }
 
 /** @internal What a pass did. */

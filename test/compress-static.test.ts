@@ -1,0 +1,196 @@
+import { attribute, compress, Model, Session, type Recipe, type Tensor } from '../lib'
+import { floats, graph, modelOf, sizeOf, theirs, type Step, type Values } from './graphs'
+import { failure, noise } from './nets'
+
+const opsOf = (model: Model): string[] => model.graph.nodes.map((n) => n.opType)
+const count = (model: Model, op: string): number => opsOf(model).filter((o) => o === op).length
+
+/** Values that lie more to one side, as behind an activation. */
+const input = (seed: number, dims: readonly number[] = [2, 8, 12, 12]): Tensor => ({
+  type: 'float32',
+  dims,
+  data: noise(sizeOf(dims), seed).map((v) => (v > 0 ? 3 * v : 0.4 * v)),
+})
+
+const sets = (n: number, dims?: readonly number[]): Values[] => Array.from({ length: n }, (_, i) => ({ x: input(i + 1, dims) }))
+
+/** Convolutions as in a small image net: plain, depthwise, pointwise, pooling, a residual and a classifier. */
+function net(): Model {
+  const constants: Record<string, Tensor> = {
+    a: floats([16, 8, 3, 3], 1),
+    ab: floats([16], 2),
+    d: floats([16, 1, 3, 3], 3),
+    p: floats([24, 16, 1, 1], 4),
+    pb: floats([24], 5),
+    q: floats([24, 24, 1, 1], 6),
+    qb: floats([24], 7),
+    f: floats([24, 20], 8),
+    fb: floats([20], 9),
+  }
+  const same = { pads: attribute.ints([1, 1, 1, 1]) }
+  const steps: Step[] = [
+    ['Conv', ['x', 'a', 'ab'], ['c1'], same],
+    ['Relu', ['c1'], ['r1']],
+    ['Conv', ['r1', 'd'], ['c2'], { ...same, group: attribute.int(16) }],
+    ['MaxPool', ['c2'], ['m'], { kernel_shape: attribute.ints([2, 2]), strides: attribute.ints([2, 2]) }],
+    ['Conv', ['m', 'p', 'pb'], ['c3']],
+    ['Relu', ['c3'], ['r3']],
+    ['Conv', ['r3', 'q', 'qb'], ['c4']],
+    ['Add', ['c4', 'r3'], ['s']],
+    ['GlobalAveragePool', ['s'], ['g']],
+    ['Flatten', ['g'], ['e']],
+    ['MatMul', ['e', 'f'], ['h']],
+    ['Add', ['h', 'fb'], ['y']],
+  ]
+  return modelOf(graph([['x', 'float32', ['n', 8, 12, 12]]], constants, steps, ['y']), 11)
+}
+
+async function quantized(step: object, model = net(), calibration: unknown = sets(6)) {
+  const recipe = { steps: [{ step: 'quantize', activations: 'static', ...step }] } as Recipe
+  return compress(model, recipe, { calibration: calibration as Values[] })
+}
+
+/** ‖y − ŷ‖ / ‖y‖ over inputs that calibration did not see. */
+async function errorOf(model: Model, small: Model, run: typeof theirs = theirs, dims?: readonly number[]): Promise<number> {
+  let signal = 0
+  let off = 0
+  for (let i = 20; i < 24; i++) {
+    const x = input(i, dims)
+    const [y, z] = [(await run(model, { x })).y!.data as Float32Array, (await run(small, { x })).y!.data as Float32Array]
+    y.forEach((v, k) => {
+      signal += v * v
+      off += (v - z[k]!) ** 2
+    })
+  }
+  return Math.sqrt(off / signal)
+}
+
+const ours: typeof theirs = async (model, feeds) => {
+  const session = await Session.create(model, { threads: 1 })
+  try {
+    return await session.run(feeds)
+  } finally {
+    session.dispose()
+  }
+}
+
+describe('static quantization', () => {
+  test('makes codes of layer inputs and keeps close to float, in onnxruntime and in sessions', async () => {
+    const { model: small, report } = await quantized({})
+    // One pair each for x, m, r3 and e; the depthwise weight is too small to be codes.
+    expect(count(small, 'QuantizeLinear')).toBe(4)
+    expect(report.steps[0]!.layers.filter((l) => l.action === 'quantized').map((l) => l.weight)).toEqual(['a', 'p', 'q', 'f'])
+    for (const run of [theirs, ours]) expect(await errorOf(net(), small, run)).toBeLessThan(0.03)
+    const session = await Session.create(small, { threads: 1 })
+    expect(session.plan({ x: [2, 8, 12, 12] }).steps.filter((s) => s.op.endsWith('_int8')).length).toBe(4)
+    session.dispose()
+  })
+
+  test('for onnxruntime has codes behind layers, int32 biases and one range along pooling', async () => {
+    const { model: small } = await quantized({ target: 'onnxruntime' })
+    const g = small.graph
+    const conv = g.nodes.find((n) => n.name === 'Conv0')!
+    expect(g.producer(conv.inputs[1]!)!.opType).toBe('DequantizeLinear')
+    const bias = g.producer(conv.inputs[2]!)!
+    expect([bias.opType, g.constant(bias.inputs[0]!)!.type]).toEqual(['DequantizeLinear', 'int32'])
+    expect(await errorOf(net(), small)).toBeLessThan(0.03)
+    const relu = g.nodes.find((n) => n.opType === 'Relu')!
+    expect(g.users(relu.outputs[0]!).map((n) => n.opType)).toEqual(['QuantizeLinear'])
+    // s_b = s_x · s_w
+    const sx = g.constant(g.producer(conv.inputs[0]!)!.inputs[1]!)!.readSync().data[0] as number
+    const sw = g.constant(g.producer(conv.inputs[1]!)!.inputs[1]!)!.readSync().data as Float32Array
+    const sb = g.constant(bias.inputs[1]!)!.readSync().data as Float32Array
+    sb.forEach((s, i) => expect(s).toBeCloseTo(sx * sw[i]!, 10))
+  })
+
+  test.each(['minmax', 'movingAverage', 'percentile', 'entropy', 'mse'])('finds ranges by %s', async (ranges) => {
+    const { model: small } = await quantized({ ranges, percentile: 99.9 })
+    expect(await errorOf(net(), small)).toBeLessThan(ranges === 'movingAverage' || ranges === 'entropy' ? 0.3 : 0.05)
+  })
+
+  test('with reduceRange keeps weights within 7 bits', async () => {
+    const { model: small } = await quantized({ target: 'onnxruntime-web' })
+    const codes = [...small.graph.initializers.values()].filter((t) => t.type === 'int8' && t.elementCount > 1)
+    expect(codes.length).toBeGreaterThan(3)
+    for (const t of codes) for (const v of t.readSync().data as Int8Array) expect(Math.abs(v)).toBeLessThanOrEqual(63)
+    const { model: signed } = await quantized({ activationType: 'int8' })
+    expect([...signed.graph.initializers.keys()].filter((n) => /^u?int8_/.test(n))).toEqual(['int8_0'])
+    expect(await errorOf(net(), signed)).toBeLessThan(0.05)
+  })
+
+  test('leaves float the inputs that bring the outputs below the wanted ratio, worst first', async () => {
+    const { model: all } = await quantized({ snr: 20 })
+    expect(count(all, 'QuantizeLinear')).toBe(4)
+    const { model: few, report } = await quantized({ snr: 48 })
+    const left = count(few, 'QuantizeLinear')
+    expect(left).toBeLessThan(4)
+    const reasons = report.steps[0]!.layers.filter((l) => l.reason?.startsWith('its input stays float'))
+    expect(reasons.length).toBe(4 - left)
+    expect(await errorOf(net(), few)).toBeLessThanOrEqual(await errorOf(net(), all))
+  })
+
+  test('spares what a selector leaves out, and quantizes its weight with nobody', async () => {
+    const { model: small } = await quantized({ layers: { exclude: ['Conv0'] } })
+    expect(count(small, 'QuantizeLinear')).toBe(3)
+    expect(small.graph.constant('a')!.type).toBe('float32')
+  })
+
+  test('is the same every time, and its resolved recipe gives the same bytes', async () => {
+    const { model: one, report } = await quantized({ repair: true })
+    const again = await compress(net(), report.recipe as unknown as Recipe, { calibration: sets(6) })
+    expect(Buffer.from(again.model.toBytes()).equals(Buffer.from(one.toBytes()))).toBe(true)
+  })
+
+  test('refuses what it cannot use', async () => {
+    const recipe = { steps: [{ step: 'quantize', activations: 'static' }] } as Recipe
+    expect(await failure(() => compress(net(), recipe))).toMatchObject({ code: 'ERR_RANGE', parameter: 'options.calibration' })
+    expect(await failure(() => quantized({}, net(), []))).toMatchObject({ code: 'ERR_RANGE', parameter: 'calibration' })
+    expect(await failure(() => quantized({ bits: 4 }))).toMatchObject({ code: 'ERR_RANGE', parameter: 'recipe.steps[0].activations' })
+    expect(await failure(() => quantized({ target: 'gpu' }))).toMatchObject({ code: 'ERR_RANGE', parameter: 'recipe.steps[0].target' })
+    expect(await failure(() => quantized({ ranges: 'max' }))).toMatchObject({ code: 'ERR_RANGE', parameter: 'recipe.steps[0].ranges' })
+    expect(await failure(() => quantized({ rangs: 'mse' }))).toMatchObject({ code: 'ERR_RANGE' })
+    expect(await failure(() => quantized({ reduceRange: true, bits: 8 }))).toMatchObject({ code: 'ERR_RANGE', parameter: 'recipe.steps[0].bits' })
+    const broken = input(1)
+    ;(broken.data as Float32Array)[5] = NaN
+    expect(await failure(() => quantized({}, net(), [{ x: broken }]))).toMatchObject({ code: 'ERR_RANGE', parameter: 'calibration' })
+  })
+})
+
+describe('bias correction', () => {
+  const recipe = (repair: boolean, target: string): Recipe =>
+    ({ steps: [{ step: 'quantize', activations: 'static', target, ranges: 'percentile', percentile: 97 }, ...(repair ? [{ step: 'repair' }] : [])] }) as Recipe
+
+  test.each(['session', 'onnxruntime'])('takes what layers are wrong on average off (%s)', async (target) => {
+    const calibration = sets(8)
+    const [plain, repaired] = [await compress(net(), recipe(false, target), { calibration }), await compress(net(), recipe(true, target), { calibration })]
+    expect(repaired.report.steps[1]!.summary).toMatch(/^Corrected the biases of [45] quantized layers/)
+    // Cut ranges pull every mean down.
+    expect(await errorOf(net(), repaired.model)).toBeLessThan(0.8 * (await errorOf(net(), plain.model)))
+    const means = async (model: Model): Promise<number[]> => {
+      const sum = new Array<number>(20).fill(0)
+      for (const feeds of calibration) (await ours(model, feeds)).y!.data.forEach((v, i) => (sum[i % 20]! += Number(v) / 16))
+      return sum
+    }
+    const [want, got] = [await means(net()), await means(repaired.model)]
+    const step = Math.max(...want.map(Math.abs)) * 2e-3
+    want.forEach((v, i) => expect(Math.abs(v - got[i]!)).toBeLessThan(step))
+  })
+
+  test('changes nothing where nothing is quantized', async () => {
+    const { model, report } = await compress(net(), { steps: [{ step: 'repair' }] }, { calibration: sets(2) })
+    expect(report.steps[0]!.summary).toMatch(/^Corrected the biases of 0 /)
+    expect(Buffer.from(model.graph.constant('ab')!.readSync().data.buffer).equals(Buffer.from(net().graph.constant('ab')!.readSync().data.buffer))).toBe(true)
+  })
+})
+
+test('dynamic quantization needs no calibration and stays close', async () => {
+  const constants = { w: floats([64, 48], 1), b: floats([48], 2), v: floats([48, 32], 3) }
+  const model = modelOf(
+    graph([['x', 'float32', ['n', 5, 64]]], constants, [['MatMul', ['x', 'w'], ['h']], ['Add', ['h', 'b'], ['a']], ['Relu', ['a'], ['r']], ['MatMul', ['r', 'v'], ['y']]], ['y']),
+    13,
+  )
+  const { model: small, report } = await compress(model, { steps: [{ step: 'quantize', activations: 'dynamic' }] })
+  expect(count(small, 'MatMulInteger')).toBe(2)
+  expect(report.steps[0]!.layers.map((l) => [l.weight, l.bits])).toEqual([['w', 8], ['v', 8]])
+  for (const run of [theirs, ours]) expect(await errorOf(model, small, run, [3, 5, 64])).toBeLessThan(0.02)
+})
