@@ -81,9 +81,9 @@ export function resolveStatic(pass: Pass<ResolvedQuantize>, value: object, param
   const reduceRange = own.reduceRange === undefined ? target === 'onnxruntime-web' : boolean(own.reduceRange, `${parameter}.reduceRange`)
   const storage = target === 'session' ? 'folded' : 'qdq'
   const weight = pass.resolve({ storage, ...(reduceRange ? { bits: 7 } : {}), ...rest }, parameter)
-  if (weight.format !== 'int' || weight.bits < 5 || weight.blockSize !== 0)
+  if (weight.format !== 'int' || typeof weight.bits !== 'number' || weight.bits < 5 || weight.blockSize !== 0)
     fail('ERR_RANGE', `${parameter}.activations`, "another value beside weights of less than 5 bits, in blocks or in other formats than 'int'", 'static')
-  if (reduceRange && weight.bits > 7) fail('ERR_RANGE', `${parameter}.bits`, 'at most 7 with reduceRange', weight.bits)
+  if (reduceRange && Number(weight.bits) > 7) fail('ERR_RANGE', `${parameter}.bits`, 'at most 7 with reduceRange', weight.bits)
   const text = <T extends string>(key: string, fallback: T, all: readonly T[]): T => (own[key] === undefined ? fallback : oneOf(own[key], `${parameter}.${key}`, all))
   return {
     ...weight,
