@@ -11,6 +11,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   whittle::init_system(env, exports);
   whittle::init_codebook(env, exports);
   whittle::init_cuda(env, exports);
+  whittle::init_device(env, exports);
   whittle::init_distill(env, exports);
   whittle::init_factor(env, exports);
   whittle::init_gemm(env, exports);

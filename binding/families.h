@@ -8,6 +8,7 @@ void init_codebook(napi_env env, napi_value exports);
 void init_cuda(napi_env env, napi_value exports);
 void init_quantize(napi_env env, napi_value exports);
 void init_system(napi_env env, napi_value exports);
+void init_device(napi_env env, napi_value exports);
 void init_distill(napi_env env, napi_value exports);
 void init_factor(napi_env env, napi_value exports);
 void init_gemm(napi_env env, napi_value exports);

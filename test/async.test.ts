@@ -42,7 +42,8 @@ describe('inputs and out of calls in flight', () => {
     const all = Object.keys(whittle)
       .filter((k) => k.endsWith('Async'))
       .map((k) => k.slice(0, -5))
-    expect(all.filter((name) => !tried.has(name))).toStrictEqual([])
+    // A copy to a GPU is tried on the emulated one: test/cuda/device.spec.ts.
+    expect(all.filter((name) => name !== 'toDevice' && !tried.has(name))).toStrictEqual([])
   })
 })
 

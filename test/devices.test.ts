@@ -77,6 +77,11 @@ test.each([
   expect(code).toBe(127)
 })
 
+test('a tensor for a GPU that is not there is ERR_DEVICE with the reason', () => {
+  const script = `try { require(${dist}).toDevice(Float32Array.of(1)) } catch (e) { console.log(e.code, e.parameter, e.message) }`
+  expect(child(script, { WHITTLE_CUDA: '0' })).toMatch(/^ERR_DEVICE device .*cuda:0 was asked for, but hidden by WHITTLE_CUDA=0/)
+})
+
 test('every family reports the tier that its kernels resolved to', () => {
   const kernels = `console.log(Object.values(require(${dist}).devices().cpu.kernels).join())`
   expect(new Set(child(kernels, { WHITTLE_CPU: 'scalar' }).trim().split(','))).toEqual(new Set(['scalar']))

@@ -1,5 +1,6 @@
 export { adopt, Handle, type HandleToken } from '../handle'
 export { devices, setThreads, type CudaDevice, type CudaState, type Devices } from './devices'
+export { DeviceTensor, toDevice, toDeviceAsync } from './device'
 export { gemm, gemmAsync, type GemmOptions } from './gemm'
 export { type Activation } from './activation'
 export * from './select'

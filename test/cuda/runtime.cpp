@@ -268,8 +268,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s) {
 }
 // Stream Ordered Memory Allocator: memory may be used by work of the stream after the allocation; freeing happens in its
 // turn.
-cudaError_t cudaMallocAsync(void** p, size_t n, cudaStream_t) {
+cudaError_t cudaMallocAsync(void** p, size_t n, cudaStream_t s) {
   const Guard guard(runtime().lock);
+  // What was freed earlier in the stream's order may be used again.
+  if (runtime().used[current_device] + n > size_t(options().memory)) drain(of(s));
   if (runtime().sticky(current_device) != cudaSuccess) return answer(runtime().sticky(current_device));
   return answer(take(p, n));
 }
