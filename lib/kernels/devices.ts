@@ -147,7 +147,7 @@ function reasonOf(state: CudaState, { library, text, driver, runtime }: CudaInfo
     case 'platform':
       return `there is no CUDA backend for ${process.platform}`
     case 'library-missing':
-      return `the CUDA backend was not built: no ${library || 'whittle_cuda.so'}${words} (npm run build:cuda makes it)`
+      return `the CUDA backend was not built: no ${library || 'whittle_cuda.so'}${words} (npm run build:cuda in a checkout makes it)`
     case 'library-broken':
       return `${library} cannot be loaded${words}`
     case 'library-version':
