@@ -329,7 +329,13 @@ describe('what needs all channels keeps them', () => {
     const { groups, kept } = blocked({ ...w, ...constants }, [conv('x', 'w1', 'a'), ...steps, conv('b', 'w2', 'y')], ['y'])
     expect(groups).toEqual([])
     expect(kept.get('w1')).toMatch(why)
-    if (why.source !== 'FastGelu') expect(kept.get('w2')).toMatch(/output of the model/)
+    expect(kept.get('w2')).toMatch(why.source === 'FastGelu' ? /not known without running/ : /output of the model/)
+  })
+
+  test('shapes that nobody tells', () => {
+    const { groups, kept } = blocked(w, [conv('x', 'w1', 'a'), ['Relu', ['a'], ['b']], conv('b', 'w2', 'y')], ['y'], 17, ['x', 'float32', null])
+    expect([groups, [...kept.keys()]]).toEqual([[], ['w1', 'w2']])
+    expect(kept.get('w1')).toMatch(/shapes at Conv Conv0 are not known/)
   })
 
   test('a branch that reads them, a layer normalization, sums between two activations', () => {

@@ -58,7 +58,7 @@ export interface StructuredPruneStep {
    * they make of the smaller model's values is to be what the original made (He 2017). Default false.
    */
   readonly reconstruct?: boolean
-  /** How much the fit holds on to the weights: the share of the inputs' mean square that is added for it. Default 0.001. */
+  /** How much the fit holds on to the weights: the share of the inputs' mean square that is added for it. Default 0.01. */
   readonly ridge?: number
   /** Channels that stay come in multiples of this, default 1. 8 or 16 suit what runtimes compute at a time. */
   readonly roundTo?: number
@@ -112,7 +112,7 @@ function resolveStructured(value: object, parameter: string): ResolvedStructured
     search,
     increment: given.increment === undefined ? 0.03 : finite(given.increment, `${parameter}.increment`, 0.001, 1),
     reconstruct: given.reconstruct === undefined ? false : boolean(given.reconstruct, `${parameter}.reconstruct`),
-    ridge: given.ridge === undefined ? 0.001 : finite(given.ridge, `${parameter}.ridge`, 0),
+    ridge: given.ridge === undefined ? 0.01 : finite(given.ridge, `${parameter}.ridge`, 0),
     layers: parseSelector(given.layers, `${parameter}.layers`),
     ...(given.gradients === undefined ? {} : { gradients: typeof given.gradients === 'string' ? given.gradients : Gradients.of(given.gradients, `${parameter}.gradients`) }),
   }
@@ -215,12 +215,13 @@ function lostShares(model: Model, gone: Gone, scratch: Context['memory']['scratc
     if (initializer?.type !== 'float32' || initializer.dims.length < 2) continue
     const data = scratch.read(initializer).data as Float32Array
     const strides = initializer.dims.map((_, a) => initializer.dims.slice(a + 1).reduce((n, d) => n * d, 1))
+    const masks = [...axes].map(([axis, set]) => ({ stride: strides[axis]!, size: initializer.dims[axis]!, mask: Uint8Array.from({ length: initializer.dims[axis]! }, (_, i) => (set.has(i) ? 1 : 0)) }))
     let [all, away] = [0, 0]
     for (let i = 0; i < data.length; i++) {
       const square = data[i]! * data[i]!
       all += square
-      for (const [axis, set] of axes)
-        if (set.has(Math.floor(i / strides[axis]!) % initializer.dims[axis]!)) {
+      for (const { stride, size, mask } of masks)
+        if (mask[Math.floor(i / stride) % size]) {
           away += square
           break
         }

@@ -117,6 +117,7 @@ export class Coupling {
     const subgraphs = node.subgraphs()
     const names = [...node.inputs, ...node.outputs].filter((n) => n)
     const label = `${node.opType} ${node.label}`
+    if (!rule || subgraphs.length > 0 || names.some((n) => !this.dims(n))) this.#noteMaker(node)
     if (!rule || subgraphs.length > 0) {
       const inner = new Set<string>()
       for (const g of subgraphs) captured(g, inner)
@@ -185,6 +186,15 @@ export class Coupling {
     for (const n of names) this.dims(n)?.forEach((_, axis) => {
       if (!mentioned.has(key(n, axis))) this.#blockAxis({ value: n, axis }, `${label} needs all of them`, false)
     })
+  }
+
+  /** The weight of a layer whose rule cannot be asked: it stays, and is told. */
+  #noteMaker(node: Node): void {
+    const weight = node.inputs[1]
+    if (!weight || !node.is('Conv', 'ConvTranspose', 'MatMul', 'Gemm') || !this.graph.initializers.has(weight)) return
+    const rank = this.dims(weight)!.length
+    const axis = node.is('Conv') ? 0 : node.is('ConvTranspose') ? 1 : node.is('Gemm') && node.int('transB', 0) ? 0 : rank - 1
+    if (axis < rank && !this.roles.has(key(weight, axis))) this.roles.set(key(weight, axis), { role: 'output', node })
   }
 
   /** Another factor for the first reshape whose choice led nowhere; false if all choices stand. */

@@ -17,10 +17,16 @@ export function macsOf(model: Model, dims: ReadonlyMap<string, readonly number[]
   return found
 }
 
-/** @internal Sum of {@link macsOf}. */
+/** @internal Sum of {@link macsOf}, of one sample where the model leaves the first axis of its inputs open. */
 export function totalMacs(model: Model, dims: ReadonlyMap<string, readonly number[]>): number {
+  const one = new Map(
+    model.graph.inputs.flatMap((i): [string, readonly number[]][] => {
+      const given = dims.get(i.name)
+      return given ? [[i.name, typeof i.dims?.[0] === 'number' ? given : given.map((d, axis) => (axis === 0 ? 1 : d))]] : []
+    }),
+  )
   let sum = 0
-  for (const n of macsOf(model, dims).values()) sum += n
+  for (const n of macsOf(model, one).values()) sum += n
   return sum
 }
 
