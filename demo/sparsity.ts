@@ -5,13 +5,13 @@ import { percent, table } from '../lib/report/format'
 import { kHeight, kRecogniser, kRecogniserWidth, loadLines, modelFolder, recogniserInput, scoreRecogniser, type Runner } from './ocr'
 
 /**
- * Accuracy of the text recogniser against its share of zeros, without training: SparseGPT, layer by layer as a scan finds it. Arguments are
- * shares (default 0.3 0.4 0.5 0.6); a name among them is another criterion.
+ * Accuracy of the text recogniser against its share of zeros, without training: OBS, each layer's share as a scan finds it. Arguments
+ * are shares (default 0.3 0.4 0.5 0.6); a name among them is another criterion, such as sparsegpt.
  */
 async function main(): Promise<void> {
   const given = process.argv.slice(2)
   const targets = given.map(Number).filter((n) => n > 0 && n < 1)
-  const criterion = (given.find((a) => Number.isNaN(Number(a))) ?? 'sparsegpt') as NonNullable<PruneStep['criterion']>
+  const criterion = (given.find((a) => Number.isNaN(Number(a))) ?? 'obs') as NonNullable<PruneStep['criterion']>
   const lines = loadLines()
   const dims = [1, 3, kHeight, kRecogniserWidth]
   const calibration = lines.calibration.map((line) => ({ x: { type: 'float32', dims, data: recogniserInput(lines, line) } }))

@@ -19,14 +19,15 @@ const kExact = 2e8
  * Hassibi, Stork and Wolff, Optimal Brain Surgeon and General Network Pruning, 1993.
  *
  * @param kept [rows, columns], 0 for weights that are to be zero
+ * @param iterations most steps of the conjugate gradients
  */
-export function refit(weights: Float32Array, kept: Uint8Array, rows: number, columns: number, hessian: Float64Array, damping = 0.01): Float32Array {
+export function refit(weights: Float32Array, kept: Uint8Array, rows: number, columns: number, hessian: Float64Array, damping = 0.01, iterations = 40): Float32Array {
   let trace = 0
   for (let i = 0; i < columns; i++) trace += hessian[i * columns + i]!
   const lambda = (trace > 0 ? trace / columns : 1) * damping
   return rows * columns ** 3 <= kExact
     ? refitExactly(weights, kept, rows, columns, hessian, lambda)
-    : refitByGradients(weights, kept, rows, columns, hessian, lambda)
+    : refitByGradients(weights, kept, rows, columns, hessian, lambda, iterations)
 }
 
 /** w_S ← w_S + H_SS⁻¹ H_SR w_R for the kept S and the removed R. */
@@ -75,10 +76,8 @@ function solve(a: Float64Array, b: Float64Array, n: number, stride: number): boo
   return true
 }
 
-const kIterations = 40
-
 /** Conjugate gradients on all rows at once, preconditioned by the diagonal; each row stops for itself. */
-function refitByGradients(weights: Float32Array, kept: Uint8Array, rows: number, n: number, h: Float64Array, lambda: number): Float32Array {
+function refitByGradients(weights: Float32Array, kept: Uint8Array, rows: number, n: number, h: Float64Array, lambda: number, iterations: number): Float32Array {
   const narrow = allocate('float32', n * n, 'hessian') as Float32Array
   for (let i = 0; i < narrow.length; i++) narrow[i] = h[i]!
   for (let i = 0; i < n; i++) narrow[i * n + i]! += lambda
@@ -108,7 +107,7 @@ function refitByGradients(weights: Float32Array, kept: Uint8Array, rows: number,
       }
       first[row] = energy[row]!
     }
-    for (let iteration = 0; iteration < kIterations; iteration++) {
+    for (let iteration = 0; iteration < iterations; iteration++) {
       const q = product(p)
       let running = 0
       for (let row = 0; row < count; row++) {

@@ -193,7 +193,8 @@ interface Solved {
   readonly error: number
 }
 
-function solve(matrix: Matrix, step: CalibratedPrune, sparsity: number, index: number): Solved {
+/** `iterations` of the fit, where it is not exact. */
+function solve(matrix: Matrix, step: CalibratedPrune, sparsity: number, index: number, iterations?: number): Solved {
   const { rows, groups, outputs, size, hessian } = matrix
   const part = outputs * size
   const { pattern } = step
@@ -219,7 +220,7 @@ function solve(matrix: Matrix, step: CalibratedPrune, sparsity: number, index: n
   for (let g = 0; g < groups; g++) {
     const w = rows.subarray(g * part, (g + 1) * part)
     const own = kept.subarray(g * part, (g + 1) * part)
-    if (step.update) result.set(refit(w, own, outputs, size, hessian(g), step.damping), g * part)
+    if (step.update) result.set(refit(w, own, outputs, size, hessian(g), step.damping, iterations), g * part)
     else for (let i = 0; i < part; i++) result[g * part + i] = own[i] ? w[i]! : 0
   }
   return { rows: result, error: energy(matrix, differences(rows, result)) }
@@ -271,6 +272,9 @@ function random(seed: number, i: number): number {
 /** Ratios that a scan tries. */
 const kRatios = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9] as const
 
+/** Enough to compare layers by. */
+const kScanIterations = 8
+
 interface Segment {
   readonly name: string
   readonly elements: number
@@ -294,7 +298,7 @@ async function scan(model: Model, chosen: readonly Weight[], step: CalibratedPru
     ratios.set(initializer.name, 0)
     if (typeof matrix !== 'string') {
       const all = matrix.spread()
-      const errors = kRatios.map((ratio) => (ratio === 0 || !(all > 0) ? 0 : solve(matrix, step, ratio, index).error / all))
+      const errors = kRatios.map((ratio) => (ratio === 0 || !(all > 0) ? 0 : solve(matrix, step, ratio, index, kScanIterations).error / all))
       const elements = initializer.elementCount
       possible += elements
       for (const [from, to] of lowerHull(errors))
