@@ -2,7 +2,16 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 
-import { kClassifier, kRecogniser, loadLines, modelFolder, scoreClassifier, scoreRecogniser } from '../demo/ocr'
+import {
+  classifierInput,
+  kClassifier,
+  kRecogniser,
+  loadLines,
+  modelFolder,
+  recogniserInput,
+  scoreClassifier,
+  scoreRecogniser,
+} from '../demo/ocr'
 import { openRuntime } from '../demo/runtime'
 import { compress, type Preset } from '../lib/compress'
 import { quantizedWeights } from '../lib/model/quantized'
@@ -58,3 +67,32 @@ test('int4 weights run at the opset of the file and are smaller still', async ()
   expect(bytes).toBeLessThanOrEqual(220_000)
   expect(await scoreClassifier((await openRuntime(file)).run, lines)).toBeGreaterThan(0.85)
 }, 120000)
+
+/** Bytes as `.whittle`, and the ONNX file beside it. */
+async function smallest(file: string, inputs: readonly Float32Array[], width: number): Promise<{ path: string; onnx: number; whittle: number }> {
+  const target = path.join(folder, `size.${file}`)
+  const calibration = inputs.map((data) => ({ x: { type: 'float32' as const, dims: [1, 3, 48, width], data } }))
+  const { model } = await compress(path.join(modelFolder(), file), 'size', { calibration })
+  const { bytes } = await model.save(target)
+  const whittle = await model.packedLength()
+  model.close()
+  return { path: target, onnx: bytes, whittle }
+}
+
+test('preset size: the classifier as ONNX in 0.18 MB, as .whittle in 0.11 MB, within 0.5 points of float', async () => {
+  const inputs = lines.calibration.slice(0, 8).flatMap((i) => [classifierInput(lines, i, false), classifierInput(lines, i, true)])
+  const { path: file, onnx, whittle } = await smallest(kClassifier, inputs, 192)
+  expect(onnx).toBeLessThanOrEqual(180_000)
+  expect(whittle).toBeLessThanOrEqual(110_000)
+  expect(await scoreClassifier((await openRuntime(file)).run, lines)).toBeGreaterThanOrEqual(lines.baseline.classifier.accuracy - 0.005)
+}, 120000)
+
+// Half a minute.
+if (process.env['WHITTLE_LONG'])
+  test('preset size: the recogniser as .whittle in 1.6 MB, within 0.6 points of float', async () => {
+    const inputs = lines.calibration.map((i) => recogniserInput(lines, i))
+    const { path: file, whittle } = await smallest(kRecogniser, inputs, 320)
+    expect(whittle).toBeLessThanOrEqual(1_600_000)
+    const { charAccuracy } = await scoreRecogniser((await openRuntime(file)).run, lines)
+    expect(charAccuracy).toBeGreaterThanOrEqual(lines.baseline.recogniser.charAccuracy - 0.006)
+  }, 600000)
