@@ -9,14 +9,19 @@ export type { CalibrationData, Inputs } from './calibration'
 export type {
   CodebookStep,
   DedupeStep,
+  DynamicQuantizeStep,
   FactorizeStep,
+  FoldStep,
   PruneStep,
   QuantizeStep,
+  RepairStep,
+  StaticQuantizeStep,
   Step,
   Storage,
   Structured,
   StructuredCriterion,
   StructuredPruneStep,
+  Target,
 } from './passes'
 export type { AutoRecipe, Limits, Preset, Recipe } from './recipe'
 export type { Layers, LayerSelector } from './selectors'

@@ -46,6 +46,8 @@ const kPresets = {
   'int4-weights': [{ step: 'dedupe' }, { step: 'quantize', bits: 4, blockSize: 32, storage: 'folded' }],
   // 8-bit weights and activations; needs calibration inputs.
   balanced: [{ step: 'fold' }, { step: 'dedupe' }, { step: 'quantize', activations: 'static' }, { step: 'repair' }],
+  // The same with codes for every layer, the first one's image too.
+  speed: [{ step: 'fold' }, { step: 'dedupe' }, { step: 'quantize', activations: 'static', minChannels: 1 }, { step: 'repair' }],
   // The smallest `.whittle` file; needs calibration inputs.
   size: [
     { step: 'fold' },
