@@ -1,9 +1,15 @@
+import fs from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+
+import { main } from '../lib/cli/main'
 import { compress, type AutoRecipe, type Recipe } from '../lib/compress'
 import { climb, type Outcome } from '../lib/compress/climb'
 
 const never = (): boolean => false
-import type { Model } from '../lib/model'
-import { floats, graph, modelOf } from './graphs'
+import { overrideRecipe, parseRecipe } from '../lib/compress/recipe'
+import { Model } from '../lib/model'
+import { floats, graph, modelOf, theirs } from './graphs'
 import { failure } from './nets'
 
 describe('climbing', () => {
@@ -66,5 +72,40 @@ describe("plan: 'auto'", () => {
     ['a known plan', { plan: 'best' }, { evaluate: (): number => 1 }, 'recipe.plan'],
   ])('needs %s', async (_what, recipe, options, parameter) => {
     expect(await failure(() => compress(net(), recipe as AutoRecipe, options))).toMatchObject({ code: 'ERR_RANGE', parameter })
+  })
+})
+
+test('a plan in a document takes no strengths from elsewhere', async () => {
+  const plan = parseRecipe('{ plan: auto, limits: { accuracyDrop: 0.01 }, objective: latency }')
+  expect(overrideRecipe(plan, {})).toBe(plan)
+  expect(await failure(() => overrideRecipe(plan, { bits: 4 }))).toMatchObject({ code: 'ERR_RANGE', parameter: 'bits' })
+})
+
+describe('presets for transformers.js', () => {
+  test('are files under the names that it looks for, which run', async () => {
+    const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'whittle-presets-'))
+    const net = modelOf(graph([['x', 'float32', [1, 64]]], { w: floats([64, 64], 3), b: floats([64], 5) }, [['MatMul', ['x', 'w'], ['h']], ['Add', ['h', 'b'], ['y']]], ['y']))
+    const input = path.join(folder, 'in.onnx')
+    await net.save(input)
+    const feeds = { x: floats([1, 64], 8) }
+    const want = (await theirs(net, feeds))['y']!.data as Float32Array
+    for (const [preset, [name, most]] of Object.entries({
+      'transformers.js': ['model_quantized.onnx', 0.05],
+      'transformers.js-q4': ['model_q4.onnx', 0.2],
+      'transformers.js-fp16': ['model_fp16.onnx', 0.002],
+    } as const)) {
+      let out = ''
+      const code = await main(['compress', input, '-o', folder, '--preset', preset], { out: (t) => (out += t), err: (t) => (out += t), interactive: false, columns: 100, signal: new AbortController().signal })
+      expect([code, out]).toEqual([0, expect.stringContaining(name)])
+      const made = await Model.load(path.join(folder, name))
+      expect(made.fileBytes).toBeLessThan(0.7 * net.byteLength())
+      const got = (await theirs(made, feeds))['y']!.data as Float32Array
+      const norm = (f: (i: number) => number): number => Math.hypot(...Array.from(want, (_, i) => f(i)))
+      expect(norm((i) => got[i]! - want[i]!) / norm((i) => want[i]!)).toBeLessThan(most)
+      made.close()
+    }
+    const nameless = await main(['compress', input, '-o', folder, '--preset', 'int8-weights'], { out: () => {}, err: () => {}, interactive: false, columns: 100, signal: new AbortController().signal })
+    expect(nameless).toBe(2)
+    fs.rmSync(folder, { recursive: true })
   })
 })

@@ -122,7 +122,7 @@ describe('recipes', () => {
       blockSize: 32,
     })
     const only = overrideRecipe({ steps: [{ step: 'prune', sparsity: 0.1 }] }, { sparsity: 0.9, bits: 8 })
-    expect(only.steps).toEqual([
+    expect((only as Recipe).steps).toEqual([
       { step: 'prune', sparsity: 0.9 },
       { step: 'quantize', bits: 8 },
     ])

@@ -1,3 +1,4 @@
+import fs from 'node:fs'
 import path from 'node:path'
 
 import { compress } from '../compress/compress'
@@ -6,8 +7,10 @@ import type { Progress } from '../compress/progress'
 import {
   overrideRecipe,
   parseRecipe,
+  presetFiles,
   presets,
   resolveRecipe,
+  type AutoRecipe,
   type Overrides,
   type Preset,
   type Recipe,
@@ -28,7 +31,8 @@ const kHelp = `Usage: whittle compress <in.onnx> -o <out.onnx> [options]
 Makes a model smaller and writes it. The output appears when all is done and every limit is met, or not at all.
 
 Options
-  -o, --output <file>     where the result goes (needed); as a .whittle container, entropy-coded, if its name says so
+  -o, --output <file>     where the result goes (needed); as a .whittle container, entropy-coded, if its name says so;
+                          a folder with the presets for transformers.js, which name the file
       --preset <name>     ${presets.join(' | ')} (default int8-weights)
       --recipe <file>     a recipe in JSON or YAML instead of a preset
       --bits <n>          2 to 8 bits a weight
@@ -78,7 +82,7 @@ export const compressCommand: Command = {
     const { values, positionals } = parse(args, kOptions)
     const input = onePath(positionals, 'input file')
     if (!values.output) throw new UsageError('-o <file> is missing: where shall the result go?')
-    const output = onePath([values.output], 'output file')
+    const output = fileIn(onePath([values.output], 'output file'), values.preset)
     if (values.preset !== undefined && values.recipe !== undefined)
       throw new UsageError('--preset and --recipe: give one of them')
     const overrides: Overrides = {
@@ -88,7 +92,7 @@ export const compressCommand: Command = {
     }
     const limits = values['max-bytes'] === undefined ? {} : { bytes: numberOf(values['max-bytes'], '--max-bytes') }
     const recipe = usage(() => {
-      const base: Recipe | Preset =
+      const base: Recipe | AutoRecipe | Preset =
         values.recipe === undefined
           ? ((values.preset ?? 'int8-weights') as Preset)
           : parseRecipe(readText(values.recipe, 'recipe'), values.recipe)
@@ -135,6 +139,15 @@ export const compressCommand: Command = {
     }
     return exitCode.done
   },
+}
+
+/** The output; in a folder, the name by which the preset's readers know the file. */
+function fileIn(output: string, preset: string | undefined): string {
+  const isFolder = /[\\/]$/.test(output) || fs.statSync(output, { throwIfNoEntry: false })?.isDirectory()
+  if (!isFolder) return output
+  const name = presetFiles[preset as Preset]
+  if (!name) throw new UsageError(`-o ${output} is a folder: name the file, or give a preset that names it (${Object.keys(presetFiles).join(', ')})`)
+  return path.join(output, name)
 }
 
 async function calibrationFor(input: string, given: string): Promise<CalibrationData> {

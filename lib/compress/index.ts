@@ -4,7 +4,7 @@ export { compress } from './compress'
 export type { CompressOptions, CompressResult } from './compress'
 export type { Evaluate, Evaluation } from './gate'
 export type { Progress } from './progress'
-export { parseRecipe, presets, resolveRecipe } from './recipe'
+export { parseRecipe, presetFiles, presets, resolveRecipe } from './recipe'
 export type { CalibrationData, Inputs } from './calibration'
 export type {
   CodebookStep,

@@ -54,10 +54,21 @@ const kPresets = {
     { step: 'dedupe' },
     { step: 'quantize', coding: 'entropy', bits: 4.5, method: 'gptq', storage: 'folded' },
   ],
+  // What transformers.js looks for beside a model, by dtype: q8, q4 and fp16.
+  'transformers.js': [{ step: 'fold' }, { step: 'dedupe' }, { step: 'quantize', activations: 'dynamic' }],
+  'transformers.js-q4': [{ step: 'dedupe' }, { step: 'quantize', bits: 4, blockSize: 32, method: 'omse', layers: { ops: ['MatMul', 'Gemm'] } }],
+  'transformers.js-fp16': [{ step: 'dedupe' }, { step: 'quantize', format: 'float16' }],
 } as const satisfies Record<string, readonly Step[]>
 
 /** Names of the recipes that come with the package. */
 export type Preset = keyof typeof kPresets
+
+/** Names that the readers of a preset's files expect, for presets that are made for one. */
+export const presetFiles: Readonly<Partial<Record<Preset, string>>> = {
+  'transformers.js': 'model_quantized.onnx',
+  'transformers.js-q4': 'model_q4.onnx',
+  'transformers.js-fp16': 'model_fp16.onnx',
+}
 
 /** Every {@link Preset}. */
 export const presets = Object.freeze(Object.keys(kPresets)) as readonly Preset[]
@@ -148,7 +159,7 @@ function resolveStep(value: unknown, parameter: string): ResolvedStep {
  *
  * @throws `ERR_RANGE` with line and column where the text is not YAML; then as {@link resolveRecipe}.
  */
-export function parseRecipe(text: string, parameter = 'recipe'): Recipe {
+export function parseRecipe(text: string, parameter = 'recipe'): Recipe | AutoRecipe {
   const document = parseDocument(string(text, parameter), { prettyErrors: true, uniqueKeys: true })
   const error = document.errors[0]
   if (error)
@@ -162,7 +173,7 @@ export function parseRecipe(text: string, parameter = 'recipe'): Recipe {
     throw new WhittleError('ERR_RANGE', parameter, `${parameter}: ${(cause as Error).message}`, { cause })
   }
   resolveRecipe(value)
-  return value as Recipe
+  return value as Recipe | AutoRecipe
 }
 
 /** Changes that the command line makes to a recipe. */
@@ -176,7 +187,12 @@ export interface Overrides {
  * The recipe with `overrides` applied: `bits` and `storage` to every quantize step (one is added if there is none),
  * `sparsity` to every prune step (one is put first if there is none).
  */
-export function overrideRecipe(recipe: Recipe | Preset, overrides: Overrides): Recipe {
+export function overrideRecipe(recipe: Recipe | AutoRecipe | Preset, overrides: Overrides): Recipe | AutoRecipe {
+  if (typeof recipe === 'object' && 'plan' in recipe) {
+    const [given] = Object.keys(overrides)
+    if (given !== undefined) throw new WhittleError('ERR_RANGE', given, `${given}: expected nothing beside recipe.plan 'auto', which chooses it`)
+    return recipe
+  }
   const resolved = typeof recipe === 'string' ? { name: recipe, steps: kPresets[recipe] as readonly Step[] } : recipe
   let steps = [...resolved.steps]
   const { bits, storage, sparsity } = overrides
