@@ -28,7 +28,9 @@ export function techniques(objective: Objective, calibrated: boolean): readonly 
     levels: [undefined, ...[0.99, 0.97, 0.94, 0.9].map((energy): Step => ({ step: 'factorize', energy, weighting: calibrated ? 'inputs' : 'none' }))],
   }
   if (objective === 'latency') {
-    const zeros = [0.5, 0.6, 0.7, 0.8, 0.9].map((sparsity): Step => ({ step: 'prune', sparsity, criterion: calibrated ? 'sparsegpt' : 'l1' }))
+    const zeros = [0.5, 0.6, 0.7, 0.8, 0.9].map(
+      (share): Step => (calibrated ? { step: 'prune', sparsity: 'auto', target: share, criterion: 'obs' } : { step: 'prune', sparsity: share }),
+    )
     const codes: Axis = calibrated ? [undefined, { step: 'quantize', activations: 'static' }] : [undefined, { step: 'quantize', activations: 'dynamic' }]
     return [{ place: 3, levels: codes }, structured, { place: 2, levels: [undefined, ...zeros] }, factored]
   }
