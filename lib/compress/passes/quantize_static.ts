@@ -9,6 +9,7 @@ import { boolean, fail, finite, integer, oneOf } from '../../validate'
 import { correctBias } from '../static/bias'
 import { codedLayers, type CodedLayer } from '../static/layers'
 import { closeLayers, codeBiases, sharedCodes, valuesBehind } from '../static/operators'
+import { withoutTraces } from '../static/dynamic'
 import { insertPair } from '../static/pairs'
 import { observeRanges, type ActivationType, type Code } from '../static/ranges'
 import { noiseOf, tooNoisy } from '../static/sensitivity'
@@ -120,6 +121,14 @@ export async function applyStatic(pass: Pass<ResolvedQuantize>, model: Model, st
   const reference = step.repair ? model.clone() : undefined
   // Convolutions of a single pixel are too small to gain by codes.
   const coded = all.filter((l) => !float.has(l.input) && !(l.node.is('Conv') && codes.get(l.input)?.pooled))
+  // A channel of next to nothing has a scale that integer kernels cannot take.
+  for (const name of new Set(coded.map((l) => l.weight.name))) {
+    const weight = graph.initializers.get(name)
+    if (!weight) continue
+    const data = weight.readSync().data as Float32Array
+    const clean = withoutTraces(data)
+    if (clean.some((v, i) => v !== data[i])) graph.setInitializer(name, { type: 'float32', dims: weight.dims, data: clean })
+  }
   const result = await applyWeights(pass, model, step, context, coded)
   const done = new Set(result.layers.filter((l) => l.action === 'quantized').map((l) => l.weight))
   const layers = coded.filter((l) => done.has(l.weight.name))

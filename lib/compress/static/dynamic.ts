@@ -5,7 +5,7 @@ import { relativeError } from '../computed'
 import type { CodedLayer } from './layers'
 
 /** Weights beside which others are nothing become zero: their scale would leave float32's normal numbers. */
-function withoutTraces(weights: Float32Array): Float32Array {
+export function withoutTraces(weights: Float32Array): Float32Array {
   let top = 0
   for (const w of weights) top = Math.max(top, Math.abs(w))
   return weights.map((w) => (Math.abs(w) < top * 2 ** -40 ? 0 : w))
