@@ -143,11 +143,9 @@ export const compressCommand: Command = {
 
 /** The output; in a folder, the name by which the preset's readers know the file. */
 function fileIn(output: string, preset: string | undefined): string {
-  const isFolder = /[\\/]$/.test(output) || fs.statSync(output, { throwIfNoEntry: false })?.isDirectory()
-  if (!isFolder) return output
   const name = presetFiles[preset as Preset]
-  if (!name) throw new UsageError(`-o ${output} is a folder: name the file, or give a preset that names it (${Object.keys(presetFiles).join(', ')})`)
-  return path.join(output, name)
+  const isFolder = name !== undefined && (/[\\/]$/.test(output) || fs.statSync(output, { throwIfNoEntry: false })?.isDirectory())
+  return isFolder ? path.join(output, name) : output
 }
 
 async function calibrationFor(input: string, given: string): Promise<CalibrationData> {

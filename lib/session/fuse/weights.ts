@@ -31,13 +31,23 @@ function formOf({ dims, codeDims, scaleDims }: QuantizedWeight): Record<string, 
  * DequantizeLinear, from which kernels read codes. What that op cannot say becomes floats at once.
  */
 function unfold(graph: Graph): void {
-  // A Reshape takes what lies before it along.
-  for (const node of [...graph.nodes].sort((a, b) => Number(b.is('Reshape')) - Number(a.is('Reshape')))) {
-    if (!node.is('Mul', 'Reshape', 'Gather')) continue
+  const inside = new Set<Node>()
+  const enclose = (node: Node): void => {
+    for (const input of node.inputs) {
+      const made = input ? graph.producer(input) : undefined
+      if (!made || inside.has(made)) continue
+      inside.add(made)
+      enclose(made)
+    }
+  }
+  // Last first: each takes what lies before it along, of which a part may look like a weight of its own.
+  for (const node of graph.topologicalOrder().reverse()) {
+    if (!node.is('Mul', 'Reshape', 'Gather') || inside.has(node)) continue
     const value = node.outputs[0] as string
     if (graph.users(value).length === 0 && !graph.isOutput(value)) continue
     const weight = quantizedWeight(graph, value)
     if (!weight || weight.graph !== graph) continue
+    enclose(node)
     const form = weight.tables ? undefined : formOf(weight)
     if (!form) {
       graph.removeNode(node)
