@@ -10,6 +10,7 @@ export type {
   CodebookStep,
   DedupeStep,
   DynamicQuantizeStep,
+  EqualizeStep,
   FactorizeStep,
   FoldStep,
   PruneStep,

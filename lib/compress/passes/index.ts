@@ -1,5 +1,6 @@
 import { codebookPass, type CodebookStep, type ResolvedCodebook } from './codebook'
 import { dedupePass, type DedupeStep } from './dedupe'
+import { equalizePass, type EqualizeStep, type ResolvedEqualize } from './equalize'
 import { factorizePass, type FactorizeStep, type ResolvedFactorize } from './factorize'
 import { foldPass, type FoldStep, type ResolvedFold } from './fold'
 import type { Pass } from './pass'
@@ -12,6 +13,7 @@ import { repairPass, type RepairStep, type ResolvedRepair } from './repair'
 
 export type { CodebookStep } from './codebook'
 export type { DedupeStep } from './dedupe'
+export type { EqualizeStep } from './equalize'
 export type { FactorizeStep } from './factorize'
 export type { FoldStep } from './fold'
 export type { PruneStep } from './prune'
@@ -24,13 +26,13 @@ export type { RepairStep } from './repair'
 export type { Storage } from './emit'
 
 /** One step of a recipe. */
-export type Step = FoldStep | QuantizeStep | StaticQuantizeStep | DynamicQuantizeStep | RepairStep | PruneStep | StructuredPruneStep | FactorizeStep | CodebookStep | DedupeStep
+export type Step = FoldStep | EqualizeStep | QuantizeStep | StaticQuantizeStep | DynamicQuantizeStep | RepairStep | PruneStep | StructuredPruneStep | FactorizeStep | CodebookStep | DedupeStep
 
 /** @internal A step with every default written out: what the report holds, so that it replays exactly. */
-export type ResolvedStep = ResolvedFold | ResolvedQuantize | ResolvedStatic | ResolvedDynamic | ResolvedRepair | ResolvedPrune | ResolvedStructured | ResolvedFactorize | ResolvedCodebook | DedupeStep
+export type ResolvedStep = ResolvedFold | ResolvedEqualize | ResolvedQuantize | ResolvedStatic | ResolvedDynamic | ResolvedRepair | ResolvedPrune | ResolvedStructured | ResolvedFactorize | ResolvedCodebook | DedupeStep
 
 /** @internal Every kind of step there is. */
-export const passes = [foldPass, withActivations(quantizePass), repairPass, withStructure(prunePass), factorizePass, codebookPass, dedupePass] as readonly Pass<ResolvedStep>[]
+export const passes = [foldPass, equalizePass, withActivations(quantizePass), repairPass, withStructure(prunePass), factorizePass, codebookPass, dedupePass] as readonly Pass<ResolvedStep>[]
 
 /** @internal */
 export function passOf(step: { readonly step: string }): Pass<ResolvedStep> {

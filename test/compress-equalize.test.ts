@@ -1,0 +1,128 @@
+import { compress, type Recipe } from '../lib/compress'
+import type { Model } from '../lib/model'
+import type { Tensor } from '../lib/tensor'
+import { attribute, floats, graph, modelOf, theirs } from './graphs'
+import { failure } from './nets'
+
+const equalize = (more: object = {}): Recipe => ({ steps: [{ step: 'equalize', ...more }] })
+
+/** Weights whose channels reach unequally far. */
+function uneven(dims: readonly number[], axis: number, seed: number): Tensor {
+  const t = floats(dims, seed)
+  const inner = dims.slice(axis + 1).reduce((a, b) => a * b, 1)
+  return { ...t, data: (t.data as Float32Array).map((v, i) => v * 3 ** ((Math.floor(i / inner) % dims[axis]!) - 2)) }
+}
+
+async function expectSameNumbers(before: Model, after: Model, feeds: Record<string, Tensor>): Promise<void> {
+  const [want, got] = [await theirs(before, feeds), await theirs(after, feeds)]
+  for (const name of Object.keys(want)) {
+    const [a, b] = [want[name]!.data as Float32Array, got[name]!.data as Float32Array]
+    const most = a.reduce((m, v) => Math.max(m, Math.abs(v)), 0)
+    expect(most).toBeGreaterThan(0)
+    a.forEach((v, i) => expect(Math.abs(v - b[i]!)).toBeLessThan(2e-5 * most))
+  }
+}
+
+/** Largest magnitudes along an axis, by the definition. */
+function reach(model: Model, name: string, axis: number): number[] {
+  const { dims } = model.initializers.get(name)!
+  const data = model.initializers.get(name)!.readSync().data as Float32Array
+  const inner = dims.slice(axis + 1).reduce((a, b) => a * b, 1)
+  const most = new Array<number>(dims[axis]!).fill(0)
+  data.forEach((v, i) => (most[Math.floor(i / inner) % dims[axis]!] = Math.max(most[Math.floor(i / inner) % dims[axis]!]!, Math.abs(v))))
+  return most
+}
+
+describe('equalization across layers', () => {
+  const net = (): Model =>
+    modelOf(
+      graph(
+        [['x', 'float32', [1, 3, 9, 9]]],
+        { a: uneven([6, 3, 3, 3], 0, 1), ab: floats([6], 2), d: uneven([6, 1, 3, 3], 0, 3), c: floats([5, 6, 1, 1], 4), p: floats([6, 1, 1], 6) },
+        [
+          ['Conv', ['x', 'a', 'ab'], ['h1'], { pads: attribute.ints([1, 1, 1, 1]) }],
+          ['Relu', ['h1'], ['h2']],
+          ['Conv', ['h2', 'd'], ['h3'], { group: attribute.int(6), pads: attribute.ints([1, 1, 1, 1]) }],
+          ['PRelu', ['h3', 'p'], ['h4']],
+          ['MaxPool', ['h4'], ['h5'], { kernel_shape: attribute.ints([2, 2]) }],
+          ['Conv', ['h5', 'c'], ['y']],
+        ],
+        ['y'],
+      ),
+    )
+
+  test('lets both weights reach equally far and changes no result', async () => {
+    const { model, report } = await compress(net(), equalize())
+    expect(report.steps[0]!.summary).toContain('2 pairs')
+    const [first, deep, last] = [reach(model, 'a', 0), reach(model, 'd', 0), reach(model, 'c', 1)]
+    for (let i = 0; i < 6; i++) {
+      // A depthwise weight has one reach for its input and its output.
+      expect(deep[i]! / first[i]!).toBeCloseTo(1, 1)
+      expect(last[i]! / deep[i]!).toBeCloseTo(1, 1)
+    }
+    expect(reach(net(), 'a', 0)[5]! / reach(net(), 'a', 0)[0]!).toBeGreaterThan(20)
+    await expectSameNumbers(net(), model, { x: floats([1, 3, 9, 9], 9) })
+    // Scaled values are other values, under other names.
+    expect(model.graph.producer('h1')).toBeUndefined()
+    expect(model.graph.producer('y')).toBeDefined()
+  })
+
+  test('leaves pairs alone whose value is read elsewhere, goes through another function or belongs to a spared layer', async () => {
+    const of = (steps: Parameters<typeof graph>[2], outputs: string[]): Model =>
+      modelOf(graph([['x', 'float32', [2, 8]]], { a: uneven([8, 6], 1, 1), c: floats([6, 5], 2) }, steps, outputs))
+    const fused = of([['MatMul', ['x', 'a'], ['h']], ['Relu', ['h'], ['r']], ['MatMul', ['r', 'c'], ['y']]], ['y'])
+    const tanh = of([['MatMul', ['x', 'a'], ['h']], ['Tanh', ['h'], ['r']], ['MatMul', ['r', 'c'], ['y']]], ['y'])
+    const seen = of([['MatMul', ['x', 'a'], ['h']], ['Relu', ['h'], ['r']], ['MatMul', ['r', 'c'], ['y']]], ['y', 'h'])
+    for (const [model, pairs] of [[fused, 1], [tanh, 0], [seen, 0]] as const) {
+      const { model: after, report } = await compress(model, equalize())
+      expect(report.steps[0]!.summary).toContain(`${pairs} pairs`)
+      await expectSameNumbers(model, after, { x: floats([2, 8], 5) })
+    }
+    const { report } = await compress(fused, { ...equalize(), spared: ['c'] })
+    expect(report.steps[0]!.summary).toContain('0 pairs')
+  })
+})
+
+describe('SmoothQuant', () => {
+  const net = (): Model =>
+    modelOf(
+      graph(
+        [['x', 'float32', [1, 4, 8]]],
+        { g: uneven([8], 0, 1), b: floats([8], 2), q: floats([8, 6], 3), k: floats([8, 6], 4) },
+        [
+          ['LayerNormalization', ['x', 'g', 'b'], ['n']],
+          ['MatMul', ['n', 'q'], ['y']],
+          ['MatMul', ['n', 'k'], ['z']],
+        ],
+        ['y', 'z'],
+      ),
+    )
+  const calibration = [{ x: floats([1, 4, 8], 11) }, { x: floats([1, 4, 8], 12) }]
+
+  test('divides channels by max|x|^alpha / max|w|^(1 - alpha), over all inputs and readers, and changes no result', async () => {
+    const alpha = 0.7
+    const { model, report } = await compress(net(), equalize({ method: 'inputs', alpha }), { calibration })
+    expect(report.steps[0]!.summary).toContain('1 layer normalization')
+    await expectSameNumbers(net(), model, { x: floats([1, 4, 8], 13) })
+    const top = new Array<number>(8).fill(0)
+    const [gain, shift] = ['g', 'b'].map((n) => net().initializers.get(n)!.readSync().data as Float32Array) as [Float32Array, Float32Array]
+    for (const { x } of calibration)
+      for (let row = 0; row < 4; row++) {
+        const v = Array.from((x.data as Float32Array).subarray(8 * row, 8 * row + 8))
+        const mean = v.reduce((s, a) => s + a, 0) / 8
+        const deviation = Math.sqrt(v.reduce((s, a) => s + (a - mean) ** 2, 0) / 8 + 1e-5)
+        v.forEach((a, j) => (top[j] = Math.max(top[j]!, Math.abs(((a - mean) / deviation) * gain[j]! + shift[j]!))))
+      }
+    const [q, k] = [reach(net(), 'q', 0), reach(net(), 'k', 0)]
+    const scaled = model.initializers.get('g')!.readSync().data as Float32Array
+    top.forEach((t, j) => {
+      const s = t ** alpha / Math.max(q[j]!, k[j]!) ** (1 - alpha)
+      expect(gain[j]! / scaled[j]! / s).toBeCloseTo(1, 4)
+    })
+  })
+
+  test('needs calibration inputs, and says which parameter is wrong', async () => {
+    expect(await failure(() => compress(net(), equalize({ method: 'inputs' })))).toMatchObject({ code: 'ERR_RANGE', parameter: 'options.calibration' })
+    expect(await failure(() => compress(net(), equalize({ alpha: 2 })))).toMatchObject({ code: 'ERR_RANGE', parameter: 'recipe.steps[0].alpha' })
+  })
+})
