@@ -126,3 +126,44 @@ describe('SmoothQuant', () => {
     expect(await failure(() => compress(net(), equalize({ alpha: 2 })))).toMatchObject({ code: 'ERR_RANGE', parameter: 'recipe.steps[0].alpha' })
   })
 })
+
+describe('batch normalizations estimated anew', () => {
+  const net = (): Model => {
+    const positive = (seed: number): Tensor => ({ ...floats([4], seed), data: (floats([4], seed).data as Float32Array).map((v) => 0.5 + Math.abs(v)) })
+    const norm = (x: string, k: string, y: string): Parameters<typeof graph>[2][number] => ['BatchNormalization', [x, `g${k}`, `b${k}`, `m${k}`, `v${k}`], [y]]
+    const constants = Object.fromEntries(['1', '2'].flatMap((k, i) => [[`g${k}`, floats([4], 20 + i)], [`b${k}`, floats([4], 30 + i)], [`m${k}`, floats([4], 40 + i)], [`v${k}`, positive(50 + i)]]))
+    return modelOf(
+      graph(
+        [['x', 'float32', [2, 3, 7, 7]]],
+        { ...constants, a: floats([4, 3, 3, 3], 1), c: floats([4, 4, 1, 1], 2) },
+        [['Conv', ['x', 'a'], ['h1']], norm('h1', '1', 'h2'), ['Relu', ['h2'], ['h3']], ['Conv', ['h3', 'c'], ['h4']], norm('h4', '2', 'y')],
+        ['h2', 'y'],
+      ),
+    )
+  }
+  const calibration = [{ x: floats([2, 3, 7, 7], 61) }, { x: floats([2, 3, 7, 7], 62) }]
+
+  test('give outputs with the mean and deviation that their scale and shift say, the second one behind the first', async () => {
+    const { model, report } = await compress(net(), { steps: [{ step: 'repair', batchNorm: true, biases: false }] }, { calibration })
+    expect(report.steps[0]!.summary).toBe('Estimated 2 batch normalizations anew.')
+    for (const [name, k] of [['h2', '1'], ['y', '2']] as const) {
+      const outputs = await Promise.all(calibration.map(async (feeds) => (await theirs(model, feeds))[name]!))
+      for (let c = 0; c < 4; c++) {
+        const values = outputs.flatMap(({ data, dims }) => {
+          const plane = dims[2]! * dims[3]!
+          return [0, 1].flatMap((n) => Array.from((data as Float32Array).subarray((n * 4 + c) * plane, (n * 4 + c + 1) * plane)))
+        })
+        const mean = values.reduce((s, v) => s + v, 0) / values.length
+        const deviation = Math.sqrt(values.reduce((s, v) => s + (v - mean) ** 2, 0) / values.length)
+        const of = (n: string): number => (model.initializers.get(n + k)!.readSync().data as Float32Array)[c]!
+        expect(mean).toBeCloseTo(of('b'), 3)
+        expect(deviation).toBeCloseTo(Math.abs(of('g')), 2)
+      }
+    }
+  })
+
+  test('are left alone unless asked for', async () => {
+    const { model } = await compress(net(), { steps: [{ step: 'repair' }] }, { calibration })
+    expect(model.initializers.get('m1')!.readSync().data).toEqual(net().initializers.get('m1')!.readSync().data)
+  })
+})
