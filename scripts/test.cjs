@@ -178,7 +178,7 @@ const typecheck = [
 const steps = {
   // The check is built here, since both lanes use what it is made of.
   build: async () => {
-    const r = await node([path.join(__dirname, 'build.cjs'), '--native', '--ts', '--tools'])
+    const r = await node([path.join(__dirname, 'build.cjs'), '--native', '--ts'])
     return gate(r.ok ? await node([path.join(__dirname, 'check.cjs'), '--build-only']) : r)
   },
   typecheck: async () => gate(await node(typecheck)),
