@@ -13,7 +13,7 @@ Napi::Value cuda_info(const Napi::CallbackInfo& info) {
   const CudaLoaded& loaded = cuda();
   Napi::Object out = Napi::Object::New(env);
   out.Set("state", static_cast<double>(loaded.state));
-  out.Set("library", loaded.library);
+  out.Set("file", loaded.file);
   out.Set("text", loaded.text);
   out.Set("driver", loaded.driver);
   out.Set("runtime", loaded.runtime);

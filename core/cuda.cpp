@@ -76,7 +76,7 @@ const CudaLoaded& opened() {
   static const Store* const store = [] {
     Store* s = new Store;  // never freed: the answer is read until the process ends
     open_library(s);
-    s->loaded.library = s->library;
+    s->loaded.file = s->library;
     s->loaded.text = s->text;
     return s;
   }();

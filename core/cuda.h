@@ -89,7 +89,7 @@ constexpr const char kCudaEntry[] = "whittle_cuda";
 struct CudaLoaded {
   CudaState state;
   const CudaBackend* backend;  // null unless kCudaReady
-  const char* library;         // the file that was opened or looked for, "" where none was
+  const char* file;            // the file that was opened or looked for, "" where none was
   const char* text;            // the system's words for what went wrong, or ""
   int32_t devices, driver, runtime;
 };

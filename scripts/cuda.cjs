@@ -50,8 +50,8 @@ function build(nvcc, release) {
   const list = ['-S', 'cuda', '-B', dir, ...launcher('CUDA')]
   if (release) list.push('-DCMAKE_CUDA_ARCHITECTURES=75-real;80-real;90-real;100-real;120')
   const configured = run('cmake', list, { env: nvcc.env })
-  if (!configured.ok) return { ...configured, library: '' }
-  return { ...run('cmake', ['--build', dir, '--parallel', jobs], { env: nvcc.env }), library: path.join(dir, 'whittle_cuda.so') }
+  if (!configured.ok) return { ...configured, file: '' }
+  return { ...run('cmake', ['--build', dir, '--parallel', jobs], { env: nvcc.env }), file: path.join(dir, 'whittle_cuda.so') }
 }
 
 const total = { passed: 0, failed: 0, skipped: 0 }
@@ -77,9 +77,9 @@ function checkNvcc(nvcc) {
   const built = build(nvcc, false)
   if (!built.ok) return report('nvcc, sm_80 and PTX, no spills', { failed: 1, print: built.text }, start)
   // One symbol, and an answer on any machine.
-  const symbols = run('nm', ['-D', '--defined-only', built.library]).out.trim().split('\n')
+  const symbols = run('nm', ['-D', '--defined-only', built.file]).out.trim().split('\n')
   const one = symbols.length === 1 && symbols[0].endsWith(' whittle_cuda')
-  const asked = devicesWith(built.library)
+  const asked = devicesWith(built.file)
   const sane = asked.ok && ['ready', 'no-driver', 'driver-too-old', 'no-device', 'failed'].includes(JSON.parse(asked.out).state)
   const bad = [one ? '' : `exports ${symbols.join(', ')}`, sane ? '' : `devices(): ${asked.text}`].filter(Boolean)
   report('nvcc, sm_80 and PTX, no spills', { passed: 3 - bad.length, failed: bad.length, print: bad.join('\n') }, start)
@@ -202,7 +202,7 @@ if (args.includes('--test')) {
     } else {
       const to = path.join(root, 'build', 'Release', 'whittle_cuda.so')
       fs.mkdirSync(path.dirname(to), { recursive: true })
-      fs.copyFileSync(built.library, to)
+      fs.copyFileSync(built.file, to)
       console.log(`${path.relative(root, to)}  ${fs.statSync(to).size} bytes`)
     }
   }

@@ -28,7 +28,7 @@ export interface Devices {
     /** Why not, in words; `''` where it is available. */
     readonly reason: string
     /** The shared library that was opened or looked for, `''` where none was. */
-    readonly library: string
+    readonly file: string
     /** True for a library that runs the kernels on this CPU, as tests do. */
     readonly emulated: boolean
     /** CUDA versions of the driver and of the library's runtime, such as `13.0`; `''` where unknown. */
@@ -65,7 +65,7 @@ export interface CudaDevice {
 
 interface CudaInfo {
   readonly state: number
-  readonly library: string
+  readonly file: string
   readonly text: string
   readonly driver: number
   readonly runtime: number
@@ -123,7 +123,7 @@ export function cudaDevices(): Devices['cuda'] {
     available: state === 'ready',
     state,
     reason: reasonOf(state, info),
-    library: info.library,
+    file: info.file,
     emulated: info.emulated,
     driver: versionOf(info.driver),
     runtime: versionOf(info.runtime),
@@ -137,7 +137,7 @@ export function cudaDevices(): Devices['cuda'] {
   }
 }
 
-function reasonOf(state: CudaState, { library, text, driver, runtime }: CudaInfo): string {
+function reasonOf(state: CudaState, { file, text, driver, runtime }: CudaInfo): string {
   const words = text ? `: ${text}` : ''
   switch (state) {
     case 'ready':
@@ -147,11 +147,11 @@ function reasonOf(state: CudaState, { library, text, driver, runtime }: CudaInfo
     case 'platform':
       return `there is no CUDA backend for ${process.platform}`
     case 'library-missing':
-      return `the CUDA backend was not built: no ${library || 'whittle_cuda.so'}${words} (npm run build:cuda in a checkout makes it)`
+      return `the CUDA backend was not built: no ${file || 'whittle_cuda.so'}${words} (npm run build:cuda in a checkout makes it)`
     case 'library-broken':
-      return `${library} cannot be loaded${words}`
+      return `${file} cannot be loaded${words}`
     case 'library-version':
-      return `${library} is of another version of whittle-ml${words}`
+      return `${file} is of another version of whittle-ml${words}`
     case 'no-driver':
       return 'no NVIDIA driver is installed'
     case 'driver-too-old':
