@@ -57,7 +57,7 @@ export async function measureLatency(models: readonly Timed[], inputs: Inputs, o
   if (!Array.isArray(models) || models.length === 0) fail('ERR_DTYPE', 'models', 'a list of { label, model }', models)
   const sides: Side[] = []
   try {
-    const runtime = rival()
+    const runtime = onnxruntimeNode()
     for (const timed of models) {
       const session = await Session.create(timed.model, { threads })
       sides.push({ timed, runtime: 'Session', times: [], run: () => session.run(inputs), close: () => session.dispose() })
@@ -86,12 +86,12 @@ export async function measureLatency(models: readonly Timed[], inputs: Inputs, o
 }
 
 interface Runtime {
-  readonly InferenceSession: { create(bytes: Uint8Array, options: object): Promise<{ run(feeds: object): Promise<object>; release(): Promise<void> }> }
+  readonly InferenceSession: { create(model: Uint8Array | string, options: object): Promise<{ run(feeds: object): Promise<object>; release(): Promise<void> }> }
   readonly Tensor: new (type: string, data: unknown, dims: readonly number[]) => object
 }
 
-/** onnxruntime-node as the user's folder or this package has it. */
-function rival(): Runtime | undefined {
+/** @internal onnxruntime-node as the user's folder or this package has it, `undefined` where neither does. */
+export function onnxruntimeNode(): Runtime | undefined {
   for (const from of [path.join(process.cwd(), 'package.json'), __filename])
     try {
       return createRequire(from)('onnxruntime-node') as Runtime

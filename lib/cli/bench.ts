@@ -1,7 +1,7 @@
-import { createRequire } from 'node:module'
-import path from 'node:path'
+import { onnxruntimeNode } from '../analyze/latency'
 import { WhittleError } from '../errors'
 import { devices } from '../kernels'
+import { medianOf } from '../metrics/evaluate'
 import { elide, percent, table } from '../report/format'
 import { Session } from '../session'
 import type { Tensor } from '../tensor'
@@ -27,24 +27,9 @@ interface Rival {
   run(): Promise<Record<string, Tensor>>
 }
 
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b)
-  const half = sorted.length >> 1
-  return sorted.length % 2 ? (sorted[half] as number) : ((sorted[half - 1] as number) + (sorted[half] as number)) / 2
-}
-
-/** onnxruntime-node as the user's folder or this package has it. */
 async function onnxruntime(file: string, feeds: Record<string, Tensor>, threads: number): Promise<Rival> {
-  let ort: { InferenceSession: { create(file: string, options: object): Promise<{ run(feeds: object): Promise<object> }> }; Tensor: new (type: string, data: unknown, dims: readonly number[]) => object }
-  try {
-    ort = createRequire(path.join(process.cwd(), 'package.json'))('onnxruntime-node') as typeof ort
-  } catch {
-    try {
-      ort = createRequire(__filename)('onnxruntime-node') as typeof ort
-    } catch {
-      throw new WhittleError('ERR_IO', '--against', 'onnxruntime-node is not installed: npm install onnxruntime-node')
-    }
-  }
+  const ort = onnxruntimeNode()
+  if (!ort) throw new WhittleError('ERR_IO', '--against', 'onnxruntime-node is not installed: npm install onnxruntime-node')
   const session = await ort.InferenceSession.create(file, {
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
@@ -112,7 +97,7 @@ export const bench: Command = {
         // What comes first warms up.
         if (i === 2) for (const list of [ours, theirs]) list.length = 0
       }
-      const [own, other] = [median(ours), rival ? median(theirs) : undefined]
+      const [own, other] = [medianOf(ours), rival ? medianOf(theirs) : undefined]
       const report = profiled.profile()
       const steps = [...report.steps].sort((x, y) => y.ms - x.ms).slice(0, layers)
       const found = {
