@@ -1,7 +1,7 @@
 import type { Attempt, ModelFigures } from '../report/types'
 import type { Built } from './backoff'
 import { climb, type Outcome } from './climb'
-import { judge, measure, type Evaluate } from './gate'
+import { attemptOf, judge, measure, type Evaluate } from './gate'
 import { passOf, type ResolvedStep, type Step } from './passes'
 import type { Run } from './progress'
 import type { Limits, Objective } from './recipe'
@@ -86,17 +86,10 @@ export async function planSteps(
     if (!built) return { met: false, cost: Infinity, steps }
     const { model, size } = built
     const after: ModelFigures = { ...size, ...(await measure(model, 'compressed', evaluate, limits, run)) }
-    const { accuracy, latency } = after
-    attempts.push({
-      spared: [],
-      steps,
-      bytes: size.bytes,
-      ...(accuracy === undefined ? {} : { accuracy }),
-      ...(latency === undefined ? {} : { latency }),
-    })
+    attempts.push(attemptOf([], after, steps))
     // A limit on bytes is what the search works towards: no milder level is refused for it.
     const met = judge(limits, before, after).every((l) => l.met || l.name === objective)
-    return { met, cost: objective === 'bytes' ? size.bytes : (latency ?? Infinity), steps }
+    return { met, cost: objective === 'bytes' ? size.bytes : (after.latency ?? Infinity), steps }
   }
 
   const best = await climb(tried.map((t) => t.levels.length), trial, () => performance.now() > end)

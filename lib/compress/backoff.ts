@@ -2,7 +2,7 @@ import type { Model } from '../model/model'
 import type { Attempt, LayerBlame, LimitReport, ModelFigures, StepReport } from '../report/types'
 import { blameOf } from './blame'
 import type { Calibration } from './calibration'
-import { enforce, judge, measure, type Evaluate } from './gate'
+import { attemptOf, enforce, judge, measure, type Evaluate } from './gate'
 import type { Run } from './progress'
 import type { Limits } from './recipe'
 
@@ -52,19 +52,11 @@ export async function settle(
     // Before anything is measured: a model that is too large needs no judge.
     const sized = judge(limits.bytes === undefined ? {} : { bytes: limits.bytes }, before, size)
     if (sized.some((l) => !l.met)) {
-      if (evaluate) attempts.push({ spared, bytes: size.bytes })
+      if (evaluate) attempts.push(attemptOf(spared, size))
       return { ...built, after: size, limits: sized }
     }
     const after = { ...size, ...(evaluate ? await measure(built.model.clone(), 'compressed', evaluate, limits, run) : {}) }
-    if (evaluate) {
-      const { accuracy, latency } = after as ModelFigures
-      attempts.push({
-        spared,
-        bytes: size.bytes,
-        ...(accuracy === undefined ? {} : { accuracy }),
-        ...(latency === undefined ? {} : { latency }),
-      })
-    }
+    if (evaluate) attempts.push(attemptOf(spared, after))
     return { ...built, after, limits: judge(limits, before, after) }
   }
 

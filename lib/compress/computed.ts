@@ -1,3 +1,4 @@
+import { WhittleError } from '../errors'
 import type { DataSource, Initializer } from '../model/graph'
 import { allocate, isDataType, type Tensor } from '../tensor'
 
@@ -120,6 +121,18 @@ export function firstNonFinite(data: Float32Array): number {
   }
   if (Number.isFinite(sum)) return -1
   return data.findIndex((v) => !Number.isFinite(v))
+}
+
+/**
+ * @internal Refuses a weight with NaN or an infinity, `ERR_RANGE` with its name; where the step keeps such weights, answers what is
+ * wrong instead. `undefined` if all is finite.
+ */
+export function nonFiniteText(name: string, data: Float32Array, nonFinite: 'error' | 'keep' = 'error', hint = ''): string | undefined {
+  const bad = firstNonFinite(data)
+  if (bad < 0) return undefined
+  const text = `element ${bad} is ${data[bad]}`
+  if (nonFinite === 'keep') return text
+  throw new WhittleError('ERR_RANGE', name, `${name}: expected finite weights, ${text}${hint}`)
 }
 
 /** @internal Share of zeros, 0 for an empty tensor. */

@@ -1,8 +1,9 @@
 import { WhittleError } from '../errors'
 import type { Model } from '../model/model'
 import { bytes, milliseconds, short } from '../report/format'
-import type { LimitReport, ModelFigures } from '../report/types'
+import type { Attempt, LimitReport, ModelFigures } from '../report/types'
 import { describe } from '../validate'
+import type { ResolvedStep } from './passes'
 import type { Run } from './progress'
 import type { Limits } from './recipe'
 
@@ -76,6 +77,17 @@ export function judge(limits: Limits, before: ModelFigures, after: ModelFigures)
   add('bytes', after.bytes)
   add('latency', after.latency)
   return found
+}
+
+/** @internal A judged model as the report tells it. */
+export function attemptOf(spared: readonly string[], { bytes, accuracy, latency }: ModelFigures, steps?: readonly ResolvedStep[]): Attempt {
+  return {
+    spared,
+    ...(steps ? { steps } : {}),
+    bytes,
+    ...(accuracy === undefined ? {} : { accuracy }),
+    ...(latency === undefined ? {} : { latency }),
+  }
 }
 
 /** @internal Throws `ERR_LIMIT` and says all that was missed, and under what `circumstances`. */

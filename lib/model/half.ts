@@ -27,13 +27,18 @@ export function toHalves(values: Float32Array): Uint16Array {
   return out
 }
 
+/** @internal The number that the bits of a float16 stand for. */
+export function fromHalf(h: number): number {
+  const sign = h & 0x8000 ? -1 : 1
+  const exponent = (h >> 10) & 31
+  const mantissa = h & 1023
+  if (exponent === 31) return mantissa ? NaN : sign * Infinity
+  return sign * (exponent === 0 ? mantissa * 2 ** -24 : (1024 + mantissa) * 2 ** (exponent - 25))
+}
+
 /** @internal */
 export function fromHalves(halves: Uint16Array): Float32Array {
-  return Float32Array.from(halves, (h) => {
-    const sign = h & 0x8000 ? -1 : 1
-    const exponent = (h >> 10) & 31
-    const mantissa = h & 1023
-    if (exponent === 31) return mantissa ? NaN : sign * Infinity
-    return sign * (exponent === 0 ? mantissa * 2 ** -24 : (1024 + mantissa) * 2 ** (exponent - 25))
-  })
+  const out = new Float32Array(halves.length)
+  for (let i = 0; i < out.length; i++) out[i] = fromHalf(halves[i]!)
+  return out
 }

@@ -1,3 +1,5 @@
+import { fromHalves } from '../model/half'
+
 /** @internal Bytes of a floating-point tensor as numbers; of 32 and 64 bits a view of them where they are aligned. */
 export function floats(bytes: Uint8Array, type: string): Float32Array | Float64Array {
   const whole = bytes.byteOffset % 8 === 0 ? bytes : bytes.slice()
@@ -5,18 +7,9 @@ export function floats(bytes: Uint8Array, type: string): Float32Array | Float64A
   if (type === 'float32') return new Float32Array(buffer, byteOffset, byteLength / 4)
   if (type === 'float64') return new Float64Array(buffer, byteOffset, byteLength / 8)
   const half = new Uint16Array(buffer, byteOffset, byteLength / 2)
+  if (type === 'float16') return fromHalves(half)
   const out = new Float32Array(half.length)
-  if (type === 'bfloat16') {
-    const asBits = new Uint32Array(out.buffer)
-    for (let i = 0; i < half.length; i++) asBits[i] = half[i]! << 16
-  } else for (let i = 0; i < half.length; i++) out[i] = halfToNumber(half[i]!)
+  const asBits = new Uint32Array(out.buffer)
+  for (let i = 0; i < half.length; i++) asBits[i] = half[i]! << 16
   return out
-}
-
-function halfToNumber(h: number): number {
-  const sign = h & 0x8000 ? -1 : 1
-  const exponent = (h >> 10) & 31
-  const fraction = h & 1023
-  if (exponent === 31) return fraction ? NaN : sign * Infinity
-  return sign * (exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24)
 }

@@ -1,4 +1,3 @@
-import { WhittleError } from '../../errors'
 import { codebookEncode, kmeans } from '../../kernels/codebook'
 import { raiseIrVersion } from '../../model/fold'
 import { attribute, Initializer, MemorySource, Node, type DataSource, type Graph } from '../../model/graph'
@@ -9,7 +8,7 @@ import { bytes, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { sizeOf } from '../../tensor'
 import { finite, integer, oneOf, options } from '../../validate'
-import { ComputedSource, firstNonFinite, relativeError, sparsityOf } from '../computed'
+import { ComputedSource, relativeError, sparsityOf, nonFiniteText } from '../computed'
 import { fromRows, moments, type LayerMoments } from '../moments'
 import { pack, tableOf } from '../rounding/packing'
 import { parseSelector, type LayerSelector, type Layers } from '../selectors'
@@ -141,16 +140,8 @@ function shareWeights(
   const bytesAfter = count / perByte + 4 * (perByte > 1 ? 256 * perByte : 2 ** step.bits)
   if (bytesAfter + kOverhead >= base.bytesBefore) return stays('indices and table would not be smaller')
   const values = scratch.read(initializer).data as Float32Array
-  const bad = firstNonFinite(values)
-  if (bad >= 0) {
-    const text = `element ${bad} is ${values[bad]}`
-    if (step.nonFinite === 'keep') return stays(text)
-    throw new WhittleError(
-      'ERR_RANGE',
-      initializer.name,
-      `${initializer.name}: expected finite weights, ${text} (nonFinite: 'keep' in the codebook step leaves such weights float)`,
-    )
-  }
+  const bad = nonFiniteText(initializer.name, values, step.nonFinite, " (nonFinite: 'keep' in the codebook step leaves such weights float)")
+  if (bad) return stays(bad)
   const table = tableFor(values, step, given && importanceOf(given, count))
   const encode = (from: Float32Array): Uint8Array => codebookEncode(from, table).indices.data as Uint8Array
   const codes = encode(values)

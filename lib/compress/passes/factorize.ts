@@ -8,7 +8,7 @@ import { weights, type Weight } from '../../model/weights'
 import { bytes, milliseconds, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { boolean, fail, finite, integer, oneOf, options } from '../../validate'
-import { ComputedSource, firstNonFinite } from '../computed'
+import { ComputedSource, nonFiniteText } from '../computed'
 import { factorLayerOf, type FactorLayer } from '../factorize/layer'
 import { factorize, macsOf, methodFor, type Factors, type Method } from '../factorize/methods'
 import { measureBoth, placed } from '../factorize/measure'
@@ -110,16 +110,8 @@ async function factorizeWeight(
   const layer = factorLayerOf(weight, model.graph)
   if (typeof layer === 'string') return stays(layer)
   const values = scratch.read(initializer).data as Float32Array
-  const bad = firstNonFinite(values)
-  if (bad >= 0) {
-    const text = `element ${bad} is ${values[bad]}`
-    if (step.nonFinite === 'keep') return stays(text)
-    throw new WhittleError(
-      'ERR_RANGE',
-      initializer.name,
-      `${initializer.name}: expected finite weights, ${text} (nonFinite: 'keep' in the factorize step leaves such weights)`,
-    )
-  }
+  const bad = nonFiniteText(initializer.name, values, step.nonFinite, " (nonFinite: 'keep' in the factorize step leaves such weights)")
+  if (bad) return stays(bad)
   if (values.every((v) => v === 0)) return stays('it is zero everywhere')
   const method = step.method === 'auto' ? methodFor(layer) : step.method
   const { rank, energy, error, ratio, seed } = step

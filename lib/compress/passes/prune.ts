@@ -18,7 +18,7 @@ import { count, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { sizeOf, type Tensor } from '../../tensor'
 import { boolean, fail, finite, integer, oneOf, options, string } from '../../validate'
-import { ComputedSource, firstNonFinite, relativeError, sparsityOf, type Scratch } from '../computed'
+import { ComputedSource, relativeError, sparsityOf, type Scratch, nonFiniteText } from '../computed'
 import type { Run } from '../progress'
 import { pruneCalibrated, type CalibratedPrune, type Gradients } from '../second/prune'
 import { parseSelector, type LayerSelector, type Layers } from '../selectors'
@@ -244,13 +244,7 @@ async function chooserFor(plans: readonly Plan[], step: ResolvedPrune & { sparsi
 function valuesOf(plan: Plan, scratch: Scratch): Tensor<Float32Array> {
   const { initializer } = plan.weight
   const data = scratch.read(initializer).data as Float32Array
-  const bad = firstNonFinite(data)
-  if (bad >= 0)
-    throw new WhittleError(
-      'ERR_RANGE',
-      initializer.name,
-      `${initializer.name}: expected finite weights, element ${bad} is ${data[bad]}`,
-    )
+  nonFiniteText(initializer.name, data)
   return { type: 'float32', dims: plan.matrix, data: plan.turn ? turned(data, plan.turn) : data }
 }
 

@@ -1,18 +1,18 @@
 import { WhittleError } from '../../errors'
 import { raiseIrVersion } from '../../model/fold'
 import { MemorySource, type DataSource } from '../../model/graph'
+import { fromHalves, toHalves } from '../../model/half'
 import type { Model } from '../../model/model'
 import { raiseOpset } from '../../model/opset'
 import { weights, type Weight } from '../../model/weights'
 import { bytes, percent, short } from '../../report/format'
 import type { LayerReport } from '../../report/types'
-import { ComputedSource, firstNonFinite, relativeError, sparsityOf, type KeepBudget } from '../computed'
+import { ComputedSource, firstNonFinite, relativeError, sparsityOf, type KeepBudget, nonFiniteText } from '../computed'
 import { allocate, candidatesOf, type Candidate } from '../mixed'
 import { moments, rowLayoutOf, type LayerMoments } from '../moments'
 import { roundCalibrated } from '../rounding/calibrated'
 import { entropyOf, sampled, stepsFor, type Sampled } from '../rounding/entropy'
 import type { Format } from '../rounding/grid'
-import { fromHalves, toHalves } from '../rounding/half'
 import { packedBits } from '../rounding/packing'
 import { planOf } from '../rounding/plan'
 import { Groups } from '../rounding/scales'
@@ -279,16 +279,8 @@ function quantizeWeight(
   if (bytesAfter + kOverhead >= base.bytesBefore) return kept('codes and scales would not be smaller')
 
   const values = scratch.read(initializer).data as Float32Array
-  const bad = firstNonFinite(values)
-  if (bad >= 0) {
-    const text = `element ${bad} is ${values[bad]}`
-    if (step.nonFinite === 'keep') return kept(text)
-    throw new WhittleError(
-      'ERR_RANGE',
-      initializer.name,
-      `${initializer.name}: expected finite weights, ${text} (nonFinite: 'keep' in the quantize step leaves such weights float)`,
-    )
-  }
+  const bad = nonFiniteText(initializer.name, values, step.nonFinite, " (nonFinite: 'keep' in the quantize step leaves such weights float)")
+  if (bad) return kept(bad)
   const reread = (): Float32Array => scratch.read(initializer).data as Float32Array
   if (!plan) {
     const halves = toHalves(values)

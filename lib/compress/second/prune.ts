@@ -4,7 +4,7 @@ import { Initializer, MemorySource } from '../../model/graph'
 import type { Model } from '../../model/model'
 import type { Weight } from '../../model/weights'
 import type { LayerReport } from '../../report/types'
-import { firstNonFinite, relativeError, sparsityOf } from '../computed'
+import { relativeError, sparsityOf, nonFiniteText } from '../computed'
 import { fromRows, moments, toRows, type LayerMoments, type Moments, type RowLayout } from '../moments'
 import { describeWeight, type Context } from '../passes/pass'
 import { allocate } from '../../tensor'
@@ -104,8 +104,7 @@ function matrixOf({ weight, layout, moments: m, reason }: LayerMoments, step: Ca
   const refusal = unsuited(step.pattern, groups * outputs, size, size / turn)
   if (refusal) return refusal
   const data = initializer.readSync().data as Float32Array
-  const bad = firstNonFinite(data)
-  if (bad >= 0) throw new WhittleError('ERR_RANGE', initializer.name, `${initializer.name}: expected finite weights, element ${bad} is ${data[bad]}`)
+  nonFiniteText(initializer.name, data)
   // Channels behind taps, so that groups of channels are neighbours.
   const order = turn > 1 ? Int32Array.from({ length: size }, (_, i) => (i % (size / turn)) * turn + Math.floor(i / (size / turn))) : undefined
   const factors: Float64Array[] = []

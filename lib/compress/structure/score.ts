@@ -1,7 +1,6 @@
-import { WhittleError } from '../../errors'
 import type { Graph, Initializer } from '../../model/graph'
 import { sizeOf } from '../../tensor'
-import { firstNonFinite, type Scratch } from '../computed'
+import { type Scratch, nonFiniteText } from '../computed'
 import type { Group, Member } from './groups'
 
 /** How units are scored from weights alone. */
@@ -23,8 +22,7 @@ export function slicesOf(graph: Graph, { tensor, axis }: Member, scratch: Scratc
   const initializer = graph.initializers.get(tensor) as Initializer
   if (initializer.type !== 'float32') return undefined
   const data = scratch.read(initializer).data as Float32Array
-  const bad = firstNonFinite(data)
-  if (bad >= 0) throw new WhittleError('ERR_RANGE', tensor, `${tensor}: expected finite weights, element ${bad} is ${data[bad]}`)
+  nonFiniteText(tensor, data)
   const { dims } = initializer
   return { data, outer: sizeOf(dims.slice(0, axis)), size: dims[axis]!, inner: sizeOf(dims.slice(axis + 1)) }
 }

@@ -1,4 +1,5 @@
 import { Initializer, Model, Node, ValueInfo, Graph } from '../../model'
+import { fromHalf } from '../../model/half'
 import { allocate, sizeOf, type Tensor } from '../../tensor'
 import { codesOf } from '../codes'
 import { prepareBody } from '../prepare'
@@ -30,13 +31,6 @@ function toHalf(v: number): number {
   const rest = scaled - low
   const mantissa = rest > 0.5 || (rest === 0.5 && low % 2 === 1) ? low + 1 : low
   return sign | (((exponent + 15) << 10) + (mantissa - 1024))
-}
-
-function fromHalf(h: number): number {
-  const sign = h & 0x8000 ? -1 : 1
-  const [e, m] = [(h >> 10) & 31, h & 1023]
-  if (e === 31) return m ? NaN : sign * Infinity
-  return sign * (e === 0 ? m * 2 ** -24 : (1024 + m) * 2 ** (e - 25))
 }
 
 function toBrain(v: number): number {
