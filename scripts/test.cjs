@@ -165,15 +165,7 @@ const sanitize = {
 }
 const tsc = require.resolve('typescript/bin/tsc')
 const eslint = path.join(path.dirname(require.resolve('eslint/package.json')), 'bin', 'eslint.js')
-const typecheck = [
-  tsc,
-  '--noEmit',
-  '-p',
-  'tsconfig.json',
-  '--incremental',
-  '--tsBuildInfoFile',
-  'build/tsc/check.tsbuildinfo',
-]
+const typecheck = [tsc, '-p', 'tsconfig.json']
 
 const steps = {
   // The check is built here, since both lanes use what it is made of.
