@@ -133,6 +133,8 @@ export function dims(value: unknown, parameter: string): number[] {
 
 /** @internal True when the memory of a view is gone (transferred away) or the view no longer fits its buffer. */
 export function isDetached(view: ArrayBufferView): boolean {
+  // What is gone has no length.
+  if (view.byteLength !== 0) return false
   const buffer = view.buffer as ArrayBuffer & { detached?: boolean }
   if (buffer.detached !== undefined && buffer.detached) return true
   // A detached buffer has length 0 and so has every view of it; tell it from an honest empty array by slicing.
@@ -147,6 +149,7 @@ export function isDetached(view: ArrayBufferView): boolean {
 }
 
 function typedIsShared(buffer: ArrayBufferLike): boolean {
+  if (Object.getPrototypeOf(buffer) === ArrayBuffer.prototype) return false
   return Object.prototype.toString.call(buffer) === '[object SharedArrayBuffer]'
 }
 
@@ -195,10 +198,11 @@ export function output(value: unknown, parameter: string, type: DataType, count:
   const data = typedArray(value, parameter, [type])
   const want = bitsOf(type) < 8 ? byteLengthOf(type, count) : count
   if (data.length !== want) fail('ERR_SHAPE', parameter, `${want} elements of ${type}`, value)
-  const shared = typedIsShared(data.buffer)
+  const { buffer } = data
+  const shared = typedIsShared(buffer)
   for (const input of inputs)
     if (
-      input.buffer === data.buffer
+      input.buffer === buffer
         ? input.byteOffset < data.byteOffset + data.byteLength && data.byteOffset < input.byteOffset + input.byteLength
         : // Two SharedArrayBuffers may be one memory: a message or a clone makes such a pair.
           shared && typedIsShared(input.buffer) && native().memoryOverlaps(input, data)
