@@ -3,7 +3,7 @@
 #include <immintrin.h>
 #define ROWS_OF(V) 6
 #define TILE_VECTORS 2
-#define GROUP_STEPS 1
+#define GROUP_STEPS 4
 #define LANES 8
 #define TILE_COLUMNS 16
 #define TILE_VECTOR 8
@@ -15,7 +15,17 @@
 typedef __m256i Vec;
 #define ZERO() _mm256_setzero_si256()
 #define LOAD_B(p) _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))
+#if defined(_MSC_VER)
 #define DOT(sum, a, b) _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
+#else
+// In one piece: a compiler that takes many products before it adds the first has no registers for them.
+static inline __m256i dot(__m256i sum, __m256i a, __m256i b) {
+  __m256i product;
+  __asm__("vpmaddwd %2, %3, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(b), "x"(a));
+  return sum;
+}
+#define DOT(sum, a, b) dot(sum, a, b)
+#endif
 #define LOAD(p) _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))
 #define WIDE_BYTES 32
 #define LOAD_WIDE(p) LOAD(p)

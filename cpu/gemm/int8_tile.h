@@ -34,7 +34,7 @@ struct Tile {
   int64_t touch_stride, touch_bytes;
 };
 
-// Steps in a row without a branch. Where a multiply-add takes two instructions, more than one costs spilled registers.
+// Steps in a row without a branch. Where a compiler may part the two instructions of a multiply-add, more than one costs spilled registers.
 #ifndef GROUP_STEPS
 #define GROUP_STEPS 4
 #endif
