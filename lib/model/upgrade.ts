@@ -1,6 +1,7 @@
 import { WhittleError } from '../errors'
 import type { Tensor } from '../tensor'
 import type { Graph } from './graph'
+import { toHalf } from './half'
 import { Initializer } from './initializer'
 import { attribute, Node, type Attribute } from './node'
 import type { Inferred } from './ops/op'
@@ -63,7 +64,7 @@ export class Upgrade {
     const type = this.shape(0)?.type
     if (type === 'float32') return this.constant(hint, { type, dims: [], data: Float32Array.of(value) })
     if (type === 'float64') return this.constant(hint, { type, dims: [], data: Float64Array.of(value) })
-    if (type === 'float16') return this.constant(hint, { type, dims: [], data: Uint16Array.of(halfBits(value)) })
+    if (type === 'float16') return this.constant(hint, { type, dims: [], data: Uint16Array.of(toHalf(value)) })
     return this.refuse(`the type of its input is ${!type || type === 'undefined' ? 'not known' : type}`)
   }
 
@@ -84,24 +85,6 @@ export class Upgrade {
     )
     return output
   }
-}
-
-/** Nearest half, ties to even. */
-export function halfBits(value: number): number {
-  const f = Math.fround(value)
-  const sign = f < 0 || Object.is(f, -0) ? 0x8000 : 0
-  const a = Math.abs(f)
-  if (Number.isNaN(a)) return 0x7e00
-  if (a >= 65520) return sign | 0x7c00
-  const exponent = Math.max(-14, Math.floor(Math.log2(a || 2 ** -14)))
-  // Log2 may be off by one at a power of two.
-  const e = a >= 2 ** (exponent + 1) ? exponent + 1 : a < 2 ** exponent && exponent > -14 ? exponent - 1 : exponent
-  const units = a / 2 ** (e - 10)
-  let n = Math.floor(units)
-  const rest = units - n
-  if (rest > 0.5 || (rest === 0.5 && n % 2 === 1)) n++
-  // Units carry the hidden bit at 1024; a carry to 2048 runs into the exponent as it should.
-  return sign | (n < 1024 ? n : n + ((e + 14) << 10))
 }
 
 type Converter = (u: Upgrade) => void

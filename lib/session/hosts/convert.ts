@@ -1,5 +1,5 @@
 import { Initializer, Model, Node, ValueInfo, Graph } from '../../model'
-import { fromHalf } from '../../model/half'
+import { fromHalf, toHalf } from '../../model/half'
 import { allocate, sizeOf, type Tensor } from '../../tensor'
 import { codesOf } from '../codes'
 import { prepareBody } from '../prepare'
@@ -7,31 +7,6 @@ import { made, numbers, operand, plain, refuse, strides, type Host } from './hos
 
 const kFloat = new Float32Array(1)
 const kBits = new Uint32Array(kFloat.buffer)
-
-/** The nearest float16, ties to even, as its bits. */
-function toHalf(v: number): number {
-  kFloat[0] = v
-  const bits = kBits[0] as number
-  const sign = (bits >>> 16) & 0x8000
-  const magnitude = Math.abs(v)
-  if (Number.isNaN(v)) return 0x7e00
-  if (magnitude >= 65520) return sign | 0x7c00
-  if (magnitude < 2 ** -14) {
-    // Below the normal numbers halves are multiples of 2^-24.
-    const scaled = magnitude * 2 ** 24
-    const low = Math.floor(scaled)
-    const rest = scaled - low
-    return sign | (rest > 0.5 || (rest === 0.5 && low % 2 === 1) ? low + 1 : low)
-  }
-  // The double's own exponent: rounding to float first could round twice.
-  const e = Math.floor(Math.log2(magnitude))
-  const exponent = magnitude < 2 ** e ? e - 1 : magnitude >= 2 ** (e + 1) ? e + 1 : e
-  const scaled = (magnitude / 2 ** exponent) * 1024
-  const low = Math.floor(scaled)
-  const rest = scaled - low
-  const mantissa = rest > 0.5 || (rest === 0.5 && low % 2 === 1) ? low + 1 : low
-  return sign | (((exponent + 15) << 10) + (mantissa - 1024))
-}
 
 function toBrain(v: number): number {
   kFloat[0] = v
