@@ -34,6 +34,17 @@ namespace {
 // Adding 1.5 * 2^23 rounds |x| < 2^22 half to even, and leaves the integer in the low bits.
 constexpr float kRoundMagic = 12582912.0f;
 constexpr int32_t kRoundBits = 0x4b400000;
+// Floats from 1024 to 2048 are multiples of 2^-13: added to 1536, a number is one with 13 bits behind the point.
+constexpr int kFineBits = 13;
+constexpr int32_t kFineOne = 1 << kFineBits, kFineZero = 0x44c00000;  // the bits of 1536
+// Farther from zero than any code, and less than those floats span.
+constexpr float kFarSteps = 400.0f;
+
+#if defined(__GNUC__)
+#define WHITTLE_LIKELY(x) __builtin_expect(x, 1)
+#else
+#define WHITTLE_LIKELY(x) (x)
+#endif
 
 // Sums as floats: VF_LANES of them, or the first n with 0 beyond.
 static inline vf v_from_sums(const int32_t* p, bool whole, int64_t n) {
@@ -52,24 +63,55 @@ static inline vf v_from_sums(const int32_t* p, bool whole, int64_t n) {
 #endif
 }
 
-// The low bytes of integers that kRoundMagic was added to, plus `base`: VF_LANES of them, or the first n.
-static inline void v_store_bytes(uint8_t* y, vf x, int32_t base, int64_t n) {
+// Integers, one a lane of vi.
 #if VF_LANES == 16
-  const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(base)));
+typedef __m512i vi;
+static inline vi v_bits_of(vf x) { return _mm512_castps_si512(x); }
+static inline vi i_set(int32_t x) { return _mm512_set1_epi32(x); }
+static inline vi i_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
+static inline vi i_down(vi a) { return _mm512_srai_epi32(a, kFineBits); }
+static inline bool i_clear(vi a, vi bits) { return _mm512_testn_epi32_mask(a, bits) != 0; }
+#elif VF_LANES == 8
+typedef __m256i vi;
+static inline vi v_bits_of(vf x) { return _mm256_castps_si256(x); }
+static inline vi i_set(int32_t x) { return _mm256_set1_epi32(x); }
+static inline vi i_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
+static inline vi i_down(vi a) { return _mm256_srai_epi32(a, kFineBits); }
+static inline bool i_clear(vi a, vi bits) {
+  const __m256i none = _mm256_cmpeq_epi32(_mm256_and_si256(a, bits), _mm256_setzero_si256());
+  return _mm256_movemask_ps(_mm256_castsi256_ps(none)) != 0;
+}
+#elif VF_LANES == 4
+typedef int32x4_t vi;
+static inline vi v_bits_of(vf x) { return vreinterpretq_s32_f32(x); }
+static inline vi i_set(int32_t x) { return vdupq_n_s32(x); }
+static inline vi i_sub(vi a, vi b) { return vsubq_s32(a, b); }
+static inline vi i_down(vi a) { return vshrq_n_s32(a, kFineBits); }
+static inline bool i_clear(vi a, vi bits) { return vminvq_u32(vreinterpretq_u32_s32(vandq_s32(a, bits))) == 0; }
+#else
+typedef int32_t vi;
+static inline vi v_bits_of(vf x) { return v_bits(x); }
+static inline vi i_sub(vi a, vi b) { return a - b; }
+static inline vi i_set(int32_t x) { return x; }
+#endif
+
+// The bytes nearest to integers, of the type's range, which are 128 less where that is uint8: VF_LANES of them, or the first n.
+static inline void v_store_bytes(uint8_t* y, vi i, bool is_signed, int64_t n) {
+#if VF_LANES == 16
+  const __m128i bytes = _mm_xor_si128(_mm512_cvtsepi32_epi8(i), _mm_set1_epi8(is_signed ? 0 : -128));
   if (n >= VF_LANES) _mm_storeu_si128(reinterpret_cast<__m128i*>(y), bytes);
   else _mm_mask_storeu_epi8(y, v_first(n), bytes);
 #else
   uint8_t bytes[VF_LANES];
 #if VF_LANES == 8
-  const __m256i low = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
-                                       -1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1);
-  const __m256i i = _mm256_shuffle_epi8(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_set1_epi32(base)), low);
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(bytes), _mm_or_si128(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1)));
+  const __m128i pairs = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(bytes), _mm_xor_si128(_mm_packs_epi16(pairs, pairs), _mm_set1_epi8(is_signed ? 0 : -128)));
 #elif VF_LANES == 4
-  const uint16x4_t i = vmovn_u32(vreinterpretq_u32_s32(vaddq_s32(vreinterpretq_s32_f32(x), vdupq_n_s32(base))));
-  vst1_lane_u32(reinterpret_cast<uint32_t*>(bytes), vreinterpret_u32_u8(vmovn_u16(vcombine_u16(i, i))), 0);
+  const int16x4_t pairs = vqmovn_s32(i);
+  const int8x8_t four = veor_s8(vqmovn_s16(vcombine_s16(pairs, pairs)), vdup_n_s8(is_signed ? 0 : -128));
+  vst1_lane_u32(reinterpret_cast<uint32_t*>(bytes), vreinterpret_u32_s8(four), 0);
 #else
-  bytes[0] = static_cast<uint8_t>(v_bits(x) + base);
+  bytes[0] = static_cast<uint8_t>((i < -128 ? -128 : i > 127 ? 127 : i) ^ (is_signed ? 0 : 0x80));
 #endif
   memcpy(y, bytes, static_cast<size_t>(n < VF_LANES ? n : VF_LANES));
 #endif
@@ -101,38 +143,89 @@ struct EpilogueRows {
   int64_t out_stride;  // bytes
 };
 
+// What codes are made with: x to the integer nearest to x / step, as a division that rounds correctly has it, half to even.
+struct CodeStep {
+  vf step, reciprocal, eighth, low, high, far, minus_far;
+  bool usual, is_signed;
+  int32_t shift;  // of the codes, less 128 where they are uint8
+  vi fine_zero, middle;
+};
+
+static inline CodeStep code_step(float step, int32_t zero, bool is_signed) {
+  const int32_t least = is_signed ? -128 : 0;
+  CodeStep s;
+  s.step = v_set(step);
+  s.reciprocal = v_set(1.0f / step);
+  s.eighth = v_set(0.125f * step);
+  // The bounds are integers, so clamping before rounding gives what rounding first would.
+  s.low = v_set(static_cast<float>(least - zero));
+  s.high = v_set(static_cast<float>(least + 255 - zero));
+  s.far = v_set(kFarSteps * step);
+  s.minus_far = v_set(-kFarSteps * step);
+  s.usual = step > 0x1p-60f && step < 0x1p60f;
+  s.is_signed = is_signed;
+  s.shift = zero - 128 - least;
+  s.fine_zero = i_set(kFineZero - s.shift * kFineOne);
+  s.middle = i_set(s.usual ? kFineOne - 4 : 0);
+  return s;
+}
+
+// -far <= x <= far
+static inline vi codes_exact(vf x, const CodeStep& s) {
+#if VF_LANES > 1
+  // What rounds to 0 anyway is 0 at once: remainders of tiny numbers fall below the normal range, which is slow.
+  if (s.usual) x = v_divide(v_select(v_less(v_abs(x), s.eighth), v_set(0.0f), x), s.step, s.reciprocal);
+  else
+#endif
+    x = v_div(x, s.step);
+  return i_sub(v_bits_of(v_add(v_min(s.high, v_max(s.low, x)), v_set(kRoundMagic))), i_set(kRoundBits - s.shift));
+}
+
+// -far <= x <= far. The product with the reciprocal of the step is within 0.7 of 2^-13 of what rounds: only where it lies two of
+// those or less from the middle between integers, which one vector in a hundred has, need the division decide.
+static inline vi codes_of(vf x, const CodeStep& s) {
+#if VF_LANES > 1
+  const vi fine = v_bits_of(v_fma(x, s.reciprocal, v_set(1536.5f + 2.0f / kFineOne)));
+  if (WHITTLE_LIKELY(!i_clear(fine, s.middle))) return i_down(i_sub(fine, s.fine_zero));
+#endif
+  return codes_exact(x, s);
+}
+
+template <int32_t kKind, bool kBytes>
+static inline void epilogue_vector(const EpilogueRows* r, const CodeStep& s, vf lo, vf hi, const int32_t* sums, int64_t j, bool whole, uint8_t* out) {
+  const GemmInt8Epilogue* e = r->e;
+  const float *scale = e->scale + r->column + j, *bias = e->bias + r->column + j;
+  const int64_t n = whole ? VF_LANES : r->columns - j;
+  const vf none = v_set(0.0f);
+  vf x = v_mul(v_from_sums(sums + j, whole, n), whole ? v_load(scale) : v_load_part(scale, n, none));
+  x = v_add(x, whole ? v_load(bias) : v_load_part(bias, n, none));
+  x = act_apply(x, kKind, lo, hi);
+  if (kBytes) {
+    // Bounds of a clip lie within those.
+    if (kKind != kActivationClip) x = v_min(s.far, v_max(s.minus_far, x));
+    v_store_bytes(out + j, codes_of(x, s), s.is_signed, n);
+  } else {
+    float* to = reinterpret_cast<float*>(out) + j;
+    if (whole) v_store(to, x);
+    else v_store_part(to, x, n);
+  }
+}
+
 template <int32_t kKind, bool kBytes>
 static void epilogue_kind(const EpilogueRows* r) {
   const GemmInt8Epilogue* e = r->e;
-  const float *scale = e->scale + r->column, *bias = e->bias + r->column;
-  const vf lo = v_set(e->activation.lo), hi = v_set(e->activation.hi), none = v_set(0.0f);
-  // The bounds are integers, so clamping before rounding gives what rounding first would.
-  const vf low = v_set(static_cast<float>((e->out_type == kOutInt8 ? -128 : 0) - e->out_zero));
-  const vf high = v_set(static_cast<float>((e->out_type == kOutInt8 ? 127 : 255) - e->out_zero));
-  const vf step = v_set(e->out_scale), magic = v_set(kRoundMagic), reciprocal = v_set(1.0f / e->out_scale);
-  const vf eighth = v_set(0.125f * e->out_scale), far = v_set(512.0f * e->out_scale), minus_far = v_set(-512.0f * e->out_scale);
-  const bool usual = e->out_scale > 0x1p-60f && e->out_scale < 0x1p60f;
-  const int32_t base = e->out_zero - kRoundBits;
-  const int64_t n = r->columns;
+  const CodeStep s = code_step(e->out_scale, e->out_zero, e->out_type == kOutInt8);
+  vf lo = v_set(e->activation.lo), hi = v_set(e->activation.hi);
+  if (kBytes && kKind == kActivationClip) {
+    lo = v_min(s.far, v_max(s.minus_far, lo));
+    hi = v_min(s.far, v_max(s.minus_far, hi));
+  }
+  const int64_t n = r->columns, wholes = n / VF_LANES * VF_LANES;
   const int32_t* sums = r->sums;
   uint8_t* out = r->out;
   for (int64_t i = 0; i < r->rows; i++, sums += r->width, out += r->out_stride) {
-    for (int64_t j = 0; j < n; j += VF_LANES) {
-      const bool whole = j + VF_LANES <= n;
-      vf x = v_mul(v_from_sums(sums + j, whole, n - j), whole ? v_load(scale + j) : v_load_part(scale + j, n - j, none));
-      x = v_add(x, whole ? v_load(bias + j) : v_load_part(bias + j, n - j, none));
-      x = act_apply(x, kKind, lo, hi);
-      if (kBytes) {
-        // What rounds to 0 anyway is 0 at once: remainders of tiny numbers fall below the normal range, which is slow.
-        x = v_select(v_less(v_abs(x), eighth), none, x);
-        x = usual ? v_divide(v_min(far, v_max(minus_far, x)), step, reciprocal) : v_div(x, step);
-        v_store_bytes(out + j, v_add(v_min(high, v_max(low, x)), magic), base, n - j);
-      } else {
-        float* to = reinterpret_cast<float*>(out) + j;
-        if (whole) v_store(to, x);
-        else v_store_part(to, x, n - j);
-      }
-    }
+    for (int64_t j = 0; j < wholes; j += VF_LANES) epilogue_vector<kKind, kBytes>(r, s, lo, hi, sums, j, true, out);
+    if (wholes < n) epilogue_vector<kKind, kBytes>(r, s, lo, hi, sums, wholes, false, out);
   }
 }
 

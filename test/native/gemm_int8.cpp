@@ -281,6 +281,20 @@ void check_table(Harness& h, const GemmInt8Kernels& reference, const GemmInt8Ker
         run_case(h, reference, table, c);
       }
   });
+  h.row("codes round as correctly rounded quotients do, half to even", [&] {
+    // Steps around even multiples of a sum's worth: quotients lie at a middle between integers or next to it.
+    for (int multiple : {2, 6, 50, 254})
+      for (int ulps = -2; ulps <= 2; ulps++) {
+        volatile float one = 0.013f * 0.007f;
+        Case c = {};
+        c.m = h.lean() ? 20 : 130, c.n = table.columns + 9, c.k = 1;
+        c.out_scale = one * static_cast<float>(multiple);
+        for (int i = 0; i < abs(ulps); i++) c.out_scale = nextafterf(c.out_scale, ulps < 0 ? 0.0f : 1.0f);
+        c.out_type = ulps & 1 ? kOutInt8 : kOutUint8;
+        c.out_zero = ulps & 1 ? -9 : 130;
+        run_case(h, reference, table, c);
+      }
+  });
   h.row("the longest k that fits, and not one more", [&] {
     const int64_t k = 65536;
     Case c = {};
