@@ -74,6 +74,7 @@ function rowsOf(slices: NonNullable<ReturnType<typeof slicesOf>>, { indices, per
 
 /** @internal Adds what units that go send on to those that take over, in the weights that read them. */
 export function mergeUnits(graph: Graph, group: Group, merges: readonly Merge[]): void {
+  if (merges.length === 0) return
   for (const { role, tensor, axis, per, indices } of group.members) {
     if (role !== 'input') continue
     const initializer = graph.initializers.get(tensor)!
