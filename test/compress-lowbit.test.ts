@@ -4,7 +4,7 @@ import { quantizedWeights, readQuantized } from '../lib/model/quantized'
 import { weights } from '../lib/model/weights'
 import { Session } from '../lib/session'
 import { inputFor, failure, kSpecs, netOf, noise, runNet, type Spec } from './nets'
-import { additive4, binary, leastError, nearest, normalFloat4, powersOfTwo, ternary } from './oracle/lowbit'
+import { additive4, bestOfTwoPlanes, binary, greedyResidual, leastError, nearest, normalFloat4, powersOfTwo, sums, ternary } from './oracle/lowbit'
 
 type Quantize = Omit<Extract<Step, { step: 'quantize' }>, 'step'>
 const quantize = (more: Quantize): Recipe => ({ steps: [{ step: 'quantize', maxError: 1, ...more }] })
@@ -57,6 +57,8 @@ describe('formats', () => {
       { format: 'nf4' },
       { format: 'ternary', scale: 'pow2' },
       { format: 'apot', bits: 5 },
+      { format: 'pow2', bits: 8 },
+      { format: 'residual', bits: 4 },
       { format: 'float16' },
     ]
     const original = netOf(kSpecs)
@@ -122,6 +124,78 @@ describe('formats', () => {
   })
 })
 
+describe('residual', () => {
+  /** Scales of each row, and the values that the file's own reader and onnxruntime see. */
+  async function coded(data: Float32Array, dims: [number, number], bits: number): Promise<{ alpha: number[][]; values: number[][]; model: Model }> {
+    const spec: Spec = { ...kGemm, dims, data }
+    const { model, report } = await compress(netOf([spec]), quantize({ format: 'residual', bits, layers: { minElements: 0 } }))
+    expect(report.steps[0]!.layers[0]).toMatchObject({ action: 'quantized', bits })
+    const [weight] = quantizedWeights(model.graph)
+    const read = readQuantized(weight!)
+    expect(weight!.bits).toBe(bits)
+    expect((await runNet(model, [spec]))['w0']).toEqual(read)
+    const scales = weight!.scales.readSync().data as Float32Array
+    const alpha = Array.from({ length: dims[0] }, (_, r) => Array.from({ length: bits }, (__, i) => scales[i * dims[0] + r]!))
+    return { alpha, values: rowsOf(read, dims[1]), model }
+  }
+
+  test.each([1, 2, 3, 4])('%i binary codes: each weight is the nearest of all sums, scales are the least squares of their signs', async (bits) => {
+    const { alpha, values, model } = await coded(dataOf(small, 'w0'), [48, 64], bits)
+    let [total, greedy, off, steepest] = [0, 0, 0, 0]
+    rows.forEach((row, r) => {
+      const levels = sums(alpha[r]!)
+      row.forEach((w, i) => {
+        const own = values[r]![i]!
+        off = Math.max(off, Math.min(...levels.map((v) => Math.abs(v - own))), Math.abs(w - own) - Math.abs(w - nearest(levels, w)))
+      })
+      total += row.reduce((s, w, i) => s + (w - values[r]![i]!) ** 2, 0)
+      greedy += greedyResidual(row, bits)
+      // With the signs that are there, no scale would be another: what is left is orthogonal to each plane, but for a last small turn.
+      for (const a of alpha[r]!) {
+        const rest = alpha[r]!.filter((v) => v !== a)
+        const signs = values[r]!.map((v) => (Math.min(...sums(rest).map((s) => Math.abs(v - a - s))) < 1e-6 ? 1 : -1))
+        const slope = row.reduce((s, w, i) => s + (w - values[r]![i]!) * signs[i]!, 0)
+        const left = Math.sqrt(row.reduce((s, w, i) => s + (w - values[r]![i]!) ** 2, 0) * row.length)
+        steepest = Math.max(steepest, Math.abs(slope) / left)
+      }
+    })
+    expect(off).toBeLessThan(1e-6)
+    expect(steepest).toBeLessThan(0.05)
+    expect(total).toBeLessThan([1.000001, 0.95, 0.8, 0.8][bits - 1]! * greedy)
+    if (bits === 1) values.forEach((row, r) => expectClose(Float32Array.from(row), binary(rows[r]!)))
+    expect(model.initializers.get('w0_q')!.byteLength).toBe((48 * 64 * bits) / 8)
+  })
+
+  test('two codes of eight values are near the best of all 65536 pairs of signs', async () => {
+    const data = noise(16 * 8, 9)
+    const { values } = await coded(data, [16, 8], 2)
+    let [own, best] = [0, 0]
+    rowsOf(data, 8).forEach((row, r) => {
+      own += row.reduce((s, w, i) => s + (w - values[r]![i]!) ** 2, 0)
+      best += bestOfTwoPlanes(row)
+    })
+    expect(own).toBeLessThan(1.25 * best)
+  })
+
+  test('zeros, equal values and values far apart keep finite scales; blocks cut every op', async () => {
+    const odd = noise(48 * 64)
+    odd.fill(0, 0, 64)
+    odd.fill(0.5, 64, 128)
+    odd[130] = 1e30
+    const { values } = await coded(odd, [48, 64], 3)
+    expect(values[0]!.every((v) => v === 0)).toBe(true)
+    expect(values[1]!.every((v) => Math.abs(v - 0.5) < 1e-7)).toBe(true)
+    expect(values.flat().every(Number.isFinite)).toBe(true)
+    const original = netOf(kSpecs)
+    const { model } = await compress(original, quantize({ format: 'residual', bits: 4, blockSize: 16, layers: { minElements: 0 } }))
+    for (const weight of quantizedWeights(model.graph)) {
+      const want = dataOf(original, weight.value)
+      const got = readQuantized(weight)
+      expect(Math.sqrt(got.reduce((s, v, i) => s + (v - want[i]!) ** 2, 0) / want.reduce((s, v) => s + v * v, 0))).toBeLessThan(0.15)
+    }
+  })
+})
+
 describe('omse', () => {
   test.each([2, 3, 4, 6])('%i bits: no scale loses a thousandth less', async (bits) => {
     const data = noise(12 * 64, 3)
@@ -142,6 +216,8 @@ test.each([
   [{ format: 'binary', bits: 2 }, 'bits', '1'],
   [{ format: 'ternary', storage: 'qdq' }, 'storage', 'folded'],
   [{ format: 'float16', method: 'omse' }, 'format', 'scales'],
+  [{ format: 'residual', bits: 5 }, 'bits', '4'],
+  [{ format: 'residual', scale: 'pow2' }, 'scale', 'least squares'],
   [{ method: 'omsee' }, 'method', "'omse'"],
   [{ scale: 'float32' }, 'scale', "'float'"],
 ] as const)('%j is refused', async (step, parameter, text) => {

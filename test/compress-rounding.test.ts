@@ -72,6 +72,32 @@ describe('rounding by what the inputs are', () => {
     expect(Buffer.compare((await compress(made, quantize({ ...step, method }), { calibration })).model.toBytes(), model.toBytes())).toBe(0)
   })
 
+  test.each([
+    ['gptq', { format: 'nf4', blockSize: 16 }, 0.35],
+    ['adaround', { format: 'nf4', blockSize: 16 }, 0.35],
+    ['gptq', { format: 'pow2', bits: 3 }, 0.5],
+    ['adaround', { format: 'apot', bits: 4 }, 0.35],
+    ['gptq', { format: 'ternary' }, 0.6],
+    ['adaround', { format: 'ternary' }, 0.6],
+    ['gptq', { format: 'binary' }, 0.8],
+    ['adaround', { format: 'residual', bits: 2 }, 0.6],
+    ['gptq', { format: 'residual', bits: 3 }, 0.4],
+  ] as const)('%s, %j: levels of another kind, chosen so that outputs move less', async (method, step, share) => {
+    const made = net()
+    const { model, report } = await compress(made, quantize({ ...step, method }), { calibration })
+    const plain = await compress(made, quantize({ ...step, method: 'omse' }))
+    const sets = (calibration as { x: { data: Float32Array } }[]).map((s) => s.x.data)
+    const of = (m: Model): Float32Array => readQuantized(quantizedWeights(m.graph).find((w) => w.value === 'w')!)
+    const w = made.initializers.get('w')!.readSync().data as Float32Array
+    const [own, nearest] = [model, plain.model].map((m) => outputError(w, of(m), sets, kIn, kOut))
+    expect(own).toBeLessThan(share * nearest!)
+    expect(report.steps[0]!.layers.find((l) => l.weight === 'w')!.outputError).toBeCloseTo(own!, 5)
+    // The same levels in both: scales are found from the weights alone.
+    const [ours, theirs] = [model, plain.model].map((m) => new Set(of(m)))
+    expect([...ours!].filter((v) => !theirs!.has(v)).length).toBeLessThan(0.35 * ours!.size)
+    expect(Buffer.compare((await compress(made, quantize({ ...step, method }), { calibration })).model.toBytes(), model.toBytes())).toBe(0)
+  })
+
   test('adaptive rounding comes near to the best of all 1024 roundings of a row', () => {
     const [rows, size] = [12, 10]
     const w = noise(rows * size, 7)
@@ -136,7 +162,7 @@ test('calibration is asked for where it is needed', async () => {
 })
 
 test.each([
-  [{ method: 'gptq', format: 'nf4' }, 'format', "'int'"],
+  [{ method: 'gptq', format: 'float16' }, 'format', 'scales'],
   [{ coding: 'entropy', format: 'binary' }, 'format', "'int'"],
   [{ coding: 'entropy', blockSize: 32 }, 'coding', "'fixed'"],
   [{ coding: 'entropy', bits: 0.5 }, 'bits', '1'],

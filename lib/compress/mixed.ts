@@ -23,7 +23,7 @@ export function candidatesOf(weight: Weight, values: Float32Array, asked: Asked,
     const { layout, rounding } = planOf(weight, { ...asked, bits, blockSize: bits <= 4 ? asked.blockSize : 0 })
     // What falls back to 8 bits is no width of its own.
     if (rounding.bits !== bits) continue
-    const floats = back(roundToNearest(values, layout, rounding), layout, rounding.grid, new Float32Array(values.length))
+    const floats = back(roundToNearest(values, layout, rounding), layout, rounding, new Float32Array(values.length))
     for (let i = 0; i < floats.length; i++) floats[i]! -= values[i]!
     const power = powerOf(values, seen)
     found.push({ bits, bytes: bytesOf(layout), error: power > 0 ? powerOf(floats, seen) / power : 0 })

@@ -8,8 +8,8 @@ import { unpacksCodes, weightInputsOf, weightViewOf, type WeightView } from './w
 /**
  * A weight that lies in the file as integer codes and scales and becomes float by standard ops. Both storages are
  * known: `qdq` is `DequantizeLinear`, `folded` is `Cast` → `Mul` (int8) or `Cast` → `Gather` of a table of 256 rows →
- * `Mul` (a few bits; several tables are added up), each with a `Reshape` after it where blocks ask for one. A codebook is
- * `Cast` → `Gather` with scale 1.
+ * `Mul` (a few bits; several tables are added up), each with a `Reshape` after it where blocks ask for one. Planes of signs with
+ * a scale each are summed by `ReduceSum` over the first axis. A codebook is `Cast` → `Gather` with scale 1.
  */
 export interface QuantizedWeight {
   /** The float value that nodes read. */
@@ -31,6 +31,8 @@ export interface QuantizedWeight {
   /** Dims of the codes in which the scales broadcast by numpy's rules once they have {@link scaleDims}. */
   readonly codeDims: readonly number[]
   readonly scaleDims: readonly number[]
+  /** Codes and scales have a first axis of this length over which their products are summed. */
+  readonly terms?: number
 }
 
 /** Bytes, and what they stand for. */
@@ -82,7 +84,9 @@ function core(graph: Graph, node: Node, value: string): QuantizedWeight | undefi
     ? dequantized(graph, node, value)
     : node.is('Mul')
       ? folded(graph, node, value)
-      : node.is('Gather')
+      : node.is('ReduceSum')
+        ? summed(graph, node, value)
+        : node.is('Gather')
         ? shared(graph, value)
         : undefined
 }
@@ -135,6 +139,17 @@ function folded(graph: Graph, node: Node, value: string): QuantizedWeight | unde
   const bits = tables.reduce((sum, t) => sum + 8 / (t.table.dims[1] ?? 1), 0)
   const core = { ...base, dims: codeDims, bits, codes: bytes, codeDims }
   return tables.length === 1 && isPairTable(table) ? core : { ...core, tables }
+}
+
+/** Products of codes and scales, summed over their first axis. */
+function summed(graph: Graph, node: Node, value: string): QuantizedWeight | undefined {
+  const axes = constant(graph, node.inputs[1])
+  const made = node.inputs[0] ? graph.producer(node.inputs[0]) : undefined
+  if (axes?.type !== 'int64' || axes.elementCount !== 1 || node.int('keepdims', 1) !== 0 || !made?.is('Mul')) return undefined
+  if ((axes.readSync().data as BigInt64Array)[0] !== 0n) return undefined
+  const found = folded(graph, made, value)
+  const [terms, ...dims] = found?.codeDims ?? []
+  return found && terms ? { ...found, dims, terms, bits: found.bits * terms } : undefined
 }
 
 /** Indices into a codebook: values that are looked up and scaled no further. */
@@ -246,7 +261,14 @@ export function readQuantized(weight: QuantizedWeight): Float32Array {
       at[i] = 0
     }
   }
-  return out
+  return weight.terms ? sumOf(out, weight.terms) : out
+}
+
+/** Over the first axis, in float32, in its order. */
+function sumOf(all: Float32Array, terms: number): Float32Array {
+  const sum = new Float32Array(all.length / terms)
+  for (let at = 0; at < all.length; at += sum.length) for (let i = 0; i < sum.length; i++) sum[i]! += all[at + i]!
+  return sum
 }
 
 /** Bytes of codes, scales and zero points; tables, which weights share, not counted. */

@@ -119,3 +119,42 @@ export function bestRounding(w: readonly number[], h: Float64Array, scale: numbe
   for (let bits = 0; bits < 2 ** n; bits++) best = Math.min(best, error((i) => Math.floor(w[i]! / scale) + ((bits >> i) & 1)))
   return { given: error((i) => codes[i]!), nearest: error((i) => Math.round(w[i]! / scale)), best }
 }
+
+/** Sums of m signed scales, ascending. */
+export function sums(alpha: readonly number[]): number[] {
+  let all = [0]
+  for (const a of alpha) all = all.flatMap((s) => [s - a, s + a])
+  return all.sort((a, b) => a - b)
+}
+
+/** Greedy residual binarization without refinement: α_i = mean |r|, b_i = sign r, r ← r − α_i b_i. Its squared error. */
+export function greedyResidual(group: readonly number[], m: number): number {
+  let r = [...group]
+  for (let i = 0; i < m; i++) {
+    const alpha = r.reduce((s, v) => s + Math.abs(v), 0) / r.length
+    r = r.map((v) => v - (v >= 0 ? alpha : -alpha))
+  }
+  return r.reduce((s, v) => s + v * v, 0)
+}
+
+/** By every assignment of signs: the least ‖w − α₁b₁ − α₂b₂‖², for few values. */
+export function bestOfTwoPlanes(w: readonly number[]): number {
+  const n = w.length
+  const power = w.reduce((s, v) => s + v * v, 0)
+  let best = Infinity
+  for (let x = 0; x < 2 ** n; x++)
+    for (let y = 0; y < 2 ** n; y++) {
+      let [a, b, c] = [0, 0, 0]
+      for (let i = 0; i < n; i++) {
+        const [p, q] = [(x >> i) & 1 ? 1 : -1, (y >> i) & 1 ? 1 : -1]
+        a += p * w[i]!
+        b += q * w[i]!
+        c += p * q
+      }
+      // [n c; c n] α = [a; b]; the error is ‖w‖² − αᵀ[a; b].
+      const det = n * n - c * c
+      const less = det === 0 ? (a * a) / n : (n * a * a - 2 * c * a * b + n * b * b) / det
+      best = Math.min(best, power - less)
+    }
+  return best
+}

@@ -19,6 +19,9 @@ export interface Layout extends Cut {
   /** `int8` a code to a byte, `int4` a tensor of that type, `packed` bytes that a table unpacks. */
   readonly container: 'int8' | 'int4' | 'packed'
   readonly packing?: Packing
+  /** Where the value is a sum of planes with scales of their own: how many. The planes lie one after another in one tensor. */
+  readonly terms?: number
+  /** Of one plane. */
   readonly scaleDims: readonly number[]
 }
 
@@ -56,7 +59,8 @@ export function layoutOf(weight: Weight, { grid, bits, blockSize, storage }: Wan
     return { layout: perChannel, reason: 'an odd number of values: int8 per channel instead of several to a byte' }
   const scaleDims = dims.map((d, i) => (i === reductionAxis ? d / block : d))
   const cut = { dims, axis: reductionAxis, blockSize: block, scaleDims }
-  return { layout: packing ? { ...cut, container: 'packed', packing } : { ...cut, container: small ? 'int4' : 'int8' } }
+  if (packing) return { layout: { ...cut, container: 'packed', packing, ...(grid.format === 'residual' ? { terms: bits } : {}) } }
+  return { layout: { ...cut, container: small ? 'int4' : 'int8' } }
 }
 
 function largestDivisor(of: number, atMost: number): number {
@@ -69,7 +73,7 @@ export function bytesOf(layout: Layout): number {
   const { dims, packing } = layout
   const count = sizeOf(dims)
   const codes = packing ? packedBytes(packing, dims) : layout.container === 'int4' ? count / 2 : count
-  return codes + sizeOf(layout.scaleDims) * 4
+  return codes + sizeOf(layout.scaleDims) * 4 * (layout.terms ?? 1)
 }
 
 /** @internal Adds what quantized weights need to a graph: nodes first, in one go, shared constants once. */
@@ -85,7 +89,7 @@ export class Emitter {
 
   /** Lowest opset that the written ops need; Cast and Mul of constants need what the file has, but numpy broadcast. */
   static opset(storage: Storage, layout: Layout): number {
-    if (storage === 'folded') return 7
+    if (storage === 'folded') return layout.terms ? 13 : 7
     return layout.blockSize > 0 ? 21 : 13
   }
 
@@ -99,7 +103,8 @@ export class Emitter {
     unlist(graph, name)
     const q = graph.uniqueName(`${name}_q`)
     const s = graph.uniqueName(`${name}_s`)
-    if (layout.packing) this.#lookUp(weight, layout, layout.packing, codes, scales, q, s)
+    if (layout.packing && layout.terms) this.#sum(weight, layout, layout.packing, codes[0]!, scales, q, s)
+    else if (layout.packing) this.#lookUp(weight, layout, layout.packing, codes, scales, q, s)
     else if (storage === 'qdq') this.#dequantize(weight, layout, codes[0]!, scales, q, s)
     else this.#castMul(weight, layout, codes[0]!, scales, q, s)
   }
@@ -189,6 +194,26 @@ export class Emitter {
     }
     nodes.push(node('Mul', [values, s], scaled), node('Reshape', [scaled, this.#shape(dims)], name))
     this.#add(graph, ...nodes)
+  }
+
+  /** Planes of signs, [planes, …], each times its scale, summed over the first axis. */
+  #sum({ graph, initializer }: Weight, layout: Layout, { name: kind, planes }: Packing, codes: DataSource, scales: Float32Array, q: string, s: string): void {
+    const { name, dims } = initializer
+    const terms = planes.length
+    const [plane] = planes as [Plane]
+    const blocked = [terms, ...blockedDims(layout)]
+    const [index, signs, parts, scaled, sum] = ['i', 'f', 'c', 'b', 'a'].map((end) => graph.uniqueName(`${name}_${end}`)) as [string, string, string, string, string]
+    graph.addInitializer(new Initializer(q, 'uint8', [terms, codes.byteLength / terms], codes))
+    graph.addInitializer(scaleOf(s, [terms, ...blockedScaleDims(layout)], scales))
+    this.#add(
+      graph,
+      node('Cast', [q], index, { to: attribute.int(kInt32) }),
+      node('Gather', [this.#table(kind, plane), index], signs, { axis: attribute.int(0) }),
+      node('Reshape', [signs, this.#shape(blocked)], parts),
+      node('Mul', [parts, s], scaled),
+      node('ReduceSum', [scaled, this.#shape([0])], sum, { keepdims: attribute.int(0) }),
+      node('Reshape', [sum, this.#shape(dims)], name),
+    )
   }
 
   #dequantize(

@@ -1,26 +1,21 @@
 import { WhittleError } from '../../errors'
 import { raiseIrVersion } from '../../model/fold'
-import { MemorySource, type DataSource } from '../../model/graph'
-import { fromHalves, toHalves } from '../../model/half'
 import type { Model } from '../../model/model'
 import { raiseOpset } from '../../model/opset'
 import { weights, type Weight } from '../../model/weights'
-import { bytes, percent, short } from '../../report/format'
+import { bytes, short } from '../../report/format'
 import type { LayerReport } from '../../report/types'
-import { ComputedSource, firstNonFinite, relativeError, sparsityOf, type KeepBudget, nonFiniteText } from '../computed'
+import { firstNonFinite } from '../computed'
 import { allocate, candidatesOf, type Candidate } from '../mixed'
-import { moments, rowLayoutOf, type LayerMoments } from '../moments'
-import { roundCalibrated } from '../rounding/calibrated'
-import { entropyOf, sampled, stepsFor, type Sampled } from '../rounding/entropy'
+import { rowLayoutOf, type LayerMoments } from '../moments'
+import { sampled, stepsFor, type Sampled } from '../rounding/entropy'
 import type { Format } from '../rounding/grid'
-import { packedBits } from '../rounding/packing'
-import { planOf } from '../rounding/plan'
-import { Groups } from '../rounding/scales'
-import { back, filed, roundToNearest, scalesOf, type Coded } from '../rounding/weight'
+import { Inspected } from '../rounding/inspected'
+import { isCalibrated, quantizeWeight, type Exact, type Replacement } from '../rounding/layer'
 import { fail, finite, integer, oneOf, options } from '../../validate'
 import { parseSelector, type LayerSelector, type Layers } from '../selectors'
-import { bytesOf, Emitter, type Layout, type Storage } from './emit'
-import { chooseLayers, describeWeight, type Context, type Memory, type Pass, type PassResult } from './pass'
+import { Emitter, type Storage } from './emit'
+import { chooseLayers, type Context, type Pass, type PassResult } from './pass'
 
 /**
  * Weight-only quantization in standard ONNX ops: symmetric, nearest even, true division; integers ±(2^(bits−1)−1) where no
@@ -36,6 +31,8 @@ export interface QuantizeStep {
    * - `'binary'`: ±1, scale mean |w| (XNOR-Net 2016), one bit
    * - `'ternary'`: −1, 0, 1, threshold 0.7 · mean |w|, scale the mean of what is above (TWN 2016), 1.6 to 2 bits
    * - `'pow2'`: 0 and powers of two; `'apot'`: sums of powers of two (APoT 2020); 2 to 8 bits, default 4
+   * - `'residual'`: a sum of binary codes, each ±1 times a scale of its own (Network Sketching 2017), scales and codes by least
+   *   squares in turn (alternating multi-bit quantization 2018); 1 to 4 codes, by {@link bits}, default 3
    * - `'float16'`: no scale; half the bytes, and a Cast to float32
    */
   readonly format?: Format
@@ -55,7 +52,7 @@ export interface QuantizeStep {
    * - `'nearest'` (default): the largest magnitude meets the end of the range, every value goes to the nearest code
    * - `'omse'`: the same with the scale of least squared error (2019)
    * - `'gptq'` (2022) and `'adaround'` (2020): that scale, and codes for which the layer's outputs move least over the
-   *   calibration inputs, which `compress` must be given; format `'int'` only. Weights whose inputs cannot be seen (Gather,
+   *   calibration inputs, which `compress` must be given: of any format but float16. Weights whose inputs cannot be seen (Gather,
    *   subgraphs) are rounded to nearest, and the report says so. GPTQ is the faster one
    */
   readonly method?: 'nearest' | 'omse' | 'gptq' | 'adaround'
@@ -98,37 +95,29 @@ export interface QuantizeStep {
 export type ResolvedQuantize = Required<Omit<QuantizeStep, 'layers' | 'averageBits' | 'bytes'>> &
   Pick<QuantizeStep, 'averageBits' | 'bytes'> & { readonly layers: LayerSelector }
 
-/** With bits that are known. */
-type Exact = ResolvedQuantize & { readonly bits: number }
-
 /** Error budget by bits, see {@link QuantizeStep.maxError}. */
 const kMaxError: Readonly<Record<number, number>> = { 8: 0.03, 7: 0.05, 6: 0.08, 5: 0.12, 4: 0.15, 3: 0.35, 2: 0.8 }
 
 /** Below this a weight's scale, names and nodes eat what its codes save. */
 const kMinElements = 256
 
-/** Bytes that the nodes and names of one quantized weight take in the file, about. */
-const kOverhead = 160
-
 /** @internal Weight-only quantization, one tensor at a time; by calibration, codes of all are held until the end. */
 export const quantizePass: Pass<ResolvedQuantize> = {
   name: 'quantize',
   resolve: resolveQuantize,
-  needs: (step) => (isCalibrated(step) ? ['calibration'] : []),
+  needs: (step) => (isCalibrated(step.method) ? ['calibration'] : []),
   apply,
 }
-
-const isCalibrated = ({ method }: ResolvedQuantize): boolean => method === 'gptq' || method === 'adaround'
 
 async function apply(model: Model, step: ResolvedQuantize, context: Context): Promise<PassResult> {
   const { run, memory } = context
   const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, { spared: context.spared })
   const steps = step.coding === 'entropy' ? await entropySteps(chosen, step, context) : undefined
   // Inputs are looked at once for both, where their moments may be held.
-  const seen = new Inspected(model, chosen, isCalibrated(step) || step.bits === 'auto', context)
+  const seen = new Inspected(model, chosen, isCalibrated(step.method) || step.bits === 'auto', context)
   const bits = step.bits === 'auto' ? await mixedBits(chosen, step, seen, context) : undefined
   const layers = new Map<Weight, LayerReport>()
-  const results: [Weight, Result][] = []
+  const results: [Weight, Replacement][] = []
   const found = (weight: Weight, inputs?: LayerMoments): void => {
     const own = step.bits === 'auto' ? (bits?.get(weight) ?? 8) : step.bits
     const exact: Exact = { ...step, bits: own, blockSize: step.bits === 'auto' && own > 4 ? 0 : step.blockSize }
@@ -136,7 +125,7 @@ async function apply(model: Model, step: ResolvedQuantize, context: Context): Pr
     layers.set(weight, report)
     if (result) results.push([weight, result])
   }
-  if (isCalibrated(step)) {
+  if (isCalibrated(step.method)) {
     let done = 0
     for await (const inputs of seen.each()) {
       await run.tell('quantize', done++, chosen.length, inputs.weight.name)
@@ -163,43 +152,6 @@ async function apply(model: Model, step: ResolvedQuantize, context: Context): Pr
   await run.tell('quantize', chosen.length, chosen.length)
   const reports = chosen.map((w) => layers.get(w)!)
   return { layers: reports, summary: summarize(reports, step) }
-}
-
-/** Bytes of second moments that are held from one reading to the next. */
-const kHeld = 256e6
-
-/** Second moments of the inputs of float32 weights, read once where they may be held. */
-class Inspected {
-  readonly #model: Model
-  readonly #weights: readonly Weight[]
-  readonly #context: Context
-  #held: LayerMoments[] | undefined
-
-  constructor(model: Model, chosen: readonly Weight[], wanted: boolean, context: Context) {
-    this.#model = model
-    this.#context = context
-    this.#weights = wanted && context.calibration ? chosen.filter((w) => w.initializer.type === 'float32') : []
-  }
-
-  async *each(): AsyncGenerator<LayerMoments, void, void> {
-    if (this.#held) return yield* this.#held
-    const { calibration, run } = this.#context
-    if (this.#weights.length === 0) return
-    const held: LayerMoments[] = []
-    const known = new Set<unknown>()
-    let bytes = 0
-    for await (const seen of moments(this.#model, this.#weights, calibration!, { run })) {
-      // Weights that read the same inputs share their moments.
-      if (seen.moments && !known.has(seen.moments)) {
-        known.add(seen.moments)
-        bytes += seen.moments.hessian.byteLength
-      }
-      if (bytes > kHeld) held.length = 0
-      else held.push(seen)
-      yield seen
-    }
-    if (bytes <= kHeld) this.#held = held
-  }
 }
 
 /** The bits of each weight that has a choice. */
@@ -249,121 +201,6 @@ async function entropySteps(chosen: readonly Weight[], { bits }: ResolvedQuantiz
   return stepsFor(seen, bits as number)
 }
 
-type Result =
-  | { readonly halves: DataSource }
-  | { readonly layout: Layout; readonly sources: readonly DataSource[]; readonly scales: Float32Array }
-
-/** Codes, scales and error of one weight; no result where it stays as it is. */
-function quantizeWeight(
-  weight: Weight,
-  step: Exact,
-  { scratch, keep }: Memory,
-  common: number | undefined,
-  seen: LayerMoments | undefined,
-): { report: LayerReport; result?: Result } {
-  const { initializer } = weight
-  const base = describeWeight(weight)
-  const kept = (reason: string, error?: number): { report: LayerReport } => ({
-    report: {
-      ...base,
-      action: 'kept',
-      reason,
-      bytesAfter: base.bytesBefore,
-      ...(error === undefined ? {} : { error }),
-    },
-  })
-  if (initializer.type !== 'float32') return kept(`${initializer.type} weights are not quantized`)
-  const { format } = step
-  const plan = format === 'float16' ? undefined : planOf(weight, { ...step, format, bits: step.coding === 'entropy' ? 8 : step.bits })
-  const bytesAfter = plan ? bytesOf(plan.layout) : base.bytesBefore / 2
-  if (bytesAfter + kOverhead >= base.bytesBefore) return kept('codes and scales would not be smaller')
-
-  const values = scratch.read(initializer).data as Float32Array
-  const bad = nonFiniteText(initializer.name, values, step.nonFinite, " (nonFinite: 'keep' in the quantize step leaves such weights float)")
-  if (bad) return kept(bad)
-  const reread = (): Float32Array => scratch.read(initializer).data as Float32Array
-  if (!plan) {
-    const halves = toHalves(values)
-    const floats = fromHalves(halves)
-    if (firstNonFinite(floats) >= 0) return kept('it has values beyond 65504, the largest float16')
-    const error = relativeError(values, floats)
-    if (error > step.maxError) return kept(overBudget(error, step.maxError), error)
-    const [source] = kept8(keep, bytesAfter, [halves], () => [toHalves(reread())])
-    return {
-      report: { ...base, action: 'quantized', bits: 16, bytesAfter, error, sparsity: sparsityOf(floats) },
-      result: { halves: source! },
-    }
-  }
-  const { layout: asked, rounding, reason } = plan
-  const scales = common === undefined ? undefined : commonScales(values, asked, common)
-  const layout: Layout = scales?.length === 1 ? { ...asked, whole: true, scaleDims: [] } : asked
-  let coded: Coded
-  let outputError: number | undefined
-  const calibrated = step.method === 'gptq' || step.method === 'adaround' ? step.method : undefined
-  if (calibrated && seen?.moments && seen.layout) {
-    const given = scales ?? scalesOf(values, layout, rounding)
-    const found = roundCalibrated(values, layout, given, rounding.bits, calibrated, seen.layout, seen.moments)
-    coded = { codes: found.codes, scales: given }
-    outputError = found.outputError
-  } else coded = roundToNearest(values, layout, rounding, scales)
-  const floats = back(coded, layout, rounding.grid, scratch.floats('floats', values.length))
-  const error = relativeError(values, floats)
-  if (error > step.maxError) return kept(overBudget(error, step.maxError), error)
-  const again = (): Coded => roundToNearest(reread(), layout, rounding, coded.scales)
-  // What calibration found cannot be found again without it.
-  const sources =
-    outputError === undefined
-      ? kept8(keep, bytesAfter, filed(coded.codes, layout), () => filed(again().codes, layout))
-      : filed(coded.codes, layout).map((bytes) => new MemorySource(bytes))
-  const why = [reason, calibrated && outputError === undefined ? `${seen?.reason ?? 'its inputs cannot be seen'}: rounded to nearest` : undefined]
-  const told = why.filter((r) => r).join('; ')
-  return {
-    report: {
-      ...base,
-      action: 'quantized',
-      bits:
-        common !== undefined
-          ? Math.round(1000 * entropyOf(coded.codes)) / 1000
-          : layout.packing && rounding.grid.levels
-            ? packedBits(layout.packing)
-            : rounding.bits,
-      ...(layout.blockSize ? { blockSize: layout.blockSize } : {}),
-      ...(told ? { reason: told } : {}),
-      bytesAfter: bytesOf(layout),
-      error,
-      ...(outputError === undefined ? {} : { outputError }),
-      sparsity: sparsityOf(floats),
-    },
-    result: { layout, sources, scales: coded.scales },
-  }
-}
-
-/** One scale for all, or where channels reach beyond 127 of its steps one a channel. */
-function commonScales(values: Float32Array, layout: Layout, step: number): Float32Array {
-  const groups = new Groups(layout)
-  const group = new Float64Array(groups.size)
-  const common = Math.max(Math.fround(step), 2 ** -126)
-  const scales = new Float32Array(groups.count)
-  for (let g = 0; g < scales.length; g++) {
-    groups.gather(values, g, group)
-    let most = 0
-    for (const v of group) most = Math.max(most, Math.abs(v))
-    scales[g] = Math.max(common, most / 127)
-  }
-  return scales.every((s) => s === common) ? Float32Array.of(common) : scales
-}
-
-const overBudget = (error: number, most: number): string => `its relative error ${percent(error)} is over ${percent(most)}`
-
-/** Sources of bytes that are held while the budget lasts, else computed when they are read, `compute` giving all at once. */
-function kept8(keep: KeepBudget, bytes: number, made: readonly Piece[], compute: () => readonly Piece[]): DataSource[] {
-  const raw = (p: Piece): Uint8Array => new Uint8Array(p.buffer as ArrayBuffer, p.byteOffset, p.byteLength)
-  if (keep.take(bytes)) return made.map((p) => new MemorySource(raw(p)))
-  return made.map(({ byteLength }, i) => new ComputedSource(byteLength, () => raw(compute()[i]!)))
-}
-
-type Piece = Uint8Array | Uint16Array
-
 /** Bits of a value with its share of scales. */
 function mean(done: readonly LayerReport[]): string {
   const total = done.reduce((n, l) => n + l.elements, 0)
@@ -386,7 +223,7 @@ function summarize(layers: readonly LayerReport[], step: ResolvedQuantize): stri
   )
 }
 
-const kFormats = ['int', 'nf4', 'binary', 'ternary', 'pow2', 'apot', 'float16'] as const
+const kFormats = ['int', 'nf4', 'binary', 'ternary', 'pow2', 'apot', 'residual', 'float16'] as const
 const kKeys = ['step', 'format', 'bits', 'averageBits', 'bytes', 'method', 'coding', 'scale', 'storage', 'blockSize', 'maxError', 'nonFinite', 'layers'] as const
 
 /** Bits of the formats that have no choice of them. */
@@ -396,21 +233,22 @@ function resolveQuantize(value: object, parameter: string): ResolvedQuantize {
   const given = options(value, parameter, kKeys)
   const format = given.format === undefined ? 'int' : oneOf(given.format, `${parameter}.format`, kFormats)
   const only = kBits[format]
+  const residual = format === 'residual'
   const coding = given.coding === undefined ? 'fixed' : oneOf(given.coding, `${parameter}.coding`, ['fixed', 'entropy'])
   const free = coding === 'entropy'
   const auto = given.bits === 'auto' && format === 'int' && !free
   const bits = auto
     ? 'auto'
     : given.bits === undefined
-      ? (only ?? (free ? 4.5 : format === 'int' ? 8 : 4))
+      ? (only ?? (free ? 4.5 : format === 'int' ? 8 : residual ? 3 : 4))
       : free
         ? finite(given.bits, `${parameter}.bits`, 1, 8)
-        : integer(given.bits, `${parameter}.bits`, only ?? 2, only ?? 8)
+        : integer(given.bits, `${parameter}.bits`, only ?? (residual ? 1 : 2), only ?? (residual ? 4 : 8))
   const method = given.method === undefined ? 'nearest' : oneOf(given.method, `${parameter}.method`, ['nearest', 'omse', 'gptq', 'adaround'])
-  const calibrated = method === 'gptq' || method === 'adaround'
+  const calibrated = isCalibrated(method)
   const scale = given.scale === undefined ? 'float' : oneOf(given.scale, `${parameter}.scale`, ['float', 'pow2'])
-  if (format !== 'int' && (calibrated || free))
-    fail('ERR_RANGE', `${parameter}.format`, `'int' beside ${free ? "coding 'entropy'" : `method '${method}'`}`, format)
+  if (format !== 'int' && free) fail('ERR_RANGE', `${parameter}.format`, "'int' beside coding 'entropy'", format)
+  if (residual && scale !== 'float') fail('ERR_RANGE', `${parameter}.scale`, "'float' beside the format 'residual', whose scales are found by least squares", scale)
   if (free && (scale !== 'float' || (given.blockSize !== undefined && given.blockSize !== 0)))
     fail('ERR_RANGE', `${parameter}.coding`, "'fixed' beside blockSize or scale: there is one step for a whole weight", coding)
   if (!auto)

@@ -1,5 +1,6 @@
 import { gemm } from '../../kernels/gemm'
 import { layerError } from '../second/update'
+import { nearestLevel } from './levels'
 
 /** @internal */
 export interface AdaRoundOptions {
@@ -9,13 +10,18 @@ export interface AdaRoundOptions {
   readonly scale: Float32Array
   /** Columns that share a scale; 0 is one scale a row. */
   readonly blockSize: number
+  /**
+   * The values that a weight of a row and block may take, ascending, instead of scaled integers; codes are their places. Each
+   * weight then goes to one of the two about it. `bits` and `scale` are not looked at.
+   */
+  readonly levels?: (row: number, block: number) => Float64Array
   /** Steps of Adam. Default 250. */
   readonly iterations?: number
 }
 
 /** @internal */
 export interface AdaRounded {
-  /** [rows, columns] */
+  /** [rows, columns]; places beyond 127 as their low byte. */
   readonly codes: Int8Array
   /** tr(ΔW H ΔWᵀ) */
   readonly error: number
@@ -55,8 +61,13 @@ export function adaround(weights: Float32Array, rows: number, columns: number, h
   for (let r = 0; r < rows; r += step)
     new Part(weights, codes, Math.min(step, rows - r), columns, r, h, options).learn(unit > 0 ? iterations : 0)
   const delta = weights.slice()
-  const scale = scaleAt(columns, options)
-  for (let i = 0; i < delta.length; i++) delta[i]! -= codes[i]! * scale(i)
+  if (options.levels) {
+    const values = valueAt(columns, options.blockSize, options.levels)
+    for (let i = 0; i < delta.length; i++) delta[i]! -= values(i)[codes[i]! & 255]!
+  } else {
+    const scale = scaleAt(columns, options)
+    for (let i = 0; i < delta.length; i++) delta[i]! -= codes[i]! * scale(i)
+  }
   return { codes, error: layerError(delta, rows, columns, hessian) }
 }
 
@@ -69,6 +80,22 @@ function scaleAt(columns: number, { scale, blockSize }: AdaRoundOptions): (i: nu
   }
 }
 
+/** The levels of element i. */
+function valueAt(columns: number, blockSize: number, levels: NonNullable<AdaRoundOptions['levels']>): (i: number) => Float64Array {
+  let last = -1
+  let values: Float64Array = new Float64Array(0)
+  return (i) => {
+    const row = Math.floor(i / columns)
+    const block = blockSize > 0 ? Math.floor((i - row * columns) / blockSize) : 0
+    const key = row * columns + block
+    if (key !== last) {
+      values = levels(row, block)
+      last = key
+    }
+    return values
+  }
+}
+
 /** Some rows. */
 class Part {
   readonly #rows: number
@@ -77,9 +104,11 @@ class Part {
   /** Codes, from the first of these rows on. */
   readonly #codes: Int8Array
   readonly #top: number
-  /** Weights in steps of their scale, and the codes below them. */
+  /** Weights in steps of their scale, and the codes below them; of levels the share of the way from the one below, and 0. */
   readonly #w: Float32Array
   readonly #low: Float32Array
+  /** Of levels the place of the one below. */
+  readonly #place: Uint8Array | undefined
   /** Steps of each value, over the largest of its row. */
   readonly #weight: Float32Array
 
@@ -93,6 +122,11 @@ class Part {
     this.#w = new Float32Array(n)
     this.#low = new Float32Array(n)
     this.#weight = new Float32Array(n)
+    if (options.levels) {
+      this.#place = new Uint8Array(n)
+      this.#between(weights, from, options.levels, options.blockSize)
+      return
+    }
     const scale = scaleAt(columns, options)
     for (let r = 0; r < rows; r++) {
       let most = 0
@@ -105,6 +139,29 @@ class Part {
         // The two codes about the weight; beyond the range its end and the one before.
         this.#low[i] = Math.max(-this.#top, Math.min(this.#top - 1, Math.floor(this.#w[i]!)))
       }
+    }
+  }
+
+  #between(weights: Float32Array, from: number, levels: NonNullable<AdaRoundOptions['levels']>, blockSize: number): void {
+    const values = valueAt(this.#columns, blockSize, levels)
+    const place = this.#place!
+    for (let r = 0; r < this.#rows; r++) {
+      let most = 0
+      const base = r * this.#columns
+      for (let i = base; i < base + this.#columns; i++) {
+        const at = from * this.#columns + i
+        const own = values(at)
+        const v = weights[at]!
+        let low = nearestLevel(own, v)
+        if (low > 0 && (own[low]! > v || low === own.length - 1)) low--
+        const step = own.length > 1 ? own[low + 1]! - own[low]! : 0
+        place[i] = low
+        // Of equal neighbours either will do.
+        this.#w[i] = step > 0 ? (v - own[low]!) / step : 0
+        this.#weight[i] = step
+        most = Math.max(most, step)
+      }
+      if (most > 0) for (let i = base; i < base + this.#columns; i++) this.#weight[i]! /= most
     }
   }
 
@@ -175,7 +232,7 @@ class Part {
     const plain = this.#errors(nearest, error)
     for (let r = 0, i = 0; r < this.#rows; r++) {
       const best = learned[r]! <= plain[r]! ? up : nearest
-      for (let c = 0; c < this.#columns; c++, i++) this.#codes[i] = this.#low[i]! + best[i]!
+      for (let c = 0; c < this.#columns; c++, i++) this.#codes[i] = this.#place ? this.#place[i]! + (this.#weight[i]! > 0 ? best[i]! : 0) : this.#low[i]! + best[i]!
     }
   }
 

@@ -1,5 +1,5 @@
 /** What the codes of a weight stand for; see `QuantizeStep.format`. */
-export type Format = 'int' | 'nf4' | 'binary' | 'ternary' | 'pow2' | 'apot' | 'float16'
+export type Format = 'int' | 'nf4' | 'binary' | 'ternary' | 'pow2' | 'apot' | 'residual' | 'float16'
 
 /**
  * @internal The values that a weight divided by its scale may take. A code is the value itself (`int`, signed) or its place
@@ -89,7 +89,7 @@ function additivePowersOfTwo(bits: number): number[] {
   return [0, ...sums.filter((s) => s > 0).flatMap((s) => [s / most, -s / most])]
 }
 
-/** @internal The grid of a format; `bits` counts for `int`, `pow2` and `apot`. */
+/** @internal The grid of a format; `bits` counts for `int`, `pow2`, `apot` and `residual`. */
 export function gridOf(format: Grid['format'], bits: number): Grid {
   switch (format) {
     case 'int':
@@ -104,5 +104,8 @@ export function gridOf(format: Grid['format'], bits: number): Grid {
       return listed(format, powersOfTwo(bits))
     case 'apot':
       return listed(format, additivePowersOfTwo(bits))
+    case 'residual':
+      // Signs of one plane; what a code of several stands for is up to the group's scales (see residual.ts).
+      return listed(format, [-1, 1])
   }
 }

@@ -29,6 +29,9 @@ function plane(levels: readonly number[], count: number, shift = 0): Plane {
 
 /** @internal How `count` codes are packed; `undefined` where a byte would hold one small integer only. */
 export function packingOf({ format, levels }: Grid, bits: number, count: number): Packing | undefined {
+  if (format === 'residual')
+    // A plane for each bit of a code, which all read the table of signs that format 'binary' has.
+    return { name: 'binary2', planes: Array.from({ length: bits }, (_, i) => plane(levels!, count, i)) }
   if (levels) return { name: `${format}${levels.length}`, planes: [plane(levels, count)] }
   const whole = (n: number): number[] => Array.from({ length: 2 ** n }, (_, i) => (i < 2 ** (n - 1) ? i : i - 2 ** n))
   // Three bits are two and one: the third is the sign's place of two's complement.

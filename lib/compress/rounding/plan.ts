@@ -1,7 +1,11 @@
 import type { Weight } from '../../model/weights'
 import { layoutOf, type Layout, type Storage } from '../passes/emit'
 import { gridOf, type Grid } from './grid'
+import type { CalibratedMethod } from './calibrated'
 import type { Rounding } from './weight'
+
+/** See `QuantizeStep.method`. */
+export type Method = 'nearest' | 'omse' | CalibratedMethod
 
 /** @internal What a step asks of a weight's codes. */
 export interface Asked {
@@ -10,7 +14,7 @@ export interface Asked {
   readonly blockSize: number
   readonly storage: Storage
   readonly scale: 'float' | 'pow2'
-  readonly method: 'nearest' | 'omse' | 'gptq' | 'adaround'
+  readonly method: Method
 }
 
 /** @internal How a weight is coded; where it gets another layout than was asked for, 8-bit integers take the place of few bits. */

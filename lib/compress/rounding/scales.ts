@@ -174,7 +174,8 @@ export function valuesOf(codes: Int8Array, cut: Cut, grid: Grid, scales: Float32
   for (let g = 0; g < groups.count; g++) {
     groups.gather(codes, g, group)
     const scale = scales[g]!
-    groups.scatter(out, g, (n) => Math.fround(grid.value(group[n]!)) * scale)
+    // Places of more than 128 levels do not fit the sign of a byte.
+    groups.scatter(out, g, (n) => Math.fround(grid.value(grid.levels ? group[n]! & 255 : group[n]!)) * scale)
   }
   return out
 }

@@ -1,7 +1,9 @@
 import { dequantize, quantize } from '../../kernels/quantize'
 import type { Layout } from '../passes/emit'
 import type { Grid } from './grid'
+import type { Levels } from './levels'
 import { pack } from './packing'
+import { fitResidual, residualCodes, residualLevels, residualValues } from './residual'
 import { fitScales, nearestCodes, valuesOf, type Fit } from './scales'
 
 /** How the scales and codes of a weight are found from its values alone. */
@@ -21,8 +23,15 @@ export interface Coded {
 }
 
 /** @internal The scales of a weight. */
-export function scalesOf(values: Float32Array, layout: Layout, { grid, fit, powers }: Rounding): Float32Array {
-  return fitScales(values, layout, grid, fit, powers)
+export function scalesOf(values: Float32Array, layout: Layout, { grid, bits, fit, powers }: Rounding): Float32Array {
+  return grid.format === 'residual' ? fitResidual(values, layout, bits) : fitScales(values, layout, grid, fit, powers)
+}
+
+/** @internal What the values of group `group` may be; nothing for integers. */
+export function levelsOf({ grid, bits }: Rounding, scales: Float32Array): ((group: number) => Levels) | undefined {
+  if (grid.format === 'residual') return (group) => residualLevels(scales, bits, group)
+  const { levels } = grid
+  return levels && ((group) => ({ values: Float64Array.from(levels, (v) => Math.fround(Math.fround(v) * scales[group]!)) }))
 }
 
 /** @internal Every value to the nearest code. Scales are found where none are given. */
@@ -30,7 +39,8 @@ export function roundToNearest(values: Float32Array, layout: Layout, rounding: R
   const { grid, bits, fit, powers } = rounding
   if (grid.levels) {
     const scales = given ?? scalesOf(values, layout, rounding)
-    return { codes: nearestCodes(values, layout, grid, scales), scales }
+    const codes = grid.format === 'residual' ? residualCodes(values, layout, bits, scales) : nearestCodes(values, layout, grid, scales)
+    return { codes, scales }
   }
   const scale = given ?? (fit === 'absmax' && !powers && !layout.whole ? undefined : scalesOf(values, layout, rounding))
   const q = quantize(
@@ -47,7 +57,8 @@ export function roundToNearest(values: Float32Array, layout: Layout, rounding: R
 }
 
 /** @internal What runtimes make of codes and scales. */
-export function back({ codes, scales }: Coded, layout: Layout, grid: Grid, out: Float32Array<ArrayBuffer>): Float32Array {
+export function back({ codes, scales }: Coded, layout: Layout, { grid, bits }: Rounding, out: Float32Array<ArrayBuffer>): Float32Array {
+  if (grid.format === 'residual') return residualValues(codes, layout, bits, scales, out)
   if (grid.levels) return valuesOf(codes, layout, grid, scales, out)
   const { dims, axis, blockSize, scaleDims, whole } = layout
   return dequantize(
@@ -66,7 +77,13 @@ export function back({ codes, scales }: Coded, layout: Layout, grid: Grid, out: 
 }
 
 /** @internal The bytes that go to the file, a source of the layout each. */
-export function filed(codes: Int8Array, { container, packing }: Layout): Uint8Array[] {
+export function filed(codes: Int8Array, { container, packing, terms }: Layout): Uint8Array[] {
+  if (packing && terms) {
+    const planes = packing.planes.map((p) => pack(codes, p))
+    const joined = new Uint8Array(planes.reduce((sum, p) => sum + p.length, 0))
+    planes.forEach((p, i) => joined.set(p, i * p.length))
+    return [joined]
+  }
   if (packing) return packing.planes.map((p) => pack(codes, p))
   const bytes = new Uint8Array(codes.buffer as ArrayBuffer, codes.byteOffset, codes.byteLength)
   if (container === 'int8') return [bytes]

@@ -1,4 +1,5 @@
 import { allocate } from '../../tensor'
+import { nearestLevel } from '../rounding/levels'
 import { inverseFactor } from './linear'
 import { Compensation, layerError } from './update'
 
@@ -15,6 +16,8 @@ export interface GptqOptions {
   readonly range?: 'nearest' | 'omse'
   /** Scales to be used, [rows, blocks], instead of finding them. */
   readonly scale?: Float32Array
+  /** The values that a weight of a row and block may take, ascending, instead of scaled integers. Codes are their places. */
+  readonly levels?: (row: number, block: number) => Float64Array
   /** Added to the diagonal, as a share of its mean. Default 0.01. */
   readonly damping?: number
   /**
@@ -28,9 +31,9 @@ export interface GptqOptions {
 
 /** @internal */
 export interface GptqResult {
-  /** [rows, columns] */
+  /** [rows, columns]; places beyond 127 as their low byte. */
   readonly codes: Int8Array
-  /** [rows, ⌈columns / blockSize⌉]; [rows] without blocks. */
+  /** [rows, ⌈columns / blockSize⌉]; [rows] without blocks. Of levels 1. */
   readonly scale: Float32Array
   /** tr(ΔW H ΔWᵀ): how much the layer's outputs moved over all calibration vectors, squared. */
   readonly error: number
@@ -61,7 +64,8 @@ export function gptq(weights: Float32Array, rows: number, columns: number, hessi
   const w = at ? permuted(weights, rows, columns, at) : weights.slice()
   const { factor } = inverseFactor(at ? permutedBoth(hessian, columns, at) : hessian, columns, damping)
   // A block's own turn is a time of its own only where columns keep their order.
-  const fixed = options.scale ?? (order || blocks === 1 ? scalesOf(weights, rows, columns, size, top, search) : undefined)
+  const levels = options.levels && listed(options.levels, blocks)
+  const fixed = levels ? scale.fill(1) : options.scale ?? (order || blocks === 1 ? scalesOf(weights, rows, columns, size, top, search) : undefined)
   if (fixed) scale.set(fixed)
   const codes = allocate('int8', rows * columns, 'weights') as Int8Array
   const compensation = new Compensation(w, rows, columns, factor)
@@ -76,9 +80,19 @@ export function gptq(weights: Float32Array, rows: number, columns: number, hessi
         if (!fixed && column % size === 0) scale[r * blocks + block] = search(blockOf(w, r * columns, column, Math.min(columns, column + size), row, from, to), top)
         const s = scale[r * blocks + block]!
         const value = row[j]!
-        const code = keepZeros && weights[r * columns + (at ? at[column]! : column)] === 0 ? 0 : codeOf(value, s, top)
-        codes[r * columns + column] = code
-        const error = (value - Math.fround(code * s)) / corner[j * width + j]!
+        const zero = keepZeros && weights[r * columns + (at ? at[column]! : column)] === 0
+        let near: number
+        if (levels) {
+          const own = levels(r, block)
+          const place = zero && own.zero >= 0 ? own.zero : nearestLevel(own.values, value)
+          codes[r * columns + column] = place
+          near = own.values[place]!
+        } else {
+          const code = zero ? 0 : codeOf(value, s, top)
+          codes[r * columns + column] = code
+          near = Math.fround(code * s)
+        }
+        const error = (value - near) / corner[j * width + j]!
         compensation.errors[r * width + j] = error
         if (error !== 0) for (let k = j + 1; k < width; k++) row[k]! -= error * corner[j * width + k]!
       }
@@ -89,10 +103,26 @@ export function gptq(weights: Float32Array, rows: number, columns: number, hessi
   const delta = w
   let index = 0
   for (let r = 0; r < rows; r++)
-    for (let c = 0; c < columns; c++, index++) delta[index] = weights[index]! - placed[index]! * scale[r * blocks + Math.floor(c / size)]!
+    for (let c = 0; c < columns; c++, index++) {
+      const block = Math.floor(c / size)
+      delta[index] = weights[index]! - (levels ? levels(r, block).values[placed[index]! & 255]! : placed[index]! * scale[r * blocks + block]!)
+    }
   const error = layerError(delta, rows, columns, hessian)
   const all = layerError(weights, rows, columns, hessian)
   return { codes: placed, scale, error, relative: all > 0 ? error / all : 0 }
+}
+
+/** Levels by row and block, each asked for once, and where zero is among them (-1: nowhere). */
+function listed(of: NonNullable<GptqOptions['levels']>, blocks: number): (row: number, block: number) => { readonly values: Float64Array; readonly zero: number } {
+  const known: { values: Float64Array; zero: number }[] = []
+  return (row, block) => {
+    let found = known[row * blocks + block]
+    if (!found) {
+      const values = of(row, block)
+      found = known[row * blocks + block] = { values, zero: values.indexOf(0) }
+    }
+    return found
+  }
 }
 
 /** Stretches of columns that are worked on together: whole blocks where they are small, parts of one block else. */
