@@ -10,7 +10,8 @@ namespace {
 // fills; the two lists must agree.
 enum Param {
   kM, kN, kK, kTransposeA, kTransposeB, kAlpha, kBeta, kKind, kLo, kHi, kBatch, kABatch, kBBatch,
-  kSourceRow, kSourceCol, kSourceBatch, kALength, kBLength, kSourceLength, kHasBias, kHasMap, kParams,
+  kSourceRow, kSourceCol, kSourceBatch, kALength, kBLength, kSourceLength, kHasBias, kHasMap, kLda, kLdb, kLdc, kCBatch, kCLength,
+  kParams,
 };
 
 struct Gemm {
@@ -24,10 +25,10 @@ struct Gemm {
     g.n = integer(kN);
     g.k = integer(kK);
     const bool ta = p[kTransposeA] != 0, tb = p[kTransposeB] != 0;
-    g.a_row = ta ? 1 : g.k;
-    g.a_col = ta ? g.m : 1;
-    g.b_row = tb ? 1 : g.n;
-    g.b_col = tb ? g.k : 1;
+    g.a_row = ta ? 1 : integer(kLda);
+    g.a_col = ta ? integer(kLda) : 1;
+    g.b_row = tb ? 1 : integer(kLdb);
+    g.b_col = tb ? integer(kLdb) : 1;
     g.alpha = static_cast<float>(p[kAlpha]);
     g.beta = static_cast<float>(p[kBeta]);
     g.activation = {static_cast<int32_t>(p[kKind]), static_cast<float>(p[kLo]), static_cast<float>(p[kHi])};
@@ -37,11 +38,11 @@ struct Gemm {
     g.source_row = integer(kSourceRow);
     g.source_col = integer(kSourceCol);
     g.source_batch = integer(kSourceBatch);
-    g.c_batch = g.m * g.n;
-    g.ldc = g.n;
+    g.c_batch = integer(kCBatch);
+    g.ldc = integer(kLdc);
     g.a = args.array<float>(integer(kALength));
     g.b = args.array<float>(integer(kBLength));
-    g.c = args.array<float>(g.batch * g.m * g.n);
+    g.c = args.array<float>(integer(kCLength));
     g.source = args.array_if<float>(integer(kSourceLength) >= 0, integer(kSourceLength));
     g.bias = args.array_if<float>(p[kHasBias] != 0, g.n);
     g.map = args.array_if<int32_t>(p[kHasMap] != 0, 3 * g.batch);

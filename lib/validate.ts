@@ -193,11 +193,19 @@ function checked(t: Tensor, parameter: string): Tensor {
   return t
 }
 
-/** @internal A caller's `out`: right class, right length, not overlapping any input. */
-export function output(value: unknown, parameter: string, type: DataType, count: number, inputs: readonly ArrayBufferView[]): TypedArray {
+/** @internal A caller's `out`: right class, right length (`atLeast`: or more), not overlapping any input. */
+export function output(
+  value: unknown,
+  parameter: string,
+  type: DataType,
+  count: number,
+  inputs: readonly ArrayBufferView[],
+  atLeast = false,
+): TypedArray {
   const data = typedArray(value, parameter, [type])
   const want = bitsOf(type) < 8 ? byteLengthOf(type, count) : count
-  if (data.length !== want) fail('ERR_SHAPE', parameter, `${want} elements of ${type}`, value)
+  if (atLeast ? data.length < want : data.length !== want)
+    fail('ERR_SHAPE', parameter, `${atLeast ? 'at least ' : ''}${want} elements of ${type}`, value)
   const { buffer } = data
   const shared = typedIsShared(buffer)
   for (const input of inputs)

@@ -143,6 +143,56 @@ test('accepts typed arrays with dims, and views at an offset', () => {
   expectClose(gemm(a, b, { aDims: [3, 4], bDims: [4, 5] }).data, product(a, b, 3, 5, 4), 4)
 })
 
+test('takes matrices that lie apart, and leaves alone what lies between', () => {
+  for (let round = 0; round < 60; round++) {
+    const int = (n: number): number => Math.floor(((random() + 1) / 2) * n)
+    const [batch, m, n, k] = [1 + int(3), 1 + int(20), 1 + int(30), 1 + int(40)]
+    const [transposeA, transposeB] = [int(2) === 1, int(2) === 1]
+    const [aRows, aCols] = transposeA ? [k, m] : [m, k]
+    const [bRows, bCols] = transposeB ? [n, k] : [k, n]
+    const [lda, ldb, ldc] = [aCols + int(4), bCols + int(4), n + int(4)]
+    const [strideA, strideB, strideC] = [aRows * lda + int(9), int(2) * (bRows * ldb + int(9)), m * ldc + int(9)]
+    const a = floats(batch * strideA)
+    const b = floats(batch * (strideB || bRows * ldb))
+    const out = floats((batch - 1) * strideC + m * ldc + 3)
+    const before = out.slice()
+    const beta = random()
+    const options = { transposeA, transposeB, aDims: [batch, aRows, aCols], bDims: [batch, bRows, bCols], lda, ldb, ldc, strideA, strideB, strideC, beta, out }
+    const y = gemm(a, b, options)
+    expect(y.data).toBe(out)
+    expect(y.dims).toEqual([batch, m, n])
+    const dense = (data: Float32Array, at: number, rows: number, cols: number, ld: number): Float32Array =>
+      Float32Array.from({ length: rows * cols }, (_, i) => data[at + Math.floor(i / cols) * ld + (i % cols)] as number)
+    const untouched = before.slice()
+    for (let i = 0; i < batch; i++) {
+      const c = (r: number, j: number): number => before[i * strideC + r * ldc + j] as number
+      const of = [dense(a, i * strideA, aRows, aCols, lda), dense(b, i * strideB, bRows, bCols, ldb)] as const
+      expectClose(dense(out, i * strideC, m, n, ldc), product(...of, m, n, k, { transposeA, transposeB, beta, c }), k)
+      for (let r = 0; r < m; r++) untouched.set(out.subarray(i * strideC + r * ldc, i * strideC + r * ldc + n), i * strideC + r * ldc)
+    }
+    expect(out).toEqual(untouched)
+  }
+})
+
+test('refuses matrices that lie apart but do not fit', () => {
+  const [a, b] = [floats(12), floats(12)]
+  const dims = { aDims: [3, 4], bDims: [4, 3] }
+  const run = (options: object) => codeOf(() => gemm(a, b, { ...dims, ...options }))
+  expect(run({ lda: 3 })).toBe('ERR_RANGE lda')
+  expect(run({ lda: 9 })).toBe('ERR_SHAPE a')
+  expect(run({ ldb: 7 })).toBe('ERR_SHAPE b')
+  expect(run({ strideB: -1 })).toBe('ERR_RANGE strideB')
+  expect(run({ ldc: 2, out: floats(9) })).toBe('ERR_RANGE ldc')
+  expect(run({ ldc: 4 })).toBe('ERR_DTYPE out')
+  expect(run({ ldc: 4, out: floats(10) })).toBe('ERR_SHAPE out')
+  expect(run({ strideC: 8, out: floats(9) })).toBe('ERR_RANGE strideC')
+  expect(run({ lda: 4, aDims: undefined })).toBe('ERR_DTYPE a')
+  expect(codeOf(() => gemm(f32([3, 4]), b, { bDims: [4, 3], lda: 4 }))).toBe('ERR_DTYPE a')
+  expect(codeOf(() => gemm(f32([3, 4]), packFloat32(f32([4, 3])), { ldc: 4 } as object))).toBe('ERR_RANGE ldc')
+  const shared = floats(40)
+  expect(codeOf(() => gemm(shared.subarray(0, 12), b, { ...dims, ldc: 5, out: shared.subarray(11) }))).toBe('ERR_RANGE out')
+})
+
 test('NaN and 0 times infinity propagate', () => {
   const y = gemm(f32([2, 2], new Float32Array([NaN, 1, 1, Infinity])), f32([2, 2], new Float32Array([1, 0, 1, 0])))
   expect([...y.data]).toEqual([NaN, NaN, Infinity, NaN])

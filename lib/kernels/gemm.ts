@@ -2,7 +2,7 @@ import { pin, pinOutput, type PinnedOutput } from '../async'
 import { WhittleError } from '../errors'
 import { check, native } from '../native'
 import { allocate, sizeOf, typedArrayName, type Tensor, type TensorLike } from '../tensor'
-import { boolean, fail, finite, options, output, tensor } from '../validate'
+import { boolean, dims as checkDims, fail, finite, integer, options, output, tensor, typedArray } from '../validate'
 import { Handle, handleObject } from '../handle'
 import { activationOf, type Activation } from './activation'
 import { floatFormatOf, multiply, multiplyAsync, type PackedBfloat16, type PackedFloat32 } from './gemm_weight'
@@ -44,13 +44,33 @@ export interface GemmOptions {
   readonly aDims?: readonly number[]
   readonly bDims?: readonly number[]
   readonly cDims?: readonly number[]
+  /**
+   * Elements between rows of `a`, `b` as they lie, before a transposition: the leading dimension of BLAS, for a part of a larger
+   * matrix. At least the last of `aDims`, `bDims`, which is the default; only with bare typed arrays and these dims.
+   */
+  readonly lda?: number
+  readonly ldb?: number
+  /** The same of `out`, which it needs; default N. What lies between rows stays as it is. */
+  readonly ldc?: number
+  /**
+   * Elements between matrices of a batch of `a`, `b`: 0 repeats one. Default what one takes, rows times `lda` or `ldb`; only with
+   * bare typed arrays and their dims.
+   */
+  readonly strideA?: number
+  readonly strideB?: number
+  /** The same of `out`; at least what one result takes, M times `ldc`, the default. */
+  readonly strideC?: number
 }
 
 const kOptions = [
   'transposeA', 'transposeB', 'alpha', 'beta', 'c', 'bias', 'activation', 'out', 'aDims', 'bDims', 'cDims',
+  'lda', 'ldb', 'ldc', 'strideA', 'strideB', 'strideC',
 ] as const // prettier-ignore
 
+// What a product with packed weights takes.
+const kPackedOptions: readonly string[] = ['bias', 'activation', 'aDims', 'out']
 const kFloat = ['float32'] as const
+const kMost = 2 ** 31 - 1
 const kNone: readonly number[] = []
 
 interface Prepared {
@@ -117,12 +137,35 @@ function plainMatrix(value: unknown): Tensor<Float32Array> | undefined {
   return { type: 'float32', dims: [rows as number, cols as number], data: data as Float32Array }
 }
 
-function matrix(value: unknown, parameter: string, shape: unknown): Tensor<Float32Array> {
-  const plain = shape === undefined ? plainMatrix(value) : undefined
-  if (plain) return plain
-  const t = tensor(value, parameter, kFloat, shape) as Tensor<Float32Array>
-  if (t.dims.length < 2) fail('ERR_SHAPE', parameter, 'at least 2 dimensions', `[${t.dims.join(', ')}]`)
-  return t
+/** How the matrices of a tensor lie: `length` elements, rows `ld` apart, matrices `stride`. */
+interface Operand {
+  readonly dims: readonly number[]
+  readonly data: Float32Array
+  readonly ld: number
+  readonly stride: number
+  readonly length: number
+}
+
+function operand(value: unknown, parameter: 'a' | 'b', shape: unknown, ld: unknown, stride: unknown): Operand {
+  const laid = ld !== undefined || stride !== undefined
+  const t = (shape === undefined && plainMatrix(value)) || (laid ? undefined : (tensor(value, parameter, kFloat, shape) as Tensor<Float32Array>))
+  if (t && !laid) {
+    const { dims, data } = t
+    if (dims.length < 2) fail('ERR_SHAPE', parameter, 'at least 2 dimensions', `[${dims.join(', ')}]`)
+    const cols = dims[dims.length - 1] as number
+    return { dims, data, ld: cols, stride: (dims[dims.length - 2] as number) * cols, length: sizeOf(dims) }
+  }
+  const name = ld !== undefined ? `ld${parameter}` : `stride${parameter.toUpperCase()}`
+  if (shape === undefined || !typedArrayName(value)) fail('ERR_DTYPE', parameter, `a typed array and ${parameter}Dims with ${name}`, value)
+  const data = typedArray(value, parameter, kFloat) as Float32Array
+  const dims = checkDims(shape, `${parameter}Dims`)
+  if (dims.length < 2) fail('ERR_SHAPE', `${parameter}Dims`, 'at least 2 dimensions', `[${dims.join(', ')}]`)
+  const [rows, cols] = dims.slice(-2) as [number, number]
+  const row = ld === undefined ? cols : integer(ld, `ld${parameter}`, cols, kMost)
+  const step = stride === undefined ? rows * row : integer(stride, `stride${parameter.toUpperCase()}`, 0, kMost)
+  const length = sizeOf(dims) === 0 ? 0 : (sizeOf(dims.slice(0, -2)) - 1) * step + (rows - 1) * row + cols
+  if (data.length < length) fail('ERR_SHAPE', parameter, `at least ${length} elements for [${dims.join(', ')}] that lie ${row} and ${step} apart`, data)
+  return { dims, data, ld: row, stride: step, length }
 }
 
 /** A finite number that float32 can hold without overflow. */
@@ -134,11 +177,11 @@ function float32(value: unknown, parameter: string): number {
 
 function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown, pinned: boolean): Prepared {
   const o = options(optionsValue, 'options', kOptions)
-  const a = matrix(aValue, 'a', o.aDims)
+  const a = operand(aValue, 'a', o.aDims, o.lda, o.strideA)
   // A handle's clone and a token are objects that lack a tensor's fields; they deserve their own error.
   const fields = typeof bValue === 'object' && bValue !== null ? (bValue as Partial<TensorLike>) : undefined
   if (fields && fields.data === undefined && fields.dims === undefined && !typedArrayName(bValue)) handleObject(bValue, 'PackedFloat32', 'b')
-  const b = matrix(bValue, 'b', o.bDims)
+  const b = operand(bValue, 'b', o.bDims, o.ldb, o.strideB)
   const ta = o.transposeA === undefined ? false : boolean(o.transposeA, 'transposeA')
   const tb = o.transposeB === undefined ? false : boolean(o.transposeB, 'transposeB')
   const aRank = a.dims.length
@@ -197,14 +240,20 @@ function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown, pinned
   const inputs = source ? [a.data, b.data, source.data] : [a.data, b.data]
   if (bias) inputs.push(bias)
   const fresh = o.out === undefined
-  const out = (fresh ? allocate('float32', count, 'out') : output(o.out, 'out', 'float32', count, inputs)) as Float32Array
+  const ldc = o.ldc === undefined ? n : integer(o.ldc, 'ldc', n, kMost)
+  const strideC = o.strideC === undefined ? m * ldc : integer(o.strideC, 'strideC', m * ldc, kMost)
+  const wide = o.ldc !== undefined || o.strideC !== undefined
+  if (wide && fresh) fail('ERR_DTYPE', 'out', `a Float32Array with ${o.ldc !== undefined ? 'ldc' : 'strideC'}`, undefined)
+  const extent = wide && count > 0 ? (batch - 1) * strideC + (m - 1) * ldc + n : count
+  const out = (fresh ? allocate('float32', count, 'out') : output(o.out, 'out', 'float32', extent, inputs, wide)) as Float32Array
 
   let map: Int32Array | null = null
   const aOnly = aLead.length === 0 || sizeOf(aLead) === 1
   const bOnly = bLead.length === 0 || sizeOf(bLead) === 1
   const sourceOnly = sizeOf(sourceLead) === 1
   if (batch > 1) {
-    if (bOnly && !ta && (!source || (sourceOnly && sourceRow === 0))) {
+    const follow = a.stride === aRows * a.ld && strideC === m * ldc
+    if (bOnly && !ta && follow && (!source || (sourceOnly && sourceRow === 0))) {
       // One right-hand side for all: a single tall product.
       m *= batch
       batch = 1
@@ -237,25 +286,30 @@ function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown, pinned
   p[8] = activation.lo
   p[9] = activation.hi
   p[10] = batch
-  p[11] = aOnly && batch > 1 ? 0 : aRows * aCols
-  p[12] = bOnly ? 0 : bRows * bCols
+  p[11] = aOnly && batch > 1 ? 0 : a.stride
+  p[12] = bOnly ? 0 : b.stride
   p[13] = sourceRow
   p[14] = sourceCol
   p[15] = source && !sourceOnly ? sizeOf(source.dims) / sizeOf(sourceLead) : 0
   // Not the lengths of now: a getter of the options may have detached what was checked before it.
-  p[16] = sizeOf(a.dims)
-  p[17] = sizeOf(b.dims)
+  p[16] = a.length
+  p[17] = b.length
   p[18] = source ? sizeOf(source.dims) : -1
   p[19] = bias ? 1 : 0
   p[20] = map ? 1 : 0
+  p[21] = a.ld
+  p[22] = b.ld
+  p[23] = ldc
+  p[24] = strideC
+  p[25] = out.length
   return { call, dims, output: pinnedOut }
 }
 
 // Packed weights know how they lie, and their product takes neither factors nor a summand.
 function packedOptions(given: unknown): unknown {
   const o = options(given, 'options', kOptions)
-  for (const name of ['transposeA', 'transposeB', 'alpha', 'beta', 'c', 'bDims', 'cDims'] as const)
-    if (o[name] !== undefined) fail('ERR_RANGE', name, `no ${name} with packed weights`, o[name])
+  for (const name of kOptions)
+    if (!kPackedOptions.includes(name) && o[name] !== undefined) fail('ERR_RANGE', name, `no ${name} with packed weights`, o[name])
   return given
 }
 
@@ -272,6 +326,7 @@ function packedOptions(given: unknown): unknown {
  * @param a float32 tensor of rank ≥ 2, or a Float32Array with `aDims`
  * @param b float32 tensor of rank ≥ 2, or a Float32Array with `bDims`, or weights of {@link packFloat32} or {@link packBfloat16} (with `bias`,
  * `activation`, `aDims`, `out` only; `a` may be a vector then)
+ * @returns the result; with `ldc` or `strideC` its `data` is `out`, in which rows and matrices lie so far apart
  * @throws {WhittleError} `ERR_SHAPE` (`a`, `b`, `c`, `bias`, `out`), `ERR_DTYPE`, `ERR_RANGE` (also an `out` that overlaps
  * an input), `ERR_HANDLE` for a detached buffer, `ERR_DEVICE` for tensors elsewhere
  * @example
