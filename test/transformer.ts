@@ -129,3 +129,101 @@ export function tokens(batch: number, length: number, words: number): Record<str
     token_type_ids: of((_, at) => (at > length / 2 ? 1 : 0)),
   }
 }
+
+/** A decoder whose blocks normalize what they read. */
+export interface PreNormShape {
+  readonly layers: number
+  readonly hidden: number
+  readonly heads: number
+  readonly inner: number
+  readonly words: number
+  /** Queries, keys and values by one product: `'split'` as GPT-2 takes them apart, `'gather'` as vision transformers do. */
+  readonly qkv?: 'split' | 'gather'
+  /** Whether what the last normalization makes is an output, with no product behind it. */
+  readonly bare?: boolean
+  /**
+   * Channels that stand out: normalizations scale them up by `factor`, and the products behind take that back, as trained models
+   * do (Wei 2022); their values in the stream are four times the others'.
+   */
+  readonly outliers?: readonly number[]
+  readonly factor?: number
+  /** The stream lies near a subspace of so many dimensions. */
+  readonly rank?: number
+}
+
+/** A model of that shape with random weights. Input `ids`: [batch, sequence]. */
+export function preNorm(shape: PreNormShape): Model {
+  const { layers, hidden, heads, inner, words, qkv, bare = false, outliers = [], factor = 30, rank } = shape
+  const depth = hidden / heads
+  const graph = new Graph('decoder')
+  let count = 0
+  const add = (opType: string, inputs: readonly string[], attributes: Record<string, Attribute> = {}, outputs = 1): string => {
+    const names = Array.from({ length: outputs }, (_, i) => `${opType.toLowerCase()}_${count}${i ? `_${i}` : ''}`)
+    count++
+    graph.addNode(new Node({ opType, name: `/${names[0]}`, inputs, outputs: names, attributes }))
+    return names[0]!
+  }
+  const initializer = (name: string, tensor: Tensor): string => {
+    graph.addInitializer(Initializer.from(name, tensor))
+    return name
+  }
+  // Columns that write the stream reach further where channels stand out, or lie near a subspace.
+  const space = rank === undefined ? undefined : noise(rank * hidden, 4711)
+  const stream = (rows: number, data: Float32Array): Float32Array => {
+    const out = new Float32Array(rows * hidden)
+    for (let i = 0; i < rows; i++)
+      for (let j = 0; j < hidden; j++) {
+        let v = data[i * hidden + j]! * (space ? 0.02 : 1)
+        if (space) for (let r = 0; r < rank!; r++) v += data[i * hidden + r]! * space[r * hidden + j]! * 1.5
+        out[i * hidden + j] = outliers.includes(j) ? v * 4 : v
+      }
+    return out
+  }
+  const weight = (dims: readonly number[], scale: number, role?: 'writes' | 'reads'): string => {
+    const data = noise(dims.reduce((a, b) => a * b, 1), 100 + count).map((v) => v * scale)
+    if (role === 'reads') data.forEach((v, i) => outliers.includes(Math.floor(i / dims[1]!)) && (data[i] = v / factor))
+    return initializer(`w${count++}`, { type: 'float32', dims, data: role === 'writes' ? stream(data.length / hidden, data) : data })
+  }
+  const ints = (...v: number[]): string => initializer(`i${count++}`, { type: 'int64', dims: [v.length], data: BigInt64Array.from(v, BigInt) })
+  const linear = (x: string, from: number, to: number, role?: 'writes' | 'reads'): string =>
+    add('Add', [add('MatMul', [x, weight([from, to], 2 / Math.sqrt(from), role)]), weight([to], 0.1, role === 'writes' ? role : undefined)])
+  const layerNorm = (x: string): string => {
+    const gamma = noise(hidden, 100 + count).map((v, j) => (1 + 0.4 * v) * (outliers.includes(j) ? factor : 1))
+    return add('LayerNormalization', [x, initializer(`g${count++}`, { type: 'float32', dims: [hidden], data: gamma }), weight([hidden], 0.3)], { epsilon: attribute.float(1e-5) })
+  }
+  const perm = (x: string, ...p: number[]): string => add('Transpose', [x], { perm: attribute.ints(p) })
+
+  graph.inputs = [new ValueInfo('ids', 'int64', ['batch', 'sequence'])]
+  let x = add('Add', [add('Gather', [weight([words, hidden], 1, 'writes'), 'ids']), weight([1, 1, hidden], 0.5, 'writes')])
+  for (let i = 0; i < layers; i++) {
+    const y = layerNorm(x)
+    const split = (v: string): string => add('Reshape', [v, ints(0, 0, heads, depth)])
+    let q: string, k: string, v: string
+    if (qkv === 'gather') {
+      const all = perm(add('Reshape', [linear(y, hidden, 3 * hidden, 'reads'), ints(0, 0, 3, heads, depth)]), 2, 0, 3, 1, 4)
+      ;[q, v] = [0, 2].map((part) => add('Gather', [all, initializer(`i${count++}`, { type: 'int64', dims: [], data: BigInt64Array.of(BigInt(part)) })], { axis: attribute.int(0) })) as [string, string]
+      k = perm(add('Gather', [all, initializer(`i${count++}`, { type: 'int64', dims: [], data: BigInt64Array.of(1n) })], { axis: attribute.int(0) }), 0, 1, 3, 2)
+    } else if (qkv === 'split') {
+      const flat = add('Reshape', [y, ints(-1, hidden)])
+      const gemm = add('Gemm', [flat, weight([hidden, 3 * hidden], 2 / Math.sqrt(hidden), 'reads'), weight([3 * hidden], 0.1)])
+      const whole = add('Reshape', [gemm, add('Concat', [add('Slice', [add('Shape', [y]), ints(0), ints(2)]), ints(3 * hidden)], { axis: attribute.int(0) })])
+      const first = add('Split', [whole, ints(hidden, hidden, hidden)], { axis: attribute.int(2) }, 3)
+      q = perm(split(first), 0, 2, 1, 3)
+      k = perm(split(`${first}_1`), 0, 2, 3, 1)
+      v = perm(split(`${first}_2`), 0, 2, 1, 3)
+    } else {
+      q = perm(split(linear(y, hidden, hidden, 'reads')), 0, 2, 1, 3)
+      k = perm(split(linear(y, hidden, hidden, 'reads')), 0, 2, 3, 1)
+      v = perm(split(linear(y, hidden, hidden, 'reads')), 0, 2, 1, 3)
+    }
+    const scores = add('Mul', [add('MatMul', [q, k]), initializer(`s${count++}`, { type: 'float32', dims: [], data: Float32Array.of(1 / Math.sqrt(depth)) })])
+    const mixed = perm(add('MatMul', [add('Softmax', [scores], { axis: attribute.int(-1) }), v]), 0, 2, 1, 3)
+    x = add('Add', [x, linear(add('Reshape', [mixed, ints(0, 0, hidden)]), hidden, hidden, 'writes')])
+    x = add('Add', [linear(add('Relu', [linear(layerNorm(x), hidden, inner, 'reads')]), inner, hidden, 'writes'), x])
+  }
+  const last = layerNorm(x)
+  const y = bare ? last : add('MatMul', [last, weight([hidden, words], 2 / Math.sqrt(hidden), 'reads')])
+  graph.addNode(new Node({ opType: 'Identity', inputs: [y], outputs: ['y'] }))
+  graph.outputs = [new ValueInfo('y', 'float32', ['batch', 'sequence', bare ? hidden : words])]
+  return new Model({ graph, opsets: [['', 17]], irVersion: 8 })
+}

@@ -46,7 +46,8 @@ export async function blameOf(
 ): Promise<LayerBlame[]> {
   const changed = new Map<string, LayerReport>()
   for (const layer of steps.flatMap((s) => s.layers)) {
-    if (layer.action === 'kept' || layer.action === 'shared') continue
+    // A rotation is no noise.
+    if (layer.action === 'kept' || layer.action === 'shared' || layer.action === 'rotated') continue
     const before = changed.get(layer.weight)
     changed.set(layer.weight, { ...layer, error: Math.hypot(before?.error ?? 0, layer.error ?? 0) })
   }

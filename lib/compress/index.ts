@@ -16,6 +16,8 @@ export type {
   PruneStep,
   QuantizeStep,
   RepairStep,
+  RotateStep,
+  RotationSite,
   StaticQuantizeStep,
   Step,
   Storage,

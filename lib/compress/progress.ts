@@ -6,6 +6,7 @@ export interface Progress {
     | 'load'
     | 'fold'
     | 'equalize'
+    | 'rotate'
     | 'prune'
     | 'factorize'
     | 'quantize'

@@ -10,7 +10,7 @@ export interface LayerReport {
   readonly elements: number
   /** Dims afterwards, where channels were removed. */
   readonly dimsAfter?: readonly number[]
-  readonly action: 'quantized' | 'pruned' | 'factorized' | 'kept' | 'shared'
+  readonly action: 'quantized' | 'pruned' | 'factorized' | 'rotated' | 'kept' | 'shared'
   /** Why a weight was kept as it was, or got something else than was asked for. */
   readonly reason?: string
   /** Bits of one stored value, scales not counted. */

@@ -10,6 +10,7 @@ import { quantizePass, type QuantizeStep, type ResolvedQuantize } from './quanti
 import { withActivations, type DynamicQuantizeStep, type ResolvedDynamic } from './quantize_dynamic'
 import type { ResolvedStatic, StaticQuantizeStep } from './quantize_static'
 import { repairPass, type RepairStep, type ResolvedRepair } from './repair'
+import { rotatePass, type ResolvedRotate, type RotateStep } from './rotate'
 
 export type { CodebookStep } from './codebook'
 export type { DedupeStep } from './dedupe'
@@ -23,16 +24,17 @@ export type { QuantizeStep } from './quantize'
 export type { DynamicQuantizeStep } from './quantize_dynamic'
 export type { StaticQuantizeStep, Target } from './quantize_static'
 export type { RepairStep } from './repair'
+export type { RotateStep, RotationSite } from './rotate'
 export type { Storage } from './emit'
 
 /** One step of a recipe. */
-export type Step = FoldStep | EqualizeStep | QuantizeStep | StaticQuantizeStep | DynamicQuantizeStep | RepairStep | PruneStep | StructuredPruneStep | FactorizeStep | CodebookStep | DedupeStep
+export type Step = FoldStep | EqualizeStep | RotateStep | QuantizeStep | StaticQuantizeStep | DynamicQuantizeStep | RepairStep | PruneStep | StructuredPruneStep | FactorizeStep | CodebookStep | DedupeStep
 
 /** @internal A step with every default written out: what the report holds, so that it replays exactly. */
-export type ResolvedStep = ResolvedFold | ResolvedEqualize | ResolvedQuantize | ResolvedStatic | ResolvedDynamic | ResolvedRepair | ResolvedPrune | ResolvedStructured | ResolvedFactorize | ResolvedCodebook | DedupeStep
+export type ResolvedStep = ResolvedFold | ResolvedEqualize | ResolvedRotate | ResolvedQuantize | ResolvedStatic | ResolvedDynamic | ResolvedRepair | ResolvedPrune | ResolvedStructured | ResolvedFactorize | ResolvedCodebook | DedupeStep
 
 /** @internal Every kind of step there is. */
-export const passes = [foldPass, equalizePass, withActivations(quantizePass), repairPass, withStructure(prunePass), factorizePass, codebookPass, dedupePass] as readonly Pass<ResolvedStep>[]
+export const passes = [foldPass, equalizePass, rotatePass, withActivations(quantizePass), repairPass, withStructure(prunePass), factorizePass, codebookPass, dedupePass] as readonly Pass<ResolvedStep>[]
 
 /** @internal */
 export function passOf(step: { readonly step: string }): Pass<ResolvedStep> {
