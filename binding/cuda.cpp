@@ -1,9 +1,9 @@
-// The CUDA backend for JavaScript: what there is, or why not.
+// The CUDA backend for JavaScript: what there is, or why not, and its operations. An operation takes numbers (a Float64Array,
+// the device first, in the order of lib/kernels/cuda), then tensors of that device.
 #include <napi.h>
 
-#include "binding/call.h"
+#include "binding/device.h"
 #include "binding/families.h"
-#include "core/cuda.h"
 
 namespace whittle {
 namespace {
@@ -34,10 +34,189 @@ Napi::Value cuda_info(const Napi::CallbackInfo& info) {
   return out;
 }
 
+class Numbers {
+ public:
+  Numbers(Args& args, int64_t count) : at_(args.array<double>(count)), end_(at_ ? at_ + count : nullptr) {}
+  template <class T>
+  Numbers& operator>>(T& to) {
+    to = at_ < end_ ? static_cast<T>(*at_++) : T();
+    return *this;
+  }
+  Numbers& operator>>(FloatType& to) {
+    int type = 0;
+    *this >> type;
+    to = static_cast<FloatType>(type);
+    return *this;
+  }
+
+ private:
+  const double* at_;
+  const double* end_;
+};
+
+int64_t code_bytes(CodeType type, int64_t n) { return (n * type.bits + 7) / 8; }
+int64_t float_bytes(FloatType type, int64_t n) { return n * (type == kFloat32 ? 4 : 2); }
+
+// (numbers, x, scale, zero?, q)
+struct CudaQuantize {
+  static constexpr int64_t kNumbers = 18;
+  int32_t device;
+  QuantizeShape shape;
+  QuantizeOptions options = {};
+  QuantizeRule rule = {};
+  bool compute;
+  FloatType type;
+  DeviceUse x, scale, zero, q;
+  bool parse(Args& args) {
+    Numbers n(args, kNumbers);
+    n >> device >> shape.outer >> shape.axis >> shape.inner >> shape.block >> options.code.bits >> options.code.sign >>
+        options.qmin >> options.qmax >> options.rounding >> options.key0 >> options.key1 >> rule.symmetric >> rule.middle >>
+        rule.torch >> rule.power_of_two >> compute >> type;
+    rule.qmin = options.qmin;
+    rule.qmax = options.qmax;
+    return args.ok() && x.read(args, device, float_bytes(type, shape.size())) && scale.read(args, device, 4 * shape.scales()) &&
+           zero.read(args, device, code_bytes(options.code, shape.scales()), !compute) &&
+           q.read(args, device, code_bytes(options.code, shape.size()));
+  }
+  WhittleStatus run() {
+    return remember_device_error(cuda().backend->quantize(device, x.as<void>(), type, shape, compute ? &rule : nullptr, scale.as<float>(),
+                                                          zero.as<void>(), options, q.as<void>()));
+  }
+};
+
+// (numbers, q, scale, zero?, y)
+struct CudaDequantize {
+  static constexpr int64_t kNumbers = 10;
+  int32_t device;
+  QuantizeShape shape;
+  QuantizeOptions options = {};
+  FloatType type;
+  DeviceUse q, scale, zero, y;
+  bool parse(Args& args) {
+    Numbers n(args, kNumbers);
+    n >> device >> shape.outer >> shape.axis >> shape.inner >> shape.block >> options.code.bits >> options.code.sign >>
+        options.qmin >> options.qmax >> type;
+    return args.ok() && q.read(args, device, code_bytes(options.code, shape.size())) && scale.read(args, device, 4 * shape.scales()) &&
+           zero.read(args, device, code_bytes(options.code, shape.scales()), true) &&
+           y.read(args, device, float_bytes(type, shape.size()));
+  }
+  WhittleStatus run() {
+    return remember_device_error(
+        cuda().backend->dequantize(device, q.as<void>(), shape, scale.as<float>(), zero.as<void>(), options, type, y.as<void>()));
+  }
+};
+
+// (numbers, x, g?, out): one score per element where axis is 0, else one per group
+struct CudaScores {
+  int32_t device, norm;
+  int64_t outer, axis, inner;
+  DeviceUse x, g, out;
+  bool parse(Args& args) {
+    Numbers n(args, 5);
+    n >> device >> norm >> outer >> axis >> inner;
+    const int64_t size = outer * (axis ? axis : 1) * inner;
+    return args.ok() && norm >= 0 && norm < kSelectNorms && x.read(args, device, 4 * size) &&
+           g.read(args, device, 4 * size, !select_uses_grad(norm)) && out.read(args, device, 4 * (axis ? axis : size));
+  }
+  WhittleStatus run() {
+    const CudaBackend& b = *cuda().backend;
+    return remember_device_error(axis ? b.groups(device, norm, x.as<float>(), g.as<float>(), outer, axis, inner, out.as<float>())
+                                      : b.scores(device, norm, x.as<float>(), g.as<float>(), outer * inner, out.as<float>()));
+  }
+};
+
+// (numbers, scores, mask)
+struct CudaLargest {
+  int32_t device;
+  int64_t n, keep;
+  float threshold;
+  DeviceUse scores, mask;
+  bool parse(Args& args) {
+    Numbers numbers(args, 3);
+    numbers >> device >> n >> keep;
+    return args.ok() && scores.read(args, device, 4 * n) && mask.read(args, device, n);
+  }
+  WhittleStatus run() {
+    return remember_device_error(cuda().backend->largest(device, scores.as<float>(), n, keep, mask.as<uint8_t>(), &threshold));
+  }
+};
+
+struct CudaRuns {
+  int32_t device, keep, m;
+  int64_t outer, axis, inner;
+  DeviceUse scores, mask;
+  bool parse(Args& args) {
+    Numbers n(args, 6);
+    n >> device >> outer >> axis >> inner >> keep >> m;
+    const int64_t size = outer * axis * inner;
+    return args.ok() && scores.read(args, device, 4 * size) && mask.read(args, device, size);
+  }
+  WhittleStatus run() {
+    return remember_device_error(cuda().backend->nm(device, scores.as<float>(), outer, axis, inner, keep, m, mask.as<uint8_t>()));
+  }
+};
+
+// (numbers, x, mask, out); out may be x
+struct CudaApply {
+  int32_t device;
+  int64_t n;
+  DeviceUse x, mask, out;
+  bool parse(Args& args) {
+    Numbers numbers(args, 2);
+    numbers >> device >> n;
+    return args.ok() && x.read(args, device, 4 * n) && mask.read(args, device, n) && out.read(args, device, 4 * n);
+  }
+  WhittleStatus run() {
+    return remember_device_error(cuda().backend->apply(device, x.as<float>(), mask.as<uint8_t>(), n, out.as<float>()));
+  }
+};
+
+// (numbers, student, teacher?, labels?, weights?, grad, losses?, result)
+template <bool kTeacher>
+struct CudaLoss {
+  int32_t device;
+  int64_t losses_count;
+  bool student_half, teacher_half;
+  LogitLoss l = {};
+  DeviceUse student, teacher, labels, weights, grad, losses;
+  bool parse(Args& args) {
+    Numbers n(args, 12);
+    n >> device >> l.samples >> l.classes >> l.has_ignore >> l.ignore >> l.temperature >> l.alpha >> l.smoothing >> l.reduction >>
+        losses_count >> student_half >> teacher_half;
+    const int64_t count = l.samples * l.classes;
+    if (!args.ok() || !student.read(args, device, count * (student_half ? 2 : 4)) ||
+        !teacher.read(args, device, count * (teacher_half ? 2 : 4), !kTeacher) || !labels.read(args, device, 4 * l.samples, true) ||
+        !weights.read(args, device, 4 * l.classes, true) || !grad.read(args, device, 4 * count) ||
+        !losses.read(args, device, 4 * losses_count, losses_count == 0))
+      return false;
+    l.student = {student.as<void>(), student_half};
+    l.teacher = {teacher.as<void>(), teacher_half};
+    l.teachers = 1;
+    l.labels = labels.as<int32_t>();
+    l.class_weights = weights.as<float>();
+    l.grad = grad.as<float>();
+    l.losses = losses.as<float>();
+    l.result = args.array<double>(3);
+    return args.ok();
+  }
+  WhittleStatus run() {
+    const CudaBackend& b = *cuda().backend;
+    return remember_device_error(kTeacher ? b.kl(device, l) : b.cross_entropy(device, l));
+  }
+};
+
 }  // namespace
 
 void init_cuda(napi_env env, napi_value exports) {
   Napi::Object(env, exports).Set("cudaInfo", Napi::Function::New(env, cuda_info, "cudaInfo"));
+  expose<CudaQuantize>(env, exports, "cudaQuantize", "cudaQuantizeAsync");
+  expose<CudaDequantize>(env, exports, "cudaDequantize", "cudaDequantizeAsync");
+  expose<CudaScores>(env, exports, "cudaScores", "cudaScoresAsync");
+  expose<CudaLargest>(env, exports, "cudaLargest", "cudaLargestAsync");
+  expose<CudaRuns>(env, exports, "cudaRuns", "cudaRunsAsync");
+  expose<CudaApply>(env, exports, "cudaApply", "cudaApplyAsync");
+  expose<CudaLoss<false>>(env, exports, "cudaCrossEntropy", "cudaCrossEntropyAsync");
+  expose<CudaLoss<true>>(env, exports, "cudaKl", "cudaKlAsync");
 }
 
 }  // namespace whittle

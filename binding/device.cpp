@@ -1,24 +1,18 @@
 // Tensors in a GPU's memory. What a handle holds says where and what, so that a token opens it in another thread.
-#include <string.h>
+#include "binding/device.h"
 
+#include <stdio.h>
+
+#include <mutex>
 #include <new>
 
-#include "binding/call.h"
 #include "binding/families.h"
-#include "binding/handles.h"
-#include "core/cuda.h"
 
 namespace whittle {
 namespace {
 
-constexpr int kMostDims = 16;
-
-struct DeviceTensor {
-  int32_t device, type, rank;
-  int64_t dims[kMostDims];
-  int64_t bytes;
-  void* memory;
-};
+std::mutex words_lock;
+char words[256] = "";
 
 void destroy(void* object) {
   DeviceTensor* t = static_cast<DeviceTensor*>(object);
@@ -45,7 +39,7 @@ napi_value device_new(napi_env env, napi_callback_info info) {
   DeviceTensor* t = new (std::nothrow) DeviceTensor{device, type, rank, {}, bytes, nullptr};
   if (!t) return status_value(env, WHITTLE_OUT_OF_MEMORY);
   for (int i = 0; i < rank; i++) t->dims[i] = static_cast<int64_t>(dims[i]);
-  const WhittleStatus status = backend->allocate(device, bytes, &t->memory);
+  const WhittleStatus status = remember_device_error(backend->allocate(device, bytes, &t->memory));
   if (status != WHITTLE_OK) {
     delete t;
     return status_value(env, status);
@@ -91,19 +85,27 @@ struct Copy {
   WhittleStatus run() {
     const DeviceTensor* t = static_cast<const DeviceTensor*>(handle.object());
     const CudaBackend* backend = cuda().backend;
-    return kUp ? backend->upload(t->device, t->memory, view, t->bytes) : backend->download(t->device, view, t->memory, t->bytes);
+    return remember_device_error(kUp ? backend->upload(t->device, t->memory, view, t->bytes)
+                                     : backend->download(t->device, view, t->memory, t->bytes));
   }
 };
 
-// deviceError() → the words for the last ERR_DEVICE on this thread.
+// deviceError() → the words for the last ERR_DEVICE.
 napi_value device_error(napi_env env, napi_callback_info) {
   napi_value v = nullptr;
-  const CudaBackend* backend = cuda().backend;
-  napi_create_string_utf8(env, backend ? backend->error() : "", NAPI_AUTO_LENGTH, &v);
+  const std::lock_guard<std::mutex> lock(words_lock);
+  napi_create_string_utf8(env, words, NAPI_AUTO_LENGTH, &v);
   return v;
 }
 
 }  // namespace
+
+WhittleStatus remember_device_error(WhittleStatus status) {
+  if (status != WHITTLE_DEVICE) return status;
+  const std::lock_guard<std::mutex> lock(words_lock);
+  snprintf(words, sizeof words, "%s", cuda().backend->error());
+  return status;
+}
 
 void init_device(napi_env env, napi_value exports) {
   export_function(env, exports, "deviceNew", device_new);

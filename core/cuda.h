@@ -4,7 +4,7 @@
 //
 // The operations take the argument structs of the CPU's drivers (core/<family>.h) with one difference: pointers to data
 // are memory of `device`, but for those that a comment calls host memory. They answer when their work is done. Calls may
-// come from any thread; those of one device run one after the other.
+// come from any thread; those of one device run one after the other, but for allocate and release, which wait for none.
 #pragma once
 #include <stdint.h>
 
@@ -16,7 +16,7 @@
 namespace whittle {
 
 // Raised by any change of this header or of a struct that it passes on.
-constexpr uint32_t kCudaContract = 1;
+constexpr uint32_t kCudaContract = 2;
 
 // Why nothing can run. The names cross into lib/kernels/devices.ts.
 enum CudaState : int32_t {
@@ -76,7 +76,8 @@ struct CudaBackend {
                       uint8_t* mask);
   WhittleStatus (*apply)(int32_t device, const float* x, const uint8_t* mask, int64_t n, float* out);
 
-  // As distill_cross_entropy and distill_kl; `result` is host memory.
+  // As distill_cross_entropy and distill_kl; `result` is host memory. WHITTLE_RANGE: a label that is no class, or where
+  // result[0] is 1 a class weight that is negative or not finite.
   WhittleStatus (*cross_entropy)(int32_t device, const LogitLoss& loss);
   WhittleStatus (*kl)(int32_t device, const LogitLoss& loss);
 };

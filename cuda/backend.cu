@@ -1,10 +1,12 @@
 // The library's one symbol, its devices and their memory. Every device has one stream; memory comes from its pool in the
-// order of that stream. A call holds its device for itself and waits for its own work before it answers.
+// order of that stream. An operation holds its device for itself and waits for its own work before it answers; allocating
+// and releasing wait for none.
 #include "cuda/backend.h"
 
 #include <stdio.h>
 #include <string.h>
 
+#include <atomic>
 #include <mutex>
 
 namespace whittle {
@@ -14,11 +16,12 @@ constexpr int kMostDevices = 64;
 
 struct Device {
   std::mutex turn;            // one operation at a time
+  std::mutex opening;         // guards what follows but for `lost` until `tried` is set
   bool tried = false;
   cudaStream_t stream = nullptr;
   int* found = nullptr;       // pinned: what flags were at the end of an operation
   bool pool = false;
-  cudaError_t lost = cudaSuccess;
+  std::atomic<cudaError_t> lost{cudaSuccess};
 };
 
 // Never destroyed: the process may end with calls in flight.
@@ -50,9 +53,10 @@ WhittleStatus status_of(int32_t index, cudaError_t e) {
   return failed(index, cudaGetErrorString(e));
 }
 
-// Makes the device this thread's and its stream ready. Its turn must be held.
+// Makes the device this thread's and its stream ready.
 WhittleStatus open_device(int32_t index) {
   Device& d = devices()[index];
+  const std::lock_guard<std::mutex> opening(d.opening);
   if (d.lost != cudaSuccess) return failed(index, cudaGetErrorString(d.lost));
   cudaError_t e = cudaSetDevice(index);
   if (e == cudaSuccess && !d.tried) {
@@ -122,7 +126,6 @@ WhittleStatus allocate(int32_t index, int64_t bytes, void** memory) {
   *memory = nullptr;
   if (!known(index)) return failed(index, "no such device");
   Device& d = devices()[index];
-  const std::lock_guard<std::mutex> turn(d.turn);
   WhittleStatus s = open_device(index);
   if (s == WHITTLE_OK) s = status_of(index, take_memory(d, memory, bytes > 0 ? bytes : 1));
   return s;
@@ -131,7 +134,6 @@ WhittleStatus allocate(int32_t index, int64_t bytes, void** memory) {
 void release(int32_t index, void* memory) {
   if (!known(index) || !memory) return;
   Device& d = devices()[index];
-  const std::lock_guard<std::mutex> turn(d.turn);
   // What a lost device held is gone with it.
   if (d.lost != cudaSuccess || cudaSetDevice(index) != cudaSuccess) return;
   free_memory(d, memory);
@@ -141,7 +143,6 @@ WhittleStatus copy(int32_t index, void* to, const void* from, int64_t bytes, cud
   if (!known(index)) return failed(index, "no such device");
   if (bytes <= 0) return WHITTLE_OK;
   Device& d = devices()[index];
-  const std::lock_guard<std::mutex> turn(d.turn);
   const WhittleStatus s = open_device(index);
   if (s != WHITTLE_OK) return s;
   cudaError_t e = cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, d.stream);

@@ -226,7 +226,11 @@ __global__ void labels_kernel(Arguments a, Totals* out, int* flags) {
       count += 1;
       weight += a.weights ? a.weights[y] : 1.0;
     }
-  for (uint32_t c = threadIdx.x; c < a.classes; c += kBlock) all += a.weights ? a.weights[c] : 1.0;
+  for (uint32_t c = threadIdx.x; c < a.classes; c += kBlock) {
+    const float w = a.weights ? a.weights[c] : 1;
+    if (!(w >= 0 && w <= FLT_MAX)) atomicOr(flags, kFlagScale);
+    all += w;
+  }
   weight = block_sum(weight, parts);
   count = block_sum(count, parts);
   all = block_sum(all, parts);
@@ -276,6 +280,7 @@ WhittleStatus logit_loss(int32_t device, const LogitLoss& l, bool with_teacher) 
   double result = 0;
   work.fetch(&result, sum, sizeof result);
   const WhittleStatus status = work.finish();
+  l.result[0] = work.raised(kFlagScale);
   if (status != WHITTLE_OK) return status;
   if (!(fabs(result) <= FLT_MAX)) return WHITTLE_NONFINITE;
   l.result[0] = result;

@@ -24,8 +24,8 @@ const kTypes: readonly DataType[] = [
   'int4', 'uint4', 'int2', 'uint2',
 ] // prettier-ignore
 
-/** Throws for any status but 0, in the device's own words where it is at fault. */
-function checkDevice(status: number, parameter: string): void {
+/** @internal Throws for any status but 0, in the device's own words where it is at fault. */
+export function checkDevice(status: number, parameter: string): void {
   if (status === 4) throw new WhittleError('ERR_DEVICE', parameter, `${parameter}: ${native().deviceError() || 'the device cannot be used'}`)
   check(status, parameter)
 }
@@ -46,7 +46,8 @@ function deviceIndex(device: unknown): number {
 /**
  * A tensor in a GPU's memory: made by {@link toDevice}, read by {@link toHost}. Its memory counts towards V8's external
  * memory and is freed by {@link dispose}, by `using`, or when the object is collected. `share()` and `adopt()` open it in
- * another thread. Functions for the CPU refuse it with `ERR_DEVICE`.
+ * another thread. What computes on a GPU takes it in place of a tensor and answers another one; all operands of a call lie on
+ * one device. Other functions refuse it with `ERR_DEVICE`.
  */
 export class DeviceTensor extends Handle {
   readonly type: DataType
@@ -99,13 +100,23 @@ export class DeviceTensor extends Handle {
 
 registerHandle('DeviceTensor', (object) => new DeviceTensor(object))
 
+/** @internal */
+export function isDeviceTensor(value: unknown): value is DeviceTensor {
+  return Handle.is(value) && Handle.nameOf(value) === 'DeviceTensor'
+}
+
+/** @internal A tensor in the memory of device number `index`, not initialized. */
+export function newDeviceTensor(index: number, type: DataType, dims: readonly number[], parameter: string): DeviceTensor {
+  const made = native().deviceNew(index, kTypes.indexOf(type), byteLengthOf(type, sizeOf(dims)), dims.length, Float64Array.from(dims))
+  if (typeof made === 'number') checkDevice(made, parameter)
+  return new DeviceTensor(made)
+}
+
 function prepare(input: unknown, device: unknown): { tensor: DeviceTensor; object: object; data: TypedArray } {
   const t = tensor(input, 'tensor', kTypes)
-  const index = deviceIndex(device)
-  const made = native().deviceNew(index, kTypes.indexOf(t.type), byteLengthOf(t.type, sizeOf(t.dims)), t.dims.length, Float64Array.from(t.dims))
-  if (typeof made === 'number') checkDevice(made, 'tensor')
+  const made = newDeviceTensor(deviceIndex(device), t.type, t.dims, 'tensor')
   const data = typedArrayName(t.data) === 'Float16Array' ? new Uint16Array(t.data.buffer as ArrayBuffer, t.data.byteOffset, t.data.length) : t.data
-  return { tensor: new DeviceTensor(made), object: made as object, data }
+  return { tensor: made, object: handleObject(made, 'DeviceTensor', 'tensor'), data }
 }
 
 /**

@@ -3,12 +3,44 @@ export { devices, setThreads, type CudaDevice, type CudaState, type Devices } fr
 export { DeviceTensor, toDevice, toDeviceAsync } from './device'
 export { gemm, gemmAsync, type GemmOptions } from './gemm'
 export { type Activation } from './activation'
-export * from './select'
 export {
+  agpSparsity,
+  GlobalThreshold,
+  kthLargest,
+  kthLargestAsync,
+  type AgpSchedule,
+  type ApplyMaskOptions,
+  type Criterion,
+  type ImportanceOptions,
+  type MaskOptions,
+  type Pattern,
+  type Scope,
+  type ThresholdResult,
+} from './select'
+export {
+  applyMask,
+  applyMaskAsync,
+  crossEntropy,
+  crossEntropyAsync,
   dequantize,
   dequantizeAsync,
+  distill,
+  importance,
+  importanceAsync,
+  mask,
+  maskAsync,
   quantize,
   quantizeAsync,
+} from './route'
+export { type DeviceCrossEntropyOptions, type DeviceKlOptions, type DeviceLoss } from './cuda/distill'
+export {
+  type DeviceDequantizeOptions,
+  type DeviceQuantized,
+  type DeviceQuantizedLike,
+  type DeviceQuantizeOptions,
+} from './cuda/quantize'
+export { type DeviceImportanceOptions, type DeviceMaskOptions } from './cuda/select'
+export {
   type DequantizeOptions,
   type QuantizedLike,
   type QuantizedTensor,
@@ -19,9 +51,6 @@ export { quantizationParameters, type QuantizationParameters } from './ranges'
 export { Observer, type ObserverMethod, type ObserverOptions } from './observer'
 export { type CodeType, type Convention, type Parameter, type Rounding, type Scheme } from './scheme'
 export {
-  crossEntropy,
-  crossEntropyAsync,
-  distill,
   type AttentionOptions,
   type CorrelationOptions,
   type CrossEntropyOptions,

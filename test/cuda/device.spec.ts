@@ -1,7 +1,7 @@
 // Runs with WHITTLE_CUDA_LIBRARY naming the emulated library: npm run test:cuda.
 import { spawnSync } from 'node:child_process'
 import * as path from 'node:path'
-import { adopt, devices, DeviceTensor, quantize, toDevice, toDeviceAsync, WhittleError } from '../../lib/index'
+import { adopt, devices, DeviceTensor, fakeQuantize, toDevice, toDeviceAsync, WhittleError } from '../../lib/index'
 
 const dist = JSON.stringify(path.join(__dirname, '..', '..', 'dist'))
 
@@ -67,7 +67,7 @@ test('asynchronous copies, empty tensors, scalars and a given out', async () => 
 test('data of a device tensor, and functions for the CPU, say where it lies', () => {
   const there = toDevice(Float32Array.of(1, 2))
   expect(caught(() => there.data)).toBe('ERR_DEVICE data')
-  expect(caught(() => quantize(there as never))).toBe('ERR_DEVICE x')
+  expect(caught(() => fakeQuantize(there as never, { scale: 1 } as never))).toBe('ERR_DEVICE x')
 })
 
 test('a token opens it elsewhere, and a disposed one is refused', () => {
@@ -94,4 +94,12 @@ test('a full device is ERR_OUT_OF_MEMORY, and what is disposed of makes room', (
     try { for (;;) kept.push(w.toDevice(x)) } catch (e) { console.log(e.code, e.parameter) }
     kept.forEach((t) => t.dispose()); console.log(w.toDevice(x).toHost().data.length)`
   expect(child(script, { FAKE_CUDA_MEMORY: '9000' }).trim().split('\n')).toEqual(['ERR_OUT_OF_MEMORY tensor', '1000'])
+})
+
+test('tensors of two devices in one call are ERR_DEVICE, and each device serves its own', () => {
+  const script = `const w = require(${dist}); const x = new Float32Array([1, -2, 3]); const a = w.toDevice(x, 'cuda:0'), b = w.toDevice(x, 'cuda:1')
+    for (const body of [() => w.distill.kl(a, b), () => w.distill.kl(a, a, { out: b })])
+      try { body() } catch (e) { console.log(e.code, e.parameter, /cuda:0.*cuda:1/.test(e.message)) }
+    const q = w.quantize(b); console.log(q.data.location, q.scale.location, q.data.toHost().data.join())`
+  expect(child(script, { FAKE_CUDA_DEVICES: '2' }).trim().split('\n')).toEqual(['ERR_DEVICE teacher true', 'ERR_DEVICE out true', 'cuda:1 cuda:1 42,-85,127'])
 })

@@ -115,8 +115,10 @@ export const kReductions = ['mean', 'batchmean', 'sum', 'none'] as const
 export const kSoft = ['temperature', 'reduction', 'studentDims', 'teacherDims', 'out', 'outLoss', 'threads'] as const
 /** @internal Options of the labels beside `labels` and `alpha`. */
 export const kHard = ['classWeights', 'ignoreIndex', 'labelSmoothing'] as const
-const kCrossEntropy = [...kHard, 'reduction', 'logitsDims', 'out', 'outLoss', 'threads'] as const
-const kKl = [...kSoft, ...kHard, 'labels', 'alpha'] as const
+/** @internal */
+export const kCrossEntropy = [...kHard, 'reduction', 'logitsDims', 'out', 'outLoss', 'threads'] as const
+/** @internal */
+export const kKl = [...kSoft, ...kHard, 'labels', 'alpha'] as const
 const kMultiTeacher = [...kKl, 'weights'] as const
 const kDkd = [...kSoft, 'alpha', 'beta', 'ignoreIndex'] as const
 
@@ -194,7 +196,8 @@ function lossOf(name: Prepared<unknown>['name'], s: Setup, suspects: Prepared<un
   }
 }
 
-function ignoreOf(value: unknown): number | undefined {
+/** @internal */
+export function ignoreOf(value: unknown): number | undefined {
   return value === undefined ? undefined : integer(value, 'ignoreIndex', -(2 ** 31), 2 ** 31 - 1)
 }
 

@@ -3,7 +3,8 @@ import { sizeOf, type Tensor, type TensorLike, type TypedArray } from '../../ten
 import { fail, integer, oneOf, options as checkOptions, tensor } from '../../validate'
 import { axisWithin, blockOf, givenOutput, kNorms, runAsync, runSync, viewAlong, type Memory, type Routine } from './routine'
 
-const kCriteria = {
+/** @internal The native norm of each criterion; negative ones have kernels of their own. */
+export const kCriteria = {
   l1: kNorms.l1,
   magnitude: kNorms.l1,
   absolute: kNorms.l1,

@@ -99,7 +99,8 @@ function isRuns(pattern: Parsed): pattern is Runs {
   return typeof pattern === 'object' && 'n' in pattern
 }
 
-function parsePattern(value: unknown): Parsed {
+/** @internal */
+export function parsePattern(value: unknown): Parsed {
   if (value === undefined) return 'unstructured'
   if (value !== null && typeof value === 'object') return { block: checkOptions(value, 'pattern', ['block']).block }
   if (value === 'unstructured' || value === 'channel') return value
