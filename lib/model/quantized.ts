@@ -31,6 +31,8 @@ export interface QuantizedWeight {
   /** Dims of the codes in which the scales broadcast by numpy's rules once they have {@link scaleDims}. */
   readonly codeDims: readonly number[]
   readonly scaleDims: readonly number[]
+  /** What codes and scales give has these dims, and its axes change places: [dims, order]. */
+  readonly turned?: readonly [dims: readonly number[], order: readonly number[]]
   /** Codes and scales have a first axis of this length over which their products are summed. */
   readonly terms?: number
 }
@@ -70,6 +72,7 @@ export function quantizedWeight(graph: Graph, value: string): QuantizedWeight | 
   while (home && !home.defines(value)) home = home.parent
   const made = home?.producer(value)
   if (!home || !made) return undefined
+  if (made.is('Transpose')) return transposed(home, made, value)
   if (!made.is('Reshape')) return core(home, made, value)
   const shape = made.inputs[1] ? home.constant(made.inputs[1]) : undefined
   const inner = made.inputs[0] ? home.producer(made.inputs[0]) : undefined
@@ -77,6 +80,14 @@ export function quantizedWeight(graph: Graph, value: string): QuantizedWeight | 
   if (!found || shape?.type !== 'int64' || shape.dims.length !== 1) return undefined
   const dims = Array.from(shape.readSync().data as BigInt64Array, Number)
   return sizeOf(dims) === sizeOf(found.dims) ? { ...found, dims } : undefined
+}
+
+/** Pieces of a codebook lie along a product's sums. */
+function transposed(home: Graph, node: Node, value: string): QuantizedWeight | undefined {
+  const found = node.inputs[0] && home.producer(node.inputs[0])?.is('Transpose') !== true ? quantizedWeight(home, node.inputs[0]) : undefined
+  const order = node.ints('perm')
+  if (!found?.tables || found.graph !== home || order?.length !== found.dims.length) return undefined
+  return { ...found, value, dims: order.map((i) => found.dims[i]!), turned: [found.dims, order] }
 }
 
 function core(graph: Graph, node: Node, value: string): QuantizedWeight | undefined {
@@ -182,8 +193,8 @@ function tablesOf(graph: Graph, name: string): { tables: CodeTable[]; codeDims: 
   const table = constant(graph, made.inputs[0])
   const bytes = constant(graph, graph.producer(made.inputs[1]!)!.inputs[0])
   if (table?.type !== 'float32' || bytes?.type !== 'uint8') return undefined
-  // A row for every byte, or a codebook with a value an index.
-  if (table.dims.length === 1 ? table.elementCount === 0 : table.dims.length !== 2 || table.dims[0] !== 256) return undefined
+  // A row for every byte, or a codebook with a value or a piece an index.
+  if (table.dims.length > 2 || table.elementCount === 0) return undefined
   const perByte = table.dims[1] ?? 1
   codeDims ??= table.dims.length === 1 ? [...bytes.dims] : [...bytes.dims, perByte]
   return sizeOf(codeDims) === bytes.elementCount * perByte ? { tables: [{ bytes, table }], codeDims } : undefined
@@ -227,8 +238,9 @@ function lookedUp(tables: readonly CodeTable[]): Float32Array {
     const perByte = table.dims[1] ?? 1
     const values = table.readSync().data as Float32Array
     const data = bytes.readSync().data as Uint8Array
-    const beyond = table.dims.length === 1 ? data.findIndex((b) => b >= values.length) : -1
-    if (beyond >= 0) malformed(bytes.name, `index ${data[beyond]} at ${beyond} into a codebook of ${values.length} values`)
+    const rows = values.length / perByte
+    const beyond = rows < 256 ? data.findIndex((b) => b >= rows) : -1
+    if (beyond >= 0) malformed(bytes.name, `index ${data[beyond]} at ${beyond} into a codebook of ${rows} values`)
     for (let i = 0; i < out.length; i++) out[i]! += values[data[Math.floor(i / perByte)]! * perByte + (i % perByte)]!
   }
   return out
@@ -261,7 +273,26 @@ export function readQuantized(weight: QuantizedWeight): Float32Array {
       at[i] = 0
     }
   }
+  if (weight.turned) return permuted(out, ...weight.turned)
   return weight.terms ? sumOf(out, weight.terms) : out
+}
+
+function permuted(data: Float32Array, dims: readonly number[], order: readonly number[]): Float32Array {
+  const strides = dims.map((_, i) => sizeOf(dims.slice(i + 1)))
+  const out = new Float32Array(data.length)
+  const at = order.map(() => 0)
+  let from = 0
+  for (let o = 0; o < out.length; o++) {
+    out[o] = data[from]!
+    for (let i = order.length - 1; i >= 0; i--) {
+      const axis = order[i]!
+      from += strides[axis]!
+      if (++at[i]! < dims[axis]!) break
+      from -= strides[axis]! * dims[axis]!
+      at[i] = 0
+    }
+  }
+  return out
 }
 
 /** Over the first axis, in float32, in its order. */

@@ -312,8 +312,8 @@ function blockedScaleDims({ dims, axis, blockSize }: Layout): number[] {
   return dims.flatMap((d, i) => (i === axis ? [d / blockSize, 1] : [d]))
 }
 
-/** Dims that broadcast one scale an output channel over the tensor as it is. */
-function channelScaleDims(dims: readonly number[], view: Weight['view']): number[] {
+/** @internal Dims that broadcast one scale an output channel over the tensor as it is. */
+export function channelScaleDims(dims: readonly number[], view: Weight['view']): number[] {
   const channels = view.dims[view.outputAxis]!
   // View [outputs, rest]: the outputs are one or more leading axes of the tensor.
   if (view.outputAxis === 0) {

@@ -153,6 +153,9 @@ class Part {
         const own = values(at)
         const v = weights[at]!
         let low = nearestLevel(own, v)
+        place[i] = low
+        // A zero that may stay one does: pruned layers stay pruned.
+        if (v === 0 && own[low] === 0) continue
         if (low > 0 && (own[low]! > v || low === own.length - 1)) low--
         const step = own.length > 1 ? own[low + 1]! - own[low]! : 0
         place[i] = low

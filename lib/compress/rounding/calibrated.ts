@@ -1,11 +1,10 @@
 import { fromRows, toRows, type Moments, type RowLayout } from '../moments'
-import type { Layout } from '../passes/emit'
 import { gptq } from '../second/gptq'
 import { layerError } from '../second/update'
 import { adaround } from './adaround'
 import { gridOf } from './grid'
 import type { Levels } from './levels'
-import { valuesOf } from './scales'
+import { valuesOf, type Cut } from './scales'
 
 /** How calibrated codes are found. */
 export type CalibratedMethod = 'gptq' | 'adaround'
@@ -30,7 +29,7 @@ export interface Choices {
 }
 
 /** Numbers of the layout's scales as [rows, blocks] of the weight seen as rows. */
-function placesOf(layout: Layout, rows: RowLayout, count: number, scales: number): { at: Float32Array; blockSize: number } {
+function placesOf(layout: Cut, rows: RowLayout, count: number, scales: number): { at: Float32Array; blockSize: number } {
   const { groups, outputs, size } = rows
   const all = groups * outputs
   if (layout.whole) return { at: new Float32Array(all), blockSize: 0 }
@@ -42,13 +41,13 @@ function placesOf(layout: Layout, rows: RowLayout, count: number, scales: number
 }
 
 /** @internal Integers of given scales, in the order of the layout. */
-export function integerChoices(layout: Layout, rows: RowLayout, count: number, scales: Float32Array, bits: number): Choices {
+export function integerChoices(layout: Cut, rows: RowLayout, count: number, scales: Float32Array, bits: number): Choices {
   const { at, blockSize } = placesOf(layout, rows, count, scales.length)
   return { blockSize, bits, scale: at.map((i) => scales[i]!) }
 }
 
 /** @internal Levels by the number of the layout's group. */
-export function levelChoices(layout: Layout, rows: RowLayout, count: number, groups: number, levelsOf: (group: number) => Levels): Choices {
+export function levelChoices(layout: Cut, rows: RowLayout, count: number, groups: number, levelsOf: (group: number) => Levels): Choices {
   const { at, blockSize } = placesOf(layout, rows, count, groups)
   const blocks = blockSize ? rows.size / blockSize : 1
   return { blockSize, levels: (row, block) => levelsOf(at[row * blocks + block]!) }

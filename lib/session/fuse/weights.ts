@@ -42,7 +42,7 @@ function unfold(graph: Graph): void {
   }
   // Last first: each takes what lies before it along, of which a part may look like a weight of its own.
   for (const node of graph.topologicalOrder().reverse()) {
-    if (!node.is('Mul', 'Reshape', 'Gather') || inside.has(node)) continue
+    if (!node.is('Mul', 'Reshape', 'Gather', 'Transpose') || inside.has(node)) continue
     const value = node.outputs[0] as string
     if (graph.users(value).length === 0 && !graph.isOutput(value)) continue
     const weight = quantizedWeight(graph, value)
