@@ -18,6 +18,8 @@ export type {
   RepairStep,
   RotateStep,
   RotationSite,
+  SliceSite,
+  SliceStep,
   StaticQuantizeStep,
   Step,
   Storage,

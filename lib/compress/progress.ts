@@ -7,6 +7,7 @@ export interface Progress {
     | 'fold'
     | 'equalize'
     | 'rotate'
+    | 'slice'
     | 'prune'
     | 'factorize'
     | 'quantize'

@@ -11,6 +11,7 @@ import { withActivations, type DynamicQuantizeStep, type ResolvedDynamic } from 
 import type { ResolvedStatic, StaticQuantizeStep } from './quantize_static'
 import { repairPass, type RepairStep, type ResolvedRepair } from './repair'
 import { rotatePass, type ResolvedRotate, type RotateStep } from './rotate'
+import { slicePass, type ResolvedSlice, type SliceStep } from './slice'
 
 export type { CodebookStep } from './codebook'
 export type { DedupeStep } from './dedupe'
@@ -25,16 +26,17 @@ export type { DynamicQuantizeStep } from './quantize_dynamic'
 export type { StaticQuantizeStep, Target } from './quantize_static'
 export type { RepairStep } from './repair'
 export type { RotateStep, RotationSite } from './rotate'
+export type { SliceSite, SliceStep } from './slice'
 export type { Storage } from './emit'
 
 /** One step of a recipe. */
-export type Step = FoldStep | EqualizeStep | RotateStep | QuantizeStep | StaticQuantizeStep | DynamicQuantizeStep | RepairStep | PruneStep | StructuredPruneStep | FactorizeStep | CodebookStep | DedupeStep
+export type Step = FoldStep | EqualizeStep | RotateStep | SliceStep | QuantizeStep | StaticQuantizeStep | DynamicQuantizeStep | RepairStep | PruneStep | StructuredPruneStep | FactorizeStep | CodebookStep | DedupeStep
 
 /** @internal A step with every default written out: what the report holds, so that it replays exactly. */
-export type ResolvedStep = ResolvedFold | ResolvedEqualize | ResolvedRotate | ResolvedQuantize | ResolvedStatic | ResolvedDynamic | ResolvedRepair | ResolvedPrune | ResolvedStructured | ResolvedFactorize | ResolvedCodebook | DedupeStep
+export type ResolvedStep = ResolvedFold | ResolvedEqualize | ResolvedRotate | ResolvedSlice | ResolvedQuantize | ResolvedStatic | ResolvedDynamic | ResolvedRepair | ResolvedPrune | ResolvedStructured | ResolvedFactorize | ResolvedCodebook | DedupeStep
 
 /** @internal Every kind of step there is. */
-export const passes = [foldPass, equalizePass, rotatePass, withActivations(quantizePass), repairPass, withStructure(prunePass), factorizePass, codebookPass, dedupePass] as readonly Pass<ResolvedStep>[]
+export const passes = [foldPass, equalizePass, rotatePass, slicePass, withActivations(quantizePass), repairPass, withStructure(prunePass), factorizePass, codebookPass, dedupePass] as readonly Pass<ResolvedStep>[]
 
 /** @internal */
 export function passOf(step: { readonly step: string }): Pass<ResolvedStep> {

@@ -1,14 +1,21 @@
 import { attribute, Initializer, Node, type Graph } from '../../model/graph'
 import { ComputedSource } from '../computed'
 import type { Basis } from './basis'
-import type { Norm, Stream } from './stream'
+import type { Norm, Reader, Stream } from './stream'
 import { rename, turnAxis, type Turns } from './turn'
 
 /**
  * Brings a stream into another basis. A normalization of n channels whose image has k and no mean divides by the deviation of k: the
  * factor √(n/k) goes into what reads it, and its epsilon grows by n/k. What no basis folds into gets a product of its own.
  */
-export function turnStream(graph: Graph, stream: Stream, basis: Basis, turns: Turns, ending: string): void {
+export function turnStream(
+  graph: Graph,
+  stream: Stream,
+  basis: Basis,
+  turns: Turns,
+  ending: string,
+  shiftOf = (reader: Reader) => reader.norm?.shift,
+): void {
   const { width } = stream
   const grown = width / basis.to
   const gain = Math.sqrt(grown)
@@ -18,7 +25,8 @@ export function turnStream(graph: Graph, stream: Stream, basis: Basis, turns: Tu
     turns.output(layer, basis)
     if (layer.adder) rename(graph, layer.node.outputs[0]!, ending)
   }
-  for (const { layer, norm } of stream.readers) turns.input(layer, basis, norm && scaleOf(norm), norm?.shift)
+  for (const reader of stream.readers)
+    turns.input(reader.layer, basis, reader.norm && scaleOf(reader.norm), shiftOf(reader))
   for (const table of stream.tables) {
     const dims = [table.dims[0]!, basis.to]
     const compute = (): Uint8Array =>

@@ -12,6 +12,12 @@ export interface Norm {
   readonly centers: boolean
 }
 
+/** A layer that reads the stream, behind a normalization or as it is. */
+export interface Reader {
+  readonly layer: Linear
+  readonly norm: Norm | undefined
+}
+
 /** Where the stream meets a node that no basis folds into. */
 export interface Loose {
   readonly value: string
@@ -37,12 +43,14 @@ export interface Stream {
   /** Normalizations that write what they read, as blocks with the normalization behind the sum have them: one scale for all channels. */
   readonly through: readonly Norm[]
   readonly writers: readonly Linear[]
-  readonly readers: readonly { readonly layer: Linear; readonly norm: Norm | undefined }[]
+  readonly readers: readonly Reader[]
   /** Embeddings: rows are picked from them. */
   readonly tables: readonly Initializer[]
   /** Constants that are added, or joined on. */
   readonly constants: readonly { readonly node: Node; readonly index: number }[]
   readonly loose: readonly Loose[]
+  /** Reshape and Expand on the way, and where their results have the channels. */
+  readonly layouts: ReadonlyMap<Node, number>
   /** Nodes that read only sizes. */
   readonly shapes: readonly Node[]
   /** What makes any other basis impossible. */
@@ -112,10 +120,11 @@ export class Finder {
     const norms: Norm[] = []
     const through: Norm[] = []
     const writers = new Set<Linear>()
-    const readers: { layer: Linear; norm: Norm | undefined }[] = []
+    const readers: Reader[] = []
     const tables = new Map<string, Initializer>()
     const constants: { node: Node; index: number }[] = []
     const loose: Loose[] = []
+    const layouts = new Map<Node, number>()
     const shapes = new Set<Node>()
     const obstacles = new Set<string>()
     const work: string[] = []
@@ -156,6 +165,7 @@ export class Finder {
     const visit = (node: Node, at: number): void => {
       if (done.has(node)) return
       done.add(node)
+      if (node.is('Reshape', 'Expand')) layouts.set(node, at)
       if (node.is(...kSums) || node.is('Concat')) node.inputs.forEach((_, i) => operand(node, i, at))
       else if (node.is('Mul', 'Div'))
         enter(
@@ -250,16 +260,22 @@ export class Finder {
           (norm && node.inputs.length > 1 && node.is(...kSums, 'Concat', 'ReduceSum', 'Mul', 'Div'))
         ) {
           if (done.has(node)) obstacles.add(`${node.opType} ${node.label} mixes channels with others`)
+          // Blocks that normalize behind the sum: each would need products of its own.
+          else if (norm && node.is(...kSums))
+            obstacles.add(`${node.opType} ${node.label} reads ${value}, scaled by channel`)
           else put(node, `${node.opType} ${node.label} reads ${value}${this.#whySpared(node)}`)
           continue
         }
-        if (!norm) visit(node, next)
-        else
-          for (const o of node.outputs)
-            if (o && !normed.has(o)) {
-              normed.set(o, norm)
-              work.push(o)
-            }
+        if (!norm) {
+          visit(node, next)
+          continue
+        }
+        if (node.is('Reshape', 'Expand')) layouts.set(node, next)
+        for (const o of node.outputs)
+          if (o && !normed.has(o)) {
+            normed.set(o, norm)
+            work.push(o)
+          }
       }
     }
 
@@ -308,6 +324,7 @@ export class Finder {
       tables: [...tables.values()],
       constants,
       loose,
+      layouts,
       shapes: [...shapes],
       obstacles: [...obstacles],
     }
