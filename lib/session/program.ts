@@ -115,9 +115,9 @@ export class Constants {
     return this.#add(`gemm ${key}`, 'gemm', data, groups, k, n, row, col)
   }
 
-  /** Nine matrices of k x n floats, of the taps of 3 x 3 windows, as the 36 that convolutions by tiles multiply with. */
+  /** Nine matrices of n x k floats, of the taps of 3 x 3 windows, as the 36 that convolutions by tiles multiply with. */
   tiles(key: string, k: number, n: number, data: () => Float32Array): Memory {
-    return this.#add(`tiles ${key}`, 'tiles', data, 9, k, n, n, 1)
+    return this.#add(`tiles ${key}`, 'tiles', data, 9, k, n, 1, k)
   }
 
   /** A k x n matrix of int8 codes, packed for integer products. */

@@ -48,6 +48,23 @@ function withoutTraces(weights: Float32Array): Float32Array {
   return weights
 }
 
+/**
+ * [oc][ic][tap] to [tap / split][oc][split][ic], each channel times its factor: for every `split` taps a matrix, turned. No
+ * closure: V8 would not optimize what is made anew for each layer.
+ */
+function byOutput(weights: Float32Array, factors: Float64Array, oc: number, ic: number, taps: number, split: number): Float32Array {
+  const to = new Float32Array(weights.length)
+  for (let o = 0; o < oc; o++) {
+    const factor = factors[o] as number
+    for (let t = 0; t < taps; t++) {
+      const within = t % split
+      let at = ((t - within) * oc + o * split + within) * ic
+      for (let from = o * ic * taps + t, end = at + ic; at < end; at++, from += taps) to[at] = (weights[from] as number) * factor
+    }
+  }
+  return withoutTraces(to)
+}
+
 /** [oc][1][tap] to [tap][oc], each channel times its factor. */
 function byTap(weights: Float32Array, factors: Float64Array, oc: number, taps: number): Float32Array {
   const to = new Float32Array(weights.length)
@@ -133,23 +150,7 @@ const conv: Lower = (node, l) => {
   const ic = c / groups
   const taps = kh * kw
   const per = oc / groups
-  // W is [oc][ic][tap]; kernels take [tap][ic][oc], a matrix for each group.
-  const arranged = (): Float32Array => {
-    const to = new Float32Array(weights.length)
-    const { multiply } = map
-    // A few outputs at a time: what is written together lies together.
-    for (let g = 0; g < oc; g += per)
-      for (let first = g; first < g + per; first += 16) {
-        const end = Math.min(first + 16, g + per)
-        for (let i = 0; i < ic; i++)
-          for (let t = 0; t < taps; t++) {
-            let from = (first * ic + i) * taps + t
-            let at = g * taps * ic + (t * ic + i) * per + first - g
-            for (let o = first; o < end; o++, from += ic * taps) to[at++] = (weights[from] as number) * (multiply[o] as number)
-          }
-      }
-    return withoutTraces(to)
-  }
+  const arranged = (split = taps) => (): Float32Array => byOutput(weights, map.multiply, oc, ic, taps, split)
   let out = l.make('float32', outDims, order)
   const numbers = [n, h, wide, c, oh, ow, oc, kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1], groups]
   const shape = `conv f32 ${[...numbers, ...activation.slice(0, 1)].join(' ')}${hasBias ? ' bias' : ''}${residual ? ' residual' : ''}`
@@ -170,8 +171,8 @@ const conv: Lower = (node, l) => {
     const m = n * oh * ow
     const ways =
       groups === 1
-        ? waysOf(l, { key: `conv ${key}`, m, k: taps * ic, n: oc, row: oc, col: 1, raw: weights, data: arranged, gathered: taps > 1 })
-        : [{ name: 'dense', cost: 0, weights: (constants: Constants) => constants.gemm(`conv ${key}`, groups, taps * ic, per, per, 1, arranged) }]
+        ? waysOf(l, { key: `conv ${key}`, m, k: taps * ic, n: oc, row: 1, col: taps * ic, raw: weights, data: arranged(), gathered: taps > 1 })
+        : [{ name: 'dense', cost: 0, weights: (constants: Constants) => constants.gemm(`conv ${key}`, groups, taps * ic, per, 1, taps * ic, arranged()) }]
     const plain = groups === 1 && taps === 1 && !residual && ways.length === 1 && h === oh && wide === ow && [...window.strides, 1 + window.pads[0], 1 + window.pads[1]].every((s) => s === 1)
     const first = {
       sizes: [n, h, wide, c] as const,
@@ -183,10 +184,10 @@ const conv: Lower = (node, l) => {
     if (plain && emitPair(l, node, output, oc, first)) return
     if (groups === 1 && taps > 1 && window.dilations[1] === 1) {
       const cost = (ways[0] as Way).cost * (goesByRows(window, groups, c, ow, oc) ? 0.8 : 1.1)
-      ways.splice(1, 0, { name: 'rows', cost, weights: (constants) => constants.gemm(`conv by rows ${key}`, kh, kw * ic, oc, oc, 1, arranged) })
+      ways.splice(1, 0, { name: 'rows', cost, weights: (constants) => constants.gemm(`conv by rows ${key}`, kh, kw * ic, oc, 1, kw * ic, arranged(kw)) })
     }
     if (groups === 1 && mayGoByTiles(window, c, oc))
-      ways.splice(1, 0, { name: 'tiles', cost: tilesCost(n, c, oh, ow, oc), weights: (constants) => constants.tiles(`conv by tiles ${key}`, c, oc, arranged) })
+      ways.splice(1, 0, { name: 'tiles', cost: tilesCost(n, c, oh, ow, oc), weights: (constants) => constants.tiles(`conv by tiles ${key}`, c, oc, arranged(1)) })
     out = emitChosen(l, node, 'conv', ways, shape, { x: x.memory, residual, out }, step)
   }
   l.define(output, out, node)

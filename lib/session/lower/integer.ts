@@ -1,5 +1,5 @@
 import type { Node } from '../../model'
-import { sizeOf, type DataType } from '../../tensor'
+import { sizeOf, type DataType, type Tensor } from '../../tensor'
 import { codeOf, codesOf, type Code } from '../codes'
 import type { Lowering } from '../lowering'
 import type { Argument, Constants, Memory } from '../program'
@@ -37,16 +37,40 @@ function weightsOf(v: Value, axis: number, columns: number): Weights | undefined
   if (!q || !from || q.codes.type.includes('32') || q.codes.type.includes('16')) return undefined
   if (q.scale.length !== 1 && (q.axis !== axis || q.scale.length !== columns)) return undefined
   const dims = q.codes.dims
-  const all = codesOf(from.read())
-  const inner = sizeOf(dims.slice(axis + 1))
-  const out = new Int8Array(all.length)
-  for (let i = 0; i < all.length; i++) {
-    const code = (all[i] as number) - (q.zero.length === 1 ? (q.zero[0] as number) : (q.zero[Math.floor(i / inner) % columns] as number))
-    if (code < -128 || code > 127) return undefined
-    out[i] = code
-  }
   const scales = Float32Array.from({ length: columns }, (_, i) => q.scale[q.scale.length === 1 ? 0 : i] as number)
-  return { codes: out, scales, dims }
+  const codes = centred(from.read(), q.zero, sizeOf(dims.slice(axis + 1)))
+  return codes && { codes, scales, dims }
+}
+
+/** Codes less their zero points, one for `inner` codes in turn; undefined where one leaves the range. */
+function centred(t: Tensor, zero: Int32Array, inner: number): Int8Array | undefined {
+  if (t.type === 'int8' && zero.every((z) => z === 0)) return t.data as Int8Array
+  const all = codesOf(t)
+  const out = new Int8Array(all.length)
+  for (let i = 0, column = 0; i < all.length; column = (column + 1) % zero.length) {
+    const z = zero[column] as number
+    for (const end = zero.length === 1 ? all.length : i + inner; i < end; i++) {
+      const code = (all[i] as number) - z
+      if (code < -128 || code > 127) return undefined
+      out[i] = code
+    }
+  }
+  return out
+}
+
+/** [oc][ic][tap] to [oc][tap][ic]. */
+function byOutput(codes: Int8Array, oc: number, ic: number, taps: number): Int8Array {
+  const to = new Int8Array(codes.length)
+  for (let o = 0, at = 0; o < oc; o++)
+    for (let t = 0; t < taps; t++) for (let from = o * ic * taps + t, end = at + ic; at < end; at++, from += taps) to[at] = codes[from] as number
+  return to
+}
+
+/** [oc][1][tap] to [tap][oc], as floats. */
+function byTap(codes: Int8Array, oc: number, taps: number): Float32Array {
+  const to = new Float32Array(codes.length)
+  for (let o = 0; o < oc; o++) for (let t = 0; t < taps; t++) to[t * oc + o] = codes[o * taps + t] as number
+  return to
 }
 
 interface Finish {
@@ -116,17 +140,9 @@ export function convOfCodes(node: Node, l: Lowering): boolean {
   const codes = l.inOrder(x.codes, order, node)
   const finish = takeFinish(l, node, 1, order, x.code.scale, w, bias)
   const key = node.outputs[0] as string
-  // W is [oc][ic][tap]; products take [tap][ic][oc], the depthwise kernel [tap][channel].
-  const arranged = (): Int8Array => {
-    const to = new Int8Array(w.codes.length)
-    for (let o = 0; o < oc; o++) for (let i = 0; i < c; i++) for (let t = 0; t < taps; t++) to[(t * c + i) * oc + o] = w.codes[(o * c + i) * taps + t] as number
-    return to
-  }
-  const planes = (): Float32Array => {
-    const to = new Float32Array(w.codes.length)
-    for (let o = 0; o < oc; o++) for (let t = 0; t < taps; t++) to[t * oc + o] = w.codes[o * taps + t] as number
-    return to
-  }
+  // W is [oc][ic][tap]; products take a matrix [oc][tap][ic], turned, the depthwise kernel [tap][channel].
+  const arranged = (): Int8Array => (taps === 1 ? w.codes : byOutput(w.codes, oc, c, taps))
+  const planes = (): Float32Array => byTap(w.codes, oc, taps)
   const out = l.make(finish.type, outDims, order)
   const numbers = [
     ...[n, h, wide, c, oh, ow, oc],
@@ -147,7 +163,7 @@ export function convOfCodes(node: Node, l: Lowering): boolean {
     l.program.step('conv_int8', node.label, ...step(l.constants.raw(`conv codes ${key}`, planes), l.constants, codes.memory, out.memory))
   } else {
     const plain = taps === 1 && window.strides.every((s) => s === 1)
-    const matrix = { key: `conv ${key}`, m: n * oh * ow, k: taps * c, n: oc, row: oc, col: 1 }
+    const matrix = { key: `conv ${key}`, m: n * oh * ow, k: taps * c, n: oc, row: 1, col: taps * c }
     const ways = waysOfCodes(l, { ...matrix, raw: w.codes, data: arranged, gathered: !plain })
     const shape = `conv int8 ${[...numbers, finish.type, finish.numbers[0]].join(' ')}`
     emitChosen(l, node, 'conv_int8', ways, shape, { x: codes.memory, out }, (_, weights, constants, from, __, to) => step(weights, constants, from, to))
