@@ -111,6 +111,14 @@ describe('methods', () => {
     expect(new Observer({ method: 'entropy' }).observe(flat).ranges().max[0]!).toBeGreaterThan(0.9)
   })
 
+  test('entropy is not moved by zeros behind a ReLU, nor does it cut off the bound of a Clip', () => {
+    const rest = sample(60000, 1).filter((v) => v > 0)
+    const all = Float32Array.from({ length: 3 * rest.length }, (_, i) => (i % 3 === 0 ? rest[i / 3]! : 0))
+    const reach = (values: Float32Array): number => new Observer({ method: 'entropy', type: 'uint8' }).observe(values).ranges().max[0]!
+    expect(Math.abs(reach(all) / reach(rest) - 1)).toBeLessThan(0.1)
+    expect(reach(rest.map((v) => Math.min(v, 1.5)))).toBeGreaterThan(1.45)
+  })
+
   for (const method of ['minmax', 'percentile', 'entropy', 'mse'] as const)
     test(`${method} does not depend on how the stream is cut`, () => {
       for (const o of [{ method }, { method, type: 'uint8' }, { method, bits: 4 }] as ObserverOptions[]) {

@@ -41,24 +41,38 @@ export function percentile(counts: Float64Array, origin: number, width: number, 
 }
 
 /**
- * @internal The clipping threshold of |x| whose quantized distribution over `levels` codes diverges least from the
+ * Counts without atoms: zeros behind a ReLU, the bound of a Clip. Such a value keeps one code however fine the steps are; spread
+ * over the bins of that code it would ask for ever finer ones. What is more than an even share of a code comes down to its neighbours.
+ */
+function withoutAtoms(counts: Float64Array, levels: number): Float64Array {
+  let total = 0
+  for (const c of counts) total += c
+  return counts.map((c, i) => (c * levels > total ? Math.min(c, Math.max(1, counts[i - 1] ?? 0, counts[i + 1] ?? 0)) : c))
+}
+
+/**
+ * @internal The clipping threshold of |x| whose quantized distribution over `levelsOf(threshold)` codes diverges least from the
  * clipped one, in bins of `counts`.
  * @see Migacz, 8-bit Inference with TensorRT, 2017
  */
-export function entropyThreshold(counts: Float64Array, levels: number): number {
-  let used = counts.length
-  while (used > 1 && counts[used - 1] === 0) used--
-  if (used <= levels) return used
-  const step = Math.max(1, Math.floor((used - levels) / 512))
+export function entropyThreshold(given: Float64Array, levelsOf: (bins: number) => number): number {
+  let used = given.length
+  while (used > 1 && given[used - 1] === 0) used--
+  const fewest = levelsOf(used)
+  if (used <= fewest) return used
+  const counts = withoutAtoms(given, fewest)
+  const step = Math.max(1, Math.floor((used - fewest) / 512))
   const tail = new Float64Array(used + 1)
   for (let i = used - 1; i >= 0; i--) tail[i] = tail[i + 1]! + counts[i]!
   let best = used
   let least = Infinity
-  for (let n = used; n >= levels; n -= step) {
+  for (let n = used; n >= fewest; n -= step) {
+    const levels = Math.min(n, levelsOf(n))
     const outliers = tail[n]!
     const total = tail[0]!
     let kl = 0
     let kept = 0
+    let free = 0
     // Each code covers n / levels bins; its mass is spread over those that are not empty.
     for (let q = 0; q < levels; q++) {
       const from = Math.floor((q * n) / levels)
@@ -72,14 +86,16 @@ export function entropyThreshold(counts: Float64Array, levels: number): number {
       if (!filled) continue
       const each = mass / filled
       kept += mass
+      free += filled - 1
       for (let i = from; i < to; i++) {
         const p = counts[i]! + (i === n - 1 ? outliers : 0)
         // A code without mass of its own would make the divergence infinite; a trace of mass makes it large.
         if (p > 0) kl += p * Math.log(p / Math.max(each, 1e-9))
       }
     }
-    // Σ p/P·log((p/P)/(q/Q)) with P = total and Q = kept
-    const divergence = kl / total - Math.log(total / Math.max(kept, 1e-9))
+    // Σ p/P·log((p/P)/(q/Q)) with P = total and Q = kept, less what chance alone makes of counts that are equal in truth
+    // (Miller 1955): few values would ask for few bins a code.
+    const divergence = kl / total - Math.log(total / Math.max(kept, 1e-9)) - free / (2 * total)
     if (divergence < least) {
       least = divergence
       best = n

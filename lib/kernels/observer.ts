@@ -215,8 +215,12 @@ export class Observer {
       return [at(100 - this.percent), at(this.percent)]
     }
     if (this.method === 'entropy') {
-      // One-sided values have all codes to themselves.
-      const levels = !symmetric && (min >= 0 || max <= 0) ? 2 ** bits : 2 ** (bits - 1)
+      // Of a range that reaches further to one side, that side has more than half of the codes.
+      const [low, high] = [Math.max(0, -min), Math.max(0, max)]
+      const levels = (bins: number): number => {
+        const t = bins * h.width
+        return symmetric ? 2 ** (bits - 1) : Math.round((2 ** bits * t) / (Math.min(low, t) + Math.min(high, t)))
+      }
       const t = Math.min(most, entropyThreshold(folded(h), levels) * h.width)
       return symmetric ? [-t, t] : [Math.max(min, -t), Math.min(max, t)]
     }
