@@ -1,7 +1,7 @@
 import { compress, type Recipe } from '../lib/compress'
 import type { Model } from '../lib/model'
 import type { Tensor } from '../lib/tensor'
-import { attribute, floats, graph, modelOf, theirs } from './graphs'
+import { attribute, float, floats, graph, modelOf, theirs } from './graphs'
 import { failure } from './nets'
 
 const equalize = (more: object = {}): Recipe => ({ steps: [{ step: 'equalize', ...more }] })
@@ -83,6 +83,70 @@ describe('equalization across layers', () => {
   })
 })
 
+describe('high biases', () => {
+  const kBeta = [3, -1, 0.2, 5, 2, 0]
+  const kGamma = [0.5, 1, 0.3, -0.75, 1, 2]
+  const net = (more: { pads?: number; pool?: number } = {}): Model =>
+    modelOf(
+      graph(
+        [['x', 'float32', [1, 3, 6, 6]]],
+        { a: uneven([6, 3, 1, 1], 0, 1), g: float([6], ...kGamma), b: float([6], ...kBeta), m: floats([6], 2), v: float([6], 1, 2, 3, 4, 5, 6), c: floats([4, 6, 3, 3], 3), cb: floats([4], 4) },
+        [
+          ['Conv', ['x', 'a'], ['h1']],
+          ['BatchNormalization', ['h1', 'g', 'b', 'm', 'v'], ['h2']],
+          ['Relu', ['h2'], ['h3']],
+          ['AveragePool', ['h3'], ['h4'], { kernel_shape: attribute.ints([2, 2]), pads: attribute.ints(new Array<number>(4).fill(more.pool ?? 0)), count_include_pad: attribute.int(1) }],
+          ['Conv', ['h4', 'c', 'cb'], ['y'], { pads: attribute.ints(new Array<number>(4).fill(more.pads ?? 0)) }],
+        ],
+        ['y'],
+      ),
+    )
+  const absorb = (from: string): Recipe => ({ steps: [{ step: 'fold' }, { step: 'equalize', absorb: from as 'batchNorm' }] })
+  const values = (model: Model, name: string): Float32Array => model.initializers.get(name)!.readSync().data as Float32Array
+  const small = { x: { ...floats([1, 3, 6, 6], 5), data: (floats([1, 3, 6, 6], 5).data as Float32Array).map((v) => 0.01 * v) } }
+
+  test('go into the next layer as far as three deviations of the batch normalization reach, and change nothing above', async () => {
+    const { model: folded } = await compress(net(), { steps: [{ step: 'fold' }] })
+    const { model, report } = await compress(net(), absorb('batchNorm'))
+    expect(report.steps[1]!.summary).toBe('Equalized 1 pairs of layers, channel by channel. Absorbed 2 high biases of 1 pairs.')
+    const [conv, deep] = [model.nodes.find((n) => n.opType === 'Conv')!, folded.nodes.find((n) => n.opType === 'Conv')!]
+    const [bias, was] = [values(model, conv.inputs[2]!), values(folded, deep.inputs[2]!)]
+    kBeta.forEach((beta, i) => {
+      const s = values(model, 'a')[3 * i]! / values(folded, 'a')[3 * i]!
+      const c = Math.max(0, beta - 3 * Math.abs(kGamma[i]!))
+      expect(bias[i]! / s).toBeCloseTo(was[i]! - c, 4)
+    })
+    // Of channels 0 and 3 all values must lie above 1.5 and 2.75 for this.
+    const { m, v } = { m: values(net(), 'm'), v: [1, 2, 3, 4, 5, 6] }
+    const exact = net()
+    exact.graph.setInitializer('b', float([6], ...kBeta.map((b, i) => b + (m[i]! * kGamma[i]!) / Math.sqrt(v[i]! + 1e-5))))
+    const { model: after } = await compress(exact, absorb('batchNorm'))
+    await expectSameNumbers(exact, after, small)
+    const far = { x: { ...small.x, data: (small.x.data as Float32Array).map((w) => 3e3 * w) } }
+    const [a, b] = [(await theirs(exact, far))['y']!.data as Float32Array, (await theirs(after, far))['y']!.data as Float32Array]
+    expect(Math.max(...a.map((w, i) => Math.abs(w - b[i]!)))).toBeGreaterThan(0.1)
+  })
+
+  test('are absorbed by what calibration inputs show, exactly for those', async () => {
+    const calibration = [6, 7, 8].map((seed) => ({ x: floats([1, 3, 6, 6], seed) }))
+    const { model, report } = await compress(net(), absorb('calibration'), { calibration })
+    expect(report.steps[1]!.summary).toMatch(/Absorbed [1-6] high bias/)
+    for (const feeds of calibration) await expectSameNumbers(net(), model, feeds)
+  })
+
+  test('stay before a layer that pads, a pooling that averages zeros in, and where nobody asks', async () => {
+    for (const model of [net({ pads: 1 }), net({ pool: 1 })]) {
+      const { report } = await compress(model, absorb('batchNorm'))
+      expect(report.steps[1]!.summary).toContain('Absorbed 0 high biases')
+    }
+    const { report } = await compress(net(), absorb('none'))
+    expect(report.steps[1]!.summary).toBe('Equalized 1 pairs of layers, channel by channel.')
+    expect(await failure(() => compress(net(), absorb('calibration')))).toMatchObject({ code: 'ERR_RANGE', parameter: 'options.calibration' })
+    expect(await failure(() => compress(net(), absorb('batchnorm')))).toMatchObject({ code: 'ERR_RANGE', parameter: 'recipe.steps[1].absorb' })
+    expect(await failure(() => compress(net(), equalize({ method: 'inputs', absorb: 'batchNorm' })))).toMatchObject({ code: 'ERR_RANGE', parameter: 'recipe.steps[0].absorb' })
+  })
+})
+
 describe('SmoothQuant', () => {
   const net = (): Model =>
     modelOf(
@@ -119,6 +183,12 @@ describe('SmoothQuant', () => {
       const s = t ** alpha / Math.max(q[j]!, k[j]!) ** (1 - alpha)
       expect(gain[j]! / scaled[j]! / s).toBeCloseTo(1, 4)
     })
+  })
+
+  test('leaves a convolution alone that reads the axis of words', async () => {
+    const model = modelOf(graph([['x', 'float32', [1, 8, 8]]], { g: uneven([8], 0, 1), b: floats([8], 2), w: floats([5, 8, 1], 3) }, [['LayerNormalization', ['x', 'g', 'b'], ['n']], ['Conv', ['n', 'w'], ['y']]], ['y']))
+    const { model: after } = await compress(model, equalize({ method: 'inputs' }), { calibration: [{ x: floats([1, 8, 8], 11) }] })
+    await expectSameNumbers(model, after, { x: floats([1, 8, 8], 12) })
   })
 
   test('needs calibration inputs, and says which parameter is wrong', async () => {

@@ -2,7 +2,8 @@ import { Initializer, type Graph, type Node } from '../../model/graph'
 import type { Model } from '../../model/model'
 import { count } from '../../report/format'
 import type { Tensor } from '../../tensor'
-import { finite, integer, oneOf, options } from '../../validate'
+import { fail, finite, integer, oneOf, options } from '../../validate'
+import { absorb, floorsOf, type Absorb, type Between } from '../equalize/absorb'
 import { linearsOf, type Linear } from '../fold/linear'
 import type { Context, Pass, PassResult } from './pass'
 
@@ -23,6 +24,13 @@ export interface EqualizeStep {
   readonly alpha?: number
   /** Of `'weights'`: passes over the model at most; chains of layers need several. Default 20. */
   readonly rounds?: number
+  /**
+   * Of `'weights'`: high-bias absorption (Nagel 2019). What channels exceed at all times, c = max(0, β − 3γ), goes through the
+   * activation into the next layer's bias, so that values reach less far from 0; exact wherever a channel is c or more, which
+   * one value in a thousand is not. β and γ come from the original's `'batchNorm'` before each activation, or are mean and
+   * deviation over `'calibration'` inputs, c then never above the least value seen. Default `'none'`.
+   */
+  readonly absorb?: Absorb
 }
 
 /** @internal */
@@ -32,15 +40,18 @@ export type ResolvedEqualize = Required<EqualizeStep>
 export const equalizePass: Pass<ResolvedEqualize> = {
   name: 'equalize',
   resolve(value, parameter) {
-    const given = options(value, parameter, ['step', 'method', 'alpha', 'rounds'])
+    const given = options(value, parameter, ['step', 'method', 'alpha', 'rounds', 'absorb'])
+    const absorb = given.absorb === undefined ? 'none' : oneOf(given.absorb, `${parameter}.absorb`, ['none', 'batchNorm', 'calibration'] as const)
+    if (absorb !== 'none' && given.method === 'inputs') fail('ERR_RANGE', `${parameter}.absorb`, "'none' beside method 'inputs'", absorb)
     return {
       step: 'equalize',
       method: given.method === undefined ? 'weights' : oneOf(given.method, `${parameter}.method`, ['weights', 'inputs'] as const),
       alpha: given.alpha === undefined ? 0.5 : finite(given.alpha, `${parameter}.alpha`, 0, 1),
       rounds: given.rounds === undefined ? 20 : integer(given.rounds, `${parameter}.rounds`, 1, 1000),
+      absorb,
     }
   },
-  needs: (step) => (step.method === 'inputs' ? ['calibration'] : []),
+  needs: (step) => (step.method === 'inputs' || step.absorb === 'calibration' ? ['calibration'] : []),
   apply,
 }
 
@@ -51,21 +62,14 @@ function apply(model: Model, step: ResolvedEqualize, context: Context): Promise<
 /** Ops with f(s x) = s f(x) for s > 0, channel by channel. */
 const kHomogeneous = ['Relu', 'LeakyRelu', 'PRelu', 'Identity', 'MaxPool', 'AveragePool', 'GlobalAveragePool', 'GlobalMaxPool']
 
-interface Pair {
-  readonly first: Linear
-  readonly second: Linear
-  /** What lies between them. */
-  readonly between: readonly Node[]
-}
-
 /** The one node that reads `value`, which is no output of the model. */
 function readerOf(graph: Graph, value: string): Node | undefined {
   const users = graph.users(value)
   return users.length === 1 && !graph.isOutput(value) && users[0]!.subgraphs().length === 0 ? users[0] : undefined
 }
 
-function pairsOf(graph: Graph, layers: ReadonlyMap<Node, Linear>, spared: ReadonlySet<string>): Pair[] {
-  const found: Pair[] = []
+function pairsOf(graph: Graph, layers: ReadonlyMap<Node, Linear>, spared: ReadonlySet<string>): Between[] {
+  const found: Between[] = []
   for (const first of layers.values()) {
     const between: Node[] = []
     let value = first.output
@@ -84,11 +88,14 @@ function pairsOf(graph: Graph, layers: ReadonlyMap<Node, Linear>, spared: Readon
   return found
 }
 
-async function crossLayers(model: Model, { rounds }: ResolvedEqualize, { run, memory, spared }: Context): Promise<PassResult> {
+async function crossLayers(model: Model, { rounds, absorb: from }: ResolvedEqualize, context: Context): Promise<PassResult> {
+  const { run, memory, spared } = context
   let pairs = 0
+  const absorbed = { biases: 0, pairs: 0 }
   for (const graph of model.graph.graphs()) {
     const layers = linearsOf(graph)
     const found = pairsOf(graph, layers, spared)
+    const floors = await floorsOf(model, graph, found, from, context)
     const changed = new Set<Linear>()
     for (let round = 0, moved = 1; round < rounds && moved > 0.01; round++) {
       await run.tell('equalize', round, rounds)
@@ -100,16 +107,28 @@ async function crossLayers(model: Model, { rounds }: ResolvedEqualize, { run, me
         if (!s.every((v) => Number.isFinite(v) && v > 0)) continue
         first.scaleOutputs(s.map((v) => 1 / v))
         second.scaleInputs(s)
+        floors.get(first)?.forEach((v, i, floor) => (floor[i] = v / s[i]!))
         changed.add(first).add(second)
         for (const v of s) moved = Math.max(moved, Math.abs(Math.log(v)))
       }
     }
+    const scaled = found.filter((p) => changed.has(p.first)).length
+    for (const pair of found) {
+      const floor = floors.get(pair.first)
+      const biases = floor ? absorb(pair, floor) : 0
+      if (biases === 0) continue
+      absorbed.biases += biases
+      absorbed.pairs++
+      changed.add(pair.first).add(pair.second)
+    }
     for (const layer of changed) layer.write(memory)
-    for (const { first, between } of found) if (changed.has(first)) for (const v of [first.output, ...between.map((n) => n.outputs[0]!)]) rename(graph, v)
-    pairs += found.filter((p) => changed.has(p.first)).length
+    for (const { first, between } of found)
+      if (changed.has(first)) for (const v of new Set([first.node.outputs[0]!, first.output, ...between.map((n) => n.outputs[0]!)])) rename(graph, v)
+    pairs += scaled
   }
   await run.tell('equalize', rounds, rounds)
-  return { layers: [], summary: `Equalized ${count(pairs)} pairs of layers, channel by channel.` }
+  const more = from === 'none' ? '' : ` Absorbed ${count(absorbed.biases)} high biases of ${count(absorbed.pairs)} pairs.`
+  return { layers: [], summary: `Equalized ${count(pairs)} pairs of layers, channel by channel.${more}` }
 }
 
 /** The largest magnitude of each channel's weights. */
@@ -147,7 +166,7 @@ async function smooth(model: Model, { alpha }: ResolvedEqualize, { run, memory, 
     if (!norm.is('LayerNormalization')) continue
     const value = norm.outputs[0]!
     const users = graph.users(value)
-    const readers = users.map((u) => layers.get(u)).filter((l): l is Linear => l !== undefined && l.data === value && !spared.has(l.weight.name))
+    const readers = users.map((u) => layers.get(u)).filter((l): l is Linear => l !== undefined && l.node.is('MatMul', 'Gemm') && l.data === value && !spared.has(l.weight.name))
     const parameters = norm.inputs.slice(1, 3).filter(Boolean).map((name) => graph.initializers.get(name))
     const own = parameters.every((p) => p?.type === 'float32' && p.dims.length === 1 && graph.users(p.name).length === 1 && !graph.isInput(p.name) && !graph.isOutput(p.name))
     const channels = parameters[0]?.elementCount
