@@ -9,7 +9,7 @@ import { climb, type Outcome } from '../lib/compress/climb'
 const never = (): boolean => false
 import { overrideRecipe, parseRecipe } from '../lib/compress/recipe'
 import { Model } from '../lib/model'
-import { floats, graph, modelOf, theirs } from './graphs'
+import { attribute, bool, floats, graph, modelOf, theirs } from './graphs'
 import { failure } from './nets'
 
 describe('climbing', () => {
@@ -35,6 +35,22 @@ describe('climbing', () => {
     expect(best?.levels).toEqual([3, 1])
   })
 
+  test('begins where it is told to, and from the mildest levels where that misses the limit', async () => {
+    const tried: string[] = []
+    const climbed = async (most: number): Promise<unknown> => {
+      tried.length = 0
+      const trial = (l: readonly number[]): Promise<Outcome> => {
+        tried.push(l.join())
+        return Promise.resolve({ met: l[0]! + l[1]! <= most, cost: -l[0]! - l[1]! })
+      }
+      return (await climb([5, 2], trial, never, [3, 0]))?.levels
+    }
+    expect(await climbed(4)).toEqual([4, 0])
+    expect(tried).toEqual(['3,0', '4,0', '4,1'])
+    expect(await climbed(2)).toEqual([2, 0])
+    expect(tried).toEqual(['3,0', '0,0', '1,0', '2,0', '2,1'])
+  })
+
   test('stops when time is up with the best so far, and has nothing where nothing was met', async () => {
     let left = 2
     const best = await climb([9], (l) => Promise.resolve({ met: true, cost: -l[0]! }), () => left-- === 0)
@@ -58,6 +74,38 @@ describe("plan: 'auto'", () => {
     expect(report.after.bytes).toBeLessThan(0.4 * report.before.bytes)
     const again = await compress(net(), { ...(report.recipe as Recipe), limits: {} })
     expect(Buffer.compare(again.model.toBytes(), model.toBytes())).toBe(0)
+  })
+
+  test('judges every model once, the taken one too, which is told last', async () => {
+    let judged = 0
+    const { report } = await compress(net(), plan, { evaluate: (m) => (judged++, Math.min(1, m.byteLength() / 8500)) })
+    expect(judged).toBe(1 + report.attempts.length)
+    expect(report.attempts.at(-1)).toMatchObject({ bytes: report.after.bytes, accuracy: report.after.accuracy, steps: report.recipe.steps })
+  })
+
+  const samples = [1, 2].map((seed) => ({ x: floats([1, 64], seed) }))
+
+  test('finds for speed what preset balanced does, biases repaired', async () => {
+    const evaluate = (m: Model) => ({ accuracy: 1, latency: m.byteLength() })
+    const { report } = await compress(net(), { ...plan, objective: 'latency', seconds: 0 }, { calibration: samples, evaluate })
+    expect(report.recipe.steps.map((s) => s.step)).toEqual(['fold', 'dedupe', 'quantize', 'repair'])
+    expect(report.recipe.steps[2]).toMatchObject({ activations: 'static' })
+  })
+
+  test('codes of low entropy are for containers', async () => {
+    const steps = async (container: 'onnx' | 'whittle') => (await compress(net(), { ...plan, seconds: 0 }, { calibration: samples, container, evaluate: () => 1 })).report.recipe.steps[2]
+    expect(await steps('whittle')).toMatchObject({ coding: 'entropy', method: 'gptq' })
+    expect(await steps('onnx')).toMatchObject({ coding: 'fixed', bits: 'auto', method: 'gptq' })
+  })
+
+  test('does without techniques that layers cannot bear', async () => {
+    // Weights in branches cannot be seen, so that no half of all can become zero by their inputs.
+    const inner = (w: string) => graph([], { [w]: floats([64, 64], 5) }, [['MatMul', ['h', w], [`${w}o`]]], [`${w}o`])
+    const branched = modelOf(graph([['x', 'float32', [1, 64]], ['c', 'bool', []]], { w: floats([64, 64], 3) }, [['MatMul', ['x', 'w'], ['h']], ['If', ['c'], ['y'], { then_branch: attribute.graph(inner('p')), else_branch: attribute.graph(inner('q')) }]], ['y']))
+    const evaluate = (m: Model) => ({ accuracy: 1, latency: m.byteLength() })
+    const calibration = samples.map((s) => ({ ...s, c: bool(true) }))
+    const { report } = await compress(branched, { ...plan, objective: 'latency' }, { calibration, evaluate })
+    expect(report.recipe.steps.map((s) => s.step)).toContain('quantize')
   })
 
   test('answers the model as it is where nothing else keeps the limit', async () => {

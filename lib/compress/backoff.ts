@@ -40,10 +40,12 @@ export async function settle(
     readonly evaluate: Evaluate | undefined
     readonly calibration: Calibration | undefined
     readonly run: Run
+    /** What no sparing comes to, where it was built and judged before; its attempt is told already. */
+    readonly found?: { readonly built: Built; readonly after: ModelFigures } | undefined
   },
   build: (spared: ReadonlySet<string>) => Promise<Built>,
 ): Promise<Settled> {
-  const { original, before, limits, evaluate, calibration, run } = given
+  const { original, before, limits, evaluate, calibration, run, found: known } = given
   const attempts: Attempt[] = []
 
   async function attempt(spared: readonly string[]): Promise<Judged> {
@@ -60,7 +62,7 @@ export async function settle(
     return { ...built, after, limits: judge(limits, before, after) }
   }
 
-  const first = await attempt([])
+  const first = known ? { ...known.built, after: known.after, limits: judge(limits, before, known.after) } : await attempt([])
   const missed = missedBy(first)
   const blame = missed.every((name) => name === 'accuracyDrop') ? await blameOf(original, first, calibration, run) : []
   if (missed.length === 0) return { ...first, blame, attempts }

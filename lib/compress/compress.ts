@@ -110,11 +110,11 @@ export async function compress(
     const always = spareable(base, resolved.spared ?? [])
     const planned =
       resolved.auto && evaluate
-        ? await planSteps({ ...resolved.auto, before, limits, evaluate, calibrated: calibration !== undefined, run }, (steps) =>
+        ? await planSteps({ ...resolved.auto, before, limits, evaluate, calibrated: calibration !== undefined, container: container ?? 'onnx', run }, (steps) =>
             build(steps, always),
           )
-        : { steps: resolved.steps, attempts: [] }
-    const settled = await settle({ original: base, before, limits, evaluate, calibration, run }, (spared) =>
+        : { steps: resolved.steps, found: undefined, attempts: [] }
+    const settled = await settle({ original: base, before, limits, evaluate, calibration, run, found: planned.found }, (spared) =>
       build(planned.steps, new Set([...always, ...spared])),
     )
     const spared = [...always, ...(settled.attempts.at(-1)?.spared ?? [])]
