@@ -74,6 +74,18 @@ describe('multiplications', () => {
     const integer = modelOf(graph([['x', 'uint8', [3, 8]]], { w: { type: 'int8', dims: [8, 4], data: new Int8Array(32).fill(3) } }, [['MatMulInteger', ['x', 'w'], ['y']]], [['y', 'int32', [3, 4]]]))
     expect((await analyze(integer)).macsByType).toEqual({ int8: 96 })
   })
+
+  test.each(['session', 'onnxruntime'] as const)('with codes on both sides are those of integers, laid out for %s', async (target) => {
+    const steps = [{ step: 'quantize', activations: 'static', target, minChannels: 1, layers: { minElements: 1 } }] as const
+    const { model } = await compress(conv(), { steps }, { calibration: [{ x: floats([1, 4, 8, 8], 8) }] })
+    const float = await analyze(conv(), { shapes: { x: [1, 4, 8, 8] } })
+    const found = await analyze(model, { shapes: { x: [1, 4, 8, 8] } })
+    // Weights of groups with more than one filter keep float inputs; so does the last product, of a single pixel.
+    const coded = found.layers.filter((l) => l.op === 'Conv').slice(0, 2)
+    expect(found.macs).toBe(float.macs)
+    expect(found.macsByType!.int8).toBeGreaterThanOrEqual(coded.reduce((n, l) => n + l.macs!, 0))
+    expect(found.energy!.compute).toBeLessThan(0.5 * float.energy!.compute)
+  })
 })
 
 describe('weights', () => {

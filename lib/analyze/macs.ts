@@ -2,6 +2,7 @@ import type { Graph } from '../model/graph'
 import type { Model } from '../model/model'
 import type { Node } from '../model/node'
 import type { Shapes } from '../model/ops/infer'
+import { quantizedWeights } from '../model/quantized'
 
 /** What one node multiplies. */
 export interface NodeMacs {
@@ -71,6 +72,8 @@ function recurrent(n: Node, g: Graph, d: DimsOf): number | undefined {
 export function countMacs(model: Model, shapes: Shapes, seen?: ReadonlyMap<string, readonly number[]>): { counts: NodeMacs[]; unknown: Node[]; inner: boolean } {
   const counts: NodeMacs[] = []
   const unknown: Node[] = []
+  // Codes that a table gives floats for are no numbers to multiply.
+  const codes = new Set(quantizedWeights(model.graph).flatMap((w) => (w.tables ? [] : [w.value])))
   let inner = false
   const dimsOf: DimsOf = (value, graph) => {
     if (!value) return undefined
@@ -84,16 +87,16 @@ export function countMacs(model: Model, shapes: Shapes, seen?: ReadonlyMap<strin
     const macs = count(node, graph, dimsOf)
     if (macs === undefined) return void unknown.push(node)
     if (graph !== model.graph) inner = true
-    counts.push({ node, graph, macs, type: typeOf(node, graph, shapes) })
+    counts.push({ node, graph, macs, type: typeOf(node, graph, shapes, codes) })
   })
   return { counts, unknown, inner }
 }
 
-function typeOf(node: Node, graph: Graph, shapes: Shapes): NodeMacs['type'] {
+function typeOf(node: Node, graph: Graph, shapes: Shapes, codes: ReadonlySet<string>): NodeMacs['type'] {
   if (/Integer$|^QLinear/.test(node.opType)) return 'int8'
-  // With a dequantized operand on both sides the product is one of integers; weights alone are made float first.
-  const dequantized = (value: string | undefined): boolean => Boolean(value && graph.producer(value)?.is('DequantizeLinear'))
-  if (dequantized(node.inputs[0]) && dequantized(node.inputs[1])) return 'int8'
+  // With codes on both sides the product is one of integers, however they are stored; weights alone are made float first.
+  const coded = (value: string | undefined): boolean => Boolean(value && (codes.has(value) || graph.producer(value)?.is('DequantizeLinear')))
+  if (coded(node.inputs[0]) && coded(node.inputs[1])) return 'int8'
   const type = node.inputs[0] ? shapes.get(node.inputs[0], graph)?.type : undefined
   return type === 'float16' || type === 'bfloat16' ? 'float16' : 'float32'
 }
