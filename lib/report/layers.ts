@@ -104,9 +104,9 @@ export function layerTable(rows: readonly Row[]): string {
     },
     has((r) => r.blame?.accuracyCost) && {
       head: 'cost',
-      hint: 'accuracy regained by sparing the layer',
+      hint: 'accuracy regained by sparing the layer, in points',
       right: true,
-      cell: (r) => (r.blame?.accuracyCost === undefined ? '' : `${(r.blame.accuracyCost * 100).toFixed(2)} points`),
+      cell: (r) => (r.blame?.accuracyCost === undefined ? '' : (r.blame.accuracyCost * 100).toFixed(2)),
       value: (r) => r.blame?.accuracyCost,
     },
     has((r) => r.sparsity) && { head: 'zeros', right: true, cell: (r) => (r.sparsity === undefined ? '' : percent(r.sparsity, 1)), value: (r) => r.sparsity },

@@ -35,7 +35,10 @@ for (const table of document.querySelectorAll('table.sortable')) {
     table.closest('.scroll').before(label)
     field.addEventListener('input', () => {
       const words = field.value.toLowerCase().split(/\\s+/).filter(Boolean)
-      for (const row of rows) row.hidden = !words.every((w) => row.textContent.toLowerCase().includes(w))
+      for (const row of rows) {
+        const text = [...row.cells].map((c) => c.textContent).join(' ').toLowerCase()
+        row.hidden = !words.every((w) => text.includes(w))
+      }
     })
   }
 }

@@ -61,6 +61,8 @@ th button{all:unset;cursor:pointer;white-space:nowrap}
 th button:hover{color:var(--ink)}
 th button:focus-visible{outline:2px solid var(--accent);outline-offset:2px;border-radius:3px}
 th[aria-sort] button::after{content:"";display:inline-block;width:0;margin-left:5px;border:4px solid transparent;border-bottom:0;border-top-color:currentColor;vertical-align:3px;visibility:hidden}
+th.num button{display:inline-flex;flex-direction:row-reverse;align-items:center}
+th.num[aria-sort] button::after{margin:0 5px 0 0}
 th[aria-sort=descending] button::after{visibility:visible}
 th[aria-sort=ascending] button::after{visibility:visible;border-bottom:4px solid currentColor;border-top:0}
 .sortable{font-size:13px}
