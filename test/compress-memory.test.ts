@@ -71,6 +71,44 @@ describe('sources that are computed when read', () => {
   })
 })
 
+describe('results of calibration', () => {
+  const dims = [64, 64]
+  const input = (seed: number) => ({ x0: { type: 'float32' as const, dims: [8, 64], data: noise(512, seed) } })
+  const calibration = [1, 2, 3].map(input)
+
+  test.each([
+    { step: 'quantize', bits: 4, method: 'gptq' },
+    { step: 'quantize', bits: 4, method: 'adaround' },
+    { step: 'prune', criterion: 'sparsegpt', sparsity: 0.5 },
+  ] as const)('lie in a file where they are too large to be held: $method$criterion', async (step) => {
+    const bytes: Buffer[] = []
+    const kinds: string[] = []
+    const { limit } = KeepBudget
+    for (const held of [limit, 0]) {
+      KeepBudget.limit = held
+      const net = netOf([{ op: 'MatMul', dims, data: noise(4096, 9) }])
+      net.graph.outputs = net.graph.outputs.filter((o) => o.name.startsWith('y'))
+      const { model } = await compress(net, { steps: [step] }, { calibration }).finally(() => (KeepBudget.limit = limit))
+      kinds.push(model.initializers.get(step.step === 'prune' ? 'w0' : 'w0_q')!.source.kind)
+      bytes.push(Buffer.from(model.toBytes()))
+    }
+    expect(kinds).toEqual(['memory', 'file'])
+    expect(Buffer.compare(bytes[0]!, bytes[1]!)).toBe(0)
+  })
+
+  test('answer any range of a file that has no name', async () => {
+    const keep = new KeepBudget()
+    keep.take(KeepBudget.limit)
+    const parts = [3, 70_000, 1].map((n, k) => Uint8Array.from({ length: n }, (_, i) => (i * 7 + k) % 251))
+    const sources = parts.map((p) => keep.hold(p))
+    for (const [i, source] of sources.entries()) {
+      expect(source.kind).toBe('file')
+      expect(Buffer.compare(source.readSync(0, source.byteLength), parts[i]!)).toBe(0)
+    }
+    expect(await sources[1]!.read(69_990, 10)).toEqual(parts[1]!.slice(69_990))
+  })
+})
+
 describe('memory that is used again', () => {
   test('grows with what is read and gives the bytes of a tensor', () => {
     const scratch = new Scratch()

@@ -1,6 +1,7 @@
 import { WhittleError } from '../errors'
-import type { DataSource, Initializer } from '../model/graph'
+import { MemorySource, type DataSource, type Initializer } from '../model/graph'
 import { allocate, isDataType, type Tensor } from '../tensor'
+import { SpillFile } from './spill'
 
 /** The one result that is held between reads: a writer takes a tensor in pieces, from first to last. */
 let held: { readonly source: ComputedSource; readonly bytes: Uint8Array } | undefined
@@ -84,17 +85,28 @@ export class Scratch {
   }
 }
 
-/** @internal Bytes of small results that are kept; what goes beyond is computed again when the model is saved. */
+/** @internal Bytes of small results that are kept; what goes beyond is computed again when the model is saved, or lies in a file. */
 export class KeepBudget {
   /** For one run of `compress`, in bytes. */
   static limit = 8e6
   #left = KeepBudget.limit
+  #spill: SpillFile | undefined
 
   /** True if `bytes` may be kept in memory. */
   take(bytes: number): boolean {
     if (bytes > this.#left) return false
     this.#left -= bytes
     return true
+  }
+
+  /**
+   * A source of bytes that cannot be computed again: in memory while the budget lasts, else in a temporary file that is gone with
+   * the last source in it. Where no such file can be written they stay in memory. The bytes are taken over.
+   */
+  hold(bytes: Uint8Array): DataSource {
+    if (this.take(bytes.byteLength)) return new MemorySource(bytes)
+    this.#spill ??= new SpillFile()
+    return this.#spill.add(bytes) ?? new MemorySource(bytes)
   }
 }
 

@@ -104,7 +104,7 @@ export function quantizeWeight(
   const sources =
     outputError === undefined
       ? kept8(keep, bytesAfter, filed(coded.codes, layout), () => filed(again().codes, layout))
-      : filed(coded.codes, layout).map((bytes) => new MemorySource(bytes))
+      : filed(coded.codes, layout).map((bytes) => keep.hold(bytes))
   const why = [reason, calibrated && outputError === undefined ? `${seen?.reason ?? 'its inputs cannot be seen'}: rounded to nearest` : undefined]
   const told = why.filter((r) => r).join('; ')
   return {

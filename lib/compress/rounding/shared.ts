@@ -95,9 +95,11 @@ export function shareWeights(
   const final = scales
   // What calibration found cannot be found again without it.
   const indices =
-    outputError !== undefined || keep.take(first.byteLength)
-      ? new MemorySource(first)
-      : new ComputedSource(first.byteLength, () => filed(coder.encode(scratch.read(initializer).data as Float32Array, final)))
+    outputError !== undefined
+      ? keep.hold(first)
+      : keep.take(first.byteLength)
+        ? new MemorySource(first)
+        : new ComputedSource(first.byteLength, () => filed(coder.encode(scratch.read(initializer).data as Float32Array, final)))
   const why = given && !given.moments ? `${given.reason}: ${step.method === 'nearest' ? 'all errors weigh the same' : 'the nearest values'}` : undefined
   return {
     report: {

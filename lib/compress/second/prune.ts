@@ -1,6 +1,6 @@
 import { WhittleError } from '../../errors'
 import { mask, type Pattern } from '../../kernels/select'
-import { Initializer, MemorySource } from '../../model/graph'
+import { Initializer } from '../../model/graph'
 import type { Model } from '../../model/model'
 import type { Weight } from '../../model/weights'
 import type { LayerReport } from '../../report/types'
@@ -63,7 +63,7 @@ export async function pruneCalibrated(model: Model, chosen: readonly Weight[], s
     const data = matrix.restore(solved.rows)
     const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength)
     const { initializer, graph } = weight
-    graph.setInitializer(initializer.name, new Initializer(initializer.name, 'float32', initializer.dims, new MemorySource(bytes)))
+    graph.setInitializer(initializer.name, new Initializer(initializer.name, 'float32', initializer.dims, context.memory.keep.hold(bytes)))
     const all = matrix.spread()
     layers.push({
       ...base,
