@@ -188,6 +188,54 @@ describe('rotation', () => {
     expect(await difference(model, after, { x: floats([1, 3, 8, 8], 12) })).toBeLessThan(1e-4)
   })
 
+  test('begins and ends a stream where its channels lie last, between functions of images', async () => {
+    const size = 6
+    const constants = {
+      k: floats([size, 3, 1, 1], 1), flat: ints(0, size, 8), image: ints(0, size, 2, 4), g: floats([size], 2), b: floats([size], 3), w1: floats([size, 3 * size], 4), w2: floats([size, size], 5), g2: floats([size], 6),
+      heads: ints(0, 8, 3, 2, 3), rows: ints(0, 8, size), zero: ints(0), one: ints(1), two: ints(2), three: ints(3), k2: floats([4, size, 1, 1], 7),
+    } // prettier-ignore
+    const part = (i: number, from: string, to: string): Step[] => [
+      ['Slice', ['all', from, to, 'zero'], [`s${i}`]],
+      ['Squeeze', [`s${i}`, 'zero'], [`p${i}`]],
+    ]
+    const steps: Step[] = [
+      ['Conv', ['x', 'k'], ['c']],
+      ['Sigmoid', ['c'], ['c1']],
+      ['Mul', ['c', 'c1'], ['c2']],
+      ['Reshape', ['c2', 'flat'], ['f']],
+      ['Transpose', ['f'], ['h'], { perm: attribute.ints([0, 2, 1]) }],
+      ['LayerNormalization', ['h', 'g', 'b'], ['n']],
+      ['MatMul', ['n', 'w1'], ['m']],
+      ['Reshape', ['m', 'heads'], ['r']],
+      ['Transpose', ['r'], ['all'], { perm: attribute.ints([2, 0, 3, 1, 4]) }],
+      ...part(0, 'zero', 'one'),
+      ...part(1, 'one', 'two'),
+      ...part(2, 'two', 'three'),
+      ['Transpose', ['p1'], ['keys'], { perm: attribute.ints([0, 1, 3, 2]) }],
+      ['MatMul', ['p0', 'keys'], ['scores']],
+      ['Softmax', ['scores'], ['weights']],
+      ['MatMul', ['weights', 'p2'], ['mixed']],
+      ['Transpose', ['mixed'], ['t'], { perm: attribute.ints([0, 2, 1, 3]) }],
+      ['Reshape', ['t', 'rows'], ['joined']],
+      ['MatMul', ['joined', 'w2'], ['o']],
+      ['Add', ['h', 'o'], ['h2']],
+      ['LayerNormalization', ['h2', 'g2'], ['n2']],
+      ['Transpose', ['n2'], ['t2'], { perm: attribute.ints([0, 2, 1]) }],
+      ['Reshape', ['t2', 'image'], ['i']],
+      ['Conv', ['i', 'k2'], ['y']],
+    ]
+    const model = modelOf(graph([['x', 'float32', [1, 3, 2, 4]]], constants, steps, ['y']))
+    const feeds = { x: floats([1, 3, 2, 4], 9) }
+    for (const [products, summary] of [
+      [false, 'streams: 0, values of attentions: 1'],
+      [true, 'streams: 1, values of attentions: 1'],
+    ] as const) {
+      const { model: after, report } = await compress(model, rotate({ products }))
+      expect(report.steps[0]!.summary).toContain(summary)
+      expect(await difference(model, after, feeds)).toBeLessThan(1e-4)
+    }
+  })
+
   test('turns what lies between products with nothing but sums and selections, and leaves what a function or an output reads', async () => {
     const of = (steps: Step[], outputs = ['y']): Model =>
       modelOf(

@@ -67,6 +67,7 @@ function sitesOf(value: unknown, parameter: string): RotationSite[] {
 }
 
 async function apply(model: Model, step: ResolvedRotate, { run, memory, spared }: Context): Promise<PassResult> {
+  const before = weights(model.graph).map(describeWeight)
   const turned = new Set<string>()
   const reasons = new Map<string, string>()
   const counts = { stream: 0, heads: 0, chain: 0 }
@@ -98,15 +99,10 @@ async function apply(model: Model, step: ResolvedRotate, { run, memory, spared }
     for (const name of turns.write(memory)) turned.add(name)
   }
   await run.tell('rotate', graphs.length, graphs.length)
-  const layers = weights(model.graph).map((w) => {
-    const name = w.initializer.name
-    const done = turned.has(name)
-    return {
-      ...describeWeight(w),
-      action: done ? ('rotated' as const) : ('kept' as const),
-      bytesAfter: w.initializer.byteLength,
-      ...(done ? {} : { reason: reasons.get(name) ?? 'no matrix folds into it' }),
-    }
+  const layers = before.map((base) => {
+    const done = turned.has(base.weight)
+    const reason = done ? {} : { reason: reasons.get(base.weight) ?? 'no matrix folds into it' }
+    return { ...base, action: done ? ('rotated' as const) : ('kept' as const), bytesAfter: base.bytesBefore, ...reason }
   })
   const summary = `Rotated ${count(turned.size)} of ${count(layers.length)} weights, in residual streams: ${count(counts.stream)}, values of attentions: ${count(counts.heads)}, chains of products: ${count(counts.chain)}.`
   return { layers, summary }

@@ -1,4 +1,4 @@
-import type { Graph, Node } from '../../model/graph'
+import type { Dim, Graph, Node } from '../../model/graph'
 import type { Shapes } from '../../model/ops/infer'
 import type { Linear } from '../fold/linear'
 
@@ -137,49 +137,54 @@ function back(
       if (chosen || from.length !== to.length + 1 || from[0] !== 1 || !from.slice(1).every((d, i) => d === to[i]))
         return undefined
       v = x
-    } else if (node.is('Gather')) {
-      const rank = from.length
-      const axis = (node.int('axis', 0) + rank) % rank
-      const c = graph.constant(node.inputs[1] ?? '')
-      if (chosen || axis === rank - 1 || c?.type !== 'int64' || c.elementCount !== 1 || c.dims.length > 0)
+    } else if (node.is('Gather', 'Slice')) {
+      const own = pickOf(graph, node, x, from)
+      if (chosen || !own || own.axis === from.length - 1 || own.indices.length !== 1 || graph.isOutput(x))
         return undefined
-      const index = Number(c.readSync().data[0])
-      const size = from[axis]
-      if (typeof size !== 'number') return undefined
-      chosen = { axis, index: index < 0 ? index + size : index }
-      const others = graph.users(x).filter((u) => u !== node)
-      if (
-        graph.isOutput(x) ||
-        !others.every((u) => u.is('Shape', 'Size') || takesOther(graph, u, x, { ...chosen!, rank, size }))
-      )
-        return undefined
+      const [index] = own.indices
+      const apart = (other: Node): boolean => {
+        const pick = other.is('Shape', 'Size') ? undefined : pickOf(graph, other, x, from)
+        return other.is('Shape', 'Size') || (pick?.axis === own.axis && !pick.indices.includes(index!))
+      }
+      if (!graph.users(x).every((u) => u === node || apart(u))) return undefined
+      chosen = { axis: own.axis, index: index! }
       divided = x
       v = x
     } else return undefined
   }
 }
 
-/** Whether a node picks another index of the same axis of x. */
-function takesOther(
+/** The axis and the indices of x that a Gather or Slice of one axis takes, where they are constants. */
+function pickOf(
   graph: Graph,
   node: Node,
   x: string,
-  own: { axis: number; index: number; rank: number; size: number },
-): boolean {
-  if (
-    !node.is('Gather') ||
-    node.inputs[0] !== x ||
-    node.inputs[1] === x ||
-    (node.int('axis', 0) + own.rank) % own.rank !== own.axis
-  )
-    return false
-  const c = graph.constant(node.inputs[1] ?? '')
-  return (
-    c?.type === 'int64' &&
-    Array.from(c.readSync().data as BigInt64Array, (i) => (Number(i) + own.size) % own.size).every(
-      (i) => i !== own.index,
-    )
-  )
+  dims: readonly Dim[],
+): { readonly axis: number; readonly indices: readonly number[] } | undefined {
+  const ints = (i: number): number[] | undefined => {
+    const c = graph.constant(node.inputs[i] ?? '')
+    return c?.type === 'int64' ? Array.from(c.readSync().data as BigInt64Array, Number) : undefined
+  }
+  if (node.inputs.lastIndexOf(x) !== 0) return undefined
+  const place = (axis: number): number => (axis < 0 ? axis + dims.length : axis)
+  if (node.is('Gather')) {
+    const axis = place(node.int('axis', 0))
+    const size = dims[axis]
+    const taken = ints(1)
+    return taken && typeof size === 'number' ? { axis, indices: taken.map((i) => (i < 0 ? i + size : i)) } : undefined
+  }
+  if (!node.is('Slice')) return undefined
+  const [starts, ends, axes] = [ints(1), ints(2), ints(3)]
+  if (starts?.length !== 1 || ends?.length !== 1 || axes?.length !== 1) return undefined
+  if (node.inputs[4] && ints(4)?.[0] !== 1) return undefined
+  const axis = place(axes[0]!)
+  const size = dims[axis]
+  if (typeof size !== 'number') return undefined
+  const [from, to] = [starts[0]!, ends[0]!].map((i) => Math.max(0, Math.min(size, i < 0 ? i + size : i))) as [
+    number,
+    number,
+  ]
+  return { axis, indices: Array.from({ length: Math.max(0, to - from) }, (_, i) => from + i) }
 }
 
 /** From mixtures of values ahead to the layer that reads them. */

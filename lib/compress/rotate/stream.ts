@@ -179,7 +179,11 @@ export class Finder {
     const write = (value: string, at: number): void => {
       const node = graph.producer(value)
       const layer = this.#makers.get(value)
-      const put = (reason: string): void => void loose.push({ value, node, side: 'write', norm: undefined, reason })
+      const put = (reason: string): void => {
+        // A product mixes the last axis.
+        if (at === -1) loose.push({ value, node, side: 'write', norm: undefined, reason })
+        else obstacles.add(reason)
+      }
       if (!node) return put(`${value} is an input of the model`)
       if (layer) {
         const own = layer.node.is('Conv') ? 1 - layer.weight.dims.length : -1
@@ -214,15 +218,18 @@ export class Finder {
         }
         return put(`${node.opType} ${node.label} writes ${value}, scaled by channel`)
       }
-      const out = this.#passes(node, value, undefined)
-      return out === undefined
-        ? put(`${node.opType} ${node.label} writes ${value}${this.#whySpared(node)}`)
-        : visit(node, at)
+      const passes = this.#passes(node, value, undefined) !== undefined
+      const moved = passes && at === -1 && !node.is(...kSums, 'Mul', 'Div', 'Concat') && this.#before(node, -1) !== -1
+      if (!passes || (moved && !this.#fromConv(node.inputs[0]!, this.#before(node, -1), width)))
+        return put(`${node.opType} ${node.label} writes ${value}${this.#whySpared(node)}`)
+      visit(node, at)
     }
 
     const read = (value: string, at: number, norm: Norm | undefined): void => {
-      const put = (node: Node | undefined, reason: string): void =>
-        void loose.push({ value, node, side: 'read', norm, reason })
+      const put = (node: Node | undefined, reason: string): void => {
+        if (at === -1) loose.push({ value, node, side: 'read', norm, reason })
+        else obstacles.add(reason)
+      }
       if (graph.isOutput(value)) put(undefined, `${value} is an output of the model`)
       for (const node of graph.users(value)) {
         const layer = this.#layers.get(node)
@@ -255,8 +262,10 @@ export class Finder {
           }
         }
         const next = this.#passes(node, value, at)
+        const moved = next !== undefined && next !== -1 && at === -1 && !done.has(node)
         if (
           next === undefined ||
+          (moved && (norm || !this.#intoConvs(node.outputs[0]!, next, width))) ||
           (norm && node.inputs.length > 1 && node.is(...kSums, 'Concat', 'ReduceSum', 'Mul', 'Div'))
         ) {
           if (done.has(node)) obstacles.add(`${node.opType} ${node.label} mixes channels with others`)
@@ -339,6 +348,29 @@ export class Finder {
   #uniform(node: Node, width: number): Norm | undefined {
     const norm = this.normOf(node, width)
     return norm?.scale.every((v) => v === norm.scale[0]) ? norm : undefined
+  }
+
+  /** Whether a convolution makes a value with channels on another axis than the last one. */
+  #fromConv(value: string, at: number, width: number): boolean {
+    const layer = this.#makers.get(value)
+    if (layer) return layer.outputs === width && layer.node.is('Conv') && at === 1 - layer.weight.dims.length
+    const node = this.#graph.producer(value)
+    const passes = node?.is('Identity', 'Reshape', 'Transpose') && this.#passes(node, value, undefined) !== undefined
+    return passes === true && this.#fromConv(node!.inputs[0]!, this.#before(node!, at), width)
+  }
+
+  /** Whether nothing but convolutions reads one. */
+  #intoConvs(value: string, at: number, width: number): boolean {
+    if (this.#graph.isOutput(value)) return false
+    return this.#graph.users(value).every((node) => {
+      const layer = this.#layers.get(node)
+      if (layer)
+        return (
+          layer.data === value && layer.inputs === width && layer.node.is('Conv') && at === 1 - layer.weight.dims.length
+        )
+      const next = node.is('Identity', 'Reshape', 'Transpose') ? this.#passes(node, value, at) : undefined
+      return next !== undefined && next !== -1 && this.#intoConvs(node.outputs[0]!, next, width)
+    })
   }
 
   /** Whether all that reads `value` is a layer that a scale and a basis fold into. */
