@@ -86,6 +86,49 @@ describe('codes and floats', () => {
     expect(steps).toEqual(['quantize', 'elementwise_codes'])
   })
 
+  test('resizing by repetition and concatenation pass codes on', async () => {
+    const sizes = { r: { type: 'float32' as const, dims: [4], data: Float32Array.of(1, 1, 2, 3) }, s: scale(0.02), z: zero('uint8', 120), t: scale(0.031), u: zero('uint8', 9) }
+    const nearest = { mode: attribute.string('nearest'), coordinate_transformation_mode: attribute.string('asymmetric'), nearest_mode: attribute.string('floor') }
+    const model = net([1, 5, 6, 7], { ...sizes, k: { type: 'float32', dims: [1, 2, 12, 21], data: noise(2 * 12 * 21, 9) } }, [
+      ['QuantizeLinear', ['x', 's', 'z'], ['q']],
+      ['DequantizeLinear', ['q', 's', 'z'], ['f']],
+      ['Relu', ['f'], ['g']],
+      ['Resize', ['g', '', 'r'], ['a'], nearest],
+      ['Sigmoid', ['x'], ['h']],
+      ['Resize', ['h', '', 'r'], ['b'], nearest],
+      ['Concat', ['a', 'k', 'b'], ['c'], { axis: int(1) }],
+      ['QuantizeLinear', ['c', 't', 'u'], ['y']],
+    ], 17, 'uint8')
+    const { got, want, steps } = await both(model, floats([1, 5, 6, 7]))
+    expect(furthest(got, want)).toBe(0)
+    expect(steps).not.toContain('resize')
+    // Behind two concatenations, and read twice.
+    const twice = net([1, 5, 6, 7], sizes, [
+      ['Resize', ['x', '', 'r'], ['a'], nearest],
+      ['Concat', ['a', 'a'], ['c'], { axis: int(1) }],
+      ['Resize', ['x', '', 'r'], ['b'], nearest],
+      ['Concat', ['b', 'c'], ['d'], { axis: int(1) }],
+      ['Concat', ['d', 'a'], ['e'], { axis: int(1) }],
+      ['QuantizeLinear', ['e', 't', 'u'], ['y']],
+    ], 17, 'uint8')
+    const other = await both(twice, floats([1, 5, 6, 7]))
+    expect(furthest(other.got, other.want)).toBe(0)
+  })
+
+  test('what is spread over channels is computed once', async () => {
+    const model = net([1, 16, 6, 8], { s: scale(0.02), z: zero('uint8', 120), t: scale(0.01), u: zero('uint8', 3) }, [
+      ['QuantizeLinear', ['x', 's', 'z'], ['q']],
+      ['DequantizeLinear', ['q', 's', 'z'], ['f']],
+      ['GlobalAveragePool', ['x'], ['p']],
+      ['HardSigmoid', ['p'], ['g']],
+      ['Mul', ['f', 'g'], ['m']],
+      ['QuantizeLinear', ['m', 't', 'u'], ['y']],
+    ], 17, 'uint8')
+    const { got, want, steps } = await both(model, floats([1, 16, 6, 8]))
+    expect(furthest(got, want)).toBeLessThanOrEqual(1)
+    expect(steps.filter((s) => s.startsWith('elementwise'))).toEqual(['elementwise', 'elementwise_codes'])
+  })
+
   test('dynamic quantization and integer products', async () => {
     const constants = { w: codes('int8', [40, 9], 3), s: floats([9], 4) }
     const model = net([2, 5, 40], constants, [

@@ -2,12 +2,14 @@ import type { Node } from '../model'
 import { sizeOf } from '../tensor'
 import type { Lowering } from './lowering'
 import { elementwiseNumber, type Memory } from './program'
-import { kNoCode, type Code } from './codes'
+import { codeBits, codeOf, kNoCode, parameters, type Code } from './codes'
 import { identity, isValue, stridesOf, type Expression, type Value } from './value'
 
 // core/elementwise.h
 const kRegisters = 24
 const kRank = 8
+/** A value this many times smaller than the result is computed once, not for everything that it is spread over. */
+const kSpread = 8
 
 /** Values and operations in an expression, each once. */
 function weigh(x: Expression | Value, seen = new Set<Expression | Value>()): Set<Expression | Value> {
@@ -36,12 +38,13 @@ export function emitExpression(l: Lowering, v: Value, node: Node, as?: Code): Va
   const codes: Code[] = []
   const registers = new Map<Expression | Value, number>()
   const order: Expression[] = []
+  const inside = (x: Value): boolean => x.expression !== undefined && !x.memory && sizeOf(x.dims) * kSpread > sizeOf(v.dims)
   const visit = (x: Expression | Value): void => {
     if (registers.has(x)) return
     if (isValue(x)) {
-      if (x.expression && !x.memory) {
-        visit(x.expression)
-        registers.set(x, registers.get(x.expression) as number)
+      if (inside(x)) {
+        visit(x.expression as Expression)
+        registers.set(x, -1)
         return
       }
       registers.set(x, leaves.length)
@@ -59,10 +62,7 @@ export function emitExpression(l: Lowering, v: Value, node: Node, as?: Code): Va
   visit(root)
   // Results take the registers after the leaves.
   order.forEach((x, i) => registers.set(x, leaves.length + i))
-  const register = (x: Expression | Value): number => {
-    const direct = registers.get(x) as number
-    return isValue(x) && x.expression && !x.memory ? (registers.get(x.expression) as number) : direct
-  }
+  const register = (x: Expression | Value): number => registers.get(isValue(x) && inside(x) ? (x.expression as Expression) : x) as number
 
   // The result lies like the first operand that is as large; smaller ones repeat.
   const size = sizeOf(v.dims)
@@ -101,4 +101,27 @@ export function emitExpression(l: Lowering, v: Value, node: Node, as?: Code): Va
     out.memory,
   )
   return out
+}
+
+/** Writes the step that makes codes of a value, in the order in which it lies. */
+export function emitCodes(l: Lowering, v: Value, code: Code, node: Node): Value & { readonly memory: Memory } {
+  if (!v.memory && !v.constant) {
+    const q = v.quantized
+    if (q && q.scale.length === 1 && q.codes.type === code.type && q.scale[0] === code.scale && q.zero[0] === code.zero) return l.inMemory(q.codes, node)
+    return emitExpression(l, v.expression ? v : { ...v, expression: { op: 'copy', a: v } }, node, code)
+  }
+  const x = l.inMemory(v, node)
+  const out = l.make(code.type, v.dims, x.order)
+  const { scale, zero } = parameters(l, code.scale, code.zero, code.type)
+  l.program.step('quantize', node.label, 1, 1, sizeOf(v.dims), 1, ...codeBits(l, code.type, node), x.memory, scale, zero, out.memory)
+  return out
+}
+
+/** The 8-bit codes that are all that is made of `name`, by a QuantizeLinear or, where `joined`, one behind a concatenation. */
+export function codeAhead(l: Lowering, name: string, joined: boolean): { readonly code: Code; readonly by: Node } | undefined {
+  const by = l.soleUser(name)
+  if (joined && by?.is('Concat')) return codeAhead(l, by.outputs[0] as string, false)
+  if (!by?.is('QuantizeLinear') || by.inputs[0] !== name || by.int('precision', 0) > 1 || l.type(name, by) !== 'float32') return undefined
+  const code = codeOf(l, by)
+  return code && (code.type === 'int8' || code.type === 'uint8') ? { code, by } : undefined
 }

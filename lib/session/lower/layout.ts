@@ -1,5 +1,6 @@
 import type { Node } from '../../model'
 import { sizeOf } from '../../tensor'
+import { codeAhead, emitCodes } from '../expression'
 import type { Lower, Lowering } from '../lowering'
 import { identity, isRowMajor, stridesOf, type Value } from '../value'
 import { turnStored } from './weight'
@@ -42,8 +43,10 @@ const concat: Lower = (node, l) => {
   const name = node.outputs[0] as string
   const dims = l.dims(name, node)
   const axis = axisOf(node.int('axis', 0), dims.length)
-  const parts = node.inputs.map((i) => l.value(i, node))
-  const out = l.make(l.type(name, node), dims, commonOrder(parts))
+  // Codes are concatenated where codes is all that is made of the result.
+  const ahead = codeAhead(l, name, false)
+  const parts = node.inputs.map((i) => (ahead ? emitCodes(l, l.lazy(i, node), ahead.code, node) : l.value(i, node)))
+  const out = l.make(ahead?.code.type ?? l.type(name, node), dims, commonOrder(parts))
   const strides = stridesOf(dims, out.order)
   let at = 0
   for (const x of parts) {
@@ -51,7 +54,8 @@ const concat: Lower = (node, l) => {
       l.stridedCopy(x, x.dims, stridesOf(x.dims, x.order), 0, out.memory, strides, at * (strides[axis] as number), node)
     at += x.dims[axis] as number
   }
-  l.define(name, out, node)
+  if (ahead) l.taken.add(ahead.by)
+  l.define(ahead ? (ahead.by.outputs[0] as string) : name, out, node)
 }
 
 /** A box of `x` that starts at `begin` and goes by `steps`, as a value of its own. */

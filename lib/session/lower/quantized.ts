@@ -1,11 +1,11 @@
 import { sizeOf } from '../../tensor'
 import { codeBits, codeOf, codesOf, dequantized, geometryOf, quantizedValue } from '../codes'
-import { emitExpression } from '../expression'
+import { emitCodes } from '../expression'
 import type { Lower } from '../lowering'
 import type { Argument, Constants, Memory } from '../program'
 import { waysOfCodes, emitChosen } from './choose'
 import { storedOf } from './weight'
-import { identity, stridesOf, type Value } from '../value'
+import { identity, stridesOf } from '../value'
 import { dynamicProduct } from './dynamic'
 
 const quantize: Lower = (node, l) => {
@@ -17,10 +17,7 @@ const quantize: Lower = (node, l) => {
   const [bits, signed] = codeBits(l, type, node)
   if (bits === 32) return l.unsupported(node, `codes of type ${type}`)
   const code = codeOf(l, node)
-  if (code && bits === 8 && !v.memory && !v.constant) {
-    const copied = v.expression ? v : { ...v, quantized: undefined, expression: { op: 'copy', a: v } }
-    return l.define(name, emitExpression(l, copied as unknown as Value, node, code), node)
-  }
+  if (code && bits === 8 && !v.memory && !v.constant) return l.define(name, emitCodes(l, v, code, node), node)
   const scales = l.lazy(node.inputs[1] as string, node)
   l.float(scales, node)
   const geometry = geometryOf(l, node, v.dims, scales.dims)

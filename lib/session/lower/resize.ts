@@ -1,5 +1,7 @@
 import type { Node } from '../../model'
 import { sizeOf } from '../../tensor'
+import { quantizedValue } from '../codes'
+import { codeAhead, emitCodes } from '../expression'
 import type { Lower, Lowering } from '../lowering'
 import { channelsLast, imageOf } from './window'
 
@@ -115,6 +117,11 @@ function wideTaps(size: number, out: number, place: (o: number) => number, clamp
   return { count, index, weight }
 }
 
+/** Whether an axis is each of its places so and so many times. */
+function repeats({ count, index }: Taps, size: number, out: number): boolean {
+  return count === 1 && size > 0 && out % size === 0 && index.length === out && index.every((at, o) => at === Math.floor((o * size) / out))
+}
+
 const resize: Lower = (node, l) => {
   const name = node.outputs[0] as string
   const v = l.lazy(node.inputs[0] as string, node)
@@ -135,13 +142,22 @@ const resize: Lower = (node, l) => {
     return given && sizeOf(given.dims) > 0 && at >= 0 ? Number(given.data[at]) : (outDims[i] as number) / d
   })
   const order = channelsLast(rank)
-  const x = l.inOrder(v, order, node)
   const [n, h, w, c] = imageOf(dims)
   const [, oh, ow] = imageOf(outDims)
   const still: Taps = { count: 1, index: Int32Array.of(0), weight: Float32Array.of(1) }
   const ys = rank === 3 ? still : tapsOf(node, l, h, oh, scales[2] as number, mode)
   const xs = tapsOf(node, l, w, ow, scales[rank - 1] as number, mode)
   if (Math.max(ys.count, xs.count) > kTaps) return l.unsupported(node, `antialiasing over ${Math.max(ys.count, xs.count)} places`)
+  const ahead = repeats(ys, h, oh) && repeats(xs, w, ow) ? codeAhead(l, name, true) : undefined
+  if (ahead) {
+    // Places that are repeated are quantized once.
+    const codes = l.inOrder(emitCodes(l, v, ahead.code, node), order, node)
+    const out = l.make(ahead.code.type, outDims, order)
+    const [down, across] = [oh / h, ow / w]
+    l.stridedCopy(codes, [n * h, down, w, across, c], [w * c, 0, c, 0, 1], 0, out.memory, [down * ow * c, ow * c, across * c, c, 1], 0, node)
+    return l.define(name, quantizedValue(outDims, { codes: out, scale: Float32Array.of(ahead.code.scale), zero: Int32Array.of(ahead.code.zero), axis: 0 }), node)
+  }
+  const x = l.inOrder(v, order, node)
   const out = l.make('float32', outDims, order)
   const key = `taps ${name} ${h}x${w} ${oh}x${ow} ${scales.join()}`
   l.program.step(
