@@ -205,6 +205,94 @@ struct CudaLoss {
   }
 };
 
+Activation activation_of(Numbers& n) {
+  Activation a = {};
+  n >> a.kind >> a.lo >> a.hi;
+  return a;
+}
+
+// (numbers, a, b, bias?, y)
+struct CudaGemmCall {
+  int32_t device;
+  int64_t a_size, b_size;
+  CudaGemm g = {};
+  DeviceUse a, b, bias, y;
+  bool parse(Args& args) {
+    Numbers n(args, 16);
+    n >> device >> g.type >> g.m >> g.n >> g.k >> g.batch >> g.a_batch >> g.b_batch >> g.transpose_a >> g.transpose_b >> g.alpha;
+    g.activation = activation_of(n);
+    n >> a_size >> b_size;
+    const int64_t a_need = g.batch ? (g.batch - 1) * g.a_batch + g.m * g.k : 0, b_need = g.batch ? (g.batch - 1) * g.b_batch + g.k * g.n : 0;
+    if (!args.ok() || a_size < a_need || b_size < b_need || !a.read(args, device, float_bytes(g.type, a_size)) ||
+        !b.read(args, device, float_bytes(g.type, b_size)) || !bias.read(args, device, float_bytes(g.type, g.n), true) ||
+        !y.read(args, device, float_bytes(g.type, g.batch * g.m * g.n)))
+      return false;
+    g.a = a.as<void>();
+    g.b = b.as<void>();
+    g.bias = bias.as<void>();
+    g.y = y.as<void>();
+    return true;
+  }
+  WhittleStatus run() { return remember_device_error(cuda().backend->gemm(device, g)); }
+};
+
+// (numbers, a, b, sums?, bias?, bScales?, bZeros?, y, result): with sums, b is what cudaPackInt8 made
+struct CudaGemmInt8 {
+  int32_t device, bias_kind;
+  bool packed, scaled;
+  GemmInt8Args g = {};
+  PackedInt8 weights = {};
+  double* fault;
+  DeviceUse a, b, sums, bias, scales, zeros, y;
+  bool parse(Args& args) {
+    Numbers n(args, 20);
+    n >> device >> g.m >> g.n >> g.k >> g.a_signed >> g.b_unsigned >> g.b_transposed >> g.a_zero >> g.b_zero >> g.a_scale >> g.b_scale;
+    g.activation = activation_of(n);
+    n >> g.out_type >> g.out_scale >> g.out_zero >> packed >> bias_kind >> scaled;
+    const int64_t size = g.out_type == kOutInt32 || g.out_type == kOutFloat32 ? 4 : 1, rows = cuda_int8_rows(g.n);
+    if (!args.ok() || !a.read(args, device, g.m * g.k) || !b.read(args, device, packed ? rows * cuda_int8_row(g.k) : g.k * g.n) ||
+        !sums.read(args, device, 4 * rows, !packed) || !bias.read(args, device, 4 * g.n, bias_kind == 0) ||
+        !scales.read(args, device, 4 * g.n, !scaled) || !zeros.read(args, device, g.n, true) || !y.read(args, device, g.m * g.n * size))
+      return false;
+    fault = args.array<double>(1);
+    g.batch = 1;
+    g.a = a.as<uint8_t>();
+    weights = {g.k, g.n, 0, g.b_unsigned, 0, b.as<int8_t>(), sums.as<int32_t>()};
+    g.b = b.as<uint8_t>();
+    g.bias_int = bias_kind == 1 ? bias.as<int32_t>() : nullptr;
+    g.bias_float = bias_kind == 2 ? bias.as<float>() : nullptr;
+    g.b_scales = scales.as<float>();
+    g.b_zeros = zeros.as<uint8_t>();
+    g.out = y.as<void>();
+    return args.ok();
+  }
+  WhittleStatus run() {
+    g.packed = packed ? &weights : nullptr;
+    int32_t found = 0;
+    const WhittleStatus status = cuda().backend->gemm_int8(device, g, &found);
+    *fault = found;
+    return remember_device_error(status);
+  }
+};
+
+// (numbers, w, data, sums)
+struct CudaPackInt8 {
+  int32_t device;
+  int64_t k, n;
+  bool is_unsigned, transposed;
+  DeviceUse w, data, sums;
+  bool parse(Args& args) {
+    Numbers numbers(args, 5);
+    numbers >> device >> k >> n >> is_unsigned >> transposed;
+    return args.ok() && w.read(args, device, k * n) && data.read(args, device, cuda_int8_rows(n) * cuda_int8_row(k)) &&
+           sums.read(args, device, 4 * cuda_int8_rows(n));
+  }
+  WhittleStatus run() {
+    return remember_device_error(
+        cuda().backend->pack_int8(device, w.as<uint8_t>(), is_unsigned, transposed, k, n, data.as<int8_t>(), sums.as<int32_t>()));
+  }
+};
+
 }  // namespace
 
 void init_cuda(napi_env env, napi_value exports) {
@@ -215,6 +303,9 @@ void init_cuda(napi_env env, napi_value exports) {
   expose<CudaLargest>(env, exports, "cudaLargest", "cudaLargestAsync");
   expose<CudaRuns>(env, exports, "cudaRuns", "cudaRunsAsync");
   expose<CudaApply>(env, exports, "cudaApply", "cudaApplyAsync");
+  expose<CudaGemmCall>(env, exports, "cudaGemm", "cudaGemmAsync");
+  expose<CudaGemmInt8>(env, exports, "cudaGemmInt8", "cudaGemmInt8Async");
+  expose<CudaPackInt8>(env, exports, "cudaPackInt8", "cudaPackInt8Async");
   expose<CudaLoss<false>>(env, exports, "cudaCrossEntropy", "cudaCrossEntropyAsync");
   expose<CudaLoss<true>>(env, exports, "cudaKl", "cudaKlAsync");
 }

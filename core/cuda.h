@@ -8,7 +8,9 @@
 #pragma once
 #include <stdint.h>
 
+#include "core/activation.h"
 #include "core/distill.h"
+#include "core/gemm_int8.h"
 #include "core/quantize.h"
 #include "core/select.h"
 #include "core/status.h"
@@ -16,7 +18,7 @@
 namespace whittle {
 
 // Raised by any change of this header or of a struct that it passes on.
-constexpr uint32_t kCudaContract = 2;
+constexpr uint32_t kCudaContract = 3;
 
 // Why nothing can run. The names cross into lib/kernels/devices.ts.
 enum CudaState : int32_t {
@@ -44,6 +46,24 @@ struct CudaDevice {
   int32_t major, minor, multiprocessors;
   int64_t memory;            // bytes
 };
+
+// y = activation(alpha * op(a) * op(b) + bias): row-major matrices of one type, sums in float32, rounded to the type once.
+struct CudaGemm {
+  FloatType type;
+  const void *a, *b;             // [m][k] and [k][n], or transposed [k][m] and [n][k]
+  bool transpose_a, transpose_b;
+  int64_t m, n, k;
+  int64_t batch;                 // products
+  int64_t a_batch, b_batch;      // elements from one matrix to the next; 0: the same one
+  float alpha;
+  const void* bias;              // [n] of the type, or null
+  Activation activation;
+  void* y;                       // [batch][m][n]
+};
+
+// Weights of gemm_int8 on a device: signed bytes (unsigned ones less 128), an output channel a row, zeros beyond n and k.
+inline int64_t cuda_int8_rows(int64_t n) { return (n + 3) / 4 * 4; }
+inline int64_t cuda_int8_row(int64_t k) { return (k + 15) / 16 * 16; }
 
 struct CudaBackend {
   uint32_t contract, bytes;  // kCudaContract, sizeof(CudaBackend)
@@ -80,6 +100,15 @@ struct CudaBackend {
   // result[0] is 1 a class weight that is negative or not finite.
   WhittleStatus (*cross_entropy)(int32_t device, const LogitLoss& loss);
   WhittleStatus (*kl)(int32_t device, const LogitLoss& loss);
+
+  // Needs cuBLASLt: WHITTLE_DEVICE where it cannot be had or has no algorithm. Two calls have the same bits.
+  WhittleStatus (*gemm)(int32_t device, const CudaGemm& gemm);
+  // As gemm_int8, of one product. args.packed: data and sums of pack_int8, and k and n. *fault, host memory, says what
+  // WHITTLE_RANGE means: 1 a sum that could leave 32 bits, 2 a scale. cuBLASLt serves where it can, an own kernel elsewhere.
+  WhittleStatus (*gemm_int8)(int32_t device, const GemmInt8Args& args, int32_t* fault);
+  // data: cuda_int8_rows(n) * cuda_int8_row(k) bytes, sums: cuda_int8_rows(n), of the signed bytes.
+  WhittleStatus (*pack_int8)(int32_t device, const uint8_t* w, bool is_unsigned, bool transposed, int64_t k, int64_t n, int8_t* data,
+                             int32_t* sums);
 };
 
 // The one symbol that the library exports under this name.

@@ -183,6 +183,10 @@ void Work::check(cudaError_t e) {
   if (status_ == WHITTLE_OK) status_ = status_of(device_, e);
 }
 
+void Work::refuse(const char* words) {
+  if (status_ == WHITTLE_OK) status_ = failed(device_, words);
+}
+
 void* Work::take(int64_t bytes) {
   if (status_ != WHITTLE_OK) return nullptr;
   if (count_ == kPieces) {
@@ -210,7 +214,7 @@ WhittleStatus Work::finish() {
   if (known(device_) && stream_) check(cudaStreamSynchronize(stream_));
   if (status_ != WHITTLE_OK) return status_;
   seen_ = *found;
-  if (seen_ & (kFlagScale | kFlagLabel)) return WHITTLE_RANGE;
+  if (seen_ & (kFlagScale | kFlagLabel | kFlagSum)) return WHITTLE_RANGE;
   return seen_ & kFlagNonfinite ? WHITTLE_NONFINITE : WHITTLE_OK;
 }
 
@@ -247,6 +251,9 @@ extern "C" WHITTLE_EXPORT const whittle::CudaBackend* whittle_cuda() {
     b.apply = cuda_apply;
     b.cross_entropy = cuda_cross_entropy;
     b.kl = cuda_kl;
+    b.gemm = cuda_gemm;
+    b.gemm_int8 = cuda_gemm_int8;
+    b.pack_int8 = cuda_pack_int8;
     return b;
   }();
   return &backend;

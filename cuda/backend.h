@@ -5,7 +5,7 @@
 namespace whittle {
 
 // Bits that kernels raise for what they find in the data.
-enum Flag : int { kFlagNonfinite = 1, kFlagScale = 2, kFlagLabel = 4 };
+enum Flag : int { kFlagNonfinite = 1, kFlagScale = 2, kFlagLabel = 4, kFlagSum = 8 };
 
 constexpr int kBlock = 256;  // threads of a block, everywhere
 constexpr int64_t kMostElements = 2147483647;
@@ -37,14 +37,21 @@ class Work {
   // To host memory, there once finish() has answered.
   void fetch(void* host, const void* memory, int64_t bytes);
 
+  // Ends the operation with WHITTLE_DEVICE and these words.
+  void refuse(const char* words);
+  // Takes in what a library's call on the stream came to.
+  void check(cudaError_t e);
+  bool good() const { return status_ == WHITTLE_OK; }
+  int32_t device() const { return device_; }
+  cudaStream_t stream() const { return stream_; }
+
   // Waits. Then flags say what kernels found; the first of range, label and finiteness that is raised is the answer.
   WhittleStatus finish();
   bool raised(Flag flag) const { return seen_ & flag; }
 
  private:
-  static constexpr int kPieces = 8;
+  static constexpr int kPieces = 12;
   void* take(int64_t bytes);
-  void check(cudaError_t e);
 
   cudaStream_t stream_ = nullptr;
   int32_t device_;
@@ -68,5 +75,9 @@ WhittleStatus cuda_nm(int32_t device, const float* scores, int64_t outer, int64_
 WhittleStatus cuda_apply(int32_t device, const float* x, const uint8_t* mask, int64_t n, float* out);
 WhittleStatus cuda_cross_entropy(int32_t device, const LogitLoss& loss);
 WhittleStatus cuda_kl(int32_t device, const LogitLoss& loss);
+WhittleStatus cuda_gemm(int32_t device, const CudaGemm& gemm);
+WhittleStatus cuda_gemm_int8(int32_t device, const GemmInt8Args& args, int32_t* fault);
+WhittleStatus cuda_pack_int8(int32_t device, const uint8_t* w, bool is_unsigned, bool transposed, int64_t k, int64_t n, int8_t* data,
+                             int32_t* sums);
 
 }  // namespace whittle

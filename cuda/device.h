@@ -1,5 +1,5 @@
 // What every .cu file includes, and the only place that knows who compiles it: nvcc, or a C++ compiler for the emulator of
-// test/cuda, which runs the same kernels on the CPU. Hence no <<<>>>, no bare __shared__, no inline PTX in kernels.
+// test/cuda, which runs the same kernels on the CPU. Hence no <<<>>>, no bare __shared__, no inline PTX in kernels; what only a GPU has is wrapped here.
 #pragma once
 #include <stdint.h>
 
@@ -18,6 +18,16 @@ using SharedType = T;
 #endif
 
 namespace whittle {
+
+// Four products of signed bytes, added to c.
+__device__ inline int dot4(int a, int b, int c) {
+#if defined(__CUDACC__)
+  return __dp4a(a, b, c);
+#else
+  for (int i = 0; i < 4; i++) c += static_cast<int8_t>(a >> 8 * i) * static_cast<int8_t>(b >> 8 * i);
+  return c;
+#endif
+}
 
 constexpr unsigned kFullMask = 0xffffffffu;
 constexpr int kWarp = 32;

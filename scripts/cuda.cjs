@@ -29,17 +29,27 @@ function compiler() {
   return undefined
 }
 
-/** The folder of cuda_runtime_api.h, or undefined. */
-function headers() {
+/** Folders where a toolkit's headers may lie. */
+function includes() {
   const of = (base) => (base ? [path.join(base, 'include'), path.join(base, 'targets', 'x86_64-linux', 'include')] : [])
   const nvcc = compiler()
   // A dry run names the toolkit that a wrapper on PATH stands for.
   const top = nvcc && /^#\$ TOP=(.*)$/m.exec(run(nvcc.nvcc, ['--dryrun', '-E', '-x', 'cu', os.devNull]).text)?.[1]
   const local = fs.existsSync('/usr/local') ? fs.readdirSync('/usr/local').filter((f) => f.startsWith('cuda')).map((f) => `/usr/local/${f}`) : []
-  return [process.env.WHITTLE_CUDA_HEADERS, ...[top, process.env.CUDA_PATH, process.env.CUDA_HOME, ...local, wheels, '/usr'].flatMap(of)]
-    .filter(Boolean)
-    .find((f) => fs.existsSync(path.join(f, 'cuda_runtime_api.h')))
+  return [process.env.WHITTLE_CUDA_HEADERS, ...[top, process.env.CUDA_PATH, process.env.CUDA_HOME, ...local, wheels, '/usr'].flatMap(of)].filter(Boolean)
 }
+
+/** The folder of a header, or undefined. */
+const folderOf = (header, ...first) => [...first, ...includes()].find((f) => fs.existsSync(path.join(f, header)))
+const headers = () => folderOf('cuda_runtime_api.h')
+
+/** cuBLASLt: WHITTLE_CUBLAS may name a folder with include/ and lib/, as NVIDIA's wheel has them. */
+const cublas = process.env.WHITTLE_CUBLAS ? [path.join(process.env.WHITTLE_CUBLAS, 'include')] : []
+const blasHeaders = () => folderOf('cublasLt.h', ...cublas)
+const kNoBlas = 'no cublasLt.h (a CUDA toolkit, or pip install nvidia-cublas --target DIR and WHITTLE_CUBLAS=DIR/nvidia/cu13)'
+const blasOption = () => `-DWHITTLE_CUBLASLT_HEADERS=${blasHeaders() ?? ''}`
+/** The fake library, for the sources' own search. */
+const fakeBlas = () => (blasHeaders() ? path.join(folder('cuda-emulated'), 'fake_cublaslt.so') : '')
 
 const launcher = (language) =>
   process.env.CMAKE_CXX_COMPILER_LAUNCHER ? [`-DCMAKE_${language}_COMPILER_LAUNCHER=${process.env.CMAKE_CXX_COMPILER_LAUNCHER}`] : []
@@ -47,7 +57,7 @@ const launcher = (language) =>
 /** Builds whittle_cuda.so; answers its path and nvcc's words. */
 function build(nvcc, release) {
   const dir = folder(release ? 'cuda-release' : 'cuda')
-  const list = ['-S', 'cuda', '-B', dir, ...launcher('CUDA')]
+  const list = ['-S', 'cuda', '-B', dir, blasOption(), ...launcher('CUDA')]
   if (release) list.push('-DCMAKE_CUDA_ARCHITECTURES=75-real;80-real;90-real;100-real;120')
   const configured = run('cmake', list, { env: nvcc.env })
   if (!configured.ok) return { ...configured, file: '' }
@@ -85,12 +95,27 @@ function checkNvcc(nvcc) {
   report('nvcc, sm_80 and PTX, no spills', { passed: 3 - bad.length, failed: bad.length, print: bad.join('\n') }, start)
 }
 
+/** Every function of NVIDIA's that the sources name, in NVIDIA's own library. */
+function checkSymbols() {
+  const start = Date.now()
+  const name = 'symbols of libcublasLt'
+  const found = [...cublas, ...includes()]
+    .flatMap((f) => ['../lib', '../lib64', '../../lib', '../../../lib64'].map((lib) => path.join(f, lib)))
+    .flatMap((f) => (fs.existsSync(f) ? fs.readdirSync(f).filter((n) => /^libcublasLt\.so\.\d+$/.test(n)).map((n) => path.join(f, n)) : []))[0]
+  if (!found) return skip(name, 'NVIDIA\'s library is not here (pip install nvidia-cublas --target DIR and WHITTLE_CUBLAS=DIR/nvidia/cu13)')
+  const table = /#define WHITTLE_CUBLASLT_FUNCTIONS[^]*?[^\\]\n/.exec(fs.readFileSync(path.join(root, 'cuda', 'cublaslt.cu'), 'utf8'))?.[0] ?? ''
+  const used = [...table.matchAll(/X\((\w+)\)/g)].map((m) => m[1])
+  const has = new Set(run('nm', ['-D', '--defined-only', found], { maxBuffer: 1 << 28 }).out.split('\n').map((l) => l.split(' ').pop().split('@')[0]))
+  const missing = used.filter((f) => !has.has(f))
+  report(name, { passed: used.length - missing.length, failed: missing.length + (used.length ? 0 : 1), print: missing.join('\n') }, start)
+}
+
 // ASan's own words and TSan's; a broken rule of the emulator ends as a failed row.
-const sanitizers = { ASAN_OPTIONS: 'detect_leaks=0', TSAN_OPTIONS: 'halt_on_error=1', WHITTLE_CPU: 'scalar', WHITTLE_CUDA: '' }
+const sanitizers = () => ({ WHITTLE_CUBLASLT_LIBRARY: fakeBlas(), ASAN_OPTIONS: 'detect_leaks=0', TSAN_OPTIONS: 'halt_on_error=1', WHITTLE_CPU: 'scalar', WHITTLE_CUDA: '' })
 
 function rows(name, executable, list) {
   const start = Date.now()
-  const r = run(path.join(folder('cuda-emulated'), executable), list, { env: sanitizers })
+  const r = run(path.join(folder('cuda-emulated'), executable), list, { env: sanitizers() })
   const summary = /^check: (\d+) passed, (\d+) failed/m.exec(r.out)
   if (!summary) return report(name, { failed: 1, print: `${executable} ${list.join(' ')} ended with ${r.status}\n${r.text.slice(-6000)}` }, start)
   const failed = Number(summary[2]) + (!r.ok && summary[2] === '0' ? 1 : 0)
@@ -126,7 +151,7 @@ function checkMistakes(list, seed) {
   const start = Date.now()
   const missed = []
   for (const m of list) {
-    const r = run(path.join(folder('cuda-emulated'), `broken_${m.name}`), [m.family, '--lean', '--seed', seed], { env: sanitizers })
+    const r = run(path.join(folder('cuda-emulated'), `broken_${m.name}`), [m.family, '--lean', '--seed', seed], { env: sanitizers() })
     if (r.ok || !new RegExp(m.says).test(r.text)) missed.push(`${m.name} (${m.what}) was not caught: exit ${r.status}\n${r.text.slice(-2000)}`)
   }
   report('mistakes that must be caught', { passed: list.length - missed.length, failed: missed.length, print: missed.join('\n') }, start)
@@ -137,12 +162,12 @@ function checkEmulated(quick, seed) {
   if (!include) return skip('emulator', "NVIDIA's headers are not here: a CUDA toolkit, or pip install nvidia-cuda-runtime nvidia-cuda-crt and WHITTLE_CUDA_HEADERS=<folder>")
   const start = Date.now()
   const tsan = args.includes('--tsan') && !quick
-  const mistakes = kMistakes.filter((m) => (quick ? m.quick : tsan || m.config !== 'tsan'))
+  const mistakes = kMistakes.filter((m) => (quick ? m.quick : tsan || m.config !== 'tsan') && (m.file !== 'cublaslt' || blasHeaders()))
   writeMistakes(mistakes)
   const configs = quick ? ['asan'] : tsan ? ['plain', 'asan', 'tsan'] : ['plain', 'asan']
   const dir = folder('cuda-emulated')
-  const configured = run('cmake', ['-S', 'test/cuda', '-B', dir, `-DWHITTLE_CUDA_HEADERS=${include}`, ...launcher('CXX')])
-  const targets = ['whittle_cuda', ...configs.map((c) => `cuda_check_${c}`), ...mistakes.map((m) => `broken_${m.name}`)]
+  const configured = run('cmake', ['-S', 'test/cuda', '-B', dir, `-DWHITTLE_CUDA_HEADERS=${include}`, blasOption(), ...launcher('CXX')])
+  const targets = ['whittle_cuda', ...(blasHeaders() ? ['fake_cublaslt'] : []), ...configs.map((c) => `cuda_check_${c}`), ...mistakes.map((m) => `broken_${m.name}`)]
   const built = configured.ok ? run('cmake', ['--build', dir, '--parallel', jobs, '--target', ...targets]) : configured
   if (!built.ok) return report('emulator, build', { failed: 1, print: built.text }, start)
   report('emulator, build', { passed: 1 }, start)
@@ -164,7 +189,7 @@ function checkJavaScript(quick) {
     const file = path.join(folder('cuda-emulated'), 'jest.json')
     fs.rmSync(file, { force: true })
     const r = run(process.execPath, [require.resolve('jest/bin/jest'), '--json', `--outputFile=${file}`, '--testMatch', '<rootDir>/test/cuda/*.spec.ts'], {
-      env: { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library, FAKE_CUDA_MODE: mode },
+      env: { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library, WHITTLE_CUBLASLT_LIBRARY: fakeBlas(), FAKE_CUDA_MODE: mode },
     })
     let data
     try {
@@ -185,6 +210,8 @@ if (args.includes('--test')) {
   else {
     if (nvcc) checkNvcc(nvcc)
     else skip('nvcc', 'no nvcc on PATH (a CUDA toolkit, or the wheels nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt nvidia-cuda-runtime)')
+    if (!blasHeaders()) skip('products by cuBLASLt', kNoBlas)
+    checkSymbols()
     checkEmulated(quick, at >= 0 ? (args[at + 1] ?? '1') : '1')
     checkJavaScript(quick)
   }

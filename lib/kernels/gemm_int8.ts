@@ -75,7 +75,8 @@ interface Prepared {
   readonly facts: Facts
 }
 
-interface Facts {
+/** @internal */
+export interface Facts {
   readonly n: number
   readonly k: number
   readonly aSigned: boolean
@@ -89,18 +90,21 @@ interface Facts {
   readonly intBias: boolean
 }
 
-const kOutTypes = ['int32', 'float32', 'int8', 'uint8'] as const
+/** @internal */
+export const kOutTypes = ['int32', 'float32', 'int8', 'uint8'] as const
 const kOptionNames = [
   'aZeroPoint', 'bZeroPoint', 'aScale', 'bScale', 'bias', 'activation', 'outType', 'outScale', 'outZeroPoint', 'transposeB',
   'threads', 'out',
 ] as const
 
-function zeroPoint(value: unknown, parameter: string, type: DataType): number {
+/** @internal */
+export function zeroPoint(value: unknown, parameter: string, type: DataType): number {
   if (value === undefined) return 0
   return isUnsigned(type) ? integer(value, parameter, 0, 255) : integer(value, parameter, -128, 127)
 }
 
-function scaleOf(value: unknown, parameter: string): number {
+/** @internal */
+export function scaleOf(value: unknown, parameter: string): number {
   const s = Math.fround(finite(value, parameter, 0))
   if (!(s > 0 && s < Infinity)) fail('ERR_RANGE', parameter, 'a scale > 0 that float32 can hold', value)
   return s
@@ -324,7 +328,8 @@ function prepare(aValue: unknown, bValue: unknown, opts: unknown, pinned: boolea
 }
 
 // Says what a native refusal means: the driver found a sum that could leave 32 bits, a scale or a bias that is no good.
-function refusal(status: number, { n, k, aSigned, bUnsigned, aZero, bZero, bZeros, aScale, bScale, bScales, intBias }: Facts): void {
+/** @internal */
+export function refusal(status: number, { n, k, aSigned, bUnsigned, aZero, bZero, bZeros, aScale, bScale, bScales, intBias }: Facts): void {
   if (status === 3) {
     const products = Array.from({ length: n === 0 || bZeros === null ? 1 : n }, (_, j) => {
       const zb = bZeros ? ((bZeros as Int8Data)[j] as number) : bZero

@@ -1,7 +1,7 @@
 export { adopt, Handle, type HandleToken } from '../handle'
 export { devices, setThreads, type CudaDevice, type CudaState, type Devices } from './devices'
 export { DeviceTensor, toDevice, toDeviceAsync } from './device'
-export { gemm, gemmAsync, type GemmOptions } from './gemm'
+export { type GemmOptions } from './gemm'
 export { type Activation } from './activation'
 export {
   agpSparsity,
@@ -25,13 +25,20 @@ export {
   dequantize,
   dequantizeAsync,
   distill,
+  gemm,
+  gemmAsync,
+  gemmInt8,
+  gemmInt8Async,
   importance,
   importanceAsync,
   mask,
   maskAsync,
+  packInt8,
+  packInt8Async,
   quantize,
   quantizeAsync,
 } from './route'
+export { DevicePackedInt8, type DeviceGemmInt8Options, type DeviceGemmOptions } from './cuda/gemm'
 export { type DeviceCrossEntropyOptions, type DeviceKlOptions, type DeviceLoss } from './cuda/distill'
 export {
   type DeviceDequantizeOptions,
@@ -73,10 +80,6 @@ export {
   type SimilarityOptions,
 } from './distill'
 export {
-  gemmInt8,
-  gemmInt8Async,
-  packInt8,
-  packInt8Async,
   PackedInt8,
   type GemmInt8Options,
   type PackInt8Options,

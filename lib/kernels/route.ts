@@ -1,10 +1,13 @@
 // Functions that compute where their first operand lies: on the CPU, or for device tensors on their GPU. The one place that
 // chooses; neither side knows of the other.
 import * as deviceDistill from './cuda/distill'
+import * as deviceGemm from './cuda/gemm'
 import * as deviceQuantize from './cuda/quantize'
 import * as deviceSelect from './cuda/select'
 import { isDeviceTensor } from './device'
 import * as hostDistill from './distill'
+import * as hostGemm from './gemm'
+import * as hostInt8 from './gemm_int8'
 import * as hostQuantize from './quantize'
 import * as hostSelect from './select'
 
@@ -12,19 +15,24 @@ import * as hostSelect from './select'
 type Anything = (...args: never[]) => unknown
 type Loose = (a: unknown, b: unknown, c: unknown) => unknown
 
-const onDevice = (operand: unknown): boolean => isDeviceTensor(operand)
+type Choose = (a: unknown, b: unknown) => boolean
+
+const onDevice: Choose = (operand) => isDeviceTensor(operand)
 
 // The device's signature comes first: a device tensor has the fields of a tensor.
-function routed<D extends Anything, H extends Anything>(device: D, host: H, chooses: (operand: unknown) => boolean = onDevice): D & H {
+function routed<D extends Anything, H extends Anything>(device: D, host: H, chooses: Choose = onDevice): D & H {
   const there = device as unknown as Loose
   const here = host as unknown as Loose
-  return ((a: unknown, b: unknown, c: unknown) => (chooses(a) ? there(a, b, c) : here(a, b, c))) as unknown as D & H
+  return ((a: unknown, b: unknown, c: unknown) => (chooses(a, b) ? there(a, b, c) : here(a, b, c))) as unknown as D & H
 }
 
-const codesOnDevice = (q: unknown): boolean =>
+const codesOnDevice: Choose = (q) =>
   isDeviceTensor(q) || (typeof q === 'object' && q !== null && isDeviceTensor((q as { data?: unknown }).data))
 
-const anyOnDevice = (scores: unknown): boolean => isDeviceTensor(scores) || (Array.isArray(scores) && scores.some(isDeviceTensor))
+const anyOnDevice: Choose = (scores) => isDeviceTensor(scores) || (Array.isArray(scores) && scores.some(isDeviceTensor))
+
+// Packed weights of the CPU are a matter of the CPU's function.
+const eitherOnDevice: Choose = (a, b) => isDeviceTensor(a) || isDeviceTensor(b) || deviceGemm.isDevicePacked(b)
 
 export const quantize = routed(deviceQuantize.quantize, hostQuantize.quantize)
 export const quantizeAsync = routed(deviceQuantize.quantizeAsync, hostQuantize.quantizeAsync)
@@ -46,3 +54,10 @@ export const distill = {
   kl: routed(deviceDistill.kl, hostDistill.distill.kl),
   klAsync: routed(deviceDistill.klAsync, hostDistill.distill.klAsync),
 }
+
+export const gemm = routed(deviceGemm.gemm, hostGemm.gemm, eitherOnDevice)
+export const gemmAsync = routed(deviceGemm.gemmAsync, hostGemm.gemmAsync, eitherOnDevice)
+export const gemmInt8 = routed(deviceGemm.gemmInt8, hostInt8.gemmInt8, eitherOnDevice)
+export const gemmInt8Async = routed(deviceGemm.gemmInt8Async, hostInt8.gemmInt8Async, eitherOnDevice)
+export const packInt8 = routed(deviceGemm.packInt8, hostInt8.packInt8)
+export const packInt8Async = routed(deviceGemm.packInt8Async, hostInt8.packInt8Async)

@@ -63,7 +63,8 @@ int main(int argc, char** argv) {
   const struct {
     const char* name;
     void (*run)(Check&);
-  } families[] = {{"memory", check_memory}, {"quantize", check_quantize}, {"select", check_select}, {"distill", check_distill}};
+  } families[] = {{"memory", check_memory}, {"quantize", check_quantize}, {"select", check_select}, {"distill", check_distill},
+                  {"gemm", check_gemm}};
   Check c;
   std::vector<std::string> only;
   for (int i = 1; i < argc; i++) {

@@ -93,5 +93,6 @@ void check_memory(Check& c);
 void check_quantize(Check& c);
 void check_select(Check& c);
 void check_distill(Check& c);
+void check_gemm(Check& c);
 
 }  // namespace whittle

@@ -24,8 +24,15 @@ namespace fake {
 namespace {
 
 struct Stream {
+  StreamHead head;
   int device;
   std::deque<std::function<void()>> queue;
+};
+
+struct Event {
+  Stream* stream = nullptr;  // of the last record
+  bool done = false;
+  double time = 0;
 };
 
 struct Allocation {
@@ -38,6 +45,7 @@ struct Runtime {
   std::map<const char*, Allocation> memory;
   std::map<const char*, size_t> pinned;
   std::set<Stream*> streams;
+  double clock = 0;
   std::map<int, size_t> used;
   std::mt19937_64 random{1};
   int64_t allocations = 0, launches = 0;
@@ -108,6 +116,16 @@ Stream* of(cudaStream_t s) {
 void push(Stream* s, std::function<void()> work) {
   s->queue.push_back(std::move(work));
   if (options().mode == Mode::eager || (options().mode == Mode::random && runtime().random() % 2)) drain(s);
+}
+
+void enqueue_foreign(CUstream_st* s, void (*work)(void*), void* context) {
+  const Guard guard(runtime().lock);
+  push(of(s), [=] { work(context); });
+}
+
+bool foreign_on_device(const void* p, uint64_t bytes) {
+  const Guard guard(runtime().lock);
+  return on_device(p, bytes);
 }
 
 cudaError_t take(void** p, size_t n) {
@@ -256,7 +274,7 @@ cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr a, void*) {
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned flags) {
   if (flags != cudaStreamNonBlocking) unmodelled("a blocking stream");
   const Guard guard(runtime().lock);
-  Stream* made = new Stream{current_device, {}};
+  Stream* made = new Stream{{enqueue_foreign, foreign_on_device, &runtime().clock}, current_device, {}};
   runtime().streams.insert(made);
   *s = reinterpret_cast<cudaStream_t>(made);
   return cudaSuccess;
@@ -265,6 +283,45 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s) {
   const Guard guard(runtime().lock);
   drain(of(s));
   return answer(runtime().sticky(of(s)->device));
+}
+// Event Management: a record is work of its stream; cudaEventElapsedTime is cudaErrorInvalidResourceHandle before a record and
+// cudaErrorNotReady before it is done.
+cudaError_t cudaEventCreate(cudaEvent_t* e) {
+  *e = reinterpret_cast<cudaEvent_t>(new Event);
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+  const Guard guard(runtime().lock);
+  Event* event = reinterpret_cast<Event*>(e);
+  event->stream = of(s);
+  event->done = false;
+  push(of(s), [event] {
+    event->time = runtime().clock;
+    event->done = true;
+  });
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+  const Guard guard(runtime().lock);
+  Event* event = reinterpret_cast<Event*>(e);
+  if (!event->stream) return cudaSuccess;
+  drain(event->stream);
+  return answer(runtime().sticky(event->stream->device));
+}
+cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t stop) {
+  const Guard guard(runtime().lock);
+  const Event *a = reinterpret_cast<Event*>(start), *b = reinterpret_cast<Event*>(stop);
+  if (!a->stream || !b->stream) return answer(cudaErrorInvalidResourceHandle);
+  if (!a->done || !b->done) return answer(cudaErrorNotReady);
+  *ms = static_cast<float>(b->time - a->time);
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+  const Guard guard(runtime().lock);
+  Event* event = reinterpret_cast<Event*>(e);
+  if (event->stream) drain(event->stream);
+  delete event;
+  return cudaSuccess;
 }
 // Stream Ordered Memory Allocator: memory may be used by work of the stream after the allocation; freeing happens in its
 // turn.

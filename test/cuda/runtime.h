@@ -3,7 +3,17 @@
 #pragma once
 #include <stdint.h>
 
+struct CUstream_st;
+
 namespace fake {
+
+// What a cudaStream_t of this runtime points to first, so that the fakes of NVIDIA's libraries, which are opened like those,
+// enqueue their work: they link nothing of this one.
+struct StreamHead {
+  void (*enqueue)(CUstream_st* stream, void (*work)(void*), void* context);  // `work` frees its context
+  bool (*on_device)(const void* p, uint64_t bytes);
+  double* clock;  // milliseconds: work that takes time adds to it
+};
 
 // When queued work runs: at once (hides missing waits), as late as anything allows, or at random.
 enum class Mode { eager, late, random };

@@ -5,7 +5,18 @@ import { sizeOf, type DataType, type TypedArray } from '../../tensor'
 import { describe, fail } from '../../validate'
 import { checkDevice, isDeviceTensor, newDeviceTensor, type DeviceTensor } from '../device'
 
-type Name = 'cudaQuantize' | 'cudaDequantize' | 'cudaScores' | 'cudaLargest' | 'cudaRuns' | 'cudaApply' | 'cudaCrossEntropy' | 'cudaKl'
+type Name =
+  | 'cudaQuantize'
+  | 'cudaDequantize'
+  | 'cudaScores'
+  | 'cudaLargest'
+  | 'cudaRuns'
+  | 'cudaApply'
+  | 'cudaCrossEntropy'
+  | 'cudaKl'
+  | 'cudaGemm'
+  | 'cudaGemmInt8'
+  | 'cudaPackInt8'
 type Argument = object | null
 type Calls = { [N in Name]: (numbers: Float64Array, ...args: readonly Argument[]) => number } & {
   [N in Name as `${N}Async`]: (numbers: Float64Array, ...args: readonly Argument[]) => Promise<number>
