@@ -151,6 +151,19 @@ describe('scales of channels', () => {
     expect(Math.max(...shares(back))).toBeLessThan(0.2 * Math.max(...shares(plain)))
   })
 
+  test.each(['none', 'channel'] as const)('scale %s: values that begin with the best of a histogram are never worse than those that begin elsewhere', async (scale) => {
+    // Many small values and a few large ones.
+    const data = uneven.map((v, i) => v * (i % 11 === 0 ? 8 : 1))
+    const lost = async (init?: string): Promise<number> => {
+      const { model } = await compress(pair(data), share({ bits: 4, scale, ...(init ? { init } : {}) }))
+      return squared(readOf(model, 'w').map((v, i) => v / (scale === 'none' ? 1 : 2 ** ((i % kOut) / 4 - 6))), data.map((v, i) => v / (scale === 'none' ? 1 : 2 ** ((i % kOut) / 4 - 6))))
+    }
+    const best = await lost('histogram')
+    if (scale === 'channel') expect(await lost()).toBe(best)
+    for (const init of ['linear', 'density', 'k-means++']) expect(best).toBeLessThan((scale === 'none' ? 1.01 : 1.1) * (await lost(init)))
+    expect(best).toBeLessThan(0.95 * (await lost('linear')))
+  })
+
   test('of every op, and several indices to a byte', async () => {
     const { model } = await compress(netOf(kSpecs), share({ bits: 4, scale: 'channel' }))
     const got = await runNet(model, kSpecs)

@@ -43,9 +43,10 @@ export interface CodebookStep {
   readonly method?: 'nearest' | 'gptq' | 'adaround'
   /**
    * Where k-means begins: `'linear'` (default) evenly between the least and the largest value, which keeps the few large
-   * ones; `'density'` at even shares of the sorted values; `'k-means++'`. Weighted errors have a start of their own.
+   * ones; `'density'` at even shares of the sorted values; `'k-means++'`; `'histogram'` with the best values for a histogram, found by
+   * dynamic programming: the least error, where weighted errors always begin, and the default beside scale `'channel'`.
    */
-  readonly init?: 'linear' | 'density' | 'k-means++'
+  readonly init?: 'linear' | 'density' | 'k-means++' | 'histogram'
   /** Of `'k-means++'`. Default 0. */
   readonly seed?: number
   /**
@@ -130,7 +131,9 @@ function resolveCodebook(value: object, parameter: string): ResolvedCodebook {
   const subvector = given.subvector === undefined ? 1 : integer(given.subvector, `${parameter}.subvector`, 1, 64)
   const pieces = subvector > 1
   const bits = given.bits === undefined ? (pieces ? 8 : 5) : integer(given.bits, `${parameter}.bits`, 1, 8)
-  const init = given.init === undefined ? (pieces ? 'k-means++' : 'linear') : oneOf(given.init, `${parameter}.init`, ['linear', 'density', 'k-means++'])
+  const scale = given.scale === undefined ? 'none' : oneOf(given.scale, `${parameter}.scale`, ['none', 'channel'])
+  const standard = pieces ? 'k-means++' : scale === 'channel' ? 'histogram' : 'linear'
+  const init = given.init === undefined ? standard : oneOf(given.init, `${parameter}.init`, ['linear', 'density', 'k-means++', 'histogram'])
   const method = given.method === undefined ? 'nearest' : oneOf(given.method, `${parameter}.method`, ['nearest', 'gptq', 'adaround'])
   const zeros = given.zeros === undefined ? (pieces ? 'any' : 'keep') : oneOf(given.zeros, `${parameter}.zeros`, ['keep', 'any'])
   if (pieces && init !== 'k-means++') fail('ERR_RANGE', `${parameter}.init`, "'k-means++' beside subvector: pieces have no order", init)
@@ -140,7 +143,7 @@ function resolveCodebook(value: object, parameter: string): ResolvedCodebook {
     step: 'codebook',
     bits,
     subvector,
-    scale: given.scale === undefined ? 'none' : oneOf(given.scale, `${parameter}.scale`, ['none', 'channel']),
+    scale,
     method,
     init,
     seed: given.seed === undefined ? 0 : integer(given.seed, `${parameter}.seed`, 0, 2 ** 32 - 1),

@@ -4,7 +4,7 @@ import { sparsityOf } from '../computed'
 /** @internal How shared values are found; see `CodebookStep`. */
 export interface Sharing {
   readonly bits: number
-  readonly init: 'linear' | 'density' | 'k-means++'
+  readonly init: 'linear' | 'density' | 'k-means++' | 'histogram'
   readonly seed: number
   readonly zeros: 'keep' | 'any'
 }
@@ -23,8 +23,8 @@ export function tableFor(values: Float32Array, { bits, init, seed, zeros }: Shar
   const wanted = clusters - (keepZero ? 1 : 0)
   const table =
     few ??
-    (importance
-      ? weightedTable(others, keepZero ? importance.filter((_, i) => values[i] !== 0) : importance, wanted)
+    (importance || init === 'histogram'
+      ? weightedTable(others, !importance ? new Float32Array(others.length).fill(1) : keepZero ? importance.filter((_, i) => values[i] !== 0) : importance, wanted)
       : (kmeans(others, { clusters: wanted, init, seed }).centroids.data as Float32Array))
   const all = keepZero ? [...table, 0] : [...table]
   return Float32Array.from(new Set(all.sort((a, b) => a - b).map((v) => (v === 0 ? 0 : v))))
