@@ -10,6 +10,7 @@ export type {
   CodebookStep,
   DedupeStep,
   DynamicQuantizeStep,
+  HalfQuantizeStep,
   EqualizeStep,
   FactorizeStep,
   FoldStep,

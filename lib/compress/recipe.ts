@@ -57,7 +57,7 @@ const kPresets = {
   // What transformers.js looks for beside a model, by dtype: q8, q4 and fp16.
   'transformers.js': [{ step: 'fold' }, { step: 'dedupe' }, { step: 'quantize', activations: 'dynamic' }],
   'transformers.js-q4': [{ step: 'dedupe' }, { step: 'quantize', bits: 4, blockSize: 32, method: 'omse', layers: { ops: ['MatMul', 'Gemm'] } }],
-  'transformers.js-fp16': [{ step: 'dedupe' }, { step: 'quantize', format: 'float16' }],
+  'transformers.js-fp16': [{ step: 'dedupe' }, { step: 'quantize', format: 'float16', activations: 'float16' }],
 } as const satisfies Record<string, readonly Step[]>
 
 /** Names of the recipes that come with the package. */

@@ -8,6 +8,7 @@ import { computeDynamically } from '../static/dynamic'
 import { raiseIrVersion } from '../../model/fold'
 import { raiseOpset } from '../../model/opset'
 import { applyStatic, isStatic, resolveStatic, type ResolvedStatic } from './quantize_static'
+import { applyHalf, isHalf, resolveHalf, type ResolvedHalf } from './quantize_half'
 import { chooseLayers, describeWeight, type Context, type Pass, type PassResult } from './pass'
 import type { QuantizeStep, ResolvedQuantize } from './quantize'
 
@@ -51,17 +52,18 @@ async function applyDynamic(model: Model, step: ResolvedDynamic, { run, spared }
 }
 
 /** @internal The quantize step: weights alone, or activations too. */
-export function withActivations(pass: Pass<ResolvedQuantize>): Pass<ResolvedQuantize | ResolvedStatic | ResolvedDynamic> {
+export function withActivations(pass: Pass<ResolvedQuantize>): Pass<ResolvedQuantize | ResolvedStatic | ResolvedDynamic | ResolvedHalf> {
   return {
     name: 'quantize',
     resolve(value, parameter) {
       const { activations, ...rest } = value as { activations?: unknown }
-      const kind = activations === undefined ? 'none' : oneOf(activations, `${parameter}.activations`, ['none', 'static', 'dynamic'] as const)
+      const kind = activations === undefined ? 'none' : oneOf(activations, `${parameter}.activations`, ['none', 'static', 'dynamic', 'float16'] as const)
       if (kind === 'static') return resolveStatic(pass, value, parameter)
+      if (kind === 'float16') return resolveHalf(value, parameter)
       return kind === 'dynamic' ? resolveDynamic(value, parameter) : pass.resolve(rest, parameter)
     },
-    needs: (step) => (isStatic(step) ? ['calibration'] : isDynamic(step) ? [] : pass.needs(step)),
+    needs: (step) => (isStatic(step) ? ['calibration'] : isDynamic(step) || isHalf(step) ? [] : pass.needs(step)),
     apply: (model, step, context) =>
-      isStatic(step) ? applyStatic(pass, model, step, context) : isDynamic(step) ? applyDynamic(model, step, context) : pass.apply(model, step, context),
+      isStatic(step) ? applyStatic(pass, model, step, context) : isDynamic(step) ? applyDynamic(model, step, context) : isHalf(step) ? applyHalf(model, step, context) : pass.apply(model, step, context),
   }
 }

@@ -1,0 +1,199 @@
+import { raiseIrVersion } from '../../model/fold'
+import { MemorySource, type DataSource, type Initializer } from '../../model/graph'
+import { fromHalves, toHalves } from '../../model/half'
+import type { Model } from '../../model/model'
+import { raiseOpset } from '../../model/opset'
+import { weights } from '../../model/weights'
+import { bytes, count } from '../../report/format'
+import type { LayerReport } from '../../report/types'
+import { oneOf, options, string } from '../../validate'
+import { fail } from '../../validate'
+import { ComputedSource, relativeError, sparsityOf } from '../computed'
+import { toHalf } from '../half/graph'
+import { keptNodes, kMostHalf, magnitudes, readFloats, typesOf } from '../half/plan'
+import { parseSelector, type LayerSelector, type Layers } from '../selectors'
+import { Emitter } from './emit'
+import { chooseLayers, describeWeight, type Context, type Memory, type PassResult } from './pass'
+import type { QuantizeStep } from './quantize'
+
+/**
+ * The whole model in float16: weights, constants and what nodes compute. Half the bytes everywhere; half the memory, and about twice the
+ * speed, where a runtime computes in float16 (GPUs, WebGPU); onnxruntime on CPUs puts Casts around most ops instead and is no faster for it.
+ *
+ * Ops that take no float16 (TopK, Resize, Min, Max, CumSum, Range, NonMaxSuppression, RoiAlign, random and quantized ones, ops of other
+ * domains, control flow with all that is in it, values whose type is not known) stay in float32 between Casts. With calibration inputs
+ * so do nodes whose values reach beyond 65504 on any of them. Weights of nodes that stay are stored in float16 too, and cast.
+ */
+export interface HalfQuantizeStep extends QuantizeStep {
+  readonly activations: 'float16'
+  readonly format?: 'float16'
+  /** What the model's inputs and outputs are: `'float32'` (default), with a Cast behind or before each, or `'float16'`. */
+  readonly io?: 'float32' | 'float16'
+  /**
+   * Constants beyond 65504: `'clip'` (default) brings them to ±32752, which leaves room for what is added (masks of attention), or ±65504 where a
+   * Clip reads them; `'keep'` leaves the nodes that read them in float32. Infinities stay. A single number that would vanish becomes 2⁻²⁴.
+   */
+  readonly outOfRange?: 'clip' | 'keep'
+  /** Further ops, by type, that stay in float32. */
+  readonly float32Ops?: readonly string[]
+  /** Weights that become float16; nodes that read others stay in float32. Default: all. No other field of {@link QuantizeStep} is taken. */
+  readonly layers?: Layers
+}
+
+/** @internal */
+export interface ResolvedHalf {
+  readonly step: 'quantize'
+  readonly activations: 'float16'
+  readonly format: 'float16'
+  readonly io: 'float32' | 'float16'
+  readonly outOfRange: 'clip' | 'keep'
+  readonly float32Ops: readonly string[]
+  readonly layers: LayerSelector
+}
+
+/** @internal */
+export const isHalf = (value: object): value is ResolvedHalf => (value as { activations?: unknown }).activations === 'float16'
+
+/** @internal */
+export function resolveHalf(value: object, parameter: string): ResolvedHalf {
+  const given = options(value, parameter, ['step', 'activations', 'format', 'io', 'outOfRange', 'float32Ops', 'layers'])
+  if (given.format !== undefined) oneOf(given.format, `${parameter}.format`, ['float16'])
+  const ops = given.float32Ops ?? []
+  if (!Array.isArray(ops)) fail('ERR_DTYPE', `${parameter}.float32Ops`, 'an array of op types', ops)
+  return {
+    step: 'quantize',
+    activations: 'float16',
+    format: 'float16',
+    io: given.io === undefined ? 'float32' : oneOf(given.io, `${parameter}.io`, ['float32', 'float16']),
+    outOfRange: given.outOfRange === undefined ? 'clip' : oneOf(given.outOfRange, `${parameter}.outOfRange`, ['clip', 'keep']),
+    float32Ops: ops.map((op: unknown, i: number) => string(op, `${parameter}.float32Ops[${i}]`)),
+    layers: parseSelector(given.layers, `${parameter}.layers`),
+  }
+}
+
+/** Beyond this a float32 rounds to an infinite float16. */
+const kOverflow = 65520
+/** Where constants out of range go: the sum of two is a number still. */
+const kClip = 32752
+/** Below this a float32 rounds to zero. */
+const kVanish = 2 ** -25
+
+/** @internal */
+export async function applyHalf(model: Model, step: ResolvedHalf, context: Context): Promise<PassResult> {
+  const { run, spared, calibration, memory } = context
+  raiseIrVersion(model, 4)
+  raiseOpset(model, 7)
+  const { graph } = model
+  const all = weights(graph)
+  const chosen = chooseLayers(all, step.layers, 0, { spared })
+  const names = new Set(chosen.map((w) => w.initializer.name))
+  const typeOf = typesOf(model)
+
+  const beyond = new Set<string>()
+  const reports = new Map<string, LayerReport>()
+  const floats = readFloats(model)
+  let clipped = 0
+  for (const [i, initializer] of floats.entries()) {
+    if (i % 16 === 0) await run.tell('quantize', i, floats.length, initializer.name)
+    const values = memory.scratch.read(initializer).data as Float32Array
+    const far = outside(values)
+    if (far > 0) beyond.add(initializer.name)
+    const weight = chosen.find((w) => w.initializer === initializer)
+    if (!weight) continue
+    const halves = fromHalves(halvesFrom(values, kClip))
+    const base = describeWeight(weight)
+    const why = far > 0 ? `${count(far)} values beyond ${kMostHalf}${step.outOfRange === 'clip' ? ` became ±${kClip}` : ''}` : undefined
+    if (far > 0 && step.outOfRange === 'keep') reports.set(initializer.name, { ...base, action: 'kept', reason: why!, bytesAfter: base.bytesBefore })
+    else {
+      if (far > 0) clipped++
+      const error = Number.isFinite(values.reduce((s, v) => s + Math.abs(v), 0)) ? relativeError(values, halves) : 0
+      reports.set(initializer.name, { ...base, action: 'quantized', bits: 16, bytesAfter: base.bytesBefore / 2, error, sparsity: sparsityOf(halves), ...(why ? { reason: why } : {}) })
+    }
+  }
+
+  let unseen: string | undefined
+  const seen = calibration
+    ? await magnitudes(model, typeOf, calibration, run).catch((error: unknown) => {
+        // Ranges are a help that a model may do without: what sessions cannot run is converted by its ops alone.
+        if ((error as { code?: unknown }).code !== 'ERR_UNSUPPORTED_OP') throw error
+        unseen = (error as Error).message
+        return new Map<string, number>()
+      })
+    : new Map<string, number>()
+  const keep = step.outOfRange === 'keep'
+  const untouched = new Set([...spared, ...all.filter((w) => !names.has(w.initializer.name)).map((w) => w.initializer.name)])
+  const kept = keptNodes(model, typeOf, { ops: step.float32Ops, spared: untouched, beyond: keep ? beyond : new Set(), seen })
+  const clips = new Set(graph.nodes.filter((n) => n.is('Clip')).flatMap((n) => n.inputs.slice(1)))
+  const casts = toHalf({
+    graph,
+    full: new Set(kept.keys()),
+    isFloat: (value) => typeOf(value) === 'float32',
+    halvesOf: (initializer) => halfSource(initializer, memory, clips.has(initializer.name) ? kMostHalf : kClip),
+    io: step.io,
+  })
+
+  // What stays in float32 reads weights from float16 too.
+  const emitter = new Emitter(graph)
+  const layers = chosen.map((weight) => {
+    const { initializer } = weight
+    const now = weight.graph.initializers.get(initializer.name)
+    const report = reports.get(initializer.name)
+    if (now?.type !== 'float32') {
+      if (report) return report
+      const base = describeWeight(weight)
+      return { ...base, action: 'kept' as const, reason: `${initializer.type} weights are not converted`, bytesAfter: base.bytesBefore }
+    }
+    const base = describeWeight(weight)
+    const values = memory.scratch.read(now).data as Float32Array
+    if (outside(values) > 0 || initializer.elementCount < 64 || weight.graph.isOutput(initializer.name))
+      return report?.action === 'kept' ? report : { ...base, action: 'kept' as const, reason: 'the nodes that read it stay in float32', bytesAfter: base.bytesBefore }
+    const halves = fromHalves(halvesFrom(values, kClip))
+    emitter.replaceByHalves(weight, halfSource(now, memory, kClip))
+    return { ...base, action: 'quantized' as const, bits: 16, bytesAfter: base.bytesBefore / 2, error: relativeError(values, halves), sparsity: sparsityOf(halves), reason: 'cast to float32 for the nodes that read it' }
+  })
+  emitter.finish()
+  await run.tell('quantize', floats.length, floats.length)
+  return { layers, summary: summarize(layers, kept, casts, clipped, [...beyond].length, keep, unseen) }
+}
+
+function summarize(layers: readonly LayerReport[], kept: ReadonlyMap<{ readonly opType: string }, string>, casts: number, clipped: number, beyond: number, keep: boolean, unseen?: string): string {
+  const sum = (pick: (l: LayerReport) => number): number => layers.reduce((total, l) => total + pick(l), 0)
+  const kinds = new Map<string, number>()
+  for (const { opType } of kept.keys()) kinds.set(opType, (kinds.get(opType) ?? 0) + 1)
+  const list = [...kinds].map(([op, n]) => `${n} ${op}`).join(', ')
+  const large = [...kept.values()].filter((r) => r.includes(' reaches ')).length
+  return (
+    `Converted the model to float16: weights of ${bytes(sum((l) => l.bytesBefore))} became ${bytes(sum((l) => l.bytesAfter))}` +
+    `${kept.size ? `; ${count(kept.size)} nodes stayed in float32 (${list}${large ? `; ${count(large)} of them for values beyond ${kMostHalf}` : ''})` : ''}; ${count(casts)} casts` +
+    `${beyond ? `; ${count(beyond)} constants have values beyond ${kMostHalf}${keep ? '' : `, which were clipped${clipped ? `, ${count(clipped)} weights among them` : ''}`}` : ''}` +
+    `${unseen ? `; ranges of values are not known: ${unseen}` : ''}.`
+  )
+}
+
+/** Finite values that float16 does not hold. */
+function outside(values: Float32Array): number {
+  let far = 0
+  for (let i = 0; i < values.length; i++) {
+    const v = Math.abs(values[i]!)
+    if (v >= kOverflow && v < Infinity) far++
+  }
+  return far
+}
+
+function halvesFrom(values: Float32Array, most: number): Uint16Array {
+  const one = values.length === 1 ? values[0]! : 0
+  // A term such as an epsilon that keeps a divisor from zero must not vanish.
+  if (one !== 0 && Math.abs(one) <= kVanish) return toHalves(Float32Array.of(Math.sign(one) * 2 ** -24))
+  if (outside(values) === 0) return toHalves(values)
+  return toHalves(values.map((v) => (Math.abs(v) >= kOverflow && Math.abs(v) < Infinity ? Math.sign(v) * most : v)))
+}
+
+/** Held while the budget lasts, else computed when it is read. */
+function halfSource(initializer: Initializer, { keep, scratch }: Memory, most: number): DataSource {
+  const length = initializer.byteLength / 2
+  const compute = (): Uint8Array => {
+    const halves = halvesFrom(scratch.read(initializer).data as Float32Array, most)
+    return new Uint8Array(halves.buffer as ArrayBuffer, halves.byteOffset, halves.byteLength)
+  }
+  return keep.take(length) ? new MemorySource(compute()) : new ComputedSource(length, compute)
+}
