@@ -243,14 +243,16 @@ void multiply_panel(const SparseKernels& kernels, const SparseArgs& a, const Str
 WhittleStatus multiply_tiles(const SparseKernels& kernels, const SparseArgs& a, int threads) {
   const SparseMatrix& w = *a.w;
   const SparseTiles& t = *w.tiles;
-  const Strips strips = strips_of(a.columns, t.units);
+  // Columns that have to be turned go by in narrower strips: what is written back in rows of them stays near.
+  const int64_t units = a.by_rows && t.height == 1 ? std::min<int64_t>(4, t.units) : t.units;
+  const Strips strips = strips_of(a.columns, units);
   const int64_t padded_k = t.blocks * t.block + t.width, total = strips.count * a.batch;
   const float* x = static_cast<const float*>(a.x);
   // X serves as it lies where one strip takes exactly its columns; off a cache line every load would touch two.
   const bool direct = !a.by_rows && strips.count == 1 && a.columns % kSparseUnit == 0 && w.cols % t.width == 0 &&
                       reinterpret_cast<uintptr_t>(x) % 64 == 0 && (a.batch == 1 || w.cols * a.columns % 16 == 0);
   static thread_local Scratch packed;
-  const int64_t strip_floats = padded_k * t.units * kSparseUnit, chunks = (padded_k + kPackRows - 1) / kPackRows;
+  const int64_t strip_floats = padded_k * units * kSparseUnit, chunks = (padded_k + kPackRows - 1) / kPackRows;
   std::atomic<bool> failed{false};
   // Many columns: a strip at a time from packing to result, while it is near.
   const int64_t team = threads > 0 ? threads : thread_limit();
@@ -258,7 +260,7 @@ WhittleStatus multiply_tiles(const SparseKernels& kernels, const SparseArgs& a, 
     int64_t most_rows = 0;
     for (int64_t p = 0; p < t.panels; p++)
       most_rows = std::max(most_rows, t.panel_rows[static_cast<size_t>(p) + 1] - t.panel_rows[static_cast<size_t>(p)]);
-    const int64_t sums = most_rows * t.units * kSparseUnit;
+    const int64_t sums = most_rows * units * kSparseUnit;
     parallel_for(total, std::max<int64_t>(1, total / (8 * team)), threads, [&](int64_t begin, int64_t end) {
       static thread_local Scratch own;
       float* strip = static_cast<float*>(own.take((strip_floats + sums) * 4));
@@ -289,7 +291,7 @@ WhittleStatus multiply_tiles(const SparseKernels& kernels, const SparseArgs& a, 
       for (int64_t i = begin; i < end; i++) {
         const int64_t which = i % now, p = i / now;
         const int64_t rows = t.panel_rows[static_cast<size_t>(p) + 1] - t.panel_rows[static_cast<size_t>(p)];
-        float* acc = static_cast<float*>(sums.take(rows * t.units * kSparseUnit * 4));
+        float* acc = static_cast<float*>(sums.take(rows * units * kSparseUnit * 4));
         if (!acc) {
           failed = true;
           return;

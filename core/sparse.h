@@ -88,6 +88,7 @@ struct SparseFinish {
 };
 
 struct SparseKernels {
+  int32_t units;  // widest strip for which `tile` passes over the entries of single rows once, at most kSparseMaxUnits
   void (*tile)(const SparseTile*);
   void (*vector)(const SparseTile*);
   void (*slice)(const SparseSlice*);
@@ -170,6 +171,7 @@ struct SparseBuild {
   int32_t r, c, n, m;
   const float* scales;    // int8 from int8: rows of them, or null (then all are 1); int8 from float: null
   int64_t columns;        // expected N, 0: unknown
+  bool by_rows;           // expected form of X (a hint)
   bool measure;           // auto: by time instead of the model
   int32_t threads;
 };

@@ -57,16 +57,25 @@ void put_value(int32_t type, float v, uint8_t* to) {
   }
 }
 
-// Widest strip of X. Single rows have an accumulator for each vector and want a long block of X in L1 rather than a wide one;
-// groups want few passes over their values.
-int64_t most_units(int64_t height) { return height == 1 ? 4 : kSparseMaxUnits; }
+// Whether a strip of X of so many units is read where it lies, and stays in L2 while all of W passes by.
+bool strip_near(const SparseBuild& b, int64_t units) {
+  return !b.by_rows && b.cols * units * kSparseUnit * 4 <= cache_sizes().l2 / 2;
+}
+
+// Widest strip of X: few passes over the values, and a strip that is all of X need not be copied. Single rows have an accumulator
+// for each vector; where X is long or has to be turned, a longer block of it in L1 is worth more to them than a wide one.
+int64_t most_units(const SparseBuild& b, int64_t height) {
+  if (height > 1) return kSparseMaxUnits;
+  const int64_t widest = sparse_kernels().units;
+  return strip_near(b, widest) ? widest : std::min<int64_t>(4, widest);
+}
 
 // Columns of a block of the tile layout. A block that L1 nearly holds feeds products fastest, but every block loads and stores
 // the accumulators once, so with few non-zeros larger blocks from L2 win. Costs in cycles, fitted to AVX-512; the choice is
 // flat, and relations are alike elsewhere.
 int64_t block_columns(const SparseBuild& b, int64_t height, int64_t width, int64_t entries) {
   const CacheSizes& cache = cache_sizes();
-  const int64_t most_wide = most_units(height);
+  const int64_t most_wide = most_units(b, height);
   int64_t units = b.columns <= 0 ? 4 : std::max<int64_t>(1, (b.columns + 15) / 16);
   units = (units + (units + most_wide - 1) / most_wide - 1) / ((units + most_wide - 1) / most_wide);
   const int64_t row_bytes = units * kSparseUnit * 4, most = std::max(width, std::min<int64_t>(32768, b.cols + width - 1) / width * width);
@@ -74,7 +83,9 @@ int64_t block_columns(const SparseBuild& b, int64_t height, int64_t width, int64
   const double groups = static_cast<double>((b.rows + height - 1) / height) + 1;
   struct Level { int64_t bytes; double load; };
   const Level many[] = {{cache.l1d * 3 / 2, 1.45}, {cache.l2 / 8, 1.6}, {cache.l2 / 2, 1.75}, {cache.l2 / 2, 1.75}};
-  const Level single[] = {{cache.l1d, 0.68}, {cache.l1d * 3 / 2, 0.83}, {cache.l2 / 8, 1.2}, {cache.l2 / 2, 1.4}};
+  const bool near = strip_near(b, units);
+  const Level single[] = {{cache.l1d, 0.68}, {cache.l1d * 3 / 2, near ? 0.78 : 0.83}, {cache.l2 / 8, near ? 1.0 : 1.2}, {cache.l2 / 2, near ? 1.1 : 1.4}};
+  const double again = near ? 3 : 1.6;
   int64_t best = 0;
   double least = 0;
   for (const Level& level : height * width == 1 ? single : many) {
@@ -82,7 +93,7 @@ int64_t block_columns(const SparseBuild& b, int64_t height, int64_t width, int64
     // With one byte an index while L1 is the aim.
     if (height * width == 1 && level.bytes <= cache.l1d * 3 / 2) columns = std::min<int64_t>(columns, 256);
     const double full = std::min(static_cast<double>((b.cols + columns - 1) / columns), loads / groups);
-    const double cost = height * width == 1 ? loads * (1.1 + level.load * u) + groups * full * (1.6 * u + 4)
+    const double cost = height * width == 1 ? loads * (1.1 + level.load * u) + groups * full * (again * u + 4)
                                             : loads * std::max(0.55 * u * h, level.load * u + 0.5 * h) + groups * full * (4 * u * h + 5);
     if (best == 0 || cost < least) best = columns, least = cost;
   }
@@ -102,7 +113,7 @@ void build_tiles(const SparseSource& source, const SparseBlocks<float>& blocks, 
   const int64_t size = out->type == kSparseF32 ? 4 : 2;
   t->height = static_cast<int32_t>(height);
   t->width = static_cast<int32_t>(width);
-  t->units = static_cast<int32_t>(most_units(height));
+  t->units = static_cast<int32_t>(most_units(b, height));
   t->block = block_columns(b, height, width, entries);
   t->index_size = height * width == 1 && t->block <= 256 ? 1 : 2;
   t->blocks = std::max<int64_t>(1, (b.cols + t->block - 1) / t->block);

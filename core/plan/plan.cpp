@@ -279,6 +279,7 @@ int64_t PlanModel::add_sparse(ConstantKind kind, const void* data, int64_t bytes
   b.n = layout.n;
   b.m = layout.m;
   b.columns = layout.columns;
+  b.by_rows = true;
   auto c = std::make_unique<Constant>();
   c->kind = kind;
   c->groups = 1;

@@ -425,6 +425,7 @@ static void finish(const SparseFinish* f) {
 }
 
 SPARSE_INLINE void install(SparseKernels* t) {
+  t->units = SPARSE_VECTORS_1 * VF_LANES / kSparseUnit < kSparseMaxUnits ? SPARSE_VECTORS_1 * VF_LANES / kSparseUnit : kSparseMaxUnits;
   t->tile = tile;
   t->vector = vector;
   t->slice = slice;

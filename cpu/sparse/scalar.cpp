@@ -70,6 +70,7 @@ static void finish(const SparseFinish* f) {
 }
 
 extern "C" void sparse_install_scalar(SparseKernels* t) {
+  t->units = 4;
   t->tile = tile;
   t->vector = vector;
   t->slice = slice;
