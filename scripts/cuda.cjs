@@ -2,6 +2,7 @@
 // npm run build:cuda [-- --release]: whittle_cuda.so by nvcc, put beside the addon. Without nvcc: says so, exit code 0.
 // npm run test:cuda [-- --quick | --tsan] [--seed N]: what can be checked of the CUDA sources without a GPU (docs/cuda.md); its
 // last line is `N passed, N failed, N skipped`. --quick is the part that npm test runs; --tsan adds the thread sanitizer.
+// node scripts/cuda.cjs --selftest: the same cases on a real GPU, then how long operations take there. Without one: exit code 1.
 const path = require('node:path')
 const fs = require('node:fs')
 const os = require('node:os')
@@ -113,9 +114,9 @@ function checkSymbols() {
 // ASan's own words and TSan's; a broken rule of the emulator ends as a failed row.
 const sanitizers = () => ({ WHITTLE_CUBLASLT_LIBRARY: fakeBlas(), ASAN_OPTIONS: 'detect_leaks=0', TSAN_OPTIONS: 'halt_on_error=1', WHITTLE_CPU: 'scalar', WHITTLE_CUDA: '' })
 
-function rows(name, executable, list) {
+function rows(name, executable, list, env = sanitizers()) {
   const start = Date.now()
-  const r = run(path.join(folder('cuda-emulated'), executable), list, { env: sanitizers() })
+  const r = run(path.join(folder('cuda-emulated'), executable), list, { env })
   const summary = /^check: (\d+) passed, (\d+) failed/m.exec(r.out)
   if (!summary) return report(name, { failed: 1, print: `${executable} ${list.join(' ')} ended with ${r.status}\n${r.text.slice(-6000)}` }, start)
   const failed = Number(summary[2]) + (!r.ok && summary[2] === '0' ? 1 : 0)
@@ -157,6 +158,8 @@ function checkMistakes(list, seed) {
   report('mistakes that must be caught', { passed: list.length - missed.length, failed: missed.length, print: missed.join('\n') }, start)
 }
 
+const realLibrary = (library, more) => ({ WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library, WHITTLE_CPU: 'scalar', ...more })
+
 function checkEmulated(quick, seed) {
   const include = headers()
   if (!include) return skip('emulator', "NVIDIA's headers are not here: a CUDA toolkit, or pip install nvidia-cuda-runtime nvidia-cuda-crt and WHITTLE_CUDA_HEADERS=<folder>")
@@ -167,7 +170,7 @@ function checkEmulated(quick, seed) {
   const configs = quick ? ['asan'] : tsan ? ['plain', 'asan', 'tsan'] : ['plain', 'asan']
   const dir = folder('cuda-emulated')
   const configured = run('cmake', ['-S', 'test/cuda', '-B', dir, `-DWHITTLE_CUDA_HEADERS=${include}`, blasOption(), ...launcher('CXX')])
-  const targets = ['whittle_cuda', ...(blasHeaders() ? ['fake_cublaslt'] : []), ...configs.map((c) => `cuda_check_${c}`), ...mistakes.map((m) => `broken_${m.name}`)]
+  const targets = ['whittle_cuda', ...(blasHeaders() ? ['fake_cublaslt'] : []), ...configs.map((c) => `cuda_check_${c}`), ...mistakes.map((m) => `broken_${m.name}`), ...(quick ? [] : ['cuda_selftest'])]
   const built = configured.ok ? run('cmake', ['--build', dir, '--parallel', jobs, '--target', ...targets]) : configured
   if (!built.ok) return report('emulator, build', { failed: 1, print: built.text }, start)
   report('emulator, build', { passed: 1 }, start)
@@ -175,31 +178,86 @@ function checkEmulated(quick, seed) {
   if (!quick) {
     rows('emulator', 'cuda_check_plain', ['--seed', seed])
     if (tsan) rows('emulator, thread sanitizer', 'cuda_check_tsan', ['--lean', '--seed', seed])
+    // What a machine with a GPU runs, in the library's place the emulated one.
+    rows('selftest, on the emulated library', 'cuda_selftest', ['--real', '--lean', '--seed', seed], realLibrary(path.join(dir, 'whittle_cuda.so'), { WHITTLE_CUBLASLT_LIBRARY: fakeBlas() || '/nowhere.so' }))
     for (const other of ['2', '3']) rows(`emulator, seed ${other}`, 'cuda_check_plain', ['--seed', other])
   }
   checkMistakes(mistakes, seed)
+}
+
+/** Specs by jest, as one line. */
+function specs(name, match, env) {
+  const start = Date.now()
+  const file = path.join(folder('cuda-emulated'), 'jest.json')
+  fs.rmSync(file, { force: true })
+  const r = run(process.execPath, [require.resolve('jest/bin/jest'), '--json', `--outputFile=${file}`, '--testMatch', `<rootDir>/test/cuda/${match}.spec.ts`], { env })
+  let data
+  try {
+    data = JSON.parse(fs.readFileSync(file, 'utf8'))
+  } catch {
+    data = { numPassedTests: 0, numFailedTests: 1 }
+  }
+  const failed = data.numFailedTests || (r.ok ? 0 : 1)
+  report(name, { passed: data.numPassedTests, failed, print: failed ? r.text.slice(-8000) : '' }, start)
+}
+
+/** Medians of operations on device tensors, waiting included. */
+const kBench = `
+const w = require(process.argv[1])
+const at = (type, ...dims) => { const n = dims.reduce((a, b) => a * b, 1)
+  const data = type === 'float32' ? Float32Array.from({ length: n }, (_, i) => Math.sin(i)) : type === 'int8' ? Int8Array.from({ length: n }, (_, i) => i * 31) : new Uint16Array(n).fill(0x3c00)
+  return w.toDevice({ type, dims, data }) }
+const time = (name, unit, work, body) => {
+  const out = body()
+  const t = Array.from({ length: 15 }, () => { const s = process.hrtime.bigint(); body(out); return Number(process.hrtime.bigint() - s) / 1e9 }).sort((a, b) => a - b)[7]
+  console.log(name.padEnd(44), (t * 1e6).toFixed(0).padStart(9) + ' us', (work / t / 1e9).toFixed(1).padStart(9), unit) }
+console.log(w.devices().cuda.devices[0].name)
+for (const n of [1024, 4096]) {
+  for (const type of ['float32', 'float16', 'bfloat16']) { const a = at(type, n, n), b = at(type, n, n); time('gemm ' + type + ' ' + n, 'GFLOP/s', 2 * n ** 3, (out) => w.gemm(a, b, { transposeB: true, out })) }
+  const b = w.packInt8(at('int8', n, n), { transpose: true })
+  for (const rows of [1, 16, n]) { const a = at('int8', rows, n); time('gemmInt8 ' + rows + ' x ' + n + ', float32 out', 'GOP/s', 2 * rows * n * n, (out) => w.gemmInt8(a, b, { outType: 'float32', out })) }
+}
+const x = at('float32', 4096, 8192), bytes = 4096 * 8192 * 4
+time('quantize int8 by row, 128 MiB', 'GB/s read', bytes, (q) => w.quantize(x, { axis: 0, ...(q ? { out: q } : {}) }))
+time('importance l1, 128 MiB', 'GB/s', 2 * bytes, (out) => w.importance(x, { out }))
+time('mask 80 %, 128 MiB', 'GB/s read once', bytes, (out) => w.mask(x, { sparsity: 0.8, out }))
+const s = at('float32', 512, 32768), t = at('float32', 512, 32768)
+time('distill.kl 512 x 32768', 'GB/s', 3 * 512 * 32768 * 4, (r) => w.distill.kl(s, t, { temperature: 2, ...(r ? { out: r.grad } : {}) }))
+`
+
+/** The contract's cases and the public functions on the GPU of this machine. */
+function selftest() {
+  const nvcc = compiler()
+  const given = process.env.WHITTLE_CUDA_LIBRARY
+  const built = !given && nvcc ? build(nvcc, false) : undefined
+  if (built && !built.ok) return report('whittle_cuda.so', { failed: 1, print: built.text }, Date.now())
+  const library = given || built?.file || path.join(root, 'build', 'Release', 'whittle_cuda.so')
+  const asked = devicesWith(library)
+  const cuda = asked.ok ? JSON.parse(asked.out) : { state: 'failed', reason: asked.text }
+  if (cuda.state !== 'ready') return report('a GPU', { failed: 1, print: `${cuda.state}: ${cuda.reason}` }, Date.now())
+  console.log(`${cuda.devices.map((d) => `${d.id} ${d.name} (${d.capability})`).join(', ')}; driver ${cuda.driver}, runtime ${cuda.runtime}${cuda.emulated ? '; emulated' : ''}`)
+  const include = headers()
+  if (!include) skip('contract', "NVIDIA's headers are not here")
+  else {
+    const start = Date.now()
+    const dir = folder('cuda-emulated')
+    const configured = run('cmake', ['-S', 'test/cuda', '-B', dir, `-DWHITTLE_CUDA_HEADERS=${include}`, blasOption(), ...launcher('CXX')])
+    const made = configured.ok ? run('cmake', ['--build', dir, '--parallel', jobs, '--target', 'cuda_selftest']) : configured
+    if (!made.ok) report('contract, build', { failed: 1, print: made.text }, start)
+    else for (const seed of ['1', '2', '3']) rows(`contract, seed ${seed}`, 'cuda_selftest', ['--real', '--seed', seed], realLibrary(library, {}))
+  }
+  specs('JavaScript', '{operations,gemm}', { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library })
+  if (cuda.emulated) return skip('times', 'the library is emulated')
+  const times = run(process.execPath, ['-e', kBench, path.join(root, 'dist')], { env: { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library } })
+  console.log(times.text.trimEnd())
 }
 
 /** The public functions on the emulated library. */
 function checkJavaScript(quick) {
   const library = path.join(folder('cuda-emulated'), 'whittle_cuda.so')
   if (!fs.existsSync(library)) return skip('JavaScript', 'the emulated library was not built')
-  for (const mode of quick ? ['late'] : ['eager', 'late', 'random']) {
-    const start = Date.now()
-    const file = path.join(folder('cuda-emulated'), 'jest.json')
-    fs.rmSync(file, { force: true })
-    const r = run(process.execPath, [require.resolve('jest/bin/jest'), '--json', `--outputFile=${file}`, '--testMatch', '<rootDir>/test/cuda/*.spec.ts'], {
-      env: { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library, WHITTLE_CUBLASLT_LIBRARY: fakeBlas(), FAKE_CUDA_MODE: mode },
-    })
-    let data
-    try {
-      data = JSON.parse(fs.readFileSync(file, 'utf8'))
-    } catch {
-      data = { numPassedTests: 0, numFailedTests: 1 }
-    }
-    const failed = data.numFailedTests || (r.ok ? 0 : 1)
-    report(`JavaScript, streams ${mode}`, { passed: data.numPassedTests, failed, print: failed ? r.text.slice(-8000) : '' }, start)
-  }
+  for (const mode of quick ? ['late'] : ['eager', 'late', 'random'])
+    specs(`JavaScript, streams ${mode}`, '*', { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library, WHITTLE_CUBLASLT_LIBRARY: fakeBlas(), FAKE_CUDA_MODE: mode })
 }
 
 if (args.includes('--test')) {
@@ -215,6 +273,10 @@ if (args.includes('--test')) {
     checkEmulated(quick, at >= 0 ? (args[at + 1] ?? '1') : '1')
     checkJavaScript(quick)
   }
+  console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`)
+  process.exitCode = total.failed ? 1 : 0
+} else if (args.includes('--selftest')) {
+  selftest()
   console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`)
   process.exitCode = total.failed ? 1 : 0
 } else {

@@ -1,4 +1,4 @@
-// cuda_check [family ...] [--seed N] [--lean]
+// cuda_check [family ...] [--seed N] [--lean] [--real]
 #include "check.h"
 
 #include <stdarg.h>
@@ -16,6 +16,7 @@ void Check::row(const char* name, const std::function<void(Rng&)>& body) {
               {emulator::Order::reversed, fake::Mode::random, "reversed, at random"},
               {emulator::Order::random, fake::Mode::late, "at random, late"}};
   for (const auto& way : ways) {
+    if (real_ && way.order != emulator::Order::in_order) continue;
 #if defined(EMULATOR_TSAN)
     // Races are found by what happens before what, in any order; fibers are dear under this sanitizer.
     if (way.order != emulator::Order::random) continue;
@@ -36,7 +37,7 @@ void Check::row(const char* name, const std::function<void(Rng&)>& body) {
     expect(fake::live() == before, "%d allocations left behind", static_cast<int>(fake::live() - before));
     if (failure_.empty()) {
       passed++;
-      printf("PASS %s (%s)\n", name, way.name);
+      printf("PASS %s (%s)\n", name, real_ ? "on the device" : way.name);
     } else {
       failed++;
       printf("FAIL %s (%s, seed %llu): %s\n", name, way.name, static_cast<unsigned long long>(seed), failure_.c_str());
@@ -70,6 +71,7 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; i++) {
     const std::string a = argv[i];
     if (a == "--lean") c.lean_ = true;
+    else if (a == "--real") c.real_ = true;
     else if (a == "--seed" && i + 1 < argc) c.seed = strtoull(argv[++i], nullptr, 10);
     else only.push_back(a);
   }

@@ -49,9 +49,11 @@ class Check {
   bool expect(bool ok, const char* format, ...) __attribute__((format(printf, 3, 4)));
   const CudaBackend& cuda() const { return *whittle_cuda(); }
   bool lean() const { return lean_; }
+  // On a library as it is (real.cpp): no schedules, and failures cannot be injected.
+  bool real() const { return real_; }
   uint64_t seed = 1;
   int passed = 0, failed = 0;
-  bool lean_ = false;
+  bool lean_ = false, real_ = false;
 
  private:
   std::string failure_;

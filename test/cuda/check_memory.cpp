@@ -27,6 +27,8 @@ void check_memory(Check& c) {
     c.expect(cuda.allocate(-1, 16, &p) == WHITTLE_DEVICE && cuda.allocate(64, 16, &p) == WHITTLE_DEVICE, "numbers that are none");
   });
 
+  if (c.real()) return;
+
   c.row("memory: out of device memory at every allocation, and the device works on", [&](Rng& rng) {
     const int64_t n = 300;
     const Device<float> x(rng.normals(n));
