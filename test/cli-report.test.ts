@@ -3,7 +3,7 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 
-import { analyze, compress, measureLatency, parseReport, renderHtml, type Model } from '../lib'
+import { analyze, compress, measureLatency, parseReport, renderHtml, type Analysis, type Model } from '../lib'
 import { main } from '../lib/cli/main'
 import { writeNpy } from '../lib/cli/npy'
 import { float, floats, graph, modelOf } from './graphs'
@@ -109,6 +109,30 @@ describe('whittle compress with calibration, whittle report', () => {
     const made = await call('report', at('r.json'), '-o', at('r.html'), '--json')
     expect([made.code, JSON.parse(made.out).sections]).toEqual([0, ['net.onnx']])
     expect(fs.readFileSync(at('r.html'), 'utf8')).toBe(renderHtml([section]))
+  })
+
+  test('a result in the place of its original is compared with what was there', async () => {
+    fs.copyFileSync(at('net.onnx'), at('own.onnx'))
+    expect((await call('compress', at('own.onnx'), '-o', at('own.onnx'), '--report', at('own.json'))).code).toBe(0)
+    const { analysis, resultAnalysis } = JSON.parse(fs.readFileSync(at('own.json'), 'utf8')) as { analysis: Analysis; resultAnalysis: Analysis }
+    expect([analysis, resultAnalysis].map((a) => a.layers.map((l) => l.type))).toEqual([['float32', 'float32'], ['int8', 'int8']])
+  })
+
+  test('what could not be written is said before the work', async () => {
+    const args = ['compress', at('net.onnx'), '-o', at('early.onnx')]
+    for (const [more, code, message] of [
+      [['--report', at('nowhere', 'r.html')], 1, /ERR_IO: --report: cannot write .*r\.html: there is no folder .*nowhere/],
+      [['--report', at('net.onnx')], 2, /--report: expected another file/],
+      [['--report', at('.', 'early.onnx')], 2, /--report: expected another file/],
+      [['-o', at('nowhere', 'x.onnx')], 1, /ERR_IO: -o: cannot write .*x\.onnx: there is no folder/],
+    ] as const) {
+      const found = await call(...args, ...more)
+      expect([found.code, found.err]).toEqual([code, expect.stringMatching(message)])
+    }
+    expect((await call('analyze', at('net.onnx'), '-o', at('nowhere', 'a.html'))).err).toMatch(/-o: cannot write/)
+    const missing = await call('inspect', at('none.onnx'))
+    expect(missing.err).toMatch(/cannot open: ENOENT: no such file/)
+    expect(fs.existsSync(at('early.onnx'))).toBe(false)
   })
 
   test('a report of --json, of analyze, of several sections makes a page', async () => {

@@ -8,8 +8,8 @@ import { climb, type Outcome } from '../lib/compress/climb'
 
 const never = (): boolean => false
 import { overrideRecipe, parseRecipe } from '../lib/compress/recipe'
-import { Model } from '../lib/model'
-import { attribute, bool, floats, graph, modelOf, theirs } from './graphs'
+import { Initializer, Model } from '../lib/model'
+import { attribute, bool, floats, graph, ints, modelOf, theirs } from './graphs'
 import { failure } from './nets'
 
 describe('climbing', () => {
@@ -130,6 +130,18 @@ test('a plan in a document takes no strengths from elsewhere', async () => {
 })
 
 describe('presets for transformers.js', () => {
+  test('take what no product in integers reads as well', async () => {
+    const w = { e: floats([40, 32], 1), c: floats([32, 32, 1, 1], 2), g: floats([32, 32], 3), m: floats([32, 32], 4) }
+    const net = modelOf(graph([['ids', 'int64', [4]]], w, [['Gather', ['e', 'ids'], ['a']], ['Gemm', ['a', 'g'], ['b']], ['Reshape', ['b', 'as'], ['i']], ['Conv', ['i', 'c'], ['d']], ['Reshape', ['d', 'back'], ['f']], ['MatMul', ['f', 'm'], ['y']]], ['y']))
+    for (const [name, dims] of [['as', [4, 32, 1, 1]], ['back', [4, 32]]] as const) net.graph.addInitializer(Initializer.from(name, ints(...dims)))
+    const { model, report } = await compress(net, 'transformers.js')
+    expect(report.steps.flatMap((s) => s.layers.map((l) => [l.weight, l.action]))).toEqual(['m', 'e', 'g', 'c'].map((n) => [n, 'quantized']))
+    expect([...model.graph.initializers.values()].filter((t) => t.type === 'float32' && t.elementCount > 64)).toEqual([])
+    const feeds = { ids: ints(0, 3, 39, 7) }
+    const [want, got] = [(await theirs(net, feeds)).y!.data as Float32Array, (await theirs(model, feeds)).y!.data as Float32Array]
+    expect(Math.hypot(...want.map((v, i) => v - got[i]!)) / Math.hypot(...want)).toBeLessThan(0.05)
+  })
+
   test('are files under the names that it looks for, which run', async () => {
     const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'whittle-presets-'))
     const net = modelOf(graph([['x', 'float32', [1, 64]]], { w: floats([64, 64], 3), b: floats([64], 5) }, [['MatMul', ['x', 'w'], ['h']], ['Add', ['h', 'b'], ['y']]], ['y']))

@@ -9,7 +9,7 @@ import { big } from '../report/layers'
 import { writeFileWhole } from '../report/write'
 import { exitCode, numberOf, onePath, parse, printable, UsageError, type Command } from './args'
 import { dimsOf, pairs } from './feeds'
-import { loadCalibration, loadEvaluate } from './load'
+import { checkFolder, loadCalibration, loadEvaluate } from './load'
 import { ProgressBar } from './progress'
 
 const kHelp = `Usage: whittle analyze <model.onnx> [options]
@@ -54,6 +54,7 @@ export const analyzeCommand: Command = {
     const input = onePath(positionals, 'model file')
     const output = values.output === undefined ? undefined : onePath([values.output], 'output file')
     if (output && !/\.(html?|json)$/i.test(output)) throw new UsageError(`-o: expected a name that ends in .html or .json, got ${JSON.stringify(output)}`)
+    if (output) checkFolder(output, '-o')
     const whole = (text: string | undefined, flag: string, most: number): number | undefined => {
       if (text === undefined) return undefined
       const n = numberOf(text, flag)

@@ -23,7 +23,7 @@ import { bytes, count, milliseconds, percent, short, table } from '../report/for
 import type { CompressReport, Measurement, ReportSection } from '../report/types'
 import { writeFileWhole } from '../report/write'
 import { exitCode, numberOf, onePath, parse, printable, usage, UsageError, type Command } from './args'
-import { loadCalibration, loadEvaluate, readText } from './load'
+import { checkFolder, loadCalibration, loadEvaluate, readText } from './load'
 import { ProgressBar } from './progress'
 
 const kHelp = `Usage: whittle compress <in.onnx> -o <out.onnx> [options]
@@ -101,6 +101,12 @@ export const compressCommand: Command = {
       resolveRecipe(changed)
       return changed
     })
+    checkFolder(output, '-o')
+    if (values.report !== undefined) {
+      checkFolder(values.report, '--report')
+      if ([input, output].some((file) => path.resolve(file) === path.resolve(values.report!)))
+        throw new UsageError('--report: expected another file than the models')
+    }
     const evaluate = values.evaluate === undefined ? undefined : await loadEvaluate(values.evaluate)
     if (values.sensitivity && (!values.report || !(values.calibration ?? values.evaluate)))
       throw new UsageError('--sensitivity: needs --report, and --calibration or --evaluate to tell by')
@@ -115,14 +121,16 @@ export const compressCommand: Command = {
         signal: terminal.signal,
         onProgress: ({ phase, done, total, detail }) => bar.update(phase, done, total, detail),
       })
+      // The result may take the original's place.
+      const original = values.report ? await Model.load(input) : undefined
       try {
         const saved = await model.save(output, {
           signal: terminal.signal,
           onProgress: ({ bytes: done, total }) => bar.update('write', done, total, output),
         })
-        if (values.report) {
+        if (values.report && original) {
           const tell = { signal: terminal.signal, onProgress: ({ phase, done, total, detail }: Progress) => bar.update(phase, done, total, detail) }
-          const section = await sectionOf(input, model, report, calibration, tell, values.sensitivity ? evaluate : undefined, values.sensitivity === true)
+          const section = await sectionOf(input, original, model, report, calibration, tell, values.sensitivity ? evaluate : undefined, values.sensitivity === true)
           writeFileWhole(values.report, /\.json$/i.test(values.report) ? `${JSON.stringify(section)}\n` : renderHtml([section]))
         }
         bar.clear()
@@ -132,6 +140,7 @@ export const compressCommand: Command = {
             : describe(input, output, report),
         )
       } finally {
+        original?.close()
         model.close()
       }
     } finally {
@@ -162,6 +171,7 @@ type Tell = { readonly signal: AbortSignal; readonly onProgress: (progress: Prog
 /** The report with what can be said of both models. */
 async function sectionOf(
   input: string,
+  original: Model,
   model: Model,
   report: CompressReport,
   data: CalibrationData | undefined,
@@ -169,16 +179,11 @@ async function sectionOf(
   evaluate: Evaluate | undefined,
   sensitivity: boolean,
 ): Promise<ReportSection> {
-  const original = await Model.load(input)
-  try {
-    const calibration = data ? { calibration: data } : {}
-    const analysis = await analyze(original, { ...tell, ...calibration, ...(evaluate ? { evaluate } : {}), sensitivity })
-    const resultAnalysis = await analyze(model, { ...tell, ...calibration, sensitivity: false })
-    const measurements = await times(original, model, report, data, tell)
-    return { title: path.basename(input), report, analysis, resultAnalysis, ...(measurements ? { measurements } : {}) }
-  } finally {
-    original.close()
-  }
+  const calibration = data ? { calibration: data } : {}
+  const analysis = await analyze(original, { ...tell, ...calibration, ...(evaluate ? { evaluate } : {}), sensitivity })
+  const resultAnalysis = await analyze(model, { ...tell, ...calibration, sensitivity: false })
+  const measurements = await times(original, model, report, data, tell)
+  return { title: path.basename(input), report, analysis, resultAnalysis, ...(measurements ? { measurements } : {}) }
 }
 
 /** Times of both models, where it is known what to run them on. */

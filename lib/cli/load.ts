@@ -17,6 +17,13 @@ export function readText(file: string, parameter: string): string {
   }
 }
 
+/** @internal Says before the work what could not be written after it. */
+export function checkFolder(target: string, flag: string): void {
+  const folder = path.dirname(path.resolve(target))
+  if (!fs.statSync(folder, { throwIfNoEntry: false })?.isDirectory())
+    throw new WhittleError('ERR_IO', flag, `${flag}: cannot write ${target}: there is no folder ${folder}`)
+}
+
 /** A module's default export; a CommonJS module's exports are it, or hold it. */
 async function defaultOf(file: string, flag: string): Promise<unknown> {
   let loaded: { default?: unknown }

@@ -55,7 +55,8 @@ const kPresets = {
     { step: 'quantize', coding: 'entropy', bits: 4.5, method: 'gptq', storage: 'folded' },
   ],
   // What transformers.js looks for beside a model, by dtype: q8, q4 and fp16.
-  'transformers.js': [{ step: 'fold' }, { step: 'dedupe' }, { step: 'quantize', activations: 'dynamic' }],
+  // Weights that no product in integers reads (convolutions, embeddings, recurrent cells, Gemm) take a quarter too.
+  'transformers.js': [{ step: 'fold' }, { step: 'dedupe' }, { step: 'quantize', activations: 'dynamic' }, { step: 'quantize' }],
   'transformers.js-q4': [{ step: 'dedupe' }, { step: 'quantize', bits: 4, blockSize: 32, method: 'omse', layers: { ops: ['MatMul', 'Gemm'] } }],
   'transformers.js-fp16': [{ step: 'dedupe' }, { step: 'quantize', format: 'float16', activations: 'float16' }],
 } as const satisfies Record<string, readonly Step[]>

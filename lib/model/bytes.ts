@@ -4,16 +4,11 @@ import type { DataSource } from './initializer'
 
 /** @internal Wraps what the file system threw. */
 export function ioError(path: string, doing: string, cause: unknown): WhittleError {
-  const reason =
-    cause instanceof Error || (cause !== null && typeof cause === 'object')
-      ? (cause as NodeJS.ErrnoException)
-      : undefined
-  return new WhittleError(
-    'ERR_IO',
-    path,
-    `${path}: cannot ${doing}: ${reason?.code ?? ''} ${reason?.message ?? String(cause)}`,
-    { cause },
-  )
+  // Node's messages begin with the code.
+  const { code, message } = (cause ?? {}) as Partial<NodeJS.ErrnoException>
+  const text = message ?? String(cause)
+  const why = code && !text.startsWith(code) ? `${code} ${text}` : text
+  return new WhittleError('ERR_IO', path, `${path}: cannot ${doing}: ${why}`, { cause })
 }
 
 /** @internal */
