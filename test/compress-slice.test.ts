@@ -215,6 +215,50 @@ describe('SliceGPT', () => {
     expect(Math.abs(bias)).toBeCloseTo(Math.abs(wanted), 3)
   })
 
+  test('follows sizes that an exporter computes, of patches and of a token joined on', async () => {
+    const size = 16
+    const int = (value: number): Tensor => ({ type: 'int64', dims: [], data: BigInt64Array.of(BigInt(value)) })
+    const constants = {
+      patch: floats([size, 3, 4, 4], 1), pb: floats([size], 2), cls: floats([1, 1, size], 3), pos: floats([1, 5, size], 4), g: floats([size], 5), b: floats([size], 6), w1: floats([size, 20], 7), w2: floats([20, size], 8),
+      head: floats([size, 6], 9), zero: int(0), at: ints(0), two: ints(2), minus: ints(-1), minus1: ints(-1), ones: ints(1, 1, 1), less: ints(-1, -1, -1),
+    } // prettier-ignore
+    const steps: Step[] = [
+      ['Conv', ['x', 'patch', 'pb'], ['p1'], { strides: attribute.ints([4, 4]) }],
+      ['Shape', ['p1'], ['s1']],
+      ['Slice', ['s1', 'at', 'two', 'at'], ['s2']],
+      ['Concat', ['s2', 'minus'], ['s3'], { axis: attribute.int(0) }],
+      ['Reshape', ['p1', 's3'], ['p2']],
+      ['Transpose', ['p2'], ['p3'], { perm: attribute.ints([0, 2, 1]) }],
+      ['Shape', ['p3'], ['t1']],
+      ['Gather', ['t1', 'zero'], ['t2']],
+      ['Unsqueeze', ['t2', 'at'], ['t3']],
+      ['Concat', ['t3', 'minus', 'minus1'], ['t4'], { axis: attribute.int(0) }],
+      ['Equal', ['t4', 'less'], ['t5']],
+      ['Where', ['t5', 'ones', 't4'], ['t6']],
+      ['Expand', ['cls', 't6'], ['c']],
+      ['Concat', ['c', 'p3'], ['p4'], { axis: attribute.int(1) }],
+      ['Add', ['p4', 'pos'], ['h']],
+      ['LayerNormalization', ['h', 'g', 'b'], ['n']],
+      ['MatMul', ['n', 'w1'], ['m1']],
+      ['Relu', ['m1'], ['m2']],
+      ['MatMul', ['m2', 'w2'], ['m3']],
+      ['Add', ['h', 'm3'], ['h2']],
+      ['LayerNormalization', ['h2', 'g', 'b'], ['n2']],
+      ['MatMul', ['n2', 'head'], ['y']],
+    ]
+    const model = modelOf(graph([['x', 'float32', ['batch', 3, 8, 8]]], constants, steps, ['y']))
+    const sets = [1, 2, 3].map((seed) => ({ x: floats([2, 3, 8, 8], 20 + seed) }))
+    for (const [sparsity, most] of [
+      [0, 1e-5],
+      [0.25, 0.5],
+    ] as const) {
+      const { model: after, report } = await compress(model, slice({ sparsity, roundTo: 4 }), { calibration: sets })
+      expect(report.steps[0]!.layers.map((l) => l.action)).toEqual(['pruned', 'pruned', 'pruned', 'pruned'])
+      expect(after.initializers.get('patch')!.dims[0]).toBe(size * (1 - sparsity))
+      expect(await error(model, after, { x: floats([3, 3, 8, 8], 9) })).toBeLessThan(most)
+    }
+  })
+
   test('refuses a stream whose width is computed, and names what is wrong in a step', async () => {
     const sizes: Step[] = [
       ['MatMul', ['x', 'a'], ['h']],

@@ -67,7 +67,9 @@ function sitesOf(value: unknown, parameter: string): RotationSite[] {
 }
 
 async function apply(model: Model, step: ResolvedRotate, { run, memory, spared }: Context): Promise<PassResult> {
-  const before = weights(model.graph).map(describeWeight)
+  const all = weights(model.graph)
+  const before = all.map(describeWeight)
+  const shared = new Set(all.filter((w) => w.sharedBy.length > 0).map((w) => w.initializer.name))
   const turned = new Set<string>()
   const reasons = new Map<string, string>()
   const counts = { stream: 0, heads: 0, chain: 0 }
@@ -101,7 +103,13 @@ async function apply(model: Model, step: ResolvedRotate, { run, memory, spared }
   await run.tell('rotate', graphs.length, graphs.length)
   const layers = before.map((base) => {
     const done = turned.has(base.weight)
-    const reason = done ? {} : { reason: reasons.get(base.weight) ?? 'no matrix folds into it' }
+    const reason = done
+      ? {}
+      : {
+          reason:
+            reasons.get(base.weight) ??
+            (shared.has(base.weight) ? 'several nodes share it' : 'no matrix folds into it'),
+        }
     return { ...base, action: done ? ('rotated' as const) : ('kept' as const), bytesAfter: base.bytesBefore, ...reason }
   })
   const summary = `Rotated ${count(turned.size)} of ${count(layers.length)} weights, in residual streams: ${count(counts.stream)}, values of attentions: ${count(counts.heads)}, chains of products: ${count(counts.chain)}.`

@@ -94,7 +94,9 @@ const kBudget = 256e6
 async function apply(model: Model, step: ResolvedSlice, context: Context): Promise<PassResult> {
   const { run, memory, spared } = context
   const { graph } = model
-  const before = weights(graph).map(describeWeight)
+  const all = weights(graph)
+  const before = all.map(describeWeight)
+  const shared = new Set(all.filter((w) => w.sharedBy.length > 0).map((w) => w.initializer.name))
   const shapes = inferShapes(graph, model.opsets)
   const layers = linearsOf(graph)
   const reasons = new Map([...spared].map((name) => [name, 'it is spared']))
@@ -139,7 +141,9 @@ async function apply(model: Model, step: ResolvedSlice, context: Context): Promi
       return {
         ...base,
         action: 'kept',
-        reason: reasons.get(base.weight) ?? 'it lies at no residual stream',
+        reason:
+          reasons.get(base.weight) ??
+          (shared.has(base.weight) ? 'several nodes share it' : 'it lies at no residual stream'),
         bytesAfter: base.bytesBefore,
       }
     return {

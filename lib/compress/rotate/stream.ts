@@ -221,7 +221,7 @@ export class Finder {
       const passes = this.#passes(node, value, undefined) !== undefined
       const moved = passes && at === -1 && !node.is(...kSums, 'Mul', 'Div', 'Concat') && this.#before(node, -1) !== -1
       if (!passes || (moved && !this.#fromConv(node.inputs[0]!, this.#before(node, -1), width)))
-        return put(`${node.opType} ${node.label} writes ${value}${this.#whySpared(node)}`)
+        return put(`${node.opType} ${node.label} writes ${value}${this.#why(node)}`)
       visit(node, at)
     }
 
@@ -248,7 +248,7 @@ export class Finder {
         if (!norm && node.is('LayerNormalization', 'RMSNormalization') && node.inputs[0] === value && at === -1) {
           const found = this.normOf(node, width)
           if (found && node.inputs.lastIndexOf(value) === 0) {
-            const same = this.#uniform(node, width) && !this.#folds(node.outputs[0]!, width)
+            const same = this.#uniform(node, width) && this.#joins(node.outputs[0]!)
             if (same) {
               if (!through.some((t) => t.node === node)) through.push(found)
               enter(node.outputs[0]!, -1)
@@ -272,7 +272,7 @@ export class Finder {
           // Blocks that normalize behind the sum: each would need products of its own.
           else if (norm && node.is(...kSums))
             obstacles.add(`${node.opType} ${node.label} reads ${value}, scaled by channel`)
-          else put(node, `${node.opType} ${node.label} reads ${value}${this.#whySpared(node)}`)
+          else put(node, `${node.opType} ${node.label} reads ${value}${this.#why(node)}`)
           continue
         }
         if (!norm) {
@@ -339,9 +339,12 @@ export class Finder {
     }
   }
 
-  #whySpared(node: Node): string {
+  /** Why the weight of a node is not at hand. */
+  #why(node: Node): string {
     const name = node.inputs.find((i) => this.#spared.has(i))
-    return name === undefined ? '' : `, whose weight ${name} is spared`
+    if (name !== undefined) return `, whose weight ${name} is spared`
+    const shared = node.is('MatMul', 'Gemm', 'Conv') && node.inputs[1] && this.#graph.constant(node.inputs[1])
+    return shared && this.#graph.users(shared.name).length > 1 ? `, whose weight ${shared.name} others share` : ''
   }
 
   /** A normalization with one scale for all channels. */
@@ -373,18 +376,9 @@ export class Finder {
     })
   }
 
-  /** Whether all that reads `value` is a layer that a scale and a basis fold into. */
-  #folds(value: string, width: number): boolean {
-    const users = this.#graph.users(value)
-    return (
-      !this.#graph.isOutput(value) &&
-      users.every(
-        (u) =>
-          u.is('Shape', 'Size') ||
-          this.#layers.get(u)?.inputs === width ||
-          (this.#passes(u, value, -1) !== undefined && !u.is(...kSums, 'Concat', 'Mul', 'Div')),
-      )
-    )
+  /** Whether a value is added to others, or normalized again. */
+  #joins(value: string): boolean {
+    return this.#graph.users(value).some((u) => u.is(...kSums, 'Concat', 'LayerNormalization', 'RMSNormalization'))
   }
 
   /** The axis from the end that a node hands the channels of `value` on at; with `at` undefined, whether it hands on channels at all. */
