@@ -1,4 +1,10 @@
-import { attribute, compress, Model, Session, type Recipe, type Tensor } from '../lib'
+import fs from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+
+import * as ort from 'onnxruntime-node'
+
+import { attribute, compress, Initializer, Model, Node, Session, type Recipe, type Tensor } from '../lib'
 import { floats, graph, modelOf, sizeOf, theirs, type Step, type Values } from './graphs'
 import { failure, noise } from './nets'
 
@@ -101,6 +107,30 @@ describe('static quantization', () => {
     const sw = g.constant(g.producer(conv.inputs[1]!)!.inputs[1]!)!.readSync().data as Float32Array
     const sb = g.constant(bias.inputs[1]!)!.readSync().data as Float32Array
     sb.forEach((s, i) => expect(s).toBeCloseTo(sx * sw[i]!, 10))
+  })
+
+  test('for onnxruntime becomes integer ops there, residual and pooling too', async () => {
+    const model = net()
+    // A clipped sum that another convolution and the average read.
+    model.graph.nodes.find((n) => n.opType === 'GlobalAveragePool')!.setInput(0, 't')
+    model.graph.addInitializer(Initializer.from('v', floats([24, 24, 1, 1], 12)))
+    const made = [
+      { opType: 'Relu', name: 'relu', inputs: ['s'], outputs: ['u'] },
+      { opType: 'Conv', name: 'last', inputs: ['u', 'v'], outputs: ['w'] },
+      { opType: 'Add', name: 'sum', inputs: ['w', 'u'], outputs: ['t'] },
+    ]
+    for (const fields of made) model.graph.addNode(new Node(fields))
+    model.graph.sort()
+    const { model: small } = await quantized({ target: 'onnxruntime', layers: { minElements: 1 } }, model)
+    const file = path.join(os.tmpdir(), `whittle-static-${process.pid}.onnx`)
+    const session = await ort.InferenceSession.create(small.toBytes(), { logSeverityLevel: 4, optimizedModelFilePath: file })
+    await session.release()
+    const optimized = await Model.load(file)
+    const found = Object.fromEntries(['QLinearConv', 'Conv', 'FusedConv', 'QLinearAdd', 'QLinearGlobalAveragePool', 'QuantizeLinear'].map((op) => [op, count(optimized, op)]))
+    expect(found).toEqual({ QLinearConv: 5, Conv: 0, FusedConv: 0, QLinearAdd: 2, QLinearGlobalAveragePool: 1, QuantizeLinear: 1 })
+    optimized.close()
+    fs.rmSync(file)
+    expect(await errorOf(model, small)).toBeLessThan(0.03)
   })
 
   test.each(['minmax', 'movingAverage', 'percentile', 'entropy', 'mse'])('finds ranges by %s', async (ranges) => {

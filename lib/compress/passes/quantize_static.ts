@@ -8,7 +8,7 @@ import { count } from '../../report/format'
 import { boolean, fail, finite, integer, oneOf } from '../../validate'
 import { correctBias } from '../static/bias'
 import { codedLayers, type CodedLayer } from '../static/layers'
-import { closeLayers, codeBiases, sharedCodes, valuesBehind } from '../static/operators'
+import { betweenLayers, closeLayers, codeBiases, sharedCodes } from '../static/operators'
 import { withoutTraces } from '../static/dynamic'
 import { insertPair } from '../static/pairs'
 import { observeRanges, type ActivationType, type Code } from '../static/ranges'
@@ -112,7 +112,7 @@ export async function applyStatic(pass: Pass<ResolvedQuantize>, model: Model, st
   const all = codedLayers(graph, { minChannels: step.minChannels }).filter((l) => chosen.has(l.weight.name))
   const operators = step.target !== 'session'
   const values = new Set(all.map((l) => l.input))
-  if (operators) for (const layer of all) for (const value of valuesBehind(graph, layer)) values.add(value)
+  if (operators) for (const value of betweenLayers(graph, all).values) values.add(value)
   const codes = all.length > 0 ? await observeRanges(model, values, calibration, run, { type: step.activationType, method: step.ranges, percentile: step.percentile }) : new Map<string, Code>()
   if (operators) sharedCodes(graph, codes)
   const noise = step.snr > 0 && all.length > 0 ? await noiseOf(model, all, codes, calibration, run) : new Map<string, number>()

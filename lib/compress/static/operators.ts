@@ -5,19 +5,61 @@ import { insertPair } from './pairs'
 import type { Code } from './ranges'
 
 /** Ops that hand values on as they are: what they make has the codes of what they read. */
-const kPassing = ['MaxPool', 'Reshape', 'Flatten', 'Squeeze', 'Unsqueeze', 'Transpose']
+const kPassing = ['MaxPool', 'Reshape', 'Flatten', 'Squeeze', 'Unsqueeze', 'Transpose', 'Slice', 'DepthToSpace', 'SpaceToDepth']
 
-/** The value that a layer's sums become before they are rounded: behind a Relu or Clip that alone reads them. */
-function closed(graph: Graph, layer: CodedLayer): string {
-  const y = layer.node.outputs[0] as string
+/** Ops that onnxruntime computes from codes to codes, each side with a range of its own. */
+const kInteger = ['Add', 'Concat', 'GlobalAveragePool', 'AveragePool']
+
+/** The value that a node's sums become before they are rounded: behind a Relu or Clip that alone reads them. */
+function closed(graph: Graph, node: Node): string {
+  const y = node.outputs[0] as string
   const [only, ...more] = graph.users(y)
   return only?.is('Relu', 'Clip') && more.length === 0 && !graph.isOutput(y) ? (only.outputs[0] as string) : y
 }
 
-/** Values, beside its input, for which a layer needs codes to become an integer op with an integer result. */
-export function valuesBehind(graph: Graph, layer: CodedLayer): string[] {
+/** Inputs of a node that are not constants; `undefined` where it has none, or is nothing that works on codes. */
+function codedInputs(graph: Graph, node: Node): string[] | undefined {
+  if (node.is(...kInteger)) {
+    const inputs = node.inputs.filter(Boolean)
+    return inputs.some((i) => graph.constant(i)) ? undefined : inputs
+  }
+  const x = node.inputs[0]
+  return node.is(...kPassing) && node.outputs.length === 1 && x && !graph.constant(x) ? [x] : undefined
+}
+
+/** What lies between layers and is to be computed from codes to codes. */
+export interface Between {
+  /** Values, beside inputs of layers, that must be codes. */
+  readonly values: ReadonlySet<string>
+  /** Values that an integer op makes: they must go to a QuantizeLinear alone, so that all who read them read codes. */
+  readonly made: ReadonlySet<string>
+  /** Integer ops that are no layers. */
+  readonly nodes: ReadonlySet<Node>
+}
+
+/** Convolutions, and behind them additions, concatenations, pooling and reshapes that lead to a layer and read codes alone. */
+export function betweenLayers(graph: Graph, layers: readonly CodedLayer[]): Between {
+  const inputs = new Set(layers.map((l) => l.input))
   // Products are fused with float results as well.
-  return layer.node.is('Conv') ? [closed(graph, layer)] : []
+  const made = new Set(layers.filter((l) => l.node.is('Conv')).map((l) => closed(graph, l.node)))
+  const known = new Set([...inputs, ...made])
+  const candidates: { readonly node: Node; readonly reads: readonly string[]; readonly value: string }[] = []
+  for (const node of graph.topologicalOrder()) {
+    const reads = codedInputs(graph, node)
+    if (!reads?.every((r) => known.has(r))) continue
+    const value = node.is(...kInteger) ? closed(graph, node) : (node.outputs[0] as string)
+    candidates.push({ node, reads, value })
+    known.add(value)
+  }
+  const wanted = new Set(inputs)
+  const nodes = new Set<Node>()
+  for (const { node, reads, value } of candidates.reverse()) {
+    if (!wanted.has(value)) continue
+    nodes.add(node)
+    made.add(value)
+    for (const r of reads) wanted.add(r)
+  }
+  return { values: new Set([...made, ...wanted].filter((v) => !inputs.has(v))), made, nodes }
 }
 
 /** Gives what passes values on the codes of what it reads, so that a runtime moves codes instead. */
@@ -29,19 +71,22 @@ export function sharedCodes(graph: Graph, codes: Map<string, Code>): void {
   }
 }
 
-/** Puts codes on the results of convolutions, so that onnxruntime sees DequantizeLinear → Conv → QuantizeLinear. */
+/** Puts codes on what lies between layers, so that onnxruntime sees DequantizeLinear → op → QuantizeLinear. */
 export function closeLayers(graph: Graph, layers: readonly CodedLayer[], codes: ReadonlyMap<string, Code>): void {
-  const done = new Set<string>()
-  for (const layer of layers) {
-    const [value] = valuesBehind(graph, layer)
-    const code = value === undefined ? undefined : codes.get(value)
-    if (value === undefined || !code || done.has(value) || graph.isOutput(value)) continue
-    done.add(value)
+  const { values, made, nodes } = betweenLayers(graph, layers)
+  for (const value of new Set([...values, ...layers.map((l) => l.input)])) {
+    const code = codes.get(value)
+    if (!code) continue
+    const users = graph.users(value)
+    const quantize = users.find((n) => n.is('QuantizeLinear'))
+    const readers = users.filter((n) => n !== quantize && (made.has(value) || nodes.has(n)))
+    if (readers.length === 0) continue
     // Where the value is some layer's input it has its pair.
-    const readers = graph.users(value)
-    if (readers.length === 0 || readers.some((n) => n.is('QuantizeLinear'))) continue
-    insertPair(graph, value, code, readers)
+    const back = quantize && graph.users(quantize.outputs[0] as string).find((n) => n.is('DequantizeLinear'))
+    if (back) for (const node of readers) node.inputs = node.inputs.map((i) => (i === value ? (back.outputs[0] as string) : i))
+    else if (!quantize && !graph.isOutput(value)) insertPair(graph, value, code, readers)
   }
+  graph.sort()
 }
 
 /** Biases of layers that read codes become int32 at s_x · s_w, where that is fine enough. */
