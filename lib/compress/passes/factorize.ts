@@ -8,7 +8,9 @@ import { weights, type Weight } from '../../model/weights'
 import { bytes, milliseconds, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { boolean, fail, finite, integer, oneOf, options } from '../../validate'
-import { ComputedSource, nonFiniteText } from '../computed'
+import { svd } from '../../kernels'
+import { ComputedSource, firstNonFinite, nonFiniteText } from '../computed'
+import { allot, type Allotment, type Shared } from '../factorize/budget'
 import { factorLayerOf, type FactorLayer } from '../factorize/layer'
 import { factorize, macsOf, methodFor, type Factors, type Method } from '../factorize/methods'
 import { measureBoth, placed } from '../factorize/measure'
@@ -41,6 +43,11 @@ export interface FactorizeStep {
   /** Share of each layer's numbers to keep, above 0, at most 1. */
   readonly ratio?: number
   /**
+   * Share of the numbers of all chosen layers together, above 0, at most 1 (svd only, without weighting): ranks are dealt out where
+   * they save most of the layers' norms, and a layer may stay whole.
+   */
+  readonly budget?: number
+  /**
    * `'none'` (default): the factors nearest to the weight; `'inputs'` (svd only): nearest in the layer's outputs on the calibration
    * inputs (SVD-LLM, 2024). Energy and error are then those of the outputs, and the factors are held until the model is saved.
    */
@@ -60,9 +67,11 @@ export interface FactorizeStep {
   readonly layers?: Layers
 }
 
+type RuleName = 'rank' | 'energy' | 'error' | 'ratio' | 'budget'
+
 /** @internal */
-export type ResolvedFactorize = Required<Omit<FactorizeStep, 'layers' | 'rank' | 'energy' | 'error' | 'ratio'>> &
-  Pick<FactorizeStep, 'rank' | 'energy' | 'error' | 'ratio'> & { readonly layers: LayerSelector }
+export type ResolvedFactorize = Required<Omit<FactorizeStep, 'layers' | RuleName>> &
+  Pick<FactorizeStep, RuleName> & { readonly layers: LayerSelector }
 
 const kMinElements = 1024
 const kOps = ['Conv', 'Gemm', 'MatMul']
@@ -79,9 +88,10 @@ async function apply(model: Model, step: ResolvedFactorize, context: Context): P
   const { run, spared, calibration } = context
   const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, { ops: kOps, spared })
   const layers: LayerReport[] = []
+  const dealt = step.budget === undefined ? undefined : await dealOut(model, chosen, step.budget, context)
   const one = async (weight: Weight, given?: LayerMoments): Promise<void> => {
     await run.tell('factorize', layers.length, chosen.length, weight.name)
-    layers.push(await factorizeWeight(model, weight, step, context, given))
+    layers.push(await factorizeWeight(model, weight, step, context, given, dealt?.get(weight)))
   }
   if (step.weighting === 'inputs' && calibration)
     for await (const given of moments(model, chosen, calibration, { run })) await one(given.weight, given)
@@ -90,12 +100,40 @@ async function apply(model: Model, step: ResolvedFactorize, context: Context): P
   return { layers, summary: summarize(layers) }
 }
 
+/** What a budget gives to each layer that can be taken apart. */
+async function dealOut(
+  model: Model,
+  chosen: readonly Weight[],
+  budget: number,
+  { run, memory: { scratch } }: Context,
+): Promise<Map<Weight, Allotment>> {
+  const able: Weight[] = []
+  const shared: Shared[] = []
+  for (const [i, weight] of chosen.entries()) {
+    await run.tell('analyze', i, chosen.length, weight.name)
+    const layer = weight.initializer.type === 'float32' ? factorLayerOf(weight, model.graph) : ''
+    if (typeof layer === 'string' || (layer.conv && layer.conv.group !== 1)) continue
+    const { rows, columns } = layer
+    const data = scratch.read(weight.initializer).data as Float32Array
+    if (firstNonFinite(data) >= 0 || data.every((v) => v === 0)) continue
+    able.push(weight)
+    shared.push({
+      rows,
+      columns,
+      spectrum: svd({ type: 'float32', dims: [rows, columns], data }, { vectors: false }).s.data as Float32Array,
+    })
+  }
+  const given = allot(shared, budget)
+  return new Map(able.map((weight, i) => [weight, given[i]!]))
+}
+
 async function factorizeWeight(
   model: Model,
   weight: Weight,
   step: ResolvedFactorize,
   { memory: { keep, scratch } }: Context,
   given: LayerMoments | undefined,
+  dealt: Allotment | undefined,
 ): Promise<LayerReport> {
   const { initializer } = weight
   const base = describeWeight(weight)
@@ -110,11 +148,17 @@ async function factorizeWeight(
   const layer = factorLayerOf(weight, model.graph)
   if (typeof layer === 'string') return stays(layer)
   const values = scratch.read(initializer).data as Float32Array
-  const bad = nonFiniteText(initializer.name, values, step.nonFinite, " (nonFinite: 'keep' in the factorize step leaves such weights)")
+  const bad = nonFiniteText(
+    initializer.name,
+    values,
+    step.nonFinite,
+    " (nonFinite: 'keep' in the factorize step leaves such weights)",
+  )
   if (bad) return stays(bad)
   if (values.every((v) => v === 0)) return stays('it is zero everywhere')
   const method = step.method === 'auto' ? methodFor(layer) : step.method
-  const { rank, energy, error, ratio, seed } = step
+  if (dealt === 'whole') return stays('the budget leaves it whole')
+  const { rank = dealt, energy, error, ratio, seed } = step
   const known =
     given?.moments?.groups === 1 && given.moments.hessian.some((v) => v > 0) ? given.moments.hessian : undefined
   const split = (from: Float32Array): Factors | string =>
@@ -223,21 +267,21 @@ function summarize(layers: readonly LayerReport[]): string {
 }
 
 const kKeys = [
-  'step', 'method', 'rank', 'energy', 'error', 'ratio', 'weighting', 'measure', 'seed', 'maxError', 'nonFinite', 'layers',
+  'step', 'method', 'rank', 'energy', 'error', 'ratio', 'budget', 'weighting', 'measure', 'seed', 'maxError', 'nonFinite', 'layers',
 ] as const // prettier-ignore
 const kMethods = ['svd', 'nmf', 'tucker', 'cp', 'separable', 'decouple', 'auto'] as const
 
 function resolveFactorize(value: object, parameter: string): ResolvedFactorize {
   const given = options(value, parameter, kKeys)
   const method = given.method === undefined ? 'svd' : oneOf(given.method, `${parameter}.method`, kMethods)
-  const rules = (['rank', 'energy', 'error', 'ratio'] as const).filter((key) => given[key] !== undefined)
+  const rules = (['rank', 'energy', 'error', 'ratio', 'budget'] as const).filter((key) => given[key] !== undefined)
   if (rules.length > 1)
     throw new WhittleError(
       'ERR_RANGE',
       `${parameter}.${rules[1]}`,
-      `${parameter}.${rules[1]}: give rank, energy, error or ratio, one of them`,
+      `${parameter}.${rules[1]}: give rank, energy, error, ratio or budget, one of them`,
     )
-  const share = (key: 'energy' | 'ratio'): number => {
+  const share = (key: 'energy' | 'ratio' | 'budget'): number => {
     const v = finite(given[key], `${parameter}.${key}`, 0, 1)
     return v > 0 ? v : fail('ERR_RANGE', `${parameter}.${key}`, 'a number above 0, at most 1', v)
   }
@@ -253,6 +297,8 @@ function resolveFactorize(value: object, parameter: string): ResolvedFactorize {
     given.weighting === undefined ? 'none' : oneOf(given.weighting, `${parameter}.weighting`, ['none', 'inputs'])
   if (weighting === 'inputs' && method !== 'svd')
     fail('ERR_RANGE', `${parameter}.weighting`, "'none' beside another method than 'svd'", weighting)
+  if (given.budget !== undefined && (method !== 'svd' || weighting === 'inputs'))
+    fail('ERR_RANGE', `${parameter}.budget`, "the method 'svd' without weighting beside it", given.budget)
   return {
     step: 'factorize',
     method,
@@ -260,6 +306,7 @@ function resolveFactorize(value: object, parameter: string): ResolvedFactorize {
     ...(given.energy === undefined ? (rules.length ? {} : { energy: 0.95 }) : { energy: share('energy') }),
     ...(given.error === undefined ? {} : { error: finite(given.error, `${parameter}.error`, 0, 1) }),
     ...(given.ratio === undefined ? {} : { ratio: share('ratio') }),
+    ...(given.budget === undefined ? {} : { budget: share('budget') }),
     weighting,
     measure: given.measure === undefined ? false : boolean(given.measure, `${parameter}.measure`),
     seed: given.seed === undefined ? 0 : integer(given.seed, `${parameter}.seed`, 0, 2 ** 32 - 1),
