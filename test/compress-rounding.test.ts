@@ -1,11 +1,12 @@
 import { compress, type CalibrationData, type Recipe, type Step } from '../lib/compress'
 import { allocate } from '../lib/compress/mixed'
 import { adaround } from '../lib/compress/rounding/adaround'
+import { kLambdas, prox } from '../lib/compress/rounding/prox'
 import type { Model } from '../lib/model'
 import { quantizedWeights, readCodes, readQuantized } from '../lib/model/quantized'
 import { floats, graph, modelOf } from './graphs'
 import { failure, kSpecs, netOf, noise, runNet } from './nets'
-import { bestRounding, entropy, outputError } from './oracle/lowbit'
+import { bestRounding, entropy, outputError, proximalPath } from './oracle/lowbit'
 
 type Quantize = Omit<Extract<Step, { step: 'quantize' }>, 'step'>
 const quantize = (more: Quantize): Recipe => ({ steps: [{ step: 'quantize', ...more }] })
@@ -122,6 +123,71 @@ describe('rounding by what the inputs are', () => {
     expect(error).toBeCloseTo(sum, 3)
     expect(sum).toBeLessThan(2.5 * best)
     expect(sum).toBeLessThan(0.4 * nearest)
+  })
+})
+
+describe('ProxQuant', () => {
+  const [rows, size] = [24, 12]
+  const w = noise(rows * size, 7)
+  const levels = [-0.9, -0.4, -0.15, 0, 0.1, 0.3, 0.8]
+  const h = new Float64Array(size * size)
+  const x = inputs(300, size, 8)
+  for (let n = 0; n < 300; n++)
+    for (let i = 0; i < size; i++) for (let j = 0; j < size; j++) h[i * size + j]! += x[n * size + i]! * x[n * size + j]!
+  const errorOf = (row: readonly number[], got: readonly number[]): number => {
+    let sum = 0
+    for (let i = 0; i < size; i++) for (let j = 0; j < size; j++) sum += (got[i]! - row[i]!) * h[i * size + j]! * (got[j]! - row[j]!)
+    return sum
+  }
+  const run = (lambda: number) => prox(w, rows, size, h, { blockSize: 0, levels: () => Float64Array.from(levels), lambda })
+  const nearestOf = (v: number): number => levels.reduce((best, l) => (Math.abs(v - l) < Math.abs(v - best) ? l : best))
+  const rowOf = (r: number): number[] => Array.from(w.subarray(r * size, (r + 1) * size))
+
+  test.each([1 / 8, 1 / 2])('λ %d: the path of the definition, in double precision', (lambda) => {
+    let trace = 0
+    for (let k = 0; k < size; k++) trace += h[k * size + k]!
+    const scaled = Array.from({ length: size }, (_, i) => Array.from({ length: size }, (__, j) => (h[i * size + j]! * size) / trace + (i === j ? 0.01 : 0)))
+    const { codes, error } = run(lambda)
+    let [own, want, plain] = [0, 0, 0]
+    for (let r = 0; r < rows; r++) {
+      const row = rowOf(r)
+      const near = errorOf(row, row.map(nearestOf))
+      own += errorOf(row, Array.from(codes.subarray(r * size, (r + 1) * size), (c) => levels[c]!))
+      want += Math.min(near, errorOf(row, proximalPath(row, scaled, levels, lambda, 100)))
+      plain += near
+    }
+    expect(error / own).toBeCloseTo(1, 3)
+    expect(Math.abs(own - want)).toBeLessThan(0.03 * want)
+    expect(own).toBeLessThan(0.75 * plain)
+  })
+
+  test('without strength every value goes to the nearest level', () => {
+    expect(Array.from(run(0).codes, (c) => Math.fround(levels[c]!))).toEqual(Array.from(w, (v) => Math.fround(nearestOf(v))))
+  })
+
+  test.each([
+    [{ bits: 4 }, 0.6],
+    [{ format: 'nf4', blockSize: 16 }, 0.6],
+    [{ format: 'residual', bits: 2 }, 0.9],
+  ] as const)('%j: outputs move less than by nearest rounding, by a λ that folds chose', async (step, share) => {
+    const made = net()
+    const { model, report } = await compress(made, quantize({ ...step, method: 'prox' }), { calibration })
+    const plain = await compress(made, quantize({ ...step, maxError: 1, method: 'omse' }))
+    const sets = (calibration as { x: { data: Float32Array } }[]).map((s) => s.x.data)
+    const of = (m: Model): Float32Array => readQuantized(quantizedWeights(m.graph).find((q) => q.value === 'w')!)
+    const values = made.initializers.get('w')!.readSync().data as Float32Array
+    const [own, nearest] = [model, plain.model].map((m) => outputError(values, of(m), sets, kIn, kOut))
+    expect(own).toBeLessThan(share * nearest!)
+    const layers = Object.fromEntries(report.steps[0]!.layers.map((l) => [l.weight, l]))
+    expect(layers['w']!.outputError).toBeCloseTo(own!, 4)
+    expect(kLambdas).toContain(Number(/λ (\S+) by/.exec(layers['w']!.reason!)![1]))
+    expect(layers['e']!.reason).toContain('rounded to nearest')
+    if ('bits' in step) expect(Buffer.compare((await compress(made, quantize({ ...step, method: 'prox' }), { calibration })).model.toBytes(), model.toBytes())).toBe(0)
+  })
+
+  test('one set of inputs leaves none to choose λ on', async () => {
+    const one = (calibration as object[]).slice(0, 1) as unknown as CalibrationData
+    expect(await failure(() => compress(net(), quantize({ method: 'prox' }), { calibration: one }))).toMatchObject({ code: 'ERR_RANGE', parameter: 'calibration' })
   })
 })
 

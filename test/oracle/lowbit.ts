@@ -158,3 +158,33 @@ export function bestOfTwoPlanes(w: readonly number[]): number {
     }
   return best
 }
+
+/** One row: accelerated proximal gradient steps towards levels, in double precision, by definition; H is [n, n] with mean diagonal 1 and damped. */
+export function proximalPath(w: readonly number[], h: readonly (readonly number[])[], levels: readonly number[], lambda: number, steps: number): number[] {
+  const n = w.length
+  // The largest eigenvalue of D^-½ H D^-½, as the largest that 2000 turns of power iteration give.
+  let x = w.map((_, i) => 1 + i / n)
+  let most = 0
+  for (let k = 0; k < 2000; k++) {
+    const y = x.map((_, i) => h[i]!.reduce((s, v, j) => s + (v * x[j]!) / Math.sqrt(h[i]![i]! * h[j]![j]!), 0))
+    most = Math.hypot(...y)
+    x = y.map((v) => v / most)
+  }
+  let [q, last] = [[...w], [...w]]
+  for (let t = 1; t <= steps; t++) {
+    const ahead = q.map((v, i) => v + Math.min(0.95, (t - 1) / (t + 2)) * (v - last[i]!))
+    const slope = q.map((_, j) => h[j]!.reduce((s, v, i) => s + v * (ahead[i]! - w[i]!), 0))
+    last = q
+    q = ahead.map((v, j) => {
+      const pace = 1 / (most * 1.122 * h[j]![j]!)
+      const z = v - pace * slope[j]!
+      const level = nearest(levels, z)
+      const sorted = [...levels].sort((a, b) => a - b)
+      const at = sorted.indexOf(level)
+      const other = z >= level ? (sorted[at + 1] ?? sorted[at - 1]!) : (sorted[at - 1] ?? sorted[at + 1]!)
+      const reach = lambda * (t / steps) * pace * Math.abs(other - level)
+      return Math.abs(z - level) <= reach ? level : z - Math.sign(z - level) * reach
+    })
+  }
+  return q.map((v) => nearest(levels, v))
+}

@@ -10,7 +10,7 @@ import { allocate, candidatesOf, type Candidate } from '../mixed'
 import { rowLayoutOf, type LayerMoments } from '../moments'
 import { sampled, stepsFor, type Sampled } from '../rounding/entropy'
 import type { Format } from '../rounding/grid'
-import { Inspected } from '../rounding/inspected'
+import { Inspected, type Seen } from '../rounding/inspected'
 import { isCalibrated, quantizeWeight, type Exact, type Replacement } from '../rounding/layer'
 import { fail, finite, integer, oneOf, options } from '../../validate'
 import { parseSelector, type LayerSelector, type Layers } from '../selectors'
@@ -54,8 +54,10 @@ export interface QuantizeStep {
    * - `'gptq'` (2022) and `'adaround'` (2020): that scale, and codes for which the layer's outputs move least over the
    *   calibration inputs, which `compress` must be given: of any format but float16. Weights whose inputs cannot be seen (Gather,
    *   subgraphs) are rounded to nearest, and the report says so. GPTQ is the faster one
+   * - `'prox'`: ProxQuant (2019) layer by layer: values are drawn to their levels along a path, on which those that are not there yet make up
+   *   for those that are; how strongly, 4-fold cross-validation over the calibration inputs chooses for each layer (the report says)
    */
-  readonly method?: 'nearest' | 'omse' | 'gptq' | 'adaround'
+  readonly method?: 'nearest' | 'omse' | 'gptq' | 'adaround' | 'prox'
   /**
    * `'entropy'`: integers of 8 bits in one step for a whole weight (but for channels that reach beyond it), chosen so that
    * codes take {@link bits} on average, 1 to 8 and fractions too, once they are entropy-coded: made for `.whittle` files, in
@@ -98,6 +100,9 @@ export type ResolvedQuantize = Required<Omit<QuantizeStep, 'layers' | 'averageBi
 /** Error budget by bits, see {@link QuantizeStep.maxError}. */
 const kMaxError: Readonly<Record<number, number>> = { 8: 0.03, 7: 0.05, 6: 0.08, 5: 0.12, 4: 0.15, 3: 0.35, 2: 0.8 }
 
+/** Parts of the calibration inputs that choose the strength of method `'prox'`. */
+const kFolds = 4
+
 /** Below this a weight's scale, names and nodes eat what its codes save. */
 const kMinElements = 256
 
@@ -114,11 +119,11 @@ async function apply(model: Model, step: ResolvedQuantize, context: Context): Pr
   const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, { spared: context.spared })
   const steps = step.coding === 'entropy' ? await entropySteps(chosen, step, context) : undefined
   // Inputs are looked at once for both, where their moments may be held.
-  const seen = new Inspected(model, chosen, isCalibrated(step.method) || step.bits === 'auto', context)
+  const seen = new Inspected(model, chosen, isCalibrated(step.method) || step.bits === 'auto', context, step.method === 'prox' ? kFolds : 0)
   const bits = step.bits === 'auto' ? await mixedBits(chosen, step, seen, context) : undefined
   const layers = new Map<Weight, LayerReport>()
   const results: [Weight, Replacement][] = []
-  const found = (weight: Weight, inputs?: LayerMoments): void => {
+  const found = (weight: Weight, inputs?: Seen): void => {
     const own = step.bits === 'auto' ? (bits?.get(weight) ?? 8) : step.bits
     const exact: Exact = { ...step, bits: own, blockSize: step.bits === 'auto' && own > 4 ? 0 : step.blockSize }
     const { report, result } = quantizeWeight(weight, exact, memory, steps?.get(weight.initializer.name), inputs)
@@ -244,7 +249,7 @@ function resolveQuantize(value: object, parameter: string): ResolvedQuantize {
       : free
         ? finite(given.bits, `${parameter}.bits`, 1, 8)
         : integer(given.bits, `${parameter}.bits`, only ?? (residual ? 1 : 2), only ?? (residual ? 4 : 8))
-  const method = given.method === undefined ? 'nearest' : oneOf(given.method, `${parameter}.method`, ['nearest', 'omse', 'gptq', 'adaround'])
+  const method = given.method === undefined ? 'nearest' : oneOf(given.method, `${parameter}.method`, ['nearest', 'omse', 'gptq', 'adaround', 'prox'])
   const calibrated = isCalibrated(method)
   const scale = given.scale === undefined ? 'float' : oneOf(given.scale, `${parameter}.scale`, ['float', 'pow2'])
   if (format !== 'int' && free) fail('ERR_RANGE', `${parameter}.format`, "'int' beside coding 'entropy'", format)

@@ -4,10 +4,11 @@ import { layerError } from '../second/update'
 import { adaround } from './adaround'
 import { gridOf } from './grid'
 import type { Levels } from './levels'
+import { kLambdas, prox } from './prox'
 import { valuesOf, type Cut } from './scales'
 
 /** How calibrated codes are found. */
-export type CalibratedMethod = 'gptq' | 'adaround'
+export type CalibratedMethod = 'gptq' | 'adaround' | 'prox'
 
 /** @internal Rounding that looks at what a layer's inputs were. */
 export interface Calibrated {
@@ -15,6 +16,8 @@ export interface Calibrated {
   readonly codes: Int8Array
   /** Σ(y − ŷ)² / Σ(y − ȳ)² of the outputs over all calibration inputs. */
   readonly outputError: number
+  /** Of `'prox'`: the strength that folds chose. */
+  readonly lambda?: number
 }
 
 /** @internal What values the weights of a matrix of rows may take. */
@@ -50,19 +53,31 @@ export function integerChoices(layout: Cut, rows: RowLayout, count: number, scal
 export function levelChoices(layout: Cut, rows: RowLayout, count: number, groups: number, levelsOf: (group: number) => Levels): Choices {
   const { at, blockSize } = placesOf(layout, rows, count, groups)
   const blocks = blockSize ? rows.size / blockSize : 1
-  return { blockSize, levels: (row, block) => levelsOf(at[row * blocks + block]!) }
+  const known: Levels[] = []
+  return { blockSize, levels: (row, block) => (known[at[row * blocks + block]!] ??= levelsOf(at[row * blocks + block]!)) }
 }
 
 /**
- * @internal Codes for given scales or levels: by GPTQ, columns with the largest inputs first, or AdaRound; one matrix for each
- * group of the layer.
+ * @internal Codes for given scales or levels: by GPTQ, columns with the largest inputs first, AdaRound, or ProxQuant; one matrix for
+ * each group of the layer.
+ *
+ * @param folds of `'prox'`: the moments of disjoint parts of the inputs, which choose its λ
  */
-export function roundCalibrated(values: Float32Array, choices: Choices, method: CalibratedMethod, rows: RowLayout, { hessian, sum, rows: vectors }: Moments): Calibrated {
+export function roundCalibrated(
+  values: Float32Array,
+  choices: Choices,
+  method: CalibratedMethod,
+  rows: RowLayout,
+  { hessian, sum, rows: vectors }: Moments,
+  folds: readonly Moments[] = [],
+): Calibrated {
   const { groups, outputs, size } = rows
   const weights = toRows(values, rows)
   const { blockSize, bits = 8, scale, levels } = choices
   const codes = new Float32Array(weights.length)
   const blocks = blockSize ? size / blockSize : 1
+  const proxLevels = placesOfCodes(choices, blocks)
+  const lambda = method === 'prox' ? chooseLambda(weights, rows, blockSize, proxLevels, folds) : undefined
   let error = 0
   let power = 0
   for (let g = 0; g < groups; g++) {
@@ -72,10 +87,15 @@ export function roundCalibrated(values: Float32Array, choices: Choices, method: 
     const of = levels && ((row: number, block: number): Levels => levels(g * outputs + row, block))
     const s = scale ? scale.subarray(g * outputs * blocks, (g + 1) * outputs * blocks) : new Float32Array(outputs * blocks).fill(1)
     const given = { bits, blockSize, scale: s, ...(of ? { levels: (row: number, block: number) => of(row, block).values } : {}) }
-    const found = method === 'gptq' ? gptq(w, outputs, size, h, { ...given, order: true }) : adaround(w, outputs, size, h, given)
+    const found =
+      lambda !== undefined
+        ? prox(w, outputs, size, h, { blockSize, lambda, levels: (row, block) => proxLevels(g * outputs + row, block) })
+        : method === 'gptq'
+          ? gptq(w, outputs, size, h, { ...given, order: true })
+          : adaround(w, outputs, size, h, given)
     for (let i = 0; i < w.length; i++) {
       const place = found.codes[i]!
-      if (!of) codes[from + i] = place
+      if (!of) codes[from + i] = lambda === undefined ? place : (place & 255) - (2 ** (bits - 1) - 1)
       else {
         const row = Math.floor(i / size)
         const own = of(row, blockSize ? Math.floor((i - row * size) / blockSize) : 0).codes
@@ -90,5 +110,53 @@ export function roundCalibrated(values: Float32Array, choices: Choices, method: 
       power -= (total * total) / vectors
     }
   }
-  return { codes: Int8Array.from(fromRows(codes, rows)), outputError: power > 0 ? error / power : 0 }
+  return { codes: Int8Array.from(fromRows(codes, rows)), outputError: power > 0 ? error / power : 0, ...(lambda === undefined ? {} : { lambda }) }
+}
+
+/** The values of scaled integers, or the levels that are given. */
+function placesOfCodes({ levels, scale, bits = 8 }: Choices, blocks: number): (row: number, block: number) => Float64Array {
+  if (levels) return (row, block) => levels(row, block).values
+  const top = 2 ** (bits - 1) - 1
+  const known: Float64Array[] = []
+  return (row, block) => {
+    const at = row * blocks + block
+    return (known[at] ??= Float64Array.from({ length: 2 * top + 1 }, (_, i) => Math.fround((i - top) * scale![at]!)))
+  }
+}
+
+/** Rows, and groups, that choose λ. */
+const kJudges = 64
+const kGroups = 16
+
+/**
+ * The λ whose codes, found on all parts of the inputs but one, move the outputs least on that one, over all parts (k-fold
+ * cross-validation). Of equally good ones the least.
+ */
+function chooseLambda(weights: Float32Array, { groups, outputs, size }: RowLayout, blockSize: number, levels: (row: number, block: number) => Float64Array, folds: readonly Moments[]): number {
+  const errors = kLambdas.map(() => 0)
+  const judged = Math.min(groups, kGroups)
+  const count = Math.min(outputs, kJudges)
+  for (let k = 0; k < judged; k++) {
+    const g = Math.floor((k * groups) / judged)
+    const at = Int32Array.from({ length: count }, (_, i) => g * outputs + Math.floor((i * outputs) / count))
+    const w = new Float32Array(count * size)
+    at.forEach((row, i) => w.set(weights.subarray(row * size, (row + 1) * size), i * size))
+    const parts = folds.map(({ hessian }) => hessian.subarray(g * size * size, (g + 1) * size * size))
+    const all = new Float64Array(size * size)
+    for (const p of parts) for (let i = 0; i < all.length; i++) all[i]! += p[i]!
+    for (const part of parts) {
+      const others = all.map((v, i) => v - part[i]!)
+      const whole = layerError(w, count, size, part)
+      for (const [l, lambda] of kLambdas.entries()) {
+        const of = (row: number, block: number): Float64Array => levels(at[row]!, block)
+        const { codes } = prox(w, count, size, others, { blockSize, lambda, levels: of })
+        const delta = Float32Array.from(w, (v, i) => {
+          const row = Math.floor(i / size)
+          return of(row, blockSize ? Math.floor((i - row * size) / blockSize) : 0)[codes[i]! & 255]! - v
+        })
+        if (whole > 0) errors[l]! += layerError(delta, count, size, part) / whole
+      }
+    }
+  }
+  return kLambdas[errors.indexOf(Math.min(...errors))]!
 }

@@ -1,7 +1,14 @@
 import type { Model } from '../../model/model'
 import type { Weight } from '../../model/weights'
-import { moments, type LayerMoments } from '../moments'
+import { WhittleError } from '../../errors'
+import { Calibration, type Inputs } from '../calibration'
+import { moments, type LayerMoments, type Moments } from '../moments'
 import type { Context } from '../passes/pass'
+
+/** @internal Second moments of a layer's inputs, of disjoint parts of them too where they were asked for. */
+export interface Seen extends LayerMoments {
+  readonly folds?: readonly Moments[]
+}
 
 /** Bytes of second moments that are held from one reading to the next. */
 const kHeld = 256e6
@@ -11,19 +18,23 @@ export class Inspected {
   readonly #model: Model
   readonly #weights: readonly Weight[]
   readonly #context: Context
-  #held: LayerMoments[] | undefined
+  #held: Seen[] | undefined
+  readonly #folds: number
 
-  constructor(model: Model, chosen: readonly Weight[], wanted: boolean, context: Context) {
+  /** `folds`: how many parts of the inputs have moments of their own; 0 for none. */
+  constructor(model: Model, chosen: readonly Weight[], wanted: boolean, context: Context, folds = 0) {
+    this.#folds = folds
     this.#model = model
     this.#context = context
     this.#weights = wanted && context.calibration ? chosen.filter((w) => w.initializer.type === 'float32') : []
   }
 
-  async *each(): AsyncGenerator<LayerMoments, void, void> {
+  async *each(): AsyncGenerator<Seen, void, void> {
     if (this.#held) return yield* this.#held
     const { calibration, run } = this.#context
     if (this.#weights.length === 0) return
-    const held: LayerMoments[] = []
+    if (this.#folds > 0) return yield* folded(this.#model, this.#weights, calibration!, run, this.#folds)
+    const held: Seen[] = []
     const known = new Set<unknown>()
     let bytes = 0
     for await (const seen of moments(this.#model, this.#weights, calibration!, { run })) {
@@ -38,4 +49,54 @@ export class Inspected {
     }
     if (bytes <= kHeld) this.#held = held
   }
+}
+
+/** Moments of every `count`-th set of inputs, from each of the first ones on, and of all. */
+async function* folded(model: Model, weights: readonly Weight[], calibration: Calibration, run: Context['run'], folds: number): AsyncGenerator<Seen, void, void> {
+  let sets = 0
+  for await (const _ of calibration.inputs()) if (++sets === folds) break
+  const count = Math.min(sets, folds)
+  if (count < 2)
+    throw new WhittleError('ERR_RANGE', 'calibration', "calibration: expected at least 2 sets of inputs for method 'prox', which chooses λ on those that it leaves out, got 1")
+  const part = (fold: number): Calibration =>
+    Calibration.from(async function* (): AsyncGenerator<Inputs, void, void> {
+      let index = 0
+      for await (const inputs of calibration.inputs()) if (index++ % count === fold) yield inputs
+    })
+  const readers = Array.from({ length: count }, (_, i) => moments(model, weights, part(i), { run, budget: kHeld / count }))
+  const known = new Map<Moments, Seen>()
+  try {
+    for (const weight of weights) {
+      const found: LayerMoments[] = []
+      for (const reader of readers) found.push((await reader.next()).value as LayerMoments)
+      const [first] = found as [LayerMoments]
+      const all = found.flatMap((f) => f.moments ?? [])
+      if (all.length < count) {
+        yield { weight, layout: first.layout, moments: undefined, reason: first.reason ?? 'some sets gave it no inputs' }
+        continue
+      }
+      // Weights that read the same inputs come with the same moments.
+      const same = known.get(all[0]!)
+      known.clear()
+      const seen: Seen = same ? { ...same, weight, layout: first.layout } : { weight, layout: first.layout, moments: sumOf(all), folds: all }
+      known.set(all[0]!, seen)
+      yield seen
+    }
+  } finally {
+    for (const reader of readers) await reader.return()
+  }
+}
+
+function sumOf(parts: readonly Moments[]): Moments {
+  const [first] = parts as [Moments]
+  const hessian = first.hessian.slice()
+  const sum = first.sum.slice()
+  let [rows, sampled] = [first.rows, first.sampled]
+  for (const p of parts.slice(1)) {
+    for (let i = 0; i < hessian.length; i++) hessian[i]! += p.hessian[i]!
+    for (let i = 0; i < sum.length; i++) sum[i]! += p.sum[i]!
+    rows += p.rows
+    sampled += p.sampled
+  }
+  return { ...first, rows, sampled, hessian, sum }
 }

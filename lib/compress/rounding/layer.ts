@@ -4,12 +4,12 @@ import type { Weight } from '../../model/weights'
 import { percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { ComputedSource, firstNonFinite, nonFiniteText, relativeError, sparsityOf, type KeepBudget } from '../computed'
-import type { LayerMoments } from '../moments'
 import { bytesOf, type Layout, type Storage } from '../passes/emit'
 import { describeWeight, type Memory } from '../passes/pass'
 import { integerChoices, levelChoices, roundCalibrated, type CalibratedMethod } from './calibrated'
 import { entropyOf } from './entropy'
 import type { Format } from './grid'
+import type { Seen } from './inspected'
 import { packedBits } from './packing'
 import { planOf, type Method } from './plan'
 import { Groups } from './scales'
@@ -45,7 +45,7 @@ export function quantizeWeight(
   step: Exact,
   { scratch, keep }: Memory,
   common: number | undefined,
-  seen: LayerMoments | undefined,
+  seen: Seen | undefined,
 ): { report: LayerReport; result?: Replacement } {
   const { initializer } = weight
   const base = describeWeight(weight)
@@ -85,6 +85,7 @@ export function quantizeWeight(
   const layout: Layout = scales?.length === 1 ? { ...asked, whole: true, scaleDims: [] } : asked
   let coded: Coded
   let outputError: number | undefined
+  let lambda: number | undefined
   const calibrated = isCalibrated(step.method) ? step.method : undefined
   if (calibrated && seen?.moments && seen.layout) {
     const given = scales ?? scalesOf(values, layout, rounding)
@@ -92,9 +93,10 @@ export function quantizeWeight(
     const choices = levels
       ? levelChoices(layout, seen.layout, values.length, given.length / (layout.terms ?? 1), levels)
       : integerChoices(layout, seen.layout, values.length, given, rounding.bits)
-    const found = roundCalibrated(values, choices, calibrated, seen.layout, seen.moments)
+    const found = roundCalibrated(values, choices, calibrated, seen.layout, seen.moments, seen.folds)
     coded = { codes: found.codes, scales: given }
     outputError = found.outputError
+    lambda = found.lambda
   } else coded = roundToNearest(values, layout, rounding, scales)
   const floats = back(coded, layout, rounding, scratch.floats('floats', values.length))
   const error = relativeError(values, floats)
@@ -105,7 +107,7 @@ export function quantizeWeight(
     outputError === undefined
       ? kept8(keep, bytesAfter, filed(coded.codes, layout), () => filed(again().codes, layout))
       : filed(coded.codes, layout).map((bytes) => keep.hold(bytes))
-  const why = [reason, calibrated && outputError === undefined ? `${seen?.reason ?? 'its inputs cannot be seen'}: rounded to nearest` : undefined]
+  const why = [reason, lambda === undefined ? undefined : `λ ${lambda} by cross-validation`, calibrated && outputError === undefined ? `${seen?.reason ?? 'its inputs cannot be seen'}: rounded to nearest` : undefined]
   const told = why.filter((r) => r).join('; ')
   return {
     report: {
