@@ -284,6 +284,18 @@ describe('rotation', () => {
     expect(await difference(model, after, ids(2))).toBeLessThan(1e-4)
   })
 
+  test('refuses weights that are not finite, by name', async () => {
+    for (const at of [0, 3]) {
+      const model = preNorm(shape)
+      const name = [...model.initializers.values()].filter((w) => w.dims.length === 2)[at]!.name
+      const { dims } = model.initializers.get(name)!
+      const data = model.initializers.get(name)!.readSync().data as Float32Array
+      data[5] = NaN
+      model.graph.setInitializer(name, { type: 'float32', dims, data })
+      expect(await failure(() => compress(model, rotate()))).toMatchObject({ code: 'ERR_RANGE', parameter: name })
+    }
+  })
+
   test('gives the same bytes for a seed, others for another, and names what is wrong in a step', async () => {
     const bytes = async (seed: number): Promise<Uint8Array> =>
       (await compress(preNorm(shape), rotate({ seed }))).model.toBytes()

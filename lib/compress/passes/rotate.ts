@@ -98,7 +98,7 @@ async function apply(model: Model, step: ResolvedRotate, { run, memory, spared }
       for (const t of stream.tables) turned.add(t.name)
       counts[site]++
     }
-    for (const name of turns.write(memory)) turned.add(name)
+    for (const name of await turns.write(memory, run, 'rotate')) turned.add(name)
   }
   await run.tell('rotate', graphs.length, graphs.length)
   const layers = before.map((base) => {

@@ -133,7 +133,7 @@ async function apply(model: Model, step: ResolvedSlice, context: Context): Promi
       widths.push(`${stream.width} to ${basis.to} (${percent(found.energy, 2)} of its squares)`)
     }
   }
-  turns.write(memory)
+  await turns.write(memory, run, 'slice')
   await run.tell('slice', sites.length, sites.length)
   const report = before.map((base): LayerReport => {
     const now = graph.initializers.get(base.weight)

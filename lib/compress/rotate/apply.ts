@@ -1,5 +1,5 @@
 import { attribute, Initializer, Node, type Graph } from '../../model/graph'
-import { ComputedSource } from '../computed'
+import { ComputedSource, nonFiniteText } from '../computed'
 import type { Basis } from './basis'
 import type { Norm, Reader, Stream } from './stream'
 import { rename, turnAxis, type Turns } from './turn'
@@ -28,6 +28,7 @@ export function turnStream(
   for (const reader of stream.readers)
     turns.input(reader.layer, basis, reader.norm && scaleOf(reader.norm), shiftOf(reader))
   for (const table of stream.tables) {
+    nonFiniteText(table.name, table.readSync().data as Float32Array)
     const dims = [table.dims[0]!, basis.to]
     const compute = (): Uint8Array =>
       new Uint8Array(turnAxis(table.readSync().data as Float32Array, table.dims, 1, basis).buffer as ArrayBuffer)

@@ -1,7 +1,8 @@
 import { Initializer, MemorySource, Node, type Graph } from '../../model/graph'
-import { ComputedSource } from '../computed'
+import { ComputedSource, nonFiniteText } from '../computed'
 import type { Linear } from '../fold/linear'
 import type { Memory } from '../passes/pass'
+import type { Progress, Run } from '../progress'
 import type { Basis } from './basis'
 
 /**
@@ -30,10 +31,16 @@ export class Turns {
     return found
   }
 
-  /** Names of the weights. */
-  write({ keep }: Memory): Set<string> {
+  /**
+   * Names of the weights.
+   *
+   * @throws {WhittleError} `ERR_RANGE` naming a weight that is not finite: a turn would spread that over all channels
+   */
+  async write({ keep, scratch }: Memory, run: Run, phase: Progress['phase']): Promise<Set<string>> {
     const names = new Set<string>()
     for (const [layer, turn] of this.#turns) {
+      await run.tell(phase, names.size, this.#turns.size, layer.weight.name)
+      nonFiniteText(layer.weight.name, scratch.read(layer.weight).data as Float32Array)
       writeBias(this.#graph, layer, turn)
       const { weight } = layer
       const dims = turned(weight.dims, layer, turn)
