@@ -3,7 +3,7 @@ import { Calibration } from '../lib/compress/calibration'
 import { Run } from '../lib/compress/progress'
 import type { Model } from '../lib/model'
 import type { Tensor } from '../lib/tensor'
-import { floats, graph, modelOf, sizeOf } from './graphs'
+import { floats, graph, modelOf, sizeOf, theirs } from './graphs'
 import { failure } from './nets'
 
 /** Four products of 32 x 32 with a nonlinearity between them. */
@@ -97,6 +97,30 @@ describe('the gate', () => {
     }
     expect(report.blame[0]!.snr).toBeCloseTo(10 * Math.log10(signal / noise), 3)
     expect(report.blame[0]!.ownSnr).toBeCloseTo(report.blame[0]!.snr!, 9)
+  })
+
+  test('blames a layer that took a normalization in by the noise behind that', async () => {
+    const positive = { ...floats([8], 5), data: Float32Array.from({ length: 8 }, (_, i) => 0.5 + i / 4) }
+    const constants = { w: floats([8, 8, 1, 1], 1), g: floats([8], 2), b: floats([8], 3), m: floats([8], 4), v: positive, u: floats([8, 8, 1, 1], 6) }
+    const net = graph([['x', 'float32', [1, 8, 6, 6]]], constants, [
+      ['Conv', ['x', 'w'], ['c']],
+      ['BatchNormalization', ['c', 'g', 'b', 'm', 'v'], ['n']],
+      ['Relu', ['n'], ['r']],
+      ['Conv', ['r', 'u'], ['y']],
+    ], ['n', 'y']) // prettier-ignore
+    const inputs = [1, 2].map((seed) => ({ x: floats([1, 8, 6, 6], seed + 10) }))
+    const recipe: Recipe = { steps: [{ step: 'fold' }, { step: 'quantize', bits: 3, blockSize: 0, maxError: 1, layers: { include: ['w'], minElements: 0 } }] }
+    const { model, report } = await compress(modelOf(net), recipe, { calibration: inputs })
+    let [signal, noise] = [0, 0]
+    for (const set of inputs) {
+      const [y, z] = [(await theirs(modelOf(net), set))['n']!.data as Float32Array, (await theirs(model, set))['n']!.data as Float32Array]
+      y.forEach((v, i) => {
+        signal += v * v
+        noise += (v - z[i]!) ** 2
+      })
+    }
+    expect(report.blame.map((b) => b.weight)).toEqual(['w'])
+    expect(report.blame[0]!.snr).toBeCloseTo(10 * Math.log10(signal / noise), 2)
   })
 
   test('gives up with what was reached, and with a model that grows beyond its bytes', async () => {

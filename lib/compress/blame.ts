@@ -48,14 +48,14 @@ export async function blameOf(
   for (const layer of steps.flatMap((s) => s.layers)) {
     // A rotation is no noise.
     if (layer.action === 'kept' || layer.action === 'shared' || layer.action === 'rotated') continue
-    const before = changed.get(layer.weight)
-    changed.set(layer.weight, { ...layer, error: Math.hypot(before?.error ?? 0, layer.error ?? 0) })
+    const earlier = changed.get(layer.weight)
+    changed.set(layer.weight, { ...layer, error: Math.hypot(earlier?.error ?? 0, layer.error ?? 0) })
   }
   if (changed.size === 0) return []
   const places = new Map(
     weights(original.graph)
       .filter((w) => changed.has(w.initializer.name) && w.node.graph === original.graph)
-      .map((w) => [w.initializer.name, { output: w.node.outputs[0] ?? '', input: w.node.inputs[0] ?? '' }]),
+      .map((w) => [w.initializer.name, { output: behind(original, model, w.node.outputs[0] ?? ''), input: before(original, model, w.node.inputs[0] ?? '') }]),
   )
   const noises = calibration ? await compare(original, model, places.values(), calibration, run) : new Map<string, Noise>()
   const ranked = [...changed.values()].map((layer) => {
@@ -67,6 +67,28 @@ export async function blameOf(
     return { own, all, blame: { layer: layer.name, weight: layer.weight, snr: decibels(all), ownSnr: decibels(own), spared: false } }
   })
   return ranked.sort((a, b) => b.own - a.own || b.all - a.all).map((r) => r.blame)
+}
+
+const inBoth = (original: Model, model: Model, name: string): boolean => !!original.graph.producer(name) && !!model.graph.producer(name)
+
+/**
+ * The first value from `name` on that both models make, following those that alone read it: a layer that took a batch normalization
+ * or a scale in makes what that made. `name` itself where there is none.
+ */
+function behind(original: Model, model: Model, name: string): string {
+  for (let value = name; value && !inBoth(original, model, value); ) {
+    const [reader, ...more] = original.graph.users(value)
+    if (!reader || more.length > 0 || original.graph.isOutput(value) || reader.subgraphs().length > 0) return name
+    value = reader.outputs[0] ?? ''
+    if (inBoth(original, model, value)) return value
+  }
+  return name
+}
+
+/** The last value up to `name` that both models make, following first inputs. `name` itself where there is none. */
+function before(original: Model, model: Model, name: string): string {
+  for (let value = name; value; value = original.graph.producer(value)?.inputs[0] ?? '') if (inBoth(original, model, value)) return value
+  return name
 }
 
 /** Noise of the values of `places` that both models have. */
