@@ -172,8 +172,10 @@ struct CudaApply {
 };
 
 // (numbers, student, teacher?, labels?, weights?, grad, losses?, result)
-template <bool kTeacher>
+enum class Loss { cross_entropy, kl, js };
+template <Loss kLoss>
 struct CudaLoss {
+  static constexpr bool kTeacher = kLoss != Loss::cross_entropy;
   int32_t device;
   int64_t losses_count;
   bool student_half, teacher_half;
@@ -201,7 +203,7 @@ struct CudaLoss {
   }
   WhittleStatus run() {
     const CudaBackend& b = *cuda().backend;
-    return remember_device_error(kTeacher ? b.kl(device, l) : b.cross_entropy(device, l));
+    return remember_device_error(kLoss == Loss::kl ? b.kl(device, l) : kLoss == Loss::js ? b.js(device, l) : b.cross_entropy(device, l));
   }
 };
 
@@ -306,8 +308,9 @@ void init_cuda(napi_env env, napi_value exports) {
   expose<CudaGemmCall>(env, exports, "cudaGemm", "cudaGemmAsync");
   expose<CudaGemmInt8>(env, exports, "cudaGemmInt8", "cudaGemmInt8Async");
   expose<CudaPackInt8>(env, exports, "cudaPackInt8", "cudaPackInt8Async");
-  expose<CudaLoss<false>>(env, exports, "cudaCrossEntropy", "cudaCrossEntropyAsync");
-  expose<CudaLoss<true>>(env, exports, "cudaKl", "cudaKlAsync");
+  expose<CudaLoss<Loss::cross_entropy>>(env, exports, "cudaCrossEntropy", "cudaCrossEntropyAsync");
+  expose<CudaLoss<Loss::kl>>(env, exports, "cudaKl", "cudaKlAsync");
+  expose<CudaLoss<Loss::js>>(env, exports, "cudaJs", "cudaJsAsync");
 }
 
 }  // namespace whittle

@@ -18,7 +18,7 @@
 namespace whittle {
 
 // Raised by any change of this header or of a struct that it passes on.
-constexpr uint32_t kCudaContract = 3;
+constexpr uint32_t kCudaContract = 4;
 
 // Why nothing can run. The names cross into lib/kernels/devices.ts.
 enum CudaState : int32_t {
@@ -100,6 +100,8 @@ struct CudaBackend {
   // result[0] is 1 a class weight that is negative or not finite.
   WhittleStatus (*cross_entropy)(int32_t device, const LogitLoss& loss);
   WhittleStatus (*kl)(int32_t device, const LogitLoss& loss);
+  // As distill_js.
+  WhittleStatus (*js)(int32_t device, const LogitLoss& loss);
 
   // Needs cuBLASLt: WHITTLE_DEVICE where it cannot be had or has no algorithm. Two calls have the same bits.
   WhittleStatus (*gemm)(int32_t device, const CudaGemm& gemm);

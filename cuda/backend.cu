@@ -251,6 +251,7 @@ extern "C" WHITTLE_EXPORT const whittle::CudaBackend* whittle_cuda() {
     b.apply = cuda_apply;
     b.cross_entropy = cuda_cross_entropy;
     b.kl = cuda_kl;
+    b.js = cuda_js;
     b.gemm = cuda_gemm;
     b.gemm_int8 = cuda_gemm_int8;
     b.pack_int8 = cuda_pack_int8;

@@ -75,6 +75,7 @@ WhittleStatus cuda_nm(int32_t device, const float* scores, int64_t outer, int64_
 WhittleStatus cuda_apply(int32_t device, const float* x, const uint8_t* mask, int64_t n, float* out);
 WhittleStatus cuda_cross_entropy(int32_t device, const LogitLoss& loss);
 WhittleStatus cuda_kl(int32_t device, const LogitLoss& loss);
+WhittleStatus cuda_js(int32_t device, const LogitLoss& loss);
 WhittleStatus cuda_gemm(int32_t device, const CudaGemm& gemm);
 WhittleStatus cuda_gemm_int8(int32_t device, const GemmInt8Args& args, int32_t* fault);
 WhittleStatus cuda_pack_int8(int32_t device, const uint8_t* w, bool is_unsigned, bool transposed, int64_t k, int64_t n, int8_t* data,

@@ -39,7 +39,7 @@ export {
   quantizeAsync,
 } from './route'
 export { DevicePackedInt8, type DeviceGemmInt8Options, type DeviceGemmOptions } from './cuda/gemm'
-export { type DeviceCrossEntropyOptions, type DeviceKlOptions, type DeviceLoss } from './cuda/distill'
+export { type DeviceCrossEntropyOptions, type DeviceJsOptions, type DeviceKlOptions, type DeviceLoss } from './cuda/distill'
 export {
   type DeviceDequantizeOptions,
   type DeviceQuantized,

@@ -48,11 +48,13 @@ export const applyMaskAsync = routed(deviceSelect.applyMaskAsync, hostSelect.app
 
 export const crossEntropy = routed(deviceDistill.crossEntropy, hostDistill.crossEntropy)
 export const crossEntropyAsync = routed(deviceDistill.crossEntropyAsync, hostDistill.crossEntropyAsync)
-/** The losses of {@link hostDistill.distill}; `kl` also takes device tensors. */
+/** The losses of {@link hostDistill.distill}; `kl` and `js` also take device tensors. */
 export const distill = {
   ...hostDistill.distill,
   kl: routed(deviceDistill.kl, hostDistill.distill.kl),
   klAsync: routed(deviceDistill.klAsync, hostDistill.distill.klAsync),
+  js: routed(deviceDistill.js, hostDistill.distill.js),
+  jsAsync: routed(deviceDistill.jsAsync, hostDistill.distill.jsAsync),
 }
 
 export const gemm = routed(deviceGemm.gemm, hostGemm.gemm, eitherOnDevice)

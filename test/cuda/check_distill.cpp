@@ -87,6 +87,60 @@ void check_distill(Check& c) {
       }
   });
 
+  c.row("distill: Jensen-Shannon, loss and gradient, as on the CPU", [&](Rng& rng) {
+    for (const int64_t classes : {int64_t(1), int64_t(2), int64_t(31), int64_t(257), int64_t(700)})
+      for (int32_t reduction = 0; reduction < 4; reduction++) {
+        if (c.lean() && classes > 257) continue;
+        const int64_t samples = rng.between(1, 5), n = samples * classes;
+        const float spread = rng.below(3) == 0 ? 40 : 3;
+        const std::vector<float> s = rng.normals(n, spread), t = rng.normals(n, spread);
+        std::vector<uint16_t> half(static_cast<size_t>(n));
+        quantize_kernels().narrow_bf16(t.data(), n, half.data());
+        const bool narrow = rng.below(2);
+        std::vector<float> grad(static_cast<size_t>(n)), each(static_cast<size_t>(samples));
+        double want[3] = {0, 0, 0}, got[3] = {0, 0, 0};
+        LogitLoss l = {};
+        l.samples = samples;
+        l.classes = classes;
+        l.temperature = rng.below(2) ? 1 : rng.uniform(0.5f, 6);
+        l.reduction = reduction;
+        l.threads = 1;
+        LogitLoss on_cpu = l;
+        on_cpu.student = {s.data(), false};
+        on_cpu.teacher = narrow ? Logits{half.data(), true} : Logits{t.data(), false};
+        on_cpu.grad = grad.data();
+        on_cpu.losses = each.data();
+        on_cpu.result = want;
+        const WhittleStatus expected = distill_js(on_cpu);
+        const Device<float> ds(s), dt(t), dgrad(n), deach(samples);
+        const Device<uint16_t> dhalf(half);
+        LogitLoss on_device = l;
+        on_device.student = {static_cast<float*>(ds), false};
+        on_device.teacher = narrow ? Logits{static_cast<uint16_t*>(dhalf), true} : Logits{static_cast<float*>(dt), false};
+        on_device.grad = dgrad;
+        on_device.losses = deach;
+        on_device.result = got;
+        const WhittleStatus status = cuda.js(0, on_device);
+        c.expect(status == expected && status == WHITTLE_OK, "status %d, %d on the CPU", status, expected);
+        c.expect(fabs(got[0] - want[0]) <= 1e-5 * (1 + fabs(want[0])), "loss %g, %g on the CPU", got[0], want[0]);
+        const std::vector<float> g = dgrad.host(), e = deach.host();
+        for (size_t i = 0; i < g.size(); i++)
+          if (!c.expect(fabsf(g[i] - grad[i]) <= 4e-6f / static_cast<float>(l.temperature), "%d classes: gradient %d is %g, not %g", int(classes), int(i), g[i], grad[i])) return;
+        for (size_t i = 0; reduction == kDistillNone && i < e.size(); i++) c.expect(fabsf(e[i] - each[i]) <= 1e-5f, "loss %d", int(i));
+      }
+    const Device<float> bad(std::vector<float>{1, NAN, 2}), good(std::vector<float>{1, 2, 3}), dgrad(3);
+    double result[3];
+    LogitLoss l = {};
+    l.samples = 1;
+    l.classes = 3;
+    l.temperature = 1;
+    l.student = {static_cast<float*>(good), false};
+    l.teacher = {static_cast<float*>(bad), false};
+    l.grad = dgrad;
+    l.result = result;
+    c.expect(cuda.js(0, l) == WHITTLE_NONFINITE, "a NaN");
+  });
+
   c.row("distill: finds NaN, infinities and labels that are no class", [&](Rng& rng) {
     for (const int64_t classes : {int64_t(7), int64_t(1500)}) {
       const int64_t samples = 4, n = samples * classes;

@@ -151,6 +151,8 @@ test('losses and gradients are those of the CPU', async () => {
         [await crossEntropyAsync(up(student), up(labels), here), want],
         [distill.kl(up(student), up(teacher), { reduction, temperature: 3 }), soft],
         [await distill.klAsync(up(student), up(teacher), more), mixed],
+        [distill.js(up(student), up(teacher), { reduction, temperature: 3 }), distill.js(student, teacher, { reduction, temperature: 3 })],
+        [await distill.jsAsync(up(student), up(teacher), { reduction }), distill.js(student, teacher, { reduction })],
       ] as const) {
         const lossOf = (l: number | Tensor | DeviceTensor) => (typeof l === 'number' ? [l] : plain(l).data)
         near(lossOf(got.loss), lossOf(expected.loss), 1e-5)
@@ -188,7 +190,8 @@ test('operands of one call lie on one device: ERR_DEVICE names the one that does
     [() => crossEntropy(there, up(Int32Array.of(0, 1, 2, 3)), { classWeights: new Float32Array(8) as never }), 'classWeights'],
     [() => distill.kl(there, host), 'teacher'],
     [() => distill.klAsync(x, there as never), 'teacher'],
-    [() => distill.js(there as never, there as never), 'student'],
+    [() => distill.js(there, host), 'teacher'],
+    [() => distill.dkd(there as never, there as never, Int32Array.of(0)), 'student'],
     [() => fakeQuantize(there as never, { scale: 1 } as never), 'x'],
   ]
   for (const [body, parameter] of cases) expect(await caught(body)).toBe(`ERR_DEVICE ${parameter}`)

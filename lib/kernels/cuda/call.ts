@@ -14,6 +14,7 @@ type Name =
   | 'cudaApply'
   | 'cudaCrossEntropy'
   | 'cudaKl'
+  | 'cudaJs'
   | 'cudaGemm'
   | 'cudaGemmInt8'
   | 'cudaPackInt8'

@@ -3,7 +3,17 @@ import { sizeOf } from '../../tensor'
 import { fail, finite, oneOf, options } from '../../validate'
 import type { DeviceTensor } from '../device'
 import { temperatureOf, threadsOf } from '../distill/call'
-import { ignoreOf, kCrossEntropy, kKl, kReductions, type CrossEntropyOptions, type KlOptions, type Reduction } from '../distill/logits'
+import {
+  ignoreOf,
+  kCrossEntropy,
+  kKl,
+  kReductions,
+  kSoft,
+  type CrossEntropyOptions,
+  type JsOptions,
+  type KlOptions,
+  type Reduction,
+} from '../distill/logits'
 import { runAsync, runSync, type Routine, type Turn } from './call'
 
 /** A loss over logits on a GPU: one number, or with reduction `'none'` a tensor there; the gradient lies there too. */
@@ -30,6 +40,10 @@ export interface DeviceKlOptions<R extends string = 'batchmean'>
   readonly labels?: DeviceTensor
 }
 
+/** Options of `distill.js` for logits on a GPU. */
+export interface DeviceJsOptions<R extends string = 'batchmean'>
+  extends Omit<JsOptions<R>, 'out' | 'outLoss' | 'studentDims' | 'teacherDims'>, Omit<Memory, 'classWeights'> {}
+
 interface AnyLoss {
   readonly loss: number | DeviceTensor
   readonly grad: DeviceTensor
@@ -38,7 +52,7 @@ interface AnyLoss {
 const kTypes = ['float32', 'bfloat16'] as const
 
 interface Terms {
-  readonly name: 'cudaCrossEntropy' | 'cudaKl'
+  readonly name: 'cudaCrossEntropy' | 'cudaKl' | 'cudaJs'
   readonly student: DeviceTensor
   readonly teacher: DeviceTensor | null
   readonly labels: unknown
@@ -51,7 +65,7 @@ interface Terms {
 function* lossOf(turn: Turn, t: Terms): Routine<AnyLoss> {
   const { dims } = t.student
   const classes = dims[dims.length - 1]
-  const parameter = t.name === 'cudaKl' ? 'student' : 'logits'
+  const parameter = t.teacher ? 'student' : 'logits'
   if (classes === undefined || sizeOf(dims) === 0) fail('ERR_SHAPE', parameter, 'at least 1 dimension, and none of 0', [...dims])
   const samples = sizeOf(dims) / classes
   const o = t.options
@@ -64,7 +78,7 @@ function* lossOf(turn: Turn, t: Terms): Routine<AnyLoss> {
   if (!none && o.outLoss !== undefined)
     throw new WhittleError('ERR_RANGE', 'outLoss', `outLoss: expected only with reduction 'none', which keeps values, got reduction '${t.reduction}'`)
   const grad = turn.result(o.out, 'out', 'float32', dims)
-  const losses = none ? turn.result(o.outLoss, 'outLoss', 'float32', labels ? dims.slice(0, -1) : dims) : null
+  const losses = none ? turn.result(o.outLoss, 'outLoss', 'float32', labels || t.name === 'cudaJs' ? dims.slice(0, -1) : dims) : null
   const result = new Float64Array(3)
   yield {
     name: t.name,
@@ -108,6 +122,16 @@ function* divergence(turn: Turn, s: unknown, t: unknown, given: unknown): Routin
   }) // prettier-ignore
 }
 
+function* jensen(turn: Turn, s: unknown, t: unknown, given: unknown): Routine<AnyLoss> {
+  const o = options(given, 'options', kSoft)
+  const student = turn.operand(s, 'student', kTypes)
+  const teacher = turn.operandOf(t, 'teacher', kTypes, student.dims)
+  const reduction = o.reduction === undefined ? 'batchmean' : oneOf(o.reduction, 'reduction', kReductions)
+  return yield* lossOf(turn, {
+    name: 'cudaJs', student, teacher, labels: undefined, temperature: temperatureOf(o.temperature), alpha: 1, reduction, options: o,
+  }) // prettier-ignore
+}
+
 /**
  * `crossEntropy` on a GPU; labels are int32 there. Not one number of the gradient leaves it.
  *
@@ -136,3 +160,14 @@ export const klAsync = async <R extends Reduction = 'batchmean'>(
   teacher: DeviceTensor,
   options?: DeviceKlOptions<R>,
 ): Promise<DeviceLoss<R>> => (await runAsync((turn) => divergence(turn, student, teacher, options))) as DeviceLoss<R>
+
+/** `distill.js` on a GPU. */
+export const js = <R extends Reduction = 'batchmean'>(student: DeviceTensor, teacher: DeviceTensor, options?: DeviceJsOptions<R>): DeviceLoss<R> =>
+  runSync((turn) => jensen(turn, student, teacher, options)) as DeviceLoss<R>
+
+/** {@link js} off the JavaScript thread. */
+export const jsAsync = async <R extends Reduction = 'batchmean'>(
+  student: DeviceTensor,
+  teacher: DeviceTensor,
+  options?: DeviceJsOptions<R>,
+): Promise<DeviceLoss<R>> => (await runAsync((turn) => jensen(turn, student, teacher, options))) as DeviceLoss<R>
