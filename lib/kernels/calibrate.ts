@@ -50,6 +50,9 @@ function withoutAtoms(counts: Float64Array, levels: number): Float64Array {
   return counts.map((c, i) => (c * levels > total ? Math.min(c, Math.max(1, counts[i - 1] ?? 0, counts[i + 1] ?? 0)) : c))
 }
 
+/** Share of values that entropy may cut off: it weighs how many are wrong, not by how much. */
+const kMostOutliers = 0.001
+
 /**
  * @internal The clipping threshold of |x| whose quantized distribution over `levelsOf(threshold)` codes diverges least from the
  * clipped one, in bins of `counts`.
@@ -70,6 +73,7 @@ export function entropyThreshold(given: Float64Array, levelsOf: (bins: number) =
     const levels = Math.min(n, levelsOf(n))
     const outliers = tail[n]!
     const total = tail[0]!
+    if (outliers > kMostOutliers * total) break
     let kl = 0
     let kept = 0
     let free = 0

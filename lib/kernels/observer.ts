@@ -15,7 +15,7 @@ export interface ObserverOptions extends Omit<Scheme, 'blockSize'> {
    * - `minmax` (default): the least and the greatest value of all
    * - `movingAverage`: least and greatest of each call, averaged: `m += averagingConstant · (new − m)`
    * - `percentile`: cuts off what lies outside `percentile`
-   * - `entropy`: the threshold of |x| with the least KL divergence between values and codes
+   * - `entropy`: the threshold of |x| with the least KL divergence between values and codes; cuts off a thousandth at most
    * - `mse`: the part of the range with the least mean square error
    */
   readonly method?: ObserverMethod
