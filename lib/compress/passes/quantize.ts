@@ -82,7 +82,7 @@ export interface QuantizeStep {
   readonly blockSize?: number
   /**
    * Largest relative error ‖w − ŵ‖₂ / ‖w‖₂ of one weight; beyond it the weight stays float and the report names it.
-   * Default by bits, 8 to 2: 0.03, 0.05, 0.08, 0.12, 0.15, 0.35, 0.8; of other formats, of `'gptq'`, `'adaround'` and
+   * Default by bits, 8 to 2: 0.03, 0.05, 0.08, 0.12, 0.15, 0.35, 0.8; of other formats, of `'gptq'`, `'adaround'`, `'prox'` and
    * `'entropy'` 1, of float16 0.01. It keeps
    * single weights from breaking; how many small errors a network bears only `evaluate` can tell.
    */

@@ -68,11 +68,13 @@ export function shareWeights(
 
   const importance = weighted && given ? importanceOf(given, count) : undefined
   let scales = step.scale === 'channel' ? rootsOf(values, cut) : undefined
-  const coder = pieces ? pieceCoder(values, scales, step, view.dims, pieces, cut, importance) : valueCoder(values, scales, step, cut, importance)
+  // Memory that is used again from tensor to tensor: weights may be a large part of what there is.
+  const space = (): Float32Array => scratch.floats('divided', count)
+  const coder = pieces ? pieceCoder(values, scales, step, view.dims, pieces, cut, importance, space) : valueCoder(values, scales, step, cut, importance, space)
   const { table } = coder
   let codes = coder.encode(values, scales)
   for (let turn = 0; scales && turn < kTurns; turn++) {
-    scales = leastSquares(values, coder.decode(codes), cut, importance, scales)
+    scales = leastSquares(values, coder.decode(codes, scratch.floats('floats', count)), cut, importance, scales)
     codes = coder.encode(values, scales)
   }
   let outputError: number | undefined
@@ -84,8 +86,7 @@ export function shareWeights(
     codes = new Uint8Array(found.codes.buffer as ArrayBuffer, found.codes.byteOffset, count)
     outputError = found.outputError
   }
-  const back = scratch.floats('floats', count)
-  back.set(coder.decode(codes))
+  const back = coder.decode(codes, scratch.floats('floats', count))
   if (scales) multiply(back, cut, scales)
   const error = relativeError(values, back)
   if (error > step.maxError) return stays(`its relative error ${percent(error)} is over ${percent(step.maxError)}`, error)
@@ -120,16 +121,15 @@ export function shareWeights(
 interface Coder {
   readonly table: Float32Array
   encode(values: Float32Array, scales: Float32Array | undefined): Uint8Array
-  decode(codes: Uint8Array): Float32Array
+  decode(codes: Uint8Array, out: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer>
 }
 
-function valueCoder(values: Float32Array, scales: Float32Array | undefined, step: SharedStep, cut: Cut, importance: Float32Array | undefined): Coder {
-  const table = tableFor(scales ? divided(values, cut, scales) : values, step, importance)
+function valueCoder(values: Float32Array, scales: Float32Array | undefined, step: SharedStep, cut: Cut, importance: Float32Array | undefined, space: () => Float32Array): Coder {
+  const table = tableFor(scales ? divided(values, cut, scales, space()) : values, step, importance)
   return {
     table,
-    encode: (from, by) => codebookEncode(by ? divided(from, cut, by) : from, table).indices.data as Uint8Array,
-    decode(codes) {
-      const out = new Float32Array(codes.length)
+    encode: (from, by) => codebookEncode(by ? divided(from, cut, by, space()) : from, table).indices.data as Uint8Array,
+    decode(codes, out) {
       for (let i = 0; i < out.length; i++) out[i] = table[codes[i]!]!
       return out
     },
@@ -144,21 +144,23 @@ function pieceCoder(
   { size, turned }: Pieces,
   cut: Cut,
   importance: Float32Array | undefined,
+  space: () => Float32Array,
 ): Coder {
   const turn = (data: Float32Array): Float32Array => (turned ? exchanged(data, dims) : data)
   // A power of two keeps squares within float32.
   const most = values.reduce((m, v) => Math.max(m, Math.abs(v)), 0)
   const unit = scales || most === 0 ? 1 : 2 ** Math.max(-100, Math.floor(Math.log2(most)))
-  const scaled = (from: Float32Array, by: Float32Array | undefined): Float32Array => turn(by ? divided(from, cut, by) : from.map((v) => v / unit))
+  const scaled = (from: Float32Array, by: Float32Array | undefined): Float32Array => turn(by ? divided(from, cut, by, space()) : over(from, unit, space()))
   const weight = importance && turn(importance)
   const small = learnPieces(scaled(values, scales), size, 2 ** bits, seed, weight)
   const table = small.map((v) => v * unit)
   return {
     table,
     encode: (from, by) => nearestPieces(scaled(from, by), small, size, weight),
-    decode(codes) {
+    decode(codes, out) {
       const all = piecesFrom(codes, table, size)
-      return turned ? exchanged(all, exchangedDims(dims)) : all
+      out.set(turned ? exchanged(all, exchangedDims(dims)) : all)
+      return out
     },
   }
 }
@@ -200,8 +202,12 @@ function perChannel(cut: Cut, of: (group: (data: Float32Array) => Float64Array, 
   })
 }
 
-function divided(values: Float32Array, cut: Cut, scales: Float32Array): Float32Array {
-  const out = new Float32Array(values.length)
+function over(values: Float32Array, unit: number, out: Float32Array): Float32Array {
+  for (let i = 0; i < values.length; i++) out[i] = values[i]! / unit
+  return out
+}
+
+function divided(values: Float32Array, cut: Cut, scales: Float32Array, out: Float32Array): Float32Array {
   const groups = new Groups(cut)
   const group = new Float64Array(groups.size)
   for (let g = 0; g < groups.count; g++) {

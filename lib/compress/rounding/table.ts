@@ -24,7 +24,7 @@ export function tableFor(values: Float32Array, { bits, init, seed, zeros }: Shar
   const table =
     few ??
     (importance || init === 'histogram'
-      ? weightedTable(others, !importance ? new Float32Array(others.length).fill(1) : keepZero ? importance.filter((_, i) => values[i] !== 0) : importance, wanted)
+      ? weightedTable(others, importance && keepZero ? importance.filter((_, i) => values[i] !== 0) : importance, wanted)
       : (kmeans(others, { clusters: wanted, init, seed }).centroids.data as Float32Array))
   const all = keepZero ? [...table, 0] : [...table]
   return Float32Array.from(new Set(all.sort((a, b) => a - b).map((v) => (v === 0 ? 0 : v))))
@@ -41,7 +41,7 @@ function distinctUpTo(values: Float32Array, most: number): Float32Array | undefi
  * Shared values for weighted errors. Lloyd's algorithm alone would not carry a value from where many small weights lie to where
  * few large ones do: it begins with the best values for a histogram, found by dynamic programming (Wang, Song 2011).
  */
-function weightedTable(values: Float32Array, importance: Float32Array, clusters: number): Float32Array {
+function weightedTable(values: Float32Array, importance: Float32Array | undefined, clusters: number): Float32Array {
   let current = bestOfHistogram(values, importance, clusters)
   for (let round = 0; round < 30; round++) {
     const codes = codebookEncode(values, current).indices.data
@@ -49,8 +49,9 @@ function weightedTable(values: Float32Array, importance: Float32Array, clusters:
     const weight = new Float64Array(current.length)
     for (let i = 0; i < values.length; i++) {
       const c = codes[i]!
-      sum[c]! += importance[i]! * values[i]!
-      weight[c]! += importance[i]!
+      const h = importance ? importance[i]! : 1
+      sum[c]! += h * values[i]!
+      weight[c]! += h
     }
     const next = current.map((v, c) => (weight[c]! > 0 ? sum[c]! / weight[c]! : v))
     const ascending = Float32Array.from(new Set(next.sort()))
@@ -65,15 +66,16 @@ function weightedTable(values: Float32Array, importance: Float32Array, clusters:
 const kBins = 2048
 
 /** The weighted means of the `clusters` stretches of a histogram that leave the least squared error, ascending. */
-function bestOfHistogram(values: Float32Array, importance: Float32Array, clusters: number): Float32Array {
+function bestOfHistogram(values: Float32Array, importance: Float32Array | undefined, clusters: number): Float32Array {
   const low = values.reduce((m, v) => Math.min(m, v), Infinity)
   const high = values.reduce((m, v) => Math.max(m, v), -Infinity)
   const binWeight = new Float64Array(kBins)
   const binSum = new Float64Array(kBins)
   for (let i = 0; i < values.length; i++) {
     const b = Math.min(kBins - 1, Math.floor(((values[i]! - low) / (high - low)) * kBins))
-    binWeight[b]! += importance[i]!
-    binSum[b]! += importance[i]! * values[i]!
+    const h = importance ? importance[i]! : 1
+    binWeight[b]! += h
+    binSum[b]! += h * values[i]!
   }
   // Sums over the bins before each, empty ones left out.
   const weight = [0]
