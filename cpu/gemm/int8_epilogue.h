@@ -192,13 +192,12 @@ static inline vi codes_of(vf x, const CodeStep& s) {
 }
 
 template <int32_t kKind, bool kBytes>
-static inline void epilogue_vector(const EpilogueRows* r, const CodeStep& s, vf lo, vf hi, const int32_t* sums, int64_t j, bool whole, uint8_t* out) {
-  const GemmInt8Epilogue* e = r->e;
-  const float *scale = e->scale + r->column + j, *bias = e->bias + r->column + j;
-  const int64_t n = whole ? VF_LANES : r->columns - j;
+static inline void epilogue_vector(const CodeStep& s, vf lo, vf hi, const float* scale, const float* bias, const int32_t* sums, int64_t j,
+                                   int64_t n, uint8_t* out) {
+  const bool whole = n == VF_LANES;
   const vf none = v_set(0.0f);
-  vf x = v_mul(v_from_sums(sums + j, whole, n), whole ? v_load(scale) : v_load_part(scale, n, none));
-  x = v_add(x, whole ? v_load(bias) : v_load_part(bias, n, none));
+  vf x = v_mul(v_from_sums(sums + j, whole, n), whole ? v_load(scale + j) : v_load_part(scale + j, n, none));
+  x = v_add(x, whole ? v_load(bias + j) : v_load_part(bias + j, n, none));
   x = act_apply(x, kKind, lo, hi);
   if (kBytes) {
     // Bounds of a clip lie within those.
@@ -220,12 +219,14 @@ static void epilogue_kind(const EpilogueRows* r) {
     lo = v_min(s.far, v_max(s.minus_far, lo));
     hi = v_min(s.far, v_max(s.minus_far, hi));
   }
-  const int64_t n = r->columns, wholes = n / VF_LANES * VF_LANES;
+  // Locals: what bytes are stored to might be anything to a compiler.
+  const int64_t n = r->columns, wholes = n / VF_LANES * VF_LANES, rows = r->rows, width = r->width, stride = r->out_stride;
+  const float *scale = e->scale + r->column, *bias = e->bias + r->column;
   const int32_t* sums = r->sums;
   uint8_t* out = r->out;
-  for (int64_t i = 0; i < r->rows; i++, sums += r->width, out += r->out_stride) {
-    for (int64_t j = 0; j < wholes; j += VF_LANES) epilogue_vector<kKind, kBytes>(r, s, lo, hi, sums, j, true, out);
-    if (wholes < n) epilogue_vector<kKind, kBytes>(r, s, lo, hi, sums, wholes, false, out);
+  for (int64_t i = 0; i < rows; i++, sums += width, out += stride) {
+    for (int64_t j = 0; j < wholes; j += VF_LANES) epilogue_vector<kKind, kBytes>(s, lo, hi, scale, bias, sums, j, VF_LANES, out);
+    if (wholes < n) epilogue_vector<kKind, kBytes>(s, lo, hi, scale, bias, sums, wholes, n - wholes, out);
   }
 }
 
