@@ -39,7 +39,7 @@ void check_gemm(Check& c) {
   FakeCublasLt* lt = fake_library();
 
   c.row("gemm: bytes to sums, floats and bytes, with the bits of the CPU", [&](Rng& rng) {
-    for (int turn = 0; turn < (c.lean() ? 24 : 80); turn++) {
+    for (int turn = 0; turn < (c.lean() ? 12 : 80); turn++) {
       const int64_t sizes[] = {1, 2, 3, 4, 5, 7, 8, 16, 17, 31, 33, 40};
       GemmInt8Args g = {};
       g.m = sizes[rng.below(12)];
