@@ -45,7 +45,7 @@ const folderOf = (header, ...first) => [...first, ...includes()].find((f) => fs.
 const headers = () => folderOf('cuda_runtime_api.h')
 
 /** cuBLASLt: WHITTLE_CUBLAS may name a folder with include/ and lib/, as NVIDIA's wheel has them. */
-const cublas = process.env.WHITTLE_CUBLAS ? [path.join(process.env.WHITTLE_CUBLAS, 'include')] : []
+const cublas = process.env.WHITTLE_CUBLAS && process.env.WHITTLE_CUBLAS !== 'none' ? [path.join(process.env.WHITTLE_CUBLAS, 'include')] : []
 const blasHeaders = () => folderOf('cublasLt.h', ...cublas)
 const kNoBlas = 'no cublasLt.h (a CUDA toolkit, or pip install nvidia-cublas --target DIR and WHITTLE_CUBLAS=DIR/nvidia/cu13)'
 const blasOption = () => `-DWHITTLE_CUBLASLT_HEADERS=${blasHeaders() ?? ''}`
@@ -72,6 +72,12 @@ function report(name, { passed = 0, failed = 0, print = '' }, start) {
   if (print) console.log(print.trimEnd())
   console.log(`${failed ? 'FAIL' : 'ok  '} ${name.padEnd(34)} ${`${passed} passed, ${failed} failed`.padEnd(24)} ${((Date.now() - start) / 1000).toFixed(1)} s`)
 }
+/** `WHITTLE_CUBLAS=none` says that it cannot be had, which is no failure then, even where nothing may be skipped. */
+function withoutBlas(name, reason) {
+  if (process.env.WHITTLE_CUBLAS === 'none') console.log(`NOTE ${name}: ${reason}`)
+  else skip(name, reason)
+}
+
 function skip(name, reason) {
   total.skipped++
   console.log(`SKIP ${name}: ${reason}`)
@@ -103,7 +109,7 @@ function checkSymbols() {
   const found = [...cublas, ...includes()]
     .flatMap((f) => ['../lib', '../lib64', '../../lib', '../../../lib64'].map((lib) => path.join(f, lib)))
     .flatMap((f) => (fs.existsSync(f) ? fs.readdirSync(f).filter((n) => /^libcublasLt\.so\.\d+$/.test(n)).map((n) => path.join(f, n)) : []))[0]
-  if (!found) return skip(name, 'NVIDIA\'s library is not here (pip install nvidia-cublas --target DIR and WHITTLE_CUBLAS=DIR/nvidia/cu13)')
+  if (!found) return withoutBlas(name, 'NVIDIA\'s library is not here (pip install nvidia-cublas --target DIR and WHITTLE_CUBLAS=DIR/nvidia/cu13)')
   const table = /#define WHITTLE_CUBLASLT_FUNCTIONS[^]*?[^\\]\n/.exec(fs.readFileSync(path.join(root, 'cuda', 'cublaslt.cu'), 'utf8'))?.[0] ?? ''
   const used = [...table.matchAll(/X\((\w+)\)/g)].map((m) => m[1])
   const has = new Set(run('nm', ['-D', '--defined-only', found], { maxBuffer: 1 << 28 }).out.split('\n').map((l) => l.split(' ').pop().split('@')[0]))
@@ -268,7 +274,7 @@ if (args.includes('--test')) {
   else {
     if (nvcc) checkNvcc(nvcc)
     else skip('nvcc', 'no nvcc on PATH (a CUDA toolkit, or the wheels nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt nvidia-cuda-runtime)')
-    if (!blasHeaders()) skip('products by cuBLASLt', kNoBlas)
+    if (!blasHeaders()) withoutBlas('products by cuBLASLt', kNoBlas)
     checkSymbols()
     checkEmulated(quick, at >= 0 ? (args[at + 1] ?? '1') : '1')
     checkJavaScript(quick)
