@@ -6,6 +6,7 @@ import { fuseAttention } from './fuse/attention'
 import { foldKnown } from './fuse/known'
 import { expandQOperators } from './fuse/qoperator'
 import { gatherWeights } from './fuse/weights'
+import { widen } from './widen'
 
 /** The opset that lowering reads; later ones differ in nothing that a session supports. */
 const kOpset = 18
@@ -20,6 +21,7 @@ export function prepare(model: Model, plain = false): Model {
   checkGraph(copy.graph, 'model')
   constantsOfOutputs(copy.graph)
   foldConstantNodes(copy)
+  widen(copy)
   if (opset < kOpset) raiseOpset(copy, kOpset)
   copy.graph.sort()
   gatherWeights(copy)
