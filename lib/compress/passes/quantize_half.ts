@@ -18,7 +18,7 @@ import type { QuantizeStep } from './quantize'
 /**
  * The whole model in float16: weights, constants and what nodes compute. Half the bytes everywhere; half the memory, and about twice the
  * speed, where a runtime computes in float16 (GPUs, WebGPU); onnxruntime on CPUs puts Casts around most ops instead and is no faster for it,
- * and `Session` has no float16 kernels yet: it refuses such a model by name, so `evaluate` must run it elsewhere.
+ * and `Session` computes such a model in float32.
  *
  * Ops that take no float16 (TopK, Resize, Min, Max, CumSum, Range, NonMaxSuppression, RoiAlign, random and quantized ones, ops of other
  * domains, control flow with all that is in it, values whose type is not known) stay in float32 between Casts. With calibration inputs
