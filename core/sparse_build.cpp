@@ -84,8 +84,8 @@ int64_t block_columns(const SparseBuild& b, int64_t height, int64_t width, int64
   struct Level { int64_t bytes; double load; };
   const Level many[] = {{cache.l1d * 3 / 2, 1.45}, {cache.l2 / 8, 1.6}, {cache.l2 / 2, 1.75}, {cache.l2 / 2, 1.75}};
   const bool near = strip_near(b, units);
-  const Level single[] = {{cache.l1d, 0.68}, {cache.l1d * 3 / 2, near ? 0.78 : 0.83}, {cache.l2 / 8, near ? 1.0 : 1.2}, {cache.l2 / 2, near ? 1.1 : 1.4}};
-  const double again = near ? 3 : 1.6;
+  const Level single[] = {{cache.l1d, 0.68}, {cache.l1d * 3 / 2, near ? 0.87 : 0.83}, {cache.l2 / 8, near ? 1.22 : 1.2}, {cache.l2 / 2, 1.4}};
+  const double again = near ? 2.6 : 1.6;
   int64_t best = 0;
   double least = 0;
   for (const Level& level : height * width == 1 ? single : many) {
