@@ -1,14 +1,10 @@
 import { markAsUntransferable } from 'node:worker_threads'
 import { WhittleError } from './errors'
-import { isDetached } from './validate'
+import { isDetached, isShared } from './validate'
 import { typedArrayName, type TypedArray } from './tensor'
 
 /** Inputs up to this many bytes are copied for an asynchronous call; larger ones are read in place. */
 const kCopyBytes = 256 * 1024
-
-function isShared(buffer: ArrayBufferLike): boolean {
-  return Object.prototype.toString.call(buffer) === '[object SharedArrayBuffer]'
-}
 
 function isResizable(buffer: ArrayBufferLike): boolean {
   const b = buffer as { resizable?: boolean; growable?: boolean }

@@ -138,7 +138,7 @@ export function isDetached(view: ArrayBufferView): boolean {
   const buffer = view.buffer as ArrayBuffer & { detached?: boolean }
   if (buffer.detached !== undefined && buffer.detached) return true
   // A detached buffer has length 0 and so has every view of it; tell it from an honest empty array by slicing.
-  if (view.byteLength === 0 && buffer.byteLength === 0 && typedIsShared(buffer) === false) {
+  if (buffer.byteLength === 0 && !isShared(buffer)) {
     try {
       buffer.slice(0, 0)
     } catch {
@@ -148,7 +148,8 @@ export function isDetached(view: ArrayBufferView): boolean {
   return false
 }
 
-function typedIsShared(buffer: ArrayBufferLike): boolean {
+/** @internal Whether several threads may hold the memory, in any realm. */
+export function isShared(buffer: ArrayBufferLike): boolean {
   if (Object.getPrototypeOf(buffer) === ArrayBuffer.prototype) return false
   return Object.prototype.toString.call(buffer) === '[object SharedArrayBuffer]'
 }
@@ -207,13 +208,13 @@ export function output(
   if (atLeast ? data.length < want : data.length !== want)
     fail('ERR_SHAPE', parameter, `${atLeast ? 'at least ' : ''}${want} elements of ${type}`, value)
   const { buffer } = data
-  const shared = typedIsShared(buffer)
+  const shared = isShared(buffer)
   for (const input of inputs)
     if (
       input.buffer === buffer
         ? input.byteOffset < data.byteOffset + data.byteLength && data.byteOffset < input.byteOffset + input.byteLength
         : // Two SharedArrayBuffers may be one memory: a message or a clone makes such a pair.
-          shared && typedIsShared(input.buffer) && native().memoryOverlaps(input, data)
+          shared && isShared(input.buffer) && native().memoryOverlaps(input, data)
     )
       throw new WhittleError('ERR_RANGE', parameter, `${parameter}: overlaps an input; give it memory of its own`)
   return data

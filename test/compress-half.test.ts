@@ -4,13 +4,12 @@ import { compress, type CompressOptions, type Recipe } from '../lib/compress'
 import { attribute, Graph, inferShapes, type Model } from '../lib/model'
 import { fromHalf } from '../lib/model/half'
 import { float, floats, graph, int, ints, modelOf, theirs, type Values } from './graphs'
-import { failure, kSpecs, netOf, noise, runNet } from './nets'
+import { failure, kSpecs, netOf, noise, rms, runNet } from './nets'
 import { encoder, tokens } from './transformer'
 
 /** Whole models in float16. */
 
 const half = (more: object = {}): Recipe => ({ steps: [{ step: 'quantize', activations: 'float16', ...more }] })
-const rms = (v: ArrayLike<number>): number => Math.sqrt(Array.from(v).reduce((s, x) => s + x * x, 0) / v.length)
 
 /** The converted model in onnxruntime against the original one: the difference over the size of the answers. */
 async function compare(original: Model, recipe: Recipe, feeds: Values, options: CompressOptions = {}) {

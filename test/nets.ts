@@ -114,6 +114,9 @@ export async function runNet(model: Model, specs: readonly Spec[]): Promise<Reco
   return Object.fromEntries(Object.entries(results).map(([name, t]) => [name, t.data as Float32Array]))
 }
 
+/** Root of the mean square. */
+export const rms = (v: ArrayLike<number>): number => Math.sqrt(Array.from(v).reduce((s, x) => s + x * x, 0) / v.length)
+
 /** What a call throws; an error if it does not. */
 export const failure = async (run: () => unknown): Promise<Error & { code?: string; parameter?: string }> => {
   try {

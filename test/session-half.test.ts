@@ -3,12 +3,11 @@ import { attribute, type Model } from '../lib/model'
 import { toHalves } from '../lib/model/half'
 import { Session } from '../lib/session'
 import { floats, graph, modelOf, theirs, type Values } from './graphs'
-import { inputFor, kSpecs, netOf, runNet } from './nets'
+import { inputFor, kSpecs, netOf, rms, runNet } from './nets'
 import { encoder, tokens } from './transformer'
 
 /** Models in float16: computed in float32, between Casts. */
 
-const rms = (v: ArrayLike<number>): number => Math.sqrt(Array.from(v).reduce((s, x) => s + x * x, 0) / v.length)
 
 async function apart(model: Model, feeds: Values): Promise<number> {
   const session = await Session.create(model)

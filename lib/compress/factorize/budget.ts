@@ -29,14 +29,16 @@ export function allot(layers: readonly Shared[], share: number): Allotment[] {
   let used = states.reduce((n, s) => n + (s.whole ? s.rows * s.columns : s.each), 0)
   for (;;) {
     let best: (typeof states)[number] | undefined
+    let next = { gain: 0, numbers: 0 }
     let most = -1
     for (const s of states) {
       if (!s.open) continue
-      const density = stepOf(s).gain / (s.total > 0 ? s.total : 1) / stepOf(s).numbers
-      if (density > most) [most, best] = [density, s]
+      const step = stepOf(s)
+      const density = step.gain / (s.total > 0 ? s.total : 1) / step.numbers
+      if (density > most) [most, best, next] = [density, s, step]
     }
     if (!best) break
-    const { gain, numbers } = stepOf(best)
+    const { gain, numbers } = next
     if (used + numbers > budget || gain <= 0) {
       best.open = false
       continue
