@@ -62,7 +62,8 @@ export interface GemmOptions {
   readonly strideC?: number
 }
 
-const kOptions = [
+/** @internal */
+export const kGemmOptions = [
   'transposeA', 'transposeB', 'alpha', 'beta', 'c', 'bias', 'activation', 'out', 'aDims', 'bDims', 'cDims',
   'lda', 'ldb', 'ldc', 'strideA', 'strideB', 'strideC',
 ] as const // prettier-ignore
@@ -168,15 +169,15 @@ function operand(value: unknown, parameter: 'a' | 'b', shape: unknown, ld: unkno
   return { dims, data, ld: row, stride: step, length }
 }
 
-/** A finite number that float32 can hold without overflow. */
-function float32(value: unknown, parameter: string): number {
+/** @internal A finite number that float32 can hold without overflow. */
+export function float32(value: unknown, parameter: string): number {
   const x = finite(value, parameter)
   if (!Number.isFinite(Math.fround(x))) fail('ERR_RANGE', parameter, 'a number within the range of float32', x)
   return x
 }
 
 function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown, pinned: boolean): Prepared {
-  const o = options(optionsValue, 'options', kOptions)
+  const o = options(optionsValue, 'options', kGemmOptions)
   const a = operand(aValue, 'a', o.aDims, o.lda, o.strideA)
   // A handle's clone and a token are objects that lack a tensor's fields; they deserve their own error.
   const fields = typeof bValue === 'object' && bValue !== null ? (bValue as Partial<TensorLike>) : undefined
@@ -307,8 +308,8 @@ function prepare(aValue: unknown, bValue: unknown, optionsValue: unknown, pinned
 
 // Packed weights know how they lie, and their product takes neither factors nor a summand.
 function packedOptions(given: unknown): unknown {
-  const o = options(given, 'options', kOptions)
-  for (const name of kOptions)
+  const o = options(given, 'options', kGemmOptions)
+  for (const name of kGemmOptions)
     if (!kPackedOptions.includes(name) && o[name] !== undefined) fail('ERR_RANGE', name, `no ${name} with packed weights`, o[name])
   return given
 }

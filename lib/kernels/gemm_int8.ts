@@ -92,7 +92,8 @@ export interface Facts {
 
 /** @internal */
 export const kOutTypes = ['int32', 'float32', 'int8', 'uint8'] as const
-const kOptionNames = [
+/** @internal */
+export const kGemmInt8Options = [
   'aZeroPoint', 'bZeroPoint', 'aScale', 'bScale', 'bias', 'activation', 'outType', 'outScale', 'outZeroPoint', 'transposeB',
   'threads', 'out',
 ] as const
@@ -176,7 +177,7 @@ function prepare(aValue: unknown, bValue: unknown, opts: unknown, pinned: boolea
   const weights = Handle.is(fields) ? (fields as PackedInt8) : undefined
   if (fields && !weights && fields.dims === undefined && fields.data === undefined) handleObject(bValue, 'PackedInt8', 'b')
   const a = plainRows(aValue) ?? tensor(aValue, 'a', kTypes)
-  const o = options(opts, 'options', kOptionNames)
+  const o = options(opts, 'options', kGemmInt8Options)
   const outType = o.outType === undefined ? 'int32' : oneOf(o.outType, 'outType', kOutTypes)
   const rankA = a.dims.length
   if (rankA === 0) fail('ERR_SHAPE', 'a', 'at least one dimension', 'a scalar')

@@ -1,10 +1,10 @@
 import { WhittleError } from '../../errors'
 import { sizeOf, type DataType } from '../../tensor'
-import { boolean, describe, fail, finite, integer, oneOf, options } from '../../validate'
+import { boolean, describe, fail, integer, oneOf, options } from '../../validate'
 import { activationOf } from '../activation'
 import { isDeviceTensor, type DeviceTensor } from '../device'
-import type { GemmOptions } from '../gemm'
-import { kOutTypes, refusal, scaleOf, zeroPoint, type GemmInt8Options } from '../gemm_int8'
+import { float32, kGemmOptions, type GemmOptions } from '../gemm'
+import { kGemmInt8Options, kOutTypes, refusal, scaleOf, zeroPoint, type GemmInt8Options } from '../gemm_int8'
 import { floatCode, kFloatTypes } from '../scheme'
 import { missing, runAsync, runSync, type Routine, type Turn } from './call'
 
@@ -66,8 +66,9 @@ export const isDevicePacked = (value: unknown): value is DevicePackedInt8 => val
 const lead = (dims: readonly number[]): readonly number[] => dims.slice(0, -2)
 
 function* product(turn: Turn, aValue: unknown, bValue: unknown, given: unknown): Routine<DeviceTensor> {
-  const o = options(given, 'options', ['transposeA', 'transposeB', 'alpha', 'beta', 'c', 'bias', 'activation', 'out', 'aDims', 'bDims', 'cDims'])
+  const o = options(given, 'options', kGemmOptions)
   for (const name of ['beta', 'c', 'cDims'] as const) if (o[name] !== undefined) missing(name, 'a summand')
+  for (const name of ['lda', 'ldb', 'ldc', 'strideA', 'strideB', 'strideC'] as const) if (o[name] !== undefined) missing(name, 'a part of a matrix')
   const a = turn.operand(aValue, 'a', kFloatTypes)
   const b = turn.operand(bValue, 'b', [a.type])
   for (const [name, t] of [['a', a], ['b', b]] as const) // prettier-ignore
@@ -85,8 +86,7 @@ function* product(turn: Turn, aValue: unknown, bValue: unknown, given: unknown):
   const single = bLead.length === 0
   if (!single && (aLead.length !== bLead.length || aLead.some((d, i) => d !== bLead[i])))
     fail('ERR_SHAPE', 'b', `leading dimensions as a has or none (nothing broadcasts on a GPU): [${aLead.join(', ')}]`, `[${bLead.join(', ')}]`)
-  const alpha = o.alpha === undefined ? 1 : finite(o.alpha, 'alpha')
-  if (!Number.isFinite(Math.fround(alpha))) fail('ERR_RANGE', 'alpha', 'a number within the range of float32', alpha)
+  const alpha = o.alpha === undefined ? 1 : float32(o.alpha, 'alpha')
   const activation = activationOf(o.activation, 'activation')
   const bias = o.bias === undefined ? null : turn.operandOf(o.bias, 'bias', [a.type], [n], false)
   const dims = [...aLead, m, n]
@@ -107,17 +107,13 @@ function* product(turn: Turn, aValue: unknown, bValue: unknown, given: unknown):
 }
 
 const kBytes: readonly DataType[] = ['int8', 'uint8']
-const kInt8Options = [
-  'aZeroPoint', 'bZeroPoint', 'aScale', 'bScale', 'bias', 'activation', 'outType', 'outScale', 'outZeroPoint', 'transposeB',
-  'threads', 'out',
-] as const // prettier-ignore
 
 function packedTensors(turn: Turn, packed: DevicePackedInt8): [DeviceTensor, DeviceTensor] {
   return [turn.operand(packed.data, 'b', ['int8']), turn.operand(packed.sums, 'b', ['int32'])]
 }
 
 function* productInt8(turn: Turn, aValue: unknown, bValue: unknown, given: unknown): Routine<DeviceTensor> {
-  const o = options(given, 'options', kInt8Options)
+  const o = options(given, 'options', kGemmInt8Options)
   const a = turn.operand(aValue, 'a', kBytes)
   const packed = isDevicePacked(bValue) ? bValue : undefined
   const [b, sums] = packed ? packedTensors(turn, packed) : [turn.operand(bValue, 'b', kBytes), null]
