@@ -1,5 +1,3 @@
-import { parseDocument } from 'yaml'
-
 import { WhittleError } from '../errors'
 import { fail, finite, nearest, oneOf, options, string } from '../validate'
 import { passes, type ResolvedStep, type Step, type Storage } from './passes'
@@ -47,7 +45,12 @@ const kPresets = {
   // 8-bit weights and activations; needs calibration inputs.
   balanced: [{ step: 'fold' }, { step: 'dedupe' }, { step: 'quantize', activations: 'static' }, { step: 'repair' }],
   // The same with codes for every layer, the first one's image too.
-  speed: [{ step: 'fold' }, { step: 'dedupe' }, { step: 'quantize', activations: 'static', minChannels: 1 }, { step: 'repair' }],
+  speed: [
+    { step: 'fold' },
+    { step: 'dedupe' },
+    { step: 'quantize', activations: 'static', minChannels: 1 },
+    { step: 'repair' },
+  ],
   // The smallest `.whittle` file; needs calibration inputs.
   size: [
     { step: 'fold' },
@@ -56,8 +59,16 @@ const kPresets = {
   ],
   // What transformers.js looks for beside a model, by dtype: q8, q4 and fp16.
   // Weights that no product in integers reads (convolutions, embeddings, recurrent cells, Gemm) take a quarter too.
-  'transformers.js': [{ step: 'fold' }, { step: 'dedupe' }, { step: 'quantize', activations: 'dynamic' }, { step: 'quantize' }],
-  'transformers.js-q4': [{ step: 'dedupe' }, { step: 'quantize', bits: 4, blockSize: 32, method: 'omse', layers: { ops: ['MatMul', 'Gemm'] } }],
+  'transformers.js': [
+    { step: 'fold' },
+    { step: 'dedupe' },
+    { step: 'quantize', activations: 'dynamic' },
+    { step: 'quantize' },
+  ],
+  'transformers.js-q4': [
+    { step: 'dedupe' },
+    { step: 'quantize', bits: 4, blockSize: 32, method: 'omse', layers: { ops: ['MatMul', 'Gemm'] } },
+  ],
   'transformers.js-fp16': [{ step: 'dedupe' }, { step: 'quantize', format: 'float16', activations: 'float16' }],
 } as const satisfies Record<string, readonly Step[]>
 
@@ -124,7 +135,8 @@ function resolveAuto(value: unknown): ResolvedRecipe {
     limits: resolveLimits(given.limits, 'recipe.limits'),
     steps: [],
     auto: {
-      objective: given.objective === undefined ? 'bytes' : oneOf(given.objective, 'recipe.objective', ['bytes', 'latency']),
+      objective:
+        given.objective === undefined ? 'bytes' : oneOf(given.objective, 'recipe.objective', ['bytes', 'latency']),
       seconds: given.seconds === undefined ? 300 : finite(given.seconds, 'recipe.seconds', 0),
     },
   }
@@ -150,7 +162,12 @@ function resolveStep(value: unknown, parameter: string): ResolvedStep {
   const pass = passes.find((p) => p.name === step)
   if (!pass) {
     const names = passes.map((p) => p.name)
-    fail('ERR_RANGE', `${parameter}.step`, `one of ${names.map((n) => `'${n}'`).join(', ')}${nearest(step, names)}`, step)
+    fail(
+      'ERR_RANGE',
+      `${parameter}.step`,
+      `one of ${names.map((n) => `'${n}'`).join(', ')}${nearest(step, names)}`,
+      step,
+    )
   }
   return pass.resolve(value, parameter)
 }
@@ -161,6 +178,8 @@ function resolveStep(value: unknown, parameter: string): ResolvedStep {
  * @throws `ERR_RANGE` with line and column where the text is not YAML; then as {@link resolveRecipe}.
  */
 export function parseRecipe(text: string, parameter = 'recipe'): Recipe | AutoRecipe {
+  // Loaded here: it takes 3 MB and most programs give objects.
+  const { parseDocument } = require('yaml') as typeof import('yaml')
   const document = parseDocument(string(text, parameter), { prettyErrors: true, uniqueKeys: true })
   const error = document.errors[0]
   if (error)
@@ -191,7 +210,12 @@ export interface Overrides {
 export function overrideRecipe(recipe: Recipe | AutoRecipe | Preset, overrides: Overrides): Recipe | AutoRecipe {
   if (typeof recipe === 'object' && 'plan' in recipe) {
     const [given] = Object.keys(overrides)
-    if (given !== undefined) throw new WhittleError('ERR_RANGE', given, `${given}: expected nothing beside recipe.plan 'auto', which chooses it`)
+    if (given !== undefined)
+      throw new WhittleError(
+        'ERR_RANGE',
+        given,
+        `${given}: expected nothing beside recipe.plan 'auto', which chooses it`,
+      )
     return recipe
   }
   const resolved = typeof recipe === 'string' ? { name: recipe, steps: kPresets[recipe] as readonly Step[] } : recipe
