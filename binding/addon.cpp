@@ -9,6 +9,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
     return exports;
   }
   whittle::init_system(env, exports);
+  whittle::init_binary(env, exports);
   whittle::init_codebook(env, exports);
   whittle::init_cuda(env, exports);
   whittle::init_device(env, exports);

@@ -1,4 +1,5 @@
 // The list of kernel families; a new family adds its line here.
+#include "core/binary.h"
 #include "core/codebook.h"
 #include "core/conv.h"
 #include "core/distill.h"
@@ -20,6 +21,7 @@ namespace whittle {
 
 int families(const FamilyInfo** out) {
   static const FamilyInfo rows[] = {
+      {"binary", binary_tier()},
       {"codebook", codebook_tier()},
       {"conv", conv_tier()},
       {"distill", distill_tier()},

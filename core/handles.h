@@ -6,7 +6,7 @@
 namespace whittle {
 
 // What a handle holds. The names cross into lib/handle.ts.
-enum class HandleKind : int32_t { packed_int8 = 1, packed_int4 = 2, sparse = 3, session = 4, packed_bfloat16 = 5, packed_scaled_int8 = 6, packed_float32 = 7, device_tensor = 8 };
+enum class HandleKind : int32_t { packed_int8 = 1, packed_int4 = 2, sparse = 3, session = 4, packed_bfloat16 = 5, packed_scaled_int8 = 6, packed_float32 = 7, device_tensor = 8, packed_binary = 9 };
 
 struct HandleEntry {
   uint64_t id;

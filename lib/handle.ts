@@ -25,7 +25,7 @@ export interface HandleToken {
 
 // core/handles.h
 const kKinds: Readonly<Record<string, number>> = {
-  PackedInt8: 1, PackedInt4: 2, SparseMatrix: 3, Session: 4, PackedBfloat16: 5, PackedScaledInt8: 6, PackedFloat32: 7, DeviceTensor: 8,
+  PackedInt8: 1, PackedInt4: 2, SparseMatrix: 3, Session: 4, PackedBfloat16: 5, PackedScaledInt8: 6, PackedFloat32: 7, DeviceTensor: 8, PackedBinary: 9,
 } // prettier-ignore
 const revivers = new Map<string, (object: object) => Handle>()
 

@@ -85,6 +85,15 @@ export {
   type PackInt8Options,
 } from './gemm_int8'
 export {
+  gemmBinary,
+  gemmBinaryAsync,
+  packBinary,
+  packBinaryAsync,
+  PackedBinary,
+  type GemmBinaryOptions,
+  type PackBinaryOptions,
+} from './binary'
+export {
   codebookDecode,
   codebookDecodeAsync,
   codebookEncode,
