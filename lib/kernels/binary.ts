@@ -2,11 +2,11 @@ import { pin, pinOutput } from '../async'
 import { WhittleError } from '../errors'
 import { Handle, handleObject, registerHandle } from '../handle'
 import { check, native } from '../native'
-import { allocate, sizeOf, type Tensor, type TensorLike, type TypedArray } from '../tensor'
-import { boolean, dims, fail, oneOf, options, output, tensor } from '../validate'
+import { allocate, type Tensor, type TensorLike, type TypedArray } from '../tensor'
+import { boolean, fail, oneOf, options, output, tensor } from '../validate'
 import { activationOf, type Activation } from './activation'
 import { refuseNonFinite } from './factor/routine'
-import { threadsOf } from './gemm_weight'
+import { rowsOf, threadsOf } from './gemm_weight'
 
 type FillArguments = [
   handle: object, w: TypedArray, row: number, col: number, kind: number, scales: TypedArray | null, threads: number,
@@ -178,38 +178,20 @@ function prepare(given: unknown, b: unknown, optionsGiven: unknown): Product {
     'out',
   ] as const)
   const object = handleObject(b, 'PackedBinary', 'b')
-  const { k, n } = b as PackedBinary
-  const a = tensor(given, 'a', ['float32'], o.aDims)
-  const rank = a.dims.length
-  if (rank === 0) fail('ERR_SHAPE', 'a', 'at least one dimension', 'a scalar')
-  if (a.dims[rank - 1] !== k)
-    throw new WhittleError(
-      'ERR_SHAPE',
-      'b',
-      `b: packed for rows of ${k} elements, got a of dims [${a.dims.join(', ')}]`,
-    )
-  const lead = a.dims.slice(0, -1)
-  const m = sizeOf(lead)
-  const outDims = dims([...lead, n], 'out')
+  const { n } = b as PackedBinary
+  const { a, m, bias, dims: outDims } = rowsOf(given, b as PackedBinary, o)
   const rowMean = o.inputScale !== undefined && oneOf(o.inputScale, 'inputScale', ['mean', 'none'] as const) === 'mean'
   const type = o.outType === undefined ? 'float32' : oneOf(o.outType, 'outType', ['float32', 'int32'] as const)
   if (type === 'int32')
     for (const name of ['inputScale', 'bias', 'activation'] as const)
       if (o[name] !== undefined && o[name] !== 'none')
         fail('ERR_RANGE', name, "none with outType 'int32', whose results are sums of signs", o[name])
-  let bias: TypedArray | null = null
-  if (o.bias !== undefined) {
-    const t = tensor(o.bias, 'bias', ['float32'])
-    if (t.data.length !== n || t.dims.some((d) => d !== 1 && d !== n))
-      fail('ERR_SHAPE', 'bias', `${n} elements, one for each column`, `[${t.dims.join(', ')}]`)
-    bias = t.data
-  }
   const { kind, lo, hi } = activationOf(o.activation, 'activation')
   const threads = threadsOf(o.threads)
   const fresh = o.out === undefined
-  const out = fresh ? allocate(type, m * n) : output(o.out, 'out', type, m * n, bias ? [a.data, bias] : [a.data])
+  const out = fresh ? allocate(type, m * n) : output(o.out, 'out', type, m * n, bias ? [a, bias] : [a])
   return {
-    args: [object, m, a.data, rowMean, type === 'float32', bias, kind, lo, hi, out, threads],
+    args: [object, m, a, rowMean, type === 'float32', bias, kind, lo, hi, out, threads],
     type,
     dims: outDims,
     fresh,

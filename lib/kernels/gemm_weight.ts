@@ -231,17 +231,23 @@ interface Product {
   readonly fresh: boolean
 }
 
-function prepare(format: number, aValue: unknown, b: unknown, given: unknown): Product {
-  const o = options(given, 'options', kWeightOptions)
-  const object = handleObject(b, kNames[format] as string, 'b')
-  const { k, n } = b as PackedBfloat16
+/** @internal Rows times packed weights: both checked against what was packed. */
+export interface Rows {
+  readonly a: TypedArray
+  readonly m: number
+  readonly bias: TypedArray | null
+  /** of the result */
+  readonly dims: number[]
+}
+
+/** @internal */
+export function rowsOf(aValue: unknown, { k, n }: { readonly k: number; readonly n: number }, o: { aDims?: unknown; bias?: unknown }): Rows {
   const a = tensor(aValue, 'a', ['float32'], o.aDims)
   const rank = a.dims.length
   if (rank === 0) fail('ERR_SHAPE', 'a', 'at least one dimension', 'a scalar')
   if (a.dims[rank - 1] !== k)
     throw new WhittleError('ERR_SHAPE', 'b', `b: packed for rows of ${k} elements, got a of dims [${a.dims.join(', ')}]`)
   const lead = a.dims.slice(0, -1)
-  const m = sizeOf(lead)
   const outDims = dims([...lead, n], 'out')
   let bias: TypedArray | null = null
   if (o.bias !== undefined) {
@@ -249,12 +255,20 @@ function prepare(format: number, aValue: unknown, b: unknown, given: unknown): P
     if (t.data.length !== n || t.dims.some((d) => d !== 1 && d !== n)) fail('ERR_SHAPE', 'bias', `${n} elements, one for each column`, `[${t.dims.join(', ')}]`)
     bias = t.data
   }
+  return { a: a.data, m: sizeOf(lead), bias, dims: outDims }
+}
+
+function prepare(format: number, aValue: unknown, b: unknown, given: unknown): Product {
+  const o = options(given, 'options', kWeightOptions)
+  const object = handleObject(b, kNames[format] as string, 'b')
+  const { n } = b as PackedBfloat16
+  const { a, m, bias, dims: outDims } = rowsOf(aValue, b as PackedBfloat16, o)
   const activation = activationOf(o.activation, 'activation')
   const threads = threadsOf(o.threads)
-  const inputs = bias ? [a.data, bias] : [a.data]
+  const inputs = bias ? [a, bias] : [a]
   const fresh = o.out === undefined
   const out = fresh ? allocate('float32', m * n) : output(o.out, 'out', 'float32', m * n, inputs)
-  return { args: [format, object, m, a.data, bias, activation.kind, activation.lo, activation.hi, out, threads], dims: outDims, fresh }
+  return { args: [format, object, m, a, bias, activation.kind, activation.lo, activation.hi, out, threads], dims: outDims, fresh }
 }
 
 /** @internal The format of weights that {@link gemm} takes; anything else is refused as if bfloat16 were meant. */
