@@ -1,7 +1,7 @@
 import { allocate } from '../../tensor'
 import { nearestLevel } from '../rounding/levels'
 import { inverseFactor } from './linear'
-import { Compensation, layerError } from './update'
+import { carry, Compensation, layerError } from './update'
 
 /** @internal */
 export interface GptqOptions {
@@ -71,6 +71,7 @@ export function gptq(weights: Float32Array, rows: number, columns: number, hessi
   const compensation = new Compensation(w, rows, columns, factor)
   for (const [from, to] of stretches(columns, fixed ? columns : size)) {
     const { row, corner, width } = compensation.open(from, to)
+    const { errors } = compensation
     for (let r = 0; r < rows; r++) {
       compensation.load(r)
       for (let j = 0; j < width; j++) {
@@ -93,8 +94,8 @@ export function gptq(weights: Float32Array, rows: number, columns: number, hessi
           near = Math.fround(code * s)
         }
         const error = (value - near) / corner[j * width + j]!
-        compensation.errors[r * width + j] = error
-        if (error !== 0) for (let k = j + 1; k < width; k++) row[k]! -= error * corner[j * width + k]!
+        errors[r * width + j] = error
+        if (error !== 0) carry(row, corner, j, width, error)
       }
     }
     compensation.close()

@@ -1,14 +1,11 @@
-import { gemm } from '../../kernels/gemm'
 import { allocate } from '../../tensor'
+import { Blocked, reverseUpper } from './blocked'
 
 /** Rows and columns that are finished together: two such panels of float64 stay in cache. */
 const kBlock = 64
 const kDepth = 128
 
-/**
- * From this size on products are taken in float32, 512 terms at a time, and summed in float64: many times as fast, and off by
- * no more than the moments themselves are.
- */
+/** From this size on products are taken in float32, see {@link Blocked}: many times as fast. */
 const kLarge = 512
 
 /**
@@ -25,21 +22,15 @@ export function inverseFactor(hessian: Float64Array, n: number, damping: number)
   const mean = trace > 0 ? trace / n : 1
   const a = allocate('float64', n * n, 'hessian') as Float64Array
   const diagonal = new Float64Array(n)
+  const blocked = n >= kLarge ? new Blocked(a, n, diagonal) : undefined
   for (let lambda = mean * damping; ; lambda = Math.max(lambda * 10, mean * 1e-8)) {
     for (let i = 0, j = n * n - 1; j >= 0; i++, j--) a[i] = hessian[j]!
     for (let i = 0; i < n; i++) a[i * n + i]! += lambda
-    if (!cholesky(a, n, diagonal)) continue
-    invert(a, n, diagonal)
+    if (!(blocked ? blocked.cholesky() : cholesky(a, n, diagonal))) continue
+    if (blocked) blocked.invert()
+    else invert(a, n, diagonal)
     // X is the inverse of the factor of the reversed matrix, its transpose in the upper triangle: reverse it again.
-    for (let i = 0; i < n; i++)
-      for (let j = i; j < n - i; j++) {
-        const p = i * n + j
-        const q = (n - 1 - j) * n + (n - 1 - i)
-        const t = a[p]!
-        a[p] = a[q]!
-        a[q] = t
-      }
-    for (let i = 1; i < n; i++) a.fill(0, i * n, i * n + i)
+    reverseUpper(a, n)
     return { factor: a, lambda }
   }
 }
@@ -51,8 +42,7 @@ export function inverseFactor(hessian: Float64Array, n: number, damping: number)
 function cholesky(a: Float64Array, n: number, diagonal: Float64Array): boolean {
   for (let j0 = 0; j0 < n; j0 += kBlock) {
     const j1 = Math.min(n, j0 + kBlock)
-    const depth = n >= kLarge ? kLarge : kDepth
-    for (let k = 0; k < j0; k += depth) subtract(a, n, j0, n, j0, j1, k, Math.min(j0, k + depth))
+    for (let k = 0; k < j0; k += kDepth) subtract(a, n, j0, n, j0, j1, k, Math.min(j0, k + kDepth))
     for (let j = j0; j < j1; j++) {
       let d = a[j * n + j]!
       for (let k = j0; k < j; k++) d -= a[j * n + k]! * a[j * n + k]!
@@ -81,36 +71,14 @@ function pack(into: Float64Array, at: number, a: Float64Array, n: number, r0: nu
     else for (let k = k0, o = at + r; k < k1; k++, o += 4) into[o] = 0
 }
 
-/** A[i, j] −= Σ A[i, k] · A[j, k] over k0 ≤ k < k1; at most {@link kBlock} columns j, and {@link kDepth} or {@link kLarge} products. */
+/** A[i, j] −= Σ A[i, k] · A[j, k] over k0 ≤ k < k1; at most {@link kBlock} columns j and {@link kDepth} products. */
 function subtract(a: Float64Array, n: number, i0: number, i1: number, j0: number, j1: number, k0: number, k1: number): void {
   const depth = k1 - k0
-  if (n >= kLarge) return subtractLarge(a, n, i0, i1, j0, j1, k0, k1, false)
   for (let j = j0; j < j1; j += 4) pack(right, (j - j0) * depth, a, n, j, j1, k0, k1)
   for (let i = i0; i < i1; i += 4) {
     pack(left, 0, a, n, i, i1, k0, k1)
     for (let j = j0; j < j1; j += 4) tile(a, n, i, Math.min(i1, i + 4), j, Math.min(j1, j + 4), (j - j0) * depth, depth)
   }
-}
-
-/** `upper`: as if A[i, k] were zero left of the diagonal. */
-function subtractLarge(a: Float64Array, n: number, i0: number, i1: number, j0: number, j1: number, k0: number, k1: number, upper: boolean): void {
-  const rows = i1 - i0
-  const columns = j1 - j0
-  const depth = k1 - k0
-  const { data } = gemm(narrow(a, n, i0, i1, k0, k1, upper), narrow(a, n, j0, j1, k0, k1, false), { aDims: [rows, depth], bDims: [columns, depth], transposeB: true })
-  for (let i = 0; i < rows; i++)
-    for (let j = 0, to = (i0 + i) * n + j0, from = i * columns; j < columns; j++) a[to + j]! -= data[from + j]!
-}
-
-/** Rows r0 … r1, columns k0 … k1, in float32. */
-function narrow(a: Float64Array, n: number, r0: number, r1: number, k0: number, k1: number, upper: boolean): Float32Array {
-  const depth = k1 - k0
-  const out = new Float32Array((r1 - r0) * depth)
-  for (let r = r0; r < r1; r++) {
-    const o = (r - r0) * depth
-    for (let k = upper ? Math.max(0, r - k0) : 0, p = r * n + k0; k < depth; k++) out[o + k] = a[p + k]!
-  }
-  return out
 }
 
 const sums = new Float64Array(16)
@@ -164,13 +132,8 @@ function invert(a: Float64Array, n: number, diagonal: Float64Array): void {
     const i1 = Math.min(n, i0 + kBlock)
     // Rows j above the block, with what of X is known: X[i, j] ← −Σ L[i, k] X[k, j], i in the block.
     for (let j = 0; j < i0; j++) a.fill(0, j * n + i0, j * n + i1)
-    const depth = n >= kLarge ? kLarge : kDepth
-    for (let k0 = 0; k0 < i0; k0 += depth) {
-      const k1 = Math.min(i0, k0 + depth)
-      if (n >= kLarge) {
-        subtractLarge(a, n, 0, k1, i0, i1, k0, k1, true)
-        continue
-      }
+    for (let k0 = 0; k0 < i0; k0 += kDepth) {
+      const k1 = Math.min(i0, k0 + kDepth)
       if (k0 > 0) subtract(a, n, 0, k0, i0, i1, k0, k1)
       for (let j = k0; j < k1; j++) for (let i = i0; i < i1; i++) a[j * n + i]! -= dot(a, j * n, i * n, j, k1)
     }

@@ -1,6 +1,6 @@
 import { mask } from '../../kernels/select'
 import { inverseFactor } from './linear'
-import { Compensation, layerError } from './update'
+import { carry, Compensation, layerError } from './update'
 
 /** @internal What goes: single weights, all but n of every m columns, or blocks of rows × columns. */
 export type SecondPattern = 'unstructured' | { readonly n: number; readonly m: number } | { readonly block: readonly [number, number] }
@@ -58,7 +58,7 @@ export function sparsegpt(weights: Float32Array, rows: number, columns: number, 
         if (kept[r * width + j] !== 0) continue
         const error = row[j]! / corner[j * width + j]!
         errors[r * width + j] = error
-        if (error !== 0) for (let k = j; k < width; k++) row[k]! -= error * corner[j * width + k]!
+        if (error !== 0) carry(row, corner, j, width, error)
         row[j] = 0
       }
       for (let j = 0; j < width; j++) w[r * columns + from + j] = row[j]!
