@@ -20,8 +20,24 @@ export function toHalf(value: number): number {
 /** @internal {@link toHalf} of each. */
 export function toHalves(values: ArrayLike<number>): Uint16Array {
   const out = new Uint16Array(values.length)
-  for (let i = 0; i < out.length; i++) out[i] = toHalf(values[i]!)
+  if (Object.prototype.toString.call(values) === '[object Float32Array]') fromFloats(values as Float32Array, out)
+  else for (let i = 0; i < out.length; i++) out[i] = toHalf(values[i]!)
   return out
+}
+
+/** By the bits of float32: weights are many. */
+function fromFloats(values: Float32Array, out: Uint16Array): void {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length)
+  for (let i = 0; i < out.length; i++) {
+    const b = bits[i]!
+    const sign = (b >>> 16) & 0x8000
+    const magnitude = b & 0x7fffffff
+    if (magnitude > 0x7f800000) out[i] = 0x7e00
+    else if (magnitude >= 0x477ff000) out[i] = sign | 0x7c00
+    // Ties to even; a carry goes over into the exponent.
+    else if (magnitude >= 0x38800000) out[i] = sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13)
+    else out[i] = sign | (Math.abs(values[i]!) * 2 ** 24 + 2 ** 52 - 2 ** 52)
+  }
 }
 
 /** @internal The number that the bits of a float16 stand for. */
@@ -33,9 +49,16 @@ export function fromHalf(h: number): number {
   return sign * (exponent === 0 ? mantissa * 2 ** -24 : (1024 + mantissa) * 2 ** (exponent - 25))
 }
 
-/** @internal */
+/** Of every float16, once there is need of it. */
+let known: Float32Array | undefined
+
+/** @internal {@link fromHalf} of each. */
 export function fromHalves(halves: Uint16Array): Float32Array {
   const out = new Float32Array(halves.length)
-  for (let i = 0; i < out.length; i++) out[i] = fromHalf(halves[i]!)
+  if (halves.length < 65536) for (let i = 0; i < out.length; i++) out[i] = fromHalf(halves[i]!)
+  else {
+    known ??= Float32Array.from({ length: 65536 }, (_, h) => fromHalf(h))
+    for (let i = 0; i < out.length; i++) out[i] = known[halves[i]!]!
+  }
   return out
 }
