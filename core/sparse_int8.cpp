@@ -78,7 +78,7 @@ int64_t block_columns(const SparseMatrix& w, int64_t columns, int64_t bundles) {
     while (units < k.units && (columns == 0 || units * kSparseUnit < columns)) units *= 2;
     const int64_t row = units * kSparseUnit * k.x_bytes;
     most = std::max<int64_t>(16, cache.l1d * 3 / 4 / row);
-    while (most < w.cols && most * row < cache.l2 / 4 && bundles * most < 12 * w.cols) most *= 2;
+    while (most < w.cols && most * row < cache.l2 / 4 && bundles * most < 32 * w.cols) most *= 2;
     most = std::min<int64_t>(most, 32768);
   }
   const int64_t blocks = std::max<int64_t>(1, (w.cols + most - 1) / most);
@@ -147,6 +147,17 @@ uint8_t* out_at(const Product& p, int64_t product, int64_t row, int64_t column) 
   const SparseArgs& a = *p.args;
   const int64_t at = a.by_rows ? column * a.w->rows + row : (product * a.w->rows + row) * a.columns + column;
   return static_cast<uint8_t*>(a.out) + at * p.size;
+}
+
+// Asks for the lines of out that a tile's results will be written to: `rows` pieces of so many bytes. Left to the stores, each
+// piece begins with a miss that no hardware prefetcher foresees (3072x768, 128 columns by rows: a quarter of the time).
+void bring_near(const uint8_t* at, int64_t rows, int64_t bytes, int64_t stride) {
+#if defined(__GNUC__)
+  for (int64_t i = 0; i < rows; i++, at += stride)
+    for (int64_t j = 0; j < bytes; j += 64) __builtin_prefetch(at + j, 1, 2);
+#else
+  (void)at, (void)rows, (void)bytes, (void)stride;
+#endif
 }
 
 // n sums of neighbours in out, of rows from `row` on or all of that row if `same`.
@@ -289,15 +300,17 @@ WhittleStatus multiply_strips(const Product& p) {
   const auto multiply = [&](int64_t which, int64_t q, const uint8_t* strip, int32_t* acc) {
     const int64_t s = which % strips.count, product = which / strips.count;
     const int64_t units = strips.units_of(s), wide = units * kSparseUnit, column = s * k.units * kSparseUnit;
+    const int64_t row = q * kSparseInt8Panel, rows = std::min(kSparseInt8Panel, w.rows - row);
+    const int64_t columns = std::min(a.columns - column, wide);
     for (int64_t b = 0; b < d.blocks; b++) {
       SparseInt8Tile t = tile_of(d, q, b, p.epilogue.offset);
       t.units = static_cast<int32_t>(units);
       t.x = strip + b * d.block * wide * k.x_bytes;
       t.acc = acc;
+      if (b == d.blocks - 1) bring_near(out_at(p, product, row, column), a.by_rows ? columns : rows, (a.by_rows ? rows : columns) * p.size,
+                                        (a.by_rows ? w.rows : a.columns) * p.size);
       k.tile(&t);
     }
-    const int64_t row = q * kSparseInt8Panel, rows = std::min(kSparseInt8Panel, w.rows - row);
-    const int64_t columns = std::min(a.columns - column, wide);
     if (!a.by_rows) {
       for (int64_t r = 0; r < rows; r++)
         finish(p, row + r, true, acc + r * wide, columns, out_at(p, product, row + r, column));
@@ -346,6 +359,8 @@ WhittleStatus multiply_strips(const Product& p) {
     });
     return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
   }
+  // So many strips lie in the second-level cache beside each other, and a panel's weights that meet all of them are read once.
+  const int64_t beside = std::max<int64_t>(1, cache_sizes().l2 / 4 / strip_bytes);
   static thread_local Scratch packed;
   uint8_t* near = static_cast<uint8_t*>(packed.take(together * strip_bytes));
   if (!near) return WHITTLE_OUT_OF_MEMORY;
@@ -354,14 +369,19 @@ WhittleStatus multiply_strips(const Product& p) {
     parallel_for(now * chunks, 1, p.threads, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; i++) pack(base + i / chunks, i % chunks * kPackRows, nullptr, near + i / chunks * strip_bytes);
     });
-    parallel_for(now * d.panels, 1, p.threads, [&](int64_t begin, int64_t end) {
+    parallel_for(now * d.panels, std::max<int64_t>(1, std::min(beside, now * d.panels / (4 * team))), p.threads, [&](int64_t begin, int64_t end) {
       static thread_local Scratch sums;
       int32_t* acc = static_cast<int32_t*>(sums.take(most * 8));
       if (!acc) {
         failed = true;
         return;
       }
-      for (int64_t i = begin; i < end; i++) multiply(base + i / d.panels, i % d.panels, near + i / d.panels * strip_bytes, acc);
+      for (int64_t i = begin; i < end; i++) {
+        // Panel after panel for some strips, then the next strips.
+        const int64_t first = i / (beside * d.panels) * beside, wide = std::min(beside, now - first), left = i - first * d.panels;
+        const int64_t strip = first + left % wide;
+        multiply(base + strip, left / wide, near + strip * strip_bytes, acc);
+      }
     });
   }
   return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;

@@ -44,4 +44,5 @@ extern "C" void sparse_int8_install_avx512(whittle::SparseInt8Kernels* t) {
   t->tile = tile;
   t->finish = finish;
   t->finish_rows = finish_rows;
+  t->turn = turn_words;
 }

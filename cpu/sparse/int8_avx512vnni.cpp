@@ -20,28 +20,6 @@ const uint8_t kOrder1[4] = {0, 1, 2, 3};
 const uint8_t kOrder2[8] = {0, 4, 2, 6, 1, 5, 3, 7};
 const uint8_t kOrder4[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
 
-// Sixteen rows of 64 bytes as sixteen of words: words of rows meet while they are loaded, whole lines are written.
-void turn_words16(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to_stride, __m512i flip) {
-#pragma GCC unroll 4
-  for (int q = 0; q < 4; q++, from += 16, to += 4 * to_stride) {
-    __m512i r[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-      const uint8_t* p = from + i * from_stride;
-      r[i] = _mm512_castsi128_si512(load16(p));
-      r[i] = _mm512_inserti32x4(r[i], load16(p + 4 * from_stride), 1);
-      r[i] = _mm512_inserti32x4(r[i], load16(p + 8 * from_stride), 2);
-      r[i] = _mm512_inserti32x4(r[i], load16(p + 12 * from_stride), 3);
-    }
-    const __m512i a = _mm512_unpacklo_epi32(r[0], r[1]), b = _mm512_unpackhi_epi32(r[0], r[1]);
-    const __m512i c = _mm512_unpacklo_epi32(r[2], r[3]), d = _mm512_unpackhi_epi32(r[2], r[3]);
-    _mm512_storeu_si512(to, _mm512_xor_si512(_mm512_unpacklo_epi64(a, c), flip));
-    _mm512_storeu_si512(to + to_stride, _mm512_xor_si512(_mm512_unpackhi_epi64(a, c), flip));
-    _mm512_storeu_si512(to + 2 * to_stride, _mm512_xor_si512(_mm512_unpacklo_epi64(b, d), flip));
-    _mm512_storeu_si512(to + 3 * to_stride, _mm512_xor_si512(_mm512_unpackhi_epi64(b, d), flip));
-  }
-}
-
 // [k / 4][column][4]
 void pack_aligned(const SparseInt8Pack* p) {
   const int64_t units = p->units, columns = p->columns;
@@ -77,7 +55,9 @@ void pack_aligned(const SparseInt8Pack* p) {
     for (int64_t i = 0; i < deep; i += 64) {
       const uint8_t* from = p->x + j * p->stride + i;
       for (int64_t r = 0; r < 16; r++) _mm_prefetch(reinterpret_cast<const char*>(from + r * p->stride + 128), _MM_HINT_T0);
-      turn_words16(from, p->stride, out + (i / 4 * units * 16 + j) * 4, units * 64, _mm512_broadcast_i32x4(flip));
+      uint8_t* to = out + (i / 4 * units * 16 + j) * 4;
+#pragma GCC unroll 4
+      for (int64_t q = 0; q < 4; q++) turn_lines(from + q * 16, p->stride, to + q * 4 * units * 64, units * 64, _mm512_broadcast_i32x4(flip));
     }
   for (int64_t i = 0; i < p->padded; i += 16, out += 16 * units * 16)
     for (int64_t m = i < deep ? full / 4 : 0; m < units * 4; m++) {
@@ -222,9 +202,24 @@ static inline void meet_word(__m512i& sum, __m512i x, const int8_t* w) {
 #endif
 }
 
+// Two rows of four vectors at once: operand by operand g++ 12 copies sums around.
+static inline void meet_rows(__m512i* sum, __m512i* other, const __m512i* v, const int8_t* w) {
+#if defined(__GNUC__)
+  __m512i a, b;
+  __asm__("vpbroadcastd %14, %8\n\tvpbroadcastd %15, %9\n\t"
+          "vpdpbusd %8, %10, %0\n\tvpdpbusd %8, %11, %1\n\tvpdpbusd %8, %12, %2\n\tvpdpbusd %8, %13, %3\n\t"
+          "vpdpbusd %9, %10, %4\n\tvpdpbusd %9, %11, %5\n\tvpdpbusd %9, %12, %6\n\tvpdpbusd %9, %13, %7"
+          : "+v"(sum[0]), "+v"(sum[1]), "+v"(sum[2]), "+v"(sum[3]), "+v"(other[0]), "+v"(other[1]), "+v"(other[2]), "+v"(other[3]), "=&v"(a), "=&v"(b)
+          : "v"(v[0]), "v"(v[1]), "v"(v[2]), "v"(v[3]), "m"(*reinterpret_cast<const int8_t(*)[4]>(w)), "m"(*reinterpret_cast<const int8_t(*)[4]>(w + 4)));
+#else
+  for (int r = 0; r < 2; r++)
+    for (int u = 0; u < 4; u++) meet(r == 0 ? sum[u] : other[u], v[u], _mm512_set1_epi32(load_word(w + r * 4)));
+#endif
+}
+
 // R rows of one group; S sets of sums where few of them would leave the unit waiting.
 template <int R, int U, bool A, int S>
-static void rows(int64_t count, const uint16_t* index, const int8_t* values, int64_t stride, const uint8_t* x, int32_t* acc, const int32_t* start) {
+static inline void rows(int64_t count, const uint16_t* index, const int8_t* values, int64_t stride, const uint8_t* x, int32_t* acc, const int32_t* start) {
   __m512i sum[S][R][U];
 #pragma GCC unroll 16
   for (int s = 0; s < S; s++)
@@ -244,6 +239,11 @@ static void rows(int64_t count, const uint16_t* index, const int8_t* values, int
       } else {
         interleave<U>(x, index, v);
         index += 4;
+      }
+      if (R == 4 && U == 4) {
+        meet_rows(sum[s][0], sum[s][1 % R], v, values);
+        meet_rows(sum[s][2 % R], sum[s][3 % R], v, values + 8);
+        continue;
       }
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++) {
@@ -275,51 +275,59 @@ static void rows(int64_t count, const uint16_t* index, const int8_t* values, int
     }
 }
 
-typedef void (*RowsFn)(int64_t, const uint16_t*, const int8_t*, int64_t, const uint8_t*, int32_t*, const int32_t*);
+// All groups of a tile, R rows of each at a time.
+template <int R, int U, bool A, int S>
+static void groups_of(const SparseInt8Tile* t) {
+  const int64_t height = t->height;
+  const uint16_t* index = t->index;
+  const int8_t* values = t->values;
+  for (int64_t g = 0; g < t->groups; g++) {
+    const int64_t count = t->runs[g].count, row = t->runs[g].group * height;
+    for (int64_t r = 0; r < height; r += R)
+      rows<R, U, A, S>(count, index, values + r * 4, height * 4, static_cast<const uint8_t*>(t->x), t->acc + (row + r) * (U * 16), t->start ? t->start + row + r : nullptr);
+    index += count * (A ? 1 : 4);
+    values += count * height * 4;
+  }
+}
+
+// The same where several parts of a group share what is interleaved once.
+template <int R, int U>
+static void shared_groups_of(const SparseInt8Tile* t) {
+  enum { kChunk = 32 };
+  static const uint16_t kInOrder[kChunk] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                            16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+  alignas(64) uint8_t near[kChunk * U * 64];
+  const int64_t height = t->height;
+  const uint16_t* index = t->index;
+  const int8_t* values = t->values;
+  for (int64_t g = 0; g < t->groups; g++) {
+    int32_t* acc = t->acc + t->runs[g].group * height * (U * 16);
+    const int32_t* start = t->start ? t->start + t->runs[g].group * height : nullptr;
+    int64_t left = t->runs[g].count;
+    do {
+      const int64_t now = left < kChunk ? left : (int64_t)kChunk;
+      for (int64_t b = 0; b < now; b++, index += 4) {
+        __m512i v[U];
+        interleave<U>(static_cast<const uint8_t*>(t->x), index, v);
+        for (int u = 0; u < U; u++) _mm512_store_si512(near + (b * U + u) * 64, v[u]);
+      }
+      for (int64_t r = 0; r < height; r += R)
+        rows<R, U, true, 1>(now, kInOrder, values + r * 4, height * 4, near, acc + r * (U * 16), start ? start + r : nullptr);
+      start = nullptr;
+      values += now * height * 4;
+      left -= now;
+    } while (left > 0);
+  }
+}
 
 template <int U, bool A>
 static void tile_units(const SparseInt8Tile* t) {
   enum { kMost = 16 / U };
   const int64_t height = t->height, part = height < kMost ? height : (int64_t)kMost;
-  const RowsFn fn = part == 1 ? rows<1, U, A, (A ? U < 4 ? 4 : 2 : 1)> : part == 2 ? rows<2, U, A, (A && U < 4 ? 2 : 1)> : part == 4 ? rows<4, U, A, (A && U == 1 ? 2 : 1)>
-                    : part == 8 ? rows<(kMost < 8 ? 4 : 8), U, A, 1> : rows<(kMost < 16 ? 4 : 16), U, A, 1>;
-  const uint16_t* index = t->index;
-  const int8_t* values = t->values;
-  // Several parts of a group share what is interleaved once.
-  enum { kChunk = 32 };
-  static const uint16_t kInOrder[kChunk] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
-                                            16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
-  alignas(64) uint8_t near[!A && U > 1 ? kChunk * U * 64 : 1];
-  if (!A && U > 1 && height > part) {
-    const RowsFn whole = part == 4 ? rows<4, U, true, 1> : rows<(kMost < 8 ? 4 : 8), U, true, 1>;
-    for (int64_t g = 0; g < t->groups; g++) {
-        int32_t* acc = t->acc + t->runs[g].group * height * (U * 16);
-      const int32_t* start = t->start ? t->start + t->runs[g].group * height : nullptr;
-      int64_t left = t->runs[g].count;
-      do {
-        const int64_t now = left < kChunk ? left : (int64_t)kChunk;
-        for (int64_t b = 0; b < now; b++, index += 4) {
-          __m512i v[U];
-          interleave<U>(static_cast<const uint8_t*>(t->x), index, v);
-          for (int u = 0; u < U; u++) _mm512_store_si512(near + (b * U + u) * 64, v[u]);
-        }
-        for (int64_t r = 0; r < height; r += part)
-          whole(now, kInOrder, values + r * 4, height * 4, near, acc + r * (U * 16), start ? start + r : nullptr);
-        start = nullptr;
-        values += now * height * 4;
-        left -= now;
-      } while (left > 0);
-    }
-    return;
-  }
-  for (int64_t g = 0; g < t->groups; g++) {
-    const int64_t count = t->runs[g].count;
-    int32_t* acc = t->acc + t->runs[g].group * height * (U * 16);
-    for (int64_t r = 0; r < height; r += part)
-      fn(count, index, values + r * 4, height * 4, static_cast<const uint8_t*>(t->x), acc + r * (U * 16), t->start ? t->start + t->runs[g].group * height + r : nullptr);
-    index += count * (A ? 1 : 4);
-    values += count * height * 4;
-  }
+  if (!A && U > 1 && height > part) return part == 4 ? shared_groups_of<4, U>(t) : shared_groups_of<(kMost < 8 ? 4 : 8), U>(t);
+  const auto fn = part == 1 ? groups_of<1, U, A, (A ? U < 4 ? 4 : 2 : 1)> : part == 2 ? groups_of<2, U, A, (A && U < 4 ? 2 : 1)> : part == 4 ? groups_of<4, U, A, (A && U == 1 ? 2 : 1)>
+                  : part == 8 ? groups_of<(kMost < 8 ? 4 : 8), U, A, 1> : groups_of<(kMost < 16 ? 4 : 16), U, A, 1>;
+  fn(t);
 }
 
 void tile(const SparseInt8Tile* t) {

@@ -111,33 +111,53 @@ static inline void spread_lanes(const uint8_t* x, int64_t k, bool is_signed, int
   }
 }
 
-// Multiples of 8 rows and columns.
+#if defined(__AVX512F__)
+// Four words of sixteen rows to sixteen words of four: quarters of rows meet while they are loaded, whole lines are written.
+static inline void turn_lines(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to_stride, __m512i flip) {
+  __m512i r[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    const uint8_t* p = from + i * from_stride;
+    r[i] = _mm512_castsi128_si512(load16(p));
+    r[i] = _mm512_inserti32x4(r[i], load16(p + 4 * from_stride), 1);
+    r[i] = _mm512_inserti32x4(r[i], load16(p + 8 * from_stride), 2);
+    r[i] = _mm512_inserti32x4(r[i], load16(p + 12 * from_stride), 3);
+  }
+  const __m512i a = _mm512_unpacklo_epi32(r[0], r[1]), b = _mm512_unpackhi_epi32(r[0], r[1]);
+  const __m512i c = _mm512_unpacklo_epi32(r[2], r[3]), d = _mm512_unpackhi_epi32(r[2], r[3]);
+  _mm512_storeu_si512(to, _mm512_xor_si512(_mm512_unpacklo_epi64(a, c), flip));
+  _mm512_storeu_si512(to + to_stride, _mm512_xor_si512(_mm512_unpackhi_epi64(a, c), flip));
+  _mm512_storeu_si512(to + 2 * to_stride, _mm512_xor_si512(_mm512_unpacklo_epi64(b, d), flip));
+  _mm512_storeu_si512(to + 3 * to_stride, _mm512_xor_si512(_mm512_unpackhi_epi64(b, d), flip));
+}
+#endif
+
+// The same for eight rows.
+static inline void turn_halves(const int32_t* from, int64_t from_stride, int32_t* to, int64_t to_stride) {
+  __m256i r[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++)
+    r[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(from + i * from_stride)), load16(from + (i + 4) * from_stride), 1);
+  const __m256i a = _mm256_unpacklo_epi32(r[0], r[1]), b = _mm256_unpackhi_epi32(r[0], r[1]);
+  const __m256i c = _mm256_unpacklo_epi32(r[2], r[3]), d = _mm256_unpackhi_epi32(r[2], r[3]);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_unpacklo_epi64(a, c));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + to_stride), _mm256_unpackhi_epi64(a, c));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 2 * to_stride), _mm256_unpacklo_epi64(b, d));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 3 * to_stride), _mm256_unpackhi_epi64(b, d));
+}
+
+// Multiples of 8 rows and columns. Four lines of out at a time, each written to its end: where its rows lie a multiple of 4 KB
+// apart, eight of them share a set of the cache, and halves of lines written in turn went through memory twice.
 static inline void turn_words(const int32_t* acc, int64_t rows, int64_t stride, int64_t columns, int32_t* out, int64_t out_stride) {
-  // Down the rows first: whole lines of out, of which eight may share a set of the cache.
-  for (int64_t j = 0; j < columns; j += 8)
-    for (int64_t i = 0; i < rows; i += 8) {
-      __m256i r[8], t[8];
-#pragma GCC unroll 8
-      for (int q = 0; q < 8; q++) r[q] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(acc + (i + q) * stride + j));
-#pragma GCC unroll 8
-      for (int q = 0; q < 8; q += 2) {
-        t[q] = _mm256_unpacklo_epi32(r[q], r[q + 1]);
-        t[q + 1] = _mm256_unpackhi_epi32(r[q], r[q + 1]);
-      }
-#pragma GCC unroll 8
-      for (int q = 0; q < 8; q += 4) {
-        r[q] = _mm256_unpacklo_epi64(t[q], t[q + 2]);
-        r[q + 1] = _mm256_unpackhi_epi64(t[q], t[q + 2]);
-        r[q + 2] = _mm256_unpacklo_epi64(t[q + 1], t[q + 3]);
-        r[q + 3] = _mm256_unpackhi_epi64(t[q + 1], t[q + 3]);
-      }
-#pragma GCC unroll 8
-      for (int q = 0; q < 4; q++) {
-        int32_t* to = out + (j + q) * out_stride + i;
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute2x128_si256(r[q], r[q + 4], 0x20));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 4 * out_stride), _mm256_permute2x128_si256(r[q], r[q + 4], 0x31));
-      }
-    }
+  for (int64_t j = 0; j < columns; j += 4) {
+    int64_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + 16 <= rows; i += 16)
+      turn_lines(reinterpret_cast<const uint8_t*>(acc + i * stride + j), stride * 4, reinterpret_cast<uint8_t*>(out + j * out_stride + i), out_stride * 4,
+                 _mm512_setzero_si512());
+#endif
+    for (; i < rows; i += 8) turn_halves(acc + i * stride + j, stride, out + j * out_stride + i, out_stride);
+  }
 }
 
 }  // namespace

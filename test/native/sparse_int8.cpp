@@ -213,6 +213,16 @@ void check_table(Harness& h, const SparseInt8Kernels& kernels) {
         if (columns == 1 && block[0] * block[1] < 17) c.cols = 40000, c.rows = 3, verify(h, kernels, c, rng);
       }
   });
+  h.row("more strips than lie beside each other", [&] {
+    Rng rng = h.rng();
+    for (const bool by_rows : {false, true})
+      for (const int32_t out : {kOutInt32, kOutInt8}) {
+        Case c = {};
+        c.rows = 130, c.cols = by_rows ? 400 : 2000, c.columns = 300, c.density = 0.05, c.r = 4;
+        c.by_rows = by_rows, c.out_type = out, c.threads = by_rows ? 1 : 2;
+        verify(h, kernels, c, rng);
+      }
+  });
   h.row("scales, biases, activations and outputs", [&] {
     Rng rng = h.rng();
     for (int act = kActivationNone; act <= kActivationGeluTanh; act++)
