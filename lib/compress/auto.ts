@@ -38,7 +38,7 @@ export function techniques(objective: Objective, calibrated: boolean, container:
     const zeros = [0.5, 0.6, 0.7, 0.8, 0.9].map(
       (share): Step => (calibrated ? { step: 'prune', sparsity: 'auto', target: share, criterion: 'obs' } : { step: 'prune', sparsity: share }),
     )
-    const codes: readonly Step[] = calibrated ? [{ step: 'quantize', activations: 'static' }, { step: 'repair' }] : [{ step: 'quantize', activations: 'dynamic' }]
+    const codes: readonly Step[] = calibrated ? [{ step: 'quantize', activations: 'static', repair: false }, { step: 'repair' }] : [{ step: 'quantize', activations: 'dynamic' }]
     return [{ place: 3, levels: [[], codes], start: 1 }, structured, { place: 2, levels: levels(zeros) }, factored]
   }
   const method = calibrated ? 'gptq' : 'omse'

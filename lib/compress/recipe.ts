@@ -43,12 +43,12 @@ const kPresets = {
   'int8-weights': [{ step: 'dedupe' }, { step: 'quantize', bits: 8, storage: 'folded' }],
   'int4-weights': [{ step: 'dedupe' }, { step: 'quantize', bits: 4, blockSize: 32, storage: 'folded' }],
   // 8-bit weights and activations; needs calibration inputs.
-  balanced: [{ step: 'fold' }, { step: 'dedupe' }, { step: 'quantize', activations: 'static' }, { step: 'repair' }],
+  balanced: [{ step: 'fold' }, { step: 'dedupe' }, { step: 'quantize', activations: 'static', repair: false }, { step: 'repair' }],
   // The same with codes for every layer, the first one's image too.
   speed: [
     { step: 'fold' },
     { step: 'dedupe' },
-    { step: 'quantize', activations: 'static', minChannels: 1 },
+    { step: 'quantize', activations: 'static', minChannels: 1, repair: false },
     { step: 'repair' },
   ],
   // The smallest `.whittle` file; needs calibration inputs.

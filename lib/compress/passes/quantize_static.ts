@@ -53,7 +53,10 @@ export interface StaticQuantizeStep extends QuantizeStep {
    * same. 0 (default) tries nothing and leaves nothing float.
    */
   readonly snr?: number
-  /** Corrects biases by what the quantized layers are wrong on average; see `repair`. Default false. */
+  /**
+   * Corrects biases and scales of channels by what the quantized layers are wrong on average, where that is less wrong on calibration
+   * inputs it was not estimated on; see `repair`. Default true; what a `repair` step behind this one does anyway.
+   */
   readonly repair?: boolean
 }
 
@@ -96,7 +99,7 @@ export function resolveStatic(pass: Pass<ResolvedQuantize>, value: object, param
     percentile: own.percentile === undefined ? 99.99 : finite(own.percentile, `${parameter}.percentile`, 50, 100),
     minChannels: own.minChannels === undefined ? 8 : integer(own.minChannels, `${parameter}.minChannels`, 1, 2 ** 31 - 1),
     snr: own.snr === undefined ? 0 : finite(own.snr, `${parameter}.snr`, 0, 200),
-    repair: own.repair === undefined ? false : boolean(own.repair, `${parameter}.repair`),
+    repair: own.repair === undefined ? true : boolean(own.repair, `${parameter}.repair`),
   }
 }
 

@@ -6,17 +6,18 @@ import { reestimate } from '../static/statistics'
 import type { Context, Pass, PassResult } from './pass'
 
 /**
- * Bias correction: what quantized layers are wrong on average, by channel, is taken up by their biases, one layer after the other.
- * Compares with the model that was given, by the names of values. Before it, where asked, batch normalizations that were not folded
- * get the means and variances of what now comes in, as pruned models need.
+ * Bias correction: what quantized layers are wrong on average, by channel, is taken up by their biases and by the scales of their
+ * codes, one layer after the other, where it holds on calibration inputs that it was not estimated on. Compares with the model that
+ * was given, by the names of values. Before it, where asked, batch normalizations that were not folded get the means and variances of
+ * what now comes in, as pruned models need.
  *
  * Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019.
  */
 export interface RepairStep {
   readonly step: 'repair'
-  /** Calibration inputs that means are taken over. Default 16. */
+  /** Calibration inputs that corrections are estimated on. Default 16. */
   readonly sets?: number
-  /** Whether biases are corrected. Default true. */
+  /** Whether biases and scales are corrected. Default true. */
   readonly biases?: boolean
   /** Whether means and variances of batch normalizations are estimated anew. Default false. */
   readonly batchNorm?: boolean

@@ -3,6 +3,8 @@ import type { Model } from '../../model/model'
 import { sizeOf, type Tensor } from '../../tensor'
 import type { Calibration } from '../calibration'
 import type { Run } from '../progress'
+import { AffineFit, type Affine } from './affine'
+import { codeBiases } from './operators'
 import { Segments } from './segments'
 
 /** A layer whose bias can take up what is wrong on average. */
@@ -27,7 +29,7 @@ export interface BiasOptions {
 /** What became of one layer. */
 export interface Correction {
   readonly layer: string
-  /** Root mean square of what was added, against that of the value's means. */
+  /** Root mean square of what was changed, against that of the value. */
   readonly change: number
 }
 
@@ -49,33 +51,40 @@ function correctable(graph: Graph, node: Node): Corrected | undefined {
   return c?.type === 'float32' && c.dims.length === 1 ? { node, holder: add, at, value: add.outputs[0] as string, last: true } : undefined
 }
 
-/** Sums a value by channel: axis 1 of what convolutions make, the last one of products. */
-class Means {
-  sum: Float64Array | undefined
-  count = 0
+/** The constant that scales a layer's codes, one number a channel of what it makes, where that layer alone reads them. */
+interface Scaled {
+  readonly node: Node
+  readonly at: number
+  readonly scales: Initializer
+}
 
-  add({ dims, data, type }: Tensor, last: boolean): void {
-    if (type !== 'float32' || dims.length < 2) return
-    const axis = last ? dims.length - 1 : 1
-    const channels = dims[axis] as number
-    const inner = sizeOf(dims.slice(axis + 1))
-    this.sum ??= new Float64Array(channels)
-    for (let i = 0, at = 0; at < data.length; i++)
-      for (let c = 0; c < channels; c++)
-        for (let k = 0; k < inner; k++) this.sum[c] = (this.sum[c] as number) + (data[at++] as number)
-    this.count += data.length / channels
-  }
-
-  get means(): Float64Array | undefined {
-    return this.count > 0 ? this.sum?.map((s) => s / this.count) : undefined
-  }
+function scaled(graph: Graph, { node }: Corrected): Scaled | undefined {
+  const weight = node.inputs[1] as string
+  const made = graph.producer(weight)
+  if (!made || graph.users(weight).length !== 1 || graph.isOutput(weight)) return undefined
+  const isCodes = (name: string | undefined): boolean => ['int8', 'uint8', 'int4'].includes((name ? graph.constant(name)?.type : undefined) ?? '')
+  let at: number
+  if (made.is('DequantizeLinear')) at = isCodes(made.inputs[0]) && made.int('block_size', 0) === 0 ? 1 : -1
+  else at = made.is('Mul') ? made.inputs.findIndex((i, k) => graph.constant(i) && isCodes(graph.producer(made.inputs[1 - k] as string)?.inputs[0])) : -1
+  const scales = at < 0 ? undefined : graph.constant(made.inputs[at] as string)
+  const dims = graph.constant((made.is('Mul') ? graph.producer(made.inputs[1 - at] as string)!.inputs[0] : made.inputs[0]) as string)?.dims
+  if (scales?.type !== 'float32' || !dims) return undefined
+  // The axis of the weight that is the channels of the result.
+  const out = node.is('Conv') || (node.is('Gemm') && node.int('transB', 0)) ? 0 : 1
+  if ((node.is('ConvTranspose') && node.int('group', 1) !== 1) || (node.is('MatMul') && dims.length !== 2)) return undefined
+  if (scales.elementCount !== dims[out]) return undefined
+  const axis = made.is('Mul') ? dims.length - scales.dims.length + scales.dims.findIndex((d) => d !== 1) : made.int('axis', 1)
+  return dims[out] === 1 || axis === out || axis === out - dims.length ? { node: made, at, scales } : undefined
 }
 
 /**
  * Bias correction: adds E[y] − E[ŷ] of each channel to the bias of each quantized layer, one after the other in order of
- * execution, so that each sees what the corrections before it have left. Means are taken over the calibration inputs.
+ * execution, so that each sees what the corrections before it have left. Codes too coarse for what they stand for do not only move
+ * the mean: they make a channel larger or smaller as a whole. Where the layer's weights are codes with a scale a channel, that scale
+ * takes it up (y ≈ a·ŷ + b in least squares). See {@link AffineFit} for what is corrected at all.
  *
- * Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019 (empirical form).
+ * Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019 (empirical form); Banner et al.,
+ * Post training 4-bit quantization of convolutional networks, 2019 (scales).
  *
  * @param reference the float model; layers are matched by the name of the value that they make
  */
@@ -87,33 +96,39 @@ export async function correctBias(reference: Model, model: Model, calibration: C
   })
   if (layers.length === 0) return []
   const settings = threads === undefined ? {} : { threads }
-  const wanted = layers.map(() => new Means())
   const given: Map<string, Tensor>[] = []
   const inputs = reference.graph.inputs.map((i) => i.name).filter((name) => !reference.graph.initializers.has(name))
   await calibration.each(
     reference,
-    [...new Set([...inputs, ...layers.map((l) => l.value)])],
+    inputs,
     run,
     (values, index) => {
-      for (const [i, l] of layers.entries()) wanted[i]!.add(values.get(l.value)!, l.last)
-      given.push(new Map(inputs.map((name) => [name, values.get(name)!])))
+      given.push(new Map(values))
       return index + 1 < sets
     },
     settings,
   )
-  const segments = new Segments(model, given, threads)
+  const right = new Segments(reference, given, { ...settings, asked: layers.map((l) => l.value) })
+  const segments = new Segments(model, given, settings)
   const done: Correction[] = []
   for (const [i, layer] of layers.entries()) {
     await run.tell('repair', i, layers.length, layer.node.label)
+    const wanted = await right.upTo(reference.graph.producer(layer.value)!)
     const found = await segments.upTo(layer.holder)
-    const is = new Means()
-    for (const t of found) is.add(t, layer.last)
-    const [right, wrong] = [wanted[i]!.means, is.means]
-    if (!right || wrong?.length !== right.length) continue
-    const delta = right.map((v, c) => v - (wrong[c] as number))
-    if (!delta.every(Number.isFinite) || !addToBias(graph, layer, delta)) continue
-    segments.replace(layer.value, found.map((t) => shifted(t, delta, layer.last)))
-    done.push({ layer: layer.node.label, change: rms(delta) / (rms(right) || 1) })
+    const fit = new AffineFit(layer.last)
+    // What depends on constants alone is no node of a piece.
+    wanted.forEach((t: Tensor | undefined, k) => t && found[k] && fit.add(t, found[k]))
+    const scale = scaled(graph, layer)
+    const best = fit.best(scale !== undefined)
+    if (!best || (best.shift.every((v) => v === 0) && best.gain.every((v) => v === 1))) continue
+    if (!addToBias(graph, layer, best)) continue
+    if (scale) {
+      const old = scale.scales.readSync().data as Float32Array
+      const data = old.map((v, c) => v * best.gain[c]!)
+      scale.node.setInput(scale.at, put(graph, scale.scales.name, { type: 'float32', dims: scale.scales.dims, data }))
+    }
+    segments.replace(layer.value, found.map((t) => corrected(t, best, layer.last)))
+    done.push({ layer: layer.node.label, change: changeOf(found, best, layer.last) })
   }
   await run.tell('repair', layers.length, layers.length)
   graph.removeDeadNodes()
@@ -121,30 +136,46 @@ export async function correctBias(reference: Model, model: Model, calibration: C
   return done
 }
 
-const rms = (v: Float64Array): number => Math.sqrt(v.reduce((s, x) => s + x * x, 0) / v.length)
-
-/** A value with its channels shifted. */
-function shifted({ type, dims, data }: Tensor, delta: Float64Array, last: boolean): Tensor {
+/** A value with its channels stretched and shifted. */
+function corrected({ type, dims, data }: Tensor, { gain, shift }: Affine, last: boolean): Tensor {
   const inner = last ? 1 : sizeOf(dims.slice(2))
-  const n = delta.length
-  return { type, dims, data: (data as Float32Array).map((v, i) => v + (delta[Math.floor(i / inner) % n] as number)) }
+  const n = gain.length
+  const next = (data as Float32Array).map((v, i) => {
+    const c = Math.floor(i / inner) % n
+    return v * gain[c]! + shift[c]!
+  })
+  return { type, dims, data: next }
 }
 
-/** Adds to a float bias, to one of int32 codes in whole steps, or makes one. */
-function addToBias(graph: Graph, { holder, at }: Corrected, delta: Float64Array): boolean {
+/** Root mean square of what a correction changes, against that of the value. */
+function changeOf(found: readonly Tensor[], best: Affine, last: boolean): number {
+  let [change, all] = [0, 0]
+  for (const t of found) {
+    const [old, next] = [t.data as Float32Array, corrected(t, best, last).data as Float32Array]
+    old.forEach((v, i) => {
+      change += (next[i]! - v) ** 2
+      all += v * v
+    })
+  }
+  return Math.sqrt(change / (all || 1))
+}
+
+/** Stretches and shifts a float bias, or one of int32 codes in whole steps of the stretched scales, or makes one. */
+function addToBias(graph: Graph, { holder, at }: Corrected, { gain, shift: delta }: Affine): boolean {
   const name = holder.inputs[at]
   const n = delta.length
   if (!name) {
     const made = graph.uniqueName('bias')
     graph.addInitializer(Initializer.from(made, { type: 'float32', dims: [n], data: Float32Array.from(delta) }))
     holder.setInput(at, made)
+    codeMade(graph, holder, made)
     return true
   }
   const c = graph.constant(name)
   if (c) {
     if (c.type !== 'float32' || c.elementCount !== n || c.dims.at(-1) !== n) return false
     const old = c.readSync().data as Float32Array
-    const data = old.map((v, i) => v + (delta[i] as number))
+    const data = old.map((v, i) => v * gain[i]! + (delta[i] as number))
     holder.setInput(at, put(graph, name, { type: 'float32', dims: c.dims, data }))
     return true
   }
@@ -152,12 +183,25 @@ function addToBias(graph: Graph, { holder, at }: Corrected, delta: Float64Array)
   const codes = back?.is('DequantizeLinear') ? graph.constant(back.inputs[0] as string) : undefined
   const scales = back && graph.constant(back.inputs[1] as string)
   if (!back || codes?.type !== 'int32' || codes.elementCount !== n || scales?.type !== 'float32' || scales.elementCount !== n) return false
-  const steps = scales.readSync().data as Float32Array
+  const steps = (scales.readSync().data as Float32Array).map((s, i) => s * gain[i]!)
   const old = codes.readSync().data as Int32Array
   const next = old.map((v, i) => Math.round(v + (delta[i] as number) / (steps[i] as number)))
   if (!next.every((v) => Math.abs(v) < 2 ** 30)) return false
   back.setInput(0, put(graph, codes.name, { type: 'int32', dims: codes.dims, data: next }))
+  back.setInput(1, put(graph, scales.name, { type: 'float32', dims: scales.dims, data: steps }))
   return true
+}
+
+/** A bias beside codes on both sides becomes codes too, without which a runtime would not see an integer layer any more. */
+function codeMade(graph: Graph, node: Node, bias: string): void {
+  const [input, weight] = [node.inputs[0] as string, node.inputs[1] as string]
+  const back = graph.producer(input)
+  const scale = back?.is('DequantizeLinear') ? graph.constant(back.inputs[1] as string) : undefined
+  const codes = graph.producer(weight)
+  const stored = codes?.is('DequantizeLinear') ? graph.constant(codes.inputs[0] as string) : undefined
+  if (scale?.type !== 'float32' || scale.elementCount !== 1 || !stored || node.is('ConvTranspose')) return
+  const axis = node.is('Gemm') && !node.int('transB', 0) ? 1 : 0
+  codeBiases(graph, [{ node, input, bias, axis, weight: stored }], new Map([[input, { scale: scale.readSync().data[0] as number }]]))
 }
 
 /** Puts a tensor in the place of one that nothing else reads, else beside it. Returns its name. */

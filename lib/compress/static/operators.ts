@@ -90,7 +90,7 @@ export function closeLayers(graph: Graph, layers: readonly CodedLayer[], codes: 
 }
 
 /** Biases of layers that read codes become int32 at s_x · s_w, where that is fine enough. */
-export function codeBiases(graph: Graph, layers: readonly CodedLayer[], codes: ReadonlyMap<string, Code>): void {
+export function codeBiases(graph: Graph, layers: readonly CodedLayer[], codes: ReadonlyMap<string, Pick<Code, 'scale'>>): void {
   for (const { node, input, bias, axis } of layers) {
     const b = bias ? graph.constant(bias) : undefined
     const weight = node.inputs[1] ? graph.producer(node.inputs[1]) : undefined

@@ -14,10 +14,13 @@ export class Segments {
   readonly #constant = new Set<Node>()
   readonly #threads: { threads?: number }
   readonly #values: Map<string, Tensor>[]
+  /** Values that will be asked for, in whichever order. */
+  readonly #asked: Set<string>
   #at = 0
 
-  constructor(model: Model, sets: readonly ReadonlyMap<string, Tensor>[], threads?: number) {
+  constructor(model: Model, sets: readonly ReadonlyMap<string, Tensor>[], { asked = [], threads }: { readonly asked?: Iterable<string>; readonly threads?: number } = {}) {
     this.#model = model
+    this.#asked = new Set(asked)
     this.#threads = threads === undefined ? {} : { threads }
     this.#values = sets.map((s) => new Map(s))
     const graph = model.graph
@@ -29,7 +32,10 @@ export class Segments {
     this.#order = order.filter((n) => !this.#constant.has(n))
   }
 
-  /** Computes up to `node`, itself included, and answers its first output for every set. Nodes must be asked for in order. */
+  /**
+   * Computes up to `node`, itself included, and answers its first output for every set. Nodes must be asked for in order, unless the
+   * value is one that the constructor was told of; that is given once.
+   */
   async upTo(node: Node): Promise<Tensor[]> {
     const end = this.#order.indexOf(node) + 1
     const value = node.outputs[0] as string
@@ -38,6 +44,7 @@ export class Segments {
       this.#at = end
       await this.#compute(nodes, value)
     }
+    this.#asked.delete(value)
     return this.#values.map((v) => v.get(value)!)
   }
 
@@ -48,7 +55,7 @@ export class Segments {
 
   async #compute(nodes: readonly Node[], value: string): Promise<void> {
     const graph = this.#model.graph
-    const later = new Set([value, ...this.#order.slice(this.#at).flatMap(readsOf)])
+    const later = new Set([value, ...this.#asked, ...this.#order.slice(this.#at).flatMap(readsOf)])
     const made = new Set(nodes.flatMap((n) => n.outputs.filter((o) => o)))
     const outputs = [...made].filter((o) => later.has(o))
     const wanted = new Set(nodes.map((n) => n.outputs.find((o) => o) as string))
