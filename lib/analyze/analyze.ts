@@ -4,6 +4,7 @@ import { Calibration, type CalibrationData, type Inputs } from '../compress/cali
 import { Scratch } from '../compress/computed'
 import { measure, type Evaluate } from '../compress/gate'
 import { Run, type Progress } from '../compress/progress'
+import { Runner } from '../compress/runner'
 import { WhittleError } from '../errors'
 import { energyEstimate } from '../metrics/energy'
 import { foldConstantNodes } from '../model/fold'
@@ -14,7 +15,6 @@ import { quantizedBytes, quantizedWeights, readQuantized } from '../model/quanti
 import { ValueInfo } from '../model/types'
 import { weights, type WeightView } from '../model/weights'
 import type { Analysis, Distribution, LayerAnalysis } from '../report/analysis'
-import { Session } from '../session'
 import { sizeOf, type Tensor, type TensorLike } from '../tensor'
 import { boolean, dims as checkDims, fail, integer, options as checkOptions } from '../validate'
 import { version } from '../version'
@@ -249,7 +249,7 @@ async function activationsOf(model: Model, calibration: Calibration, run: Run, t
   const dims = new Map<string, readonly number[]>()
   if (names.length > 0) {
     // Looked at one by one while the model runs: together they may be larger than memory.
-    const session = await Session.create(model, threads === undefined ? {} : { threads })
+    const session = await Runner.create(model, names, threads === undefined ? {} : { threads })
     try {
       session.tap(names, (value, name) => {
         if (!dims.has(name)) dims.set(name, value.dims)

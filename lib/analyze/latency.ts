@@ -43,7 +43,7 @@ const kMostBytes = 1.5e9
 
 /**
  * Times models in {@link Session} and, where it is installed, in onnxruntime-node: one run of each in turn, round by round,
- * so that what else the machine does falls on all alike; medians. What onnxruntime-node refuses to run is left out.
+ * so that what else the machine does falls on all alike; medians. What one of them refuses to run is left to the other.
  *
  * @param inputs as `Session.run` takes them
  * @throws {WhittleError} `ERR_ABORTED`, `ERR_RANGE`, `ERR_DTYPE`, and what `Session` throws
@@ -59,10 +59,11 @@ export async function measureLatency(models: readonly Timed[], inputs: Inputs, o
   try {
     const runtime = onnxruntimeNode()
     for (const timed of models) {
-      const session = await Session.create(timed.model, { threads })
-      sides.push({ timed, runtime: 'Session', times: [], run: () => session.run(inputs), close: () => session.dispose() })
+      const own = await native(timed, inputs, threads)
+      if (!(own instanceof Error)) sides.push(own)
       const other = runtime && timed.model.byteLength() < kMostBytes ? await foreign(runtime, timed, inputs, threads) : undefined
       if (other) sides.push(other)
+      else if (own instanceof Error) throw own
     }
     const start = performance.now()
     for (let round = -3; round < runs && (round < 5 || performance.now() - start < budget); round++)
@@ -99,6 +100,21 @@ export function onnxruntimeNode(): Runtime | undefined {
       continue
     }
   return undefined
+}
+
+/** A side, or why sessions cannot run the model. */
+async function native(timed: Timed, inputs: Inputs, threads: number): Promise<Side | Error> {
+  let session: Session | undefined
+  try {
+    session = await Session.create(timed.model, { threads })
+    await session.run(inputs)
+  } catch (error) {
+    session?.dispose()
+    if (!(error instanceof WhittleError) || error.code !== 'ERR_UNSUPPORTED_OP') throw error
+    return error
+  }
+  const made = session
+  return { timed, runtime: 'Session', times: [], run: () => made.run(inputs), close: () => made.dispose() }
 }
 
 async function foreign(runtime: Runtime, timed: Timed, inputs: Inputs, threads: number): Promise<Side | undefined> {

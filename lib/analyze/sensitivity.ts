@@ -2,12 +2,12 @@ import type { Calibration, Inputs } from '../compress/calibration'
 import { Scratch } from '../compress/computed'
 import { measure, type Evaluate } from '../compress/gate'
 import type { Run } from '../compress/progress'
+import { Runner } from '../compress/runner'
 import { applyMask, importance, mask } from '../kernels/select'
 import { Initializer } from '../model/graph'
 import type { Model } from '../model/model'
 import { weights, type Weight } from '../model/weights'
 import type { LayerAnalysis, SensitivityPoint } from '../report/analysis'
-import { Session } from '../session'
 import type { Tensor } from '../tensor'
 import { fail, finite, integer, options as checkOptions } from '../validate'
 import { asFloat32 } from './read'
@@ -110,9 +110,9 @@ export class Sensitivity {
     }
   }
 
-  #session(model: Model): Promise<Session> {
+  #session(model: Model): Promise<Runner> {
     const { threads } = this.#means
-    return Session.create(model, threads === undefined ? {} : { threads })
+    return Runner.create(model, [], threads === undefined ? {} : { threads })
   }
 
   async #judge(weight: Weight, change: { readonly bits: number } | { readonly sparsity: number }): Promise<Pick<SensitivityPoint, 'snr' | 'accuracy'>> {

@@ -1,7 +1,7 @@
 import type { ObserverMethod } from '../kernels/observer'
 import { foldConstantNodes, raiseIrVersion } from '../model/fold'
 import { Initializer } from '../model/initializer'
-import type { Model } from '../model/model'
+import { Model } from '../model/model'
 import { attribute, Node } from '../model/node'
 import { raiseOpset } from '../model/opset'
 import { fail, finite, integer, oneOf, options as checkOptions } from '../validate'
@@ -41,6 +41,8 @@ function excluded(exclude: unknown): ReadonlySet<string> {
   return new Set(exclude as string[])
 }
 
+const isModel = (x: unknown): x is Model => x !== null && typeof x === 'object' && 'graph' in x && typeof (x as Model).clone === 'function'
+
 /** A copy with constants as initializers, at an opset that has scales per channel. */
 function ready(model: Model): Model {
   const copy = model.clone()
@@ -71,7 +73,7 @@ function swept(model: Model, layers: readonly CodedLayer[]): Model {
  *
  * Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, 2018.
  *
- * @param model a float32 model; it is not changed
+ * @param model a float32 model, which is not changed, or the path or bytes of an ONNX file
  * @param calibration inputs by name, as {@link Session.run} takes them; a few dozen real ones (ranges of noise
  *   cost accuracy)
  * @throws {WhittleError} `ERR_RANGE` where calibration is empty or a range is not finite, and what `Session` throws
@@ -79,7 +81,7 @@ function swept(model: Model, layers: readonly CodedLayer[]): Model {
  * const small = await quantizeStatic(model, lines.map((data) => ({ x: { type: 'float32', dims: [1, 3, 48, 320], data } })))
  * await small.save('model_int8.onnx')
  */
-export async function quantizeStatic(model: Model, calibration: CalibrationData, options?: StaticOptions): Promise<Model> {
+export async function quantizeStatic(model: Model | string | Uint8Array | ArrayBuffer, calibration: CalibrationData, options?: StaticOptions): Promise<Model> {
   const o = checkOptions(options, 'options', ['method', 'percentile', 'activations', 'exclude', 'minChannels', 'threads'])
   const method = o.method === undefined ? 'minmax' : oneOf(o.method, 'options.method', ['minmax', 'movingAverage', 'percentile', 'entropy', 'mse'] as const)
   const type = o.activations === undefined ? 'uint8' : oneOf(o.activations, 'options.activations', ['uint8', 'int8'] as const)
@@ -87,7 +89,7 @@ export async function quantizeStatic(model: Model, calibration: CalibrationData,
   const minChannels = o.minChannels === undefined ? 8 : integer(o.minChannels, 'options.minChannels', 1, 2 ** 31 - 1)
   const threads = o.threads === undefined ? {} : { threads: integer(o.threads, 'options.threads', 1, 256) }
   const sets = Calibration.from(calibration, 'calibration')
-  const copy = ready(model)
+  const copy = ready(isModel(model) ? model : await Model.load(model))
   const graph = copy.graph
   const layers = codedLayers(graph, { exclude: excluded(o.exclude), minChannels })
   if (layers.length === 0) return copy
@@ -123,6 +125,7 @@ export async function quantizeStatic(model: Model, calibration: CalibrationData,
  */
 export function quantizeDynamic(model: Model, options?: DynamicOptions): Model {
   const o = checkOptions(options, 'options', ['exclude'])
+  if (!isModel(model)) fail('ERR_DTYPE', 'model', 'a Model, as Model.load gives', model)
   const copy = ready(model)
   computeDynamically(copy.graph, codedLayers(copy.graph, { exclude: excluded(o.exclude), products: true }))
   return copy

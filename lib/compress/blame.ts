@@ -2,10 +2,10 @@ import { WhittleError } from '../errors'
 import type { Model } from '../model/model'
 import { weights } from '../model/weights'
 import type { LayerBlame, LayerReport, StepReport } from '../report/types'
-import { Session } from '../session'
 import type { Tensor } from '../tensor'
 import type { Calibration } from './calibration'
 import type { Run } from './progress'
+import { Runner } from './runner'
 
 /** Sets of inputs that are enough to rank layers by. */
 const kSets = 8
@@ -105,11 +105,11 @@ async function compare(
       if (name && original.graph.producer(name) && model.graph.producer(name)) noises.set(name, new Noise())
   const fetch = [...noises.keys()]
   if (fetch.length === 0) return noises
-  let one: Session | undefined
-  let other: Session | undefined
+  let one: Runner | undefined
+  let other: Runner | undefined
   try {
-    one = await Session.create(original)
-    other = await Session.create(model)
+    one = await Runner.create(original, fetch)
+    other = await Runner.create(model, fetch)
     let sets = 0
     for await (const inputs of calibration.inputs()) {
       await run.tell('evaluate', sets, kSets, 'layers')

@@ -1,9 +1,9 @@
 import { WhittleError } from '../errors'
 import type { Model } from '../model/model'
-import { Session } from '../session'
 import { isDataType, type Tensor, type TensorLike, type TypedArray } from '../tensor'
 import { fail } from '../validate'
 import type { Run } from './progress'
+import { Runner } from './runner'
 
 /** One set of inputs by name, as `Session.run` takes them. */
 export type Inputs = Readonly<Record<string, TensorLike | TypedArray>>
@@ -89,7 +89,7 @@ export class Calibration {
     { threads, phase = 'calibrate' }: { readonly threads?: number; readonly phase?: 'calibrate' | 'evaluate' } = {},
   ): Promise<void> {
     const asked = fetch.filter((name) => !model.graph.isInput(name))
-    const session = asked.length > 0 ? await Session.create(model, threads === undefined ? {} : { threads }) : undefined
+    const session = asked.length > 0 ? await Runner.create(model, asked, threads === undefined ? {} : { threads }) : undefined
     try {
       let index = 0
       for await (const inputs of this.inputs()) {

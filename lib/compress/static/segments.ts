@@ -1,6 +1,6 @@
 import { Graph, reads, ValueInfo, type Node } from '../../model/graph'
 import { Model } from '../../model/model'
-import { Session } from '../../session'
+import { Runner } from '../runner'
 import type { Tensor } from '../../tensor'
 
 /**
@@ -84,7 +84,7 @@ export class Segments {
     piece.setNodes(copies)
     piece.outputs = outputs.map((name) => new ValueInfo(name, 'undefined', null, 'unknown'))
     piece.sort()
-    const session = await Session.create(new Model({ graph: piece, opsets: [...this.#model.opsets], irVersion: Math.max(4, this.#model.irVersion) }), this.#threads)
+    const session = await Runner.create(new Model({ graph: piece, opsets: [...this.#model.opsets], irVersion: Math.max(4, this.#model.irVersion) }), [], this.#threads)
     try {
       for (const values of this.#values) {
         const found = await session.run(Object.fromEntries(given.map((name) => [name, values.get(name)!])))

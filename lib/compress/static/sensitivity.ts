@@ -1,10 +1,10 @@
 import type { Graph } from '../../model/graph'
 import type { Model } from '../../model/model'
 import { raiseOpset } from '../../model/opset'
-import { Session } from '../../session'
 import type { Tensor } from '../../tensor'
 import type { Calibration, Inputs } from '../calibration'
 import type { Run } from '../progress'
+import { Runner } from '../runner'
 import type { CodedLayer } from './layers'
 import { insertPair } from './pairs'
 import type { Code } from './ranges'
@@ -37,7 +37,7 @@ export async function noiseOf(
   const fetch = scoresOf(model.graph)
   const settings = threads === undefined ? {} : { threads }
   const answers = async (m: Model): Promise<Record<string, Tensor>[]> => {
-    const session = await Session.create(m, settings)
+    const session = await Runner.create(m, fetch, settings)
     try {
       const found: Record<string, Tensor>[] = []
       for (const inputs of sets) found.push(await session.run(inputs, { fetch, ...(run.signal ? { signal: run.signal } : {}) }))

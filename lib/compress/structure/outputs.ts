@@ -1,8 +1,8 @@
 import type { Model } from '../../model/model'
-import { Session } from '../../session'
 import type { Tensor } from '../../tensor'
 import type { Calibration, Inputs } from '../calibration'
 import type { Run } from '../progress'
+import { Runner } from '../runner'
 
 /** @internal What a model answers on a few sets of inputs, to compare others with. */
 export class Outputs {
@@ -19,7 +19,7 @@ export class Outputs {
   }
 
   static async of(model: Model, calibration: Calibration, run: Run, most = 8): Promise<Outputs> {
-    const session = await Session.create(model)
+    const session = await Runner.create(model)
     const sets: { inputs: Inputs; wanted: Record<string, Tensor> }[] = []
     try {
       for await (const inputs of calibration.inputs()) {
@@ -35,7 +35,7 @@ export class Outputs {
 
   /** Σ (y − ŷ)² / Σ y² over all float outputs; infinite where something is not finite. */
   async noise(model: Model): Promise<number> {
-    const session = await Session.create(model)
+    const session = await Runner.create(model)
     let [signal, noise] = [0, 0]
     try {
       for (const { inputs, wanted } of this.#sets) {

@@ -3,10 +3,10 @@ import { gemm } from '../../kernels/gemm'
 import { Initializer, ValueInfo } from '../../model/graph'
 import type { Model } from '../../model/model'
 import type { Node } from '../../model/node'
-import { Session } from '../../session'
 import type { Tensor } from '../../tensor'
 import type { Calibration } from '../calibration'
 import type { Run } from '../progress'
+import { Runner } from '../runner'
 import { inverseFactor } from '../second/linear'
 import { fromRows, rowLayoutOf, toRows, type RowLayout } from '../second/matrix'
 import { samplesOf } from '../second/samples'
@@ -126,8 +126,8 @@ async function fit(original: Model, model: Model, target: Target, calibration: C
   const { node, weight, layout, input, bias, outputs } = target
   const { groups, size, outputs: perGroup } = layout
   const given = model.graph.isInput(input)
-  const source = given ? undefined : await Session.create(upTo(model, input))
-  const wanted = await Session.create(upTo(original, target.output))
+  const source = given ? undefined : await Runner.create(upTo(model, input))
+  const wanted = await Runner.create(upTo(original, target.output))
   const initializer = model.graph.initializers.get(weight)!
   const sums = new Sums(groups, size, perGroup)
   try {

@@ -1,0 +1,114 @@
+import { WhittleError } from '../errors'
+import { toHalves } from '../model/half'
+import { ValueInfo } from '../model/types'
+import type { Model } from '../model/model'
+import { Session, type RunOptions, type TapFunction } from '../session'
+import type { Tensor } from '../tensor'
+import type { Inputs } from './calibration'
+
+type Threads = { readonly threads?: number }
+
+/**
+ * @internal A model that is run to look at its values. Nodes that sessions have no kernel for run in onnxruntime-node, where that is
+ * installed, so that every model that some runtime takes can be calibrated on.
+ */
+export class Runner {
+  readonly #model: Model
+  readonly #names: readonly string[]
+  readonly #threads: Threads
+  readonly #taps: (readonly [readonly string[], TapFunction])[] = []
+  #session: Session
+  #whole: boolean
+  #told = false
+
+  private constructor(model: Model, names: readonly string[], threads: Threads, session: Session, whole: boolean) {
+    this.#model = model
+    this.#names = names
+    this.#threads = threads
+    this.#session = session
+    this.#whole = whole
+  }
+
+  /**
+   * @param names values that will be fetched or tapped, beside the outputs
+   * @throws {WhittleError} as `Session.create`; `ERR_UNSUPPORTED_OP` says what onnxruntime-node would help
+   */
+  static async create(model: Model, names: readonly string[] = [], threads: Threads = {}): Promise<Runner> {
+    try {
+      return new Runner(model, names, threads, await Session.create(model, threads), true)
+    } catch (error) {
+      return new Runner(model, names, threads, await withFallback(error, model, names, threads), false)
+    }
+  }
+
+  /** As `Session.tap`. */
+  tap(names: readonly string[], look: TapFunction): void {
+    const told: TapFunction = (view, name) => {
+      this.#told = true
+      return look(view, name)
+    }
+    this.#taps.push([names, told])
+    this.#session.tap(names, told)
+  }
+
+  /**
+   * As `Session.run`, but float32 values also go where a step made an input float16. What a session cannot do may show only now,
+   * where shapes hang on the inputs.
+   */
+  async run(given: Inputs, options: RunOptions = {}): Promise<Record<string, Tensor>> {
+    const inputs = this.#halved(given)
+    const asked = { fetch: this.#model.graph.outputs.map((o) => o.name), ...options }
+    try {
+      return await this.#session.run(inputs, asked)
+    } catch (error) {
+      // A second run would tell taps what they heard already.
+      if (!this.#whole || this.#told) throw error
+      const session = await withFallback(error, this.#model, this.#names, this.#threads)
+      this.#session.dispose()
+      this.#session = session
+      this.#whole = false
+      for (const [names, look] of this.#taps) session.tap(names, look)
+      return await session.run(inputs, asked)
+    }
+  }
+
+  #halved(inputs: Inputs): Inputs {
+    const names = this.#model.graph.inputs.filter((i) => i.type === 'float16').map((i) => i.name)
+    const made = names.flatMap((name) => {
+      const value = inputs[name]
+      if (value === undefined || ArrayBuffer.isView(value) || value.type !== 'float32') return []
+      return [[name, { type: 'float16', dims: value.dims, data: toHalves(value.data as Float32Array) }] as const]
+    })
+    return made.length > 0 ? { ...inputs, ...Object.fromEntries(made) } : inputs
+  }
+
+  dispose(): void {
+    this.#session.dispose()
+  }
+}
+
+async function withFallback(
+  error: unknown,
+  model: Model,
+  names: readonly string[],
+  threads: Threads,
+): Promise<Session> {
+  if (!(error instanceof WhittleError) || error.code !== 'ERR_UNSUPPORTED_OP') throw error
+  const open = model.clone()
+  const { graph } = open
+  // What lies between two nodes there can only be had as an output.
+  const inner = [...new Set(names)].filter((name) => graph.producer(name) && !graph.isOutput(name))
+  graph.outputs = [...graph.outputs, ...inner.map((name) => new ValueInfo(name, 'undefined', null, 'unknown'))]
+  try {
+    return await Session.create(open, { ...threads, fallback: 'onnxruntime' })
+  } catch (cause) {
+    if (!(cause instanceof WhittleError) || cause.code !== 'ERR_DEVICE') throw cause
+    const { parameter, message } = error
+    throw new WhittleError(
+      'ERR_UNSUPPORTED_OP',
+      parameter,
+      `${message}; calibration would run it in onnxruntime-node (npm install onnxruntime-node), which cannot be loaded`,
+      { cause },
+    )
+  }
+}
