@@ -13,6 +13,7 @@ import { planSteps } from './auto'
 import { settle, type Built } from './backoff'
 import { Calibration, type CalibrationData } from './calibration'
 import { checkMeasurable, measure, type Evaluate } from './gate'
+import { narrow, widen } from './half/widen'
 import { passOf, type ResolvedStep } from './passes'
 import { Run, type Progress } from './progress'
 import { resolveLimits, resolveRecipe, type AutoRecipe, type Limits, type Preset, type Recipe } from './recipe'
@@ -93,6 +94,7 @@ export async function compress(
         : undefined
     const base = original.clone()
     foldConstantNodes(base)
+    const halves = widen(base)
     const build = async (chosen: readonly ResolvedStep[], spared: ReadonlySet<string>): Promise<Built> => {
       const model = base.clone()
       const context = { run, calibration, spared, judge, original: base, memory: { keep: new KeepBudget(), scratch: new Scratch() } }
@@ -103,6 +105,7 @@ export async function compress(
         steps.push({ step: step.step, summary, seconds: secondsSince(began), layers })
       }
       model.graph.removeDeadInitializers()
+      narrow(model, halves)
       model.check()
       const size = sizeOfModel(model)
       return { model, steps, size: container === 'whittle' ? { ...size, bytes: await model.packedLength(signal) } : size }

@@ -1,13 +1,19 @@
+import { createHash } from 'node:crypto'
+
 import { WhittleError } from '../../errors'
 import { Graph, graphsOf, Initializer, ValueInfo, type Node } from '../../model/graph'
 import { Model } from '../../model/model'
 import type { Shapes } from '../../model/ops/infer'
+import { ownerOf } from '../../model/weights'
 import { Session } from '../../session'
 import { bitsOf, isDataType, sizeOf, type Tensor } from '../../tensor'
 
 /** A result may be this much larger than what it is made of, or this small. */
 const kGrowth = 1
 const kSmall = 64 << 10
+
+/** From this size on results of branches are looked for in other branches. */
+const kShared = 1 << 10
 
 /** How weights are stored is not undone, and chance is not a constant. */
 const kKept = new Set(
@@ -33,13 +39,25 @@ function constantNodes(graph: Graph, shapes: Shapes): Node[] {
     if (!given.every((i) => made.has(i) || (graph.constant(i) && !isReplaceable(graph, i)))) continue
     // 8- and 4-bit weights become float by Cast or a table of pairs: that is a storage.
     if (node.is('Cast', 'Gather') && given.some((i) => isCodes(graph.constant(i)))) continue
-    const before = given.reduce((sum, i) => sum + bytesOf(shapes, graph, i), 0)
+    const before = given.reduce((sum, i) => sum + (stays(graph, i) ? 0 : bytesOf(shapes, graph, i)), 0)
     const after = node.outputs.reduce((sum, o) => sum + (o ? bytesOf(shapes, graph, o) : 0), 0)
     if (!(after <= Math.max(kSmall, before * kGrowth))) continue
     nodes.push(node)
     for (const o of node.outputs) if (o) made.add(o)
   }
   return nodes
+}
+
+/** Whether a constant is needed all the same, by a node that is not computed from constants. */
+function stays(graph: Graph, name: string): boolean {
+  const owner = ownerOf(graph, name)
+  if (!owner || owner.initializers.get(name)!.byteLength <= kSmall) return false
+  if (owner.isOutput(name)) return true
+  let others = false
+  owner.walk((n, inner) => {
+    if (n.inputs.includes(name) && !n.inputs.every((i) => !i || inner.constant(i)) && ownerOf(inner, name) === owner) others = true
+  })
+  return others
 }
 
 function isReplaceable(graph: Graph, name: string): boolean {
@@ -58,6 +76,7 @@ function isCodes(c: Initializer | undefined): boolean {
  */
 export async function foldConstants(model: Model, shapes: Shapes): Promise<number> {
   let count = 0
+  const shared = new Map<string, string>()
   for (const graph of model.graph.graphs()) {
     const nodes = constantNodes(graph, shapes)
     if (nodes.length === 0) continue
@@ -70,10 +89,24 @@ export async function foldConstants(model: Model, shapes: Shapes): Promise<numbe
     const replaced = nodes.filter((n) => n.outputs.every((o) => !o || !graph.isOutput(o)))
     const out = new Set(replaced.filter((n) => n.outputs.every((o) => !o || ready.has(o) || graph.users(o).every((u) => gone.has(u)))))
     graph.setNodes(graph.nodes.filter((n) => !out.has(n)))
-    for (const n of out) for (const o of n.outputs) if (ready.has(o)) graph.addInitializer(Initializer.from(o, results.get(o) as Tensor))
+    for (const n of out) for (const o of n.outputs) if (ready.has(o)) place(model.graph, graph, Initializer.from(o, results.get(o) as Tensor), shared)
     count += out.size
   }
   return count
+}
+
+/** Puts what a branch computes where all can read it, once: branches compute the same of what is around them. */
+function place(root: Graph, graph: Graph, made: Initializer, shared: Map<string, string>): void {
+  if (graph === root || made.byteLength < kShared) return void graph.addInitializer(made)
+  const key = `${made.type} ${made.dims.join('x')} ${createHash('sha256').update(made.source.readSync(0, made.byteLength)).digest('hex')}`
+  let name = shared.get(key)
+  if (name === undefined) {
+    name = root.uniqueName(made.name)
+    root.addInitializer(made.renamed(name))
+    shared.set(key, name)
+  }
+  graph.replaceUses(made.name, name)
+  graph.valueInfo.delete(made.name)
 }
 
 async function compute(model: Model, home: Graph, nodes: readonly Node[], wanted: readonly string[]): Promise<Map<string, Tensor> | undefined> {

@@ -3,7 +3,7 @@ import { weights } from '../../model/weights'
 import { count, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { boolean, fail, finite, integer, oneOf, options } from '../../validate'
-import { parseSelector, type LayerSelector, type Layers } from '../selectors'
+import { parseSelector, selects, type LayerSelector, type Layers } from '../selectors'
 import type { TensorLike } from '../../tensor'
 import { removeUnits } from '../structure/apply'
 import { Gradients } from '../structure/gradients'
@@ -155,6 +155,11 @@ async function applyStructured(model: Model, step: ResolvedStructured, context: 
     const reason = done.reasons.get(base.weight)
     return reason ? [{ ...base, action: 'kept', reason, bytesAfter: base.bytesBefore }] : []
   })
+  // What is coupled to what is only followed through the outermost graph.
+  for (const w of weights(original.graph)) {
+    const base = describeWeight(w)
+    if (w.graph !== original.graph && selects(step.layers, base, 0)) layers.push({ ...base, action: 'kept', reason: 'it lies in a branch or a loop', bytesAfter: base.bytesBefore })
+  }
   const [macs, after] = done.macs
   const how = [step.merge ? 'merged' : step.criterion, step.search === 'netadapt' ? `netadapt, ${done.rounds?.length} rounds` : step.scope].join(', ')
   const summary =
