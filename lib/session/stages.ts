@@ -3,6 +3,7 @@ import { Model, reads, type Graph, type Node } from '../model'
 import { hold } from '../async'
 import { native } from '../native'
 import { allocate, sizeOf, viewAs, type Tensor } from '../tensor'
+import { outputsFor } from './again'
 import type { Folded } from './fold'
 import { hasHost, hostOf, type Foreign, type HostRun, type Inner } from './hosts'
 import { knownTensor } from './lowering'
@@ -77,6 +78,11 @@ export class Stage {
     this.#session = session
     this.#constants = constants
     this.#contents = new Set(contents)
+  }
+
+  /** Whether plans depend on what inputs hold. */
+  get looks(): boolean {
+    return this.#contents.size > 0
   }
 
   /** `known`: all values that are there; a tensor without data is only good where its content does not matter. */
@@ -263,6 +269,8 @@ export interface NativeCall {
   readonly plan: Plan
   readonly inputs: readonly Tensor[]
   readonly outputs: readonly Tensor[]
+  /** whether it is all that a run with inputs of these types and dims does, whatever they hold */
+  readonly whole?: boolean
   /** where taps cut the plan: steps [from, to) over working memory that lives from cut to cut */
   readonly part?: { readonly arena: Uint8Array; readonly from: number; readonly to: number; readonly last: boolean; readonly times: { all?: Float64Array } }
 }
@@ -302,12 +310,12 @@ export function* execute(
     const { plan } = action
     yield* tell(action.told)
     if (plan) {
-      const outputs = plan.outputs.map((o): Tensor => ({ type: o.type, dims: [...o.dims], data: allocate(o.type, sizeOf(o.dims)) }))
+      const outputs = outputsFor(plan)
       const inputs = plan.inputs.map((name) => known.get(name) as Tensor)
       if (plan.taps.length > 0) {
         yield* inParts(plan, inputs, outputs, stage)
         waiting = waiting.filter((name) => !plan.taps.some((t) => t.name === name))
-      } else yield { plan, inputs, outputs }
+      } else yield { plan, inputs, outputs, whole: at === stage && !action.next && action.hosts.length === 0 && taps.length === 0 && !at.looks }
       plan.outputs.forEach((o, i) => known.set(o.name, outputs[i] as Tensor))
     }
     for (const { node, run } of action.hosts) {
