@@ -1,9 +1,9 @@
 // Elementwise arithmetic on float32: short programs, evaluated strip by strip in L1, so that a chain of operations reads
 // and writes memory once.
 //
-// Numbers: each operation rounds once for itself; exp and what is made of it (sigmoid, tanh, silu, gelu, elu, softplus)
-// stays within kActivationError of the exact value on SIMD variants, scalar rounds once from double. min and max pass a
-// NaN of either operand on.
+// Numbers: each operation rounds once for itself; exp and what is made of it (sigmoid, tanh, elu, softplus) stays within
+// kActivationError of the exact value on SIMD variants, silu and gelu within what core/activation.h says, scalar rounds
+// once from double. min and max pass a NaN of either operand on.
 #pragma once
 #include <stdint.h>
 

@@ -17,6 +17,8 @@ static inline vf v_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
 static inline vf v_max(vf a, vf x) { return _mm256_max_ps(a, x); }
 static inline vf v_min(vf a, vf x) { return _mm256_min_ps(a, x); }
 static inline vf v_abs(vf x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+// |x|, or limit where that is less; either where x is NaN
+static inline vf v_within(vf limit, vf x) { return _mm256_min_ps(limit, v_abs(x)); }
 static inline vf v_copysign(vf x, vf s) { return _mm256_or_ps(v_abs(x), _mm256_and_ps(s, _mm256_set1_ps(-0.0f))); }
 static inline vf v_round(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // Two factors, so that results below the normal range round once and n = 128 does not overflow early.
@@ -30,6 +32,8 @@ static inline vf v_ldexp(vf x, vf n) {
 static inline vf v_raise(vf x, vf count) {
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(count), 23)));
 }
+// 2^n, where count = 1.5 * 2^23 + 127 + n and -127 <= n <= 0; 0 for -127
+static inline vf v_power(vf count) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(count), 23)); }
 // 1 / x to 5 %, the same number everywhere; x > 0
 static inline vf v_seed(vf x) { return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_set1_epi32(0x7ef31000), _mm256_castps_si256(x))); }
 static inline vm v_less(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }

@@ -20,6 +20,8 @@ static inline vf v_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
 static inline vf v_max(vf a, vf x) { return _mm512_max_ps(a, x); }
 static inline vf v_min(vf a, vf x) { return _mm512_min_ps(a, x); }
 static inline vf v_abs(vf x) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), x); }
+// |x|, or limit where that is less; either where x is NaN
+static inline vf v_within(vf limit, vf x) { return _mm512_range_ps(x, limit, 0x0a); }
 static inline vf v_copysign(vf x, vf s) { return _mm512_or_ps(v_abs(x), _mm512_and_ps(s, _mm512_set1_ps(-0.0f))); }
 static inline vf v_round(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline vf v_ldexp(vf x, vf n) { return _mm512_scalef_ps(x, n); }
@@ -27,6 +29,8 @@ static inline vf v_ldexp(vf x, vf n) { return _mm512_scalef_ps(x, n); }
 static inline vf v_raise(vf x, vf count) {
   return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_castps_si512(count), 23)));
 }
+// 2^n, where count = 1.5 * 2^23 + 127 + n and -127 <= n <= 0; 0 for -127
+static inline vf v_power(vf count) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(count), 23)); }
 // 1 / x to 5 %, the same number everywhere; x > 0
 static inline vf v_seed(vf x) { return _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_set1_epi32(0x7ef31000), _mm512_castps_si512(x))); }
 static inline vm v_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }

@@ -18,6 +18,8 @@ static inline vf v_fnma(vf a, vf b, vf c) { return vfmsq_f32(c, a, b); }
 static inline vf v_max(vf a, vf x) { return vbslq_f32(vcgtq_f32(a, x), a, x); }
 static inline vf v_min(vf a, vf x) { return vbslq_f32(vcltq_f32(a, x), a, x); }
 static inline vf v_abs(vf x) { return vabsq_f32(x); }
+// |x|, or limit where that is less; either where x is NaN
+static inline vf v_within(vf limit, vf x) { return vminq_f32(limit, vabsq_f32(x)); }
 static inline vf v_copysign(vf x, vf s) { return vbslq_f32(vdupq_n_u32(0x80000000u), s, x); }
 static inline vf v_round(vf x) { return vrndnq_f32(x); }
 static inline vf v_ldexp(vf x, vf n) {
@@ -30,6 +32,8 @@ static inline vf v_ldexp(vf x, vf n) {
 static inline vf v_raise(vf x, vf count) {
   return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), vshlq_n_s32(vreinterpretq_s32_f32(count), 23)));
 }
+// 2^n, where count = 1.5 * 2^23 + 127 + n and -127 <= n <= 0; 0 for -127
+static inline vf v_power(vf count) { return vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(count), 23)); }
 // 1 / x to 5 %, the same number everywhere; x > 0
 static inline vf v_seed(vf x) { return vreinterpretq_f32_s32(vsubq_s32(vdupq_n_s32(0x7ef31000), vreinterpretq_s32_f32(x))); }
 static inline vm v_less(vf a, vf b) { return vcltq_f32(a, b); }

@@ -29,6 +29,8 @@ static inline vf v_fnma(vf a, vf b, vf c) { return fmaf(-a, b, c); }
 static inline vf v_max(vf a, vf x) { return a > x ? a : x; }
 static inline vf v_min(vf a, vf x) { return a < x ? a : x; }
 static inline vf v_abs(vf x) { return v_of_bits(v_bits(x) & 0x7fffffff); }
+// |x|, or limit where that is less; either where x is NaN
+static inline vf v_within(vf limit, vf x) { return v_min(limit, v_abs(x)); }
 static inline vf v_copysign(vf x, vf s) { return v_of_bits((v_bits(x) & 0x7fffffff) | (v_bits(s) & INT32_MIN)); }
 // Half to even, for |x| < 2^22.
 static inline vf v_round(vf x) { return (x + 12582912.0f) - 12582912.0f; }
@@ -40,6 +42,8 @@ static inline vf v_ldexp(vf x, vf n) {
 static inline vf v_scale(vf x, vf n) { return v_ldexp(x, n); }
 // x * 2^n for a normal result, where count = 1.5 * 2^23 + n
 static inline vf v_raise(vf x, vf count) { return v_of_bits((int32_t)((uint32_t)v_bits(x) + ((uint32_t)v_bits(count) << 23))); }
+// 2^n, where count = 1.5 * 2^23 + 127 + n and -127 <= n <= 0; 0 for -127
+static inline vf v_power(vf count) { return v_of_bits((int32_t)((uint32_t)v_bits(count) << 23)); }
 // 1 / x to 5 %, the same number everywhere; x > 0
 static inline vf v_seed(vf x) { return v_of_bits(0x7ef31000 - v_bits(x)); }
 static inline vm v_less(vf a, vf b) { return a < b; }

@@ -4,7 +4,8 @@ import { fail, finite } from '../validate'
 /**
  * What a product applies to its result: `hardswish` is x·clip(x+3, 0, 6)/6 (ONNX, torch), `gelu` is exact, `gelu_tanh`
  * torch's tanh approximation, `silu` x·sigmoid(x), and `{ clip: [lo, hi] }` clips to bounds of your own (either may be
- * infinite). NaN gives NaN; gelu, silu and hardswish of −∞ give −0.
+ * infinite). NaN gives NaN; gelu, silu and hardswish of −∞ give −0. Of the float x that they are given, sigmoid and tanh
+ * are within 6·2⁻²³ of their value, silu and the gelus within 2⁻²²·max(1, |x|) and 2⁻²¹·|x|.
  */
 export type Activation =
   | 'none'

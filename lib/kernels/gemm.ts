@@ -321,7 +321,7 @@ function packedOptions(given: unknown): unknown {
  * as in numpy. The result is […, M, N]. Empty dimensions are allowed; K = 0 gives beta·c + bias.
  *
  * The error of an element is at most γ(K+4)·(|alpha|·Σ|a||b| + |beta·c| + |bias|) with γ(n) = n·2⁻²⁴/(1 − n·2⁻²⁴), then
- * the activation's few units in the last place. Results depend on the CPU variant and the shape, not on the number of
+ * the activation's own ({@link Activation}). Results depend on the CPU variant and the shape, not on the number of
  * threads. NaN and infinities follow IEEE arithmetic: 0·∞ is NaN, and beta = 0 ignores what `c` or `out` hold.
  *
  * @param a float32 tensor of rank ≥ 2, or a Float32Array with `aDims`

@@ -368,7 +368,7 @@ function answer(status: number, p: Prepared, xZero: number, xScale: number, sign
  * The product of sparse weights and dense activations: `activation(W·x + bias)`, see `layout` for what lies where.
  *
  * Float values: float32 activations and result. Each element's error is at most γ(z+4)·(Σ|w||x| + |bias|) with z the
- * stored values of its row and γ(n) = n·2⁻²⁴/(1 − n·2⁻²⁴), then the activation's few units in the last place. NaN and
+ * stored values of its row and γ(n) = n·2⁻²⁴/(1 − n·2⁻²⁴), then the activation's own ({@link Activation}). NaN and
  * infinities in `x` meet stored values only: zeros that were left out do not turn them into NaN, zeros inside stored blocks
  * and n:m groups do. The result depends on CPU variant, format and shape, never on the number of threads.
  *
