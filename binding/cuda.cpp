@@ -295,6 +295,53 @@ struct CudaPackInt8 {
   }
 };
 
+// (numbers, from, to)
+struct CudaCopy {
+  int32_t device;
+  int64_t bytes;
+  DeviceUse from, to;
+  bool parse(Args& args) {
+    Numbers n(args, 2);
+    n >> device >> bytes;
+    return args.ok() && from.read(args, device, bytes) && to.read(args, device, bytes);
+  }
+  WhittleStatus run() { return remember_device_error(cuda().backend->copy(device, to.as<void>(), from.as<void>(), bytes)); }
+};
+
+// (numbers, a, u?, s, v?, result), the result as binding/svd.cpp has it
+struct CudaSvdCall {
+  int32_t device;
+  CudaSvd p;
+  double* result;
+  DeviceUse a, u, s, v;
+  bool parse(Args& args) {
+    Numbers n(args, 14);
+    int32_t method = 0;
+    n >> device >> p.batch >> p.m >> p.n >> p.vectors >> method >> p.max_rank >> p.energy >> p.tolerance >> p.iterations >> p.oversampling >>
+        p.seed >> p.wide >> p.factors;
+    p.method = method == 1 ? kSvdRandomized : kSvdFull;
+    if (!args.ok() || p.batch < 1 || p.m < 1 || p.n < 1 || p.max_rank < 1 || p.max_rank > p.m || p.max_rank > p.n || (p.factors && p.batch > 1))
+      return false;
+    const int64_t size = p.wide ? 8 : 4, side = p.batch * p.max_rank * size;
+    if (!a.read(args, device, p.batch * p.m * p.n * size) || !u.read(args, device, side * p.m, !p.vectors) || !s.read(args, device, side) ||
+        !v.read(args, device, side * p.n, !p.vectors))
+      return false;
+    p.a = a.as<void>();
+    p.u = u.as<void>();
+    p.s = s.as<void>();
+    p.v = v.as<void>();
+    result = args.array<double>(7);
+    return args.ok();
+  }
+  WhittleStatus run() {
+    SvdOutcome o;
+    const WhittleStatus status = remember_device_error(cuda().backend->svd(device, p, &o));
+    const double all[] = {static_cast<double>(o.rank), o.error, o.norm, o.improvement, static_cast<double>(o.iterations), o.converged ? 1.0 : 0.0, o.full ? 1.0 : 0.0};
+    for (int i = 0; i < 7; i++) result[i] = all[i];
+    return status;
+  }
+};
+
 }  // namespace
 
 void init_cuda(napi_env env, napi_value exports) {
@@ -308,6 +355,8 @@ void init_cuda(napi_env env, napi_value exports) {
   expose<CudaGemmCall>(env, exports, "cudaGemm", "cudaGemmAsync");
   expose<CudaGemmInt8>(env, exports, "cudaGemmInt8", "cudaGemmInt8Async");
   expose<CudaPackInt8>(env, exports, "cudaPackInt8", "cudaPackInt8Async");
+  expose<CudaCopy>(env, exports, "cudaCopy", "cudaCopyAsync");
+  expose<CudaSvdCall>(env, exports, "cudaSvd", "cudaSvdAsync");
   expose<CudaLoss<Loss::cross_entropy>>(env, exports, "cudaCrossEntropy", "cudaCrossEntropyAsync");
   expose<CudaLoss<Loss::kl>>(env, exports, "cudaKl", "cudaKlAsync");
   expose<CudaLoss<Loss::js>>(env, exports, "cudaJs", "cudaJsAsync");

@@ -14,11 +14,12 @@
 #include "core/quantize.h"
 #include "core/select.h"
 #include "core/status.h"
+#include "core/svd_solve.h"
 
 namespace whittle {
 
 // Raised by any change of this header or of a struct that it passes on.
-constexpr uint32_t kCudaContract = 4;
+constexpr uint32_t kCudaContract = 5;
 
 // Why nothing can run. The names cross into lib/kernels/devices.ts.
 enum CudaState : int32_t {
@@ -65,6 +66,13 @@ struct CudaGemm {
 inline int64_t cuda_int8_rows(int64_t n) { return (n + 3) / 4 * 4; }
 inline int64_t cuda_int8_row(int64_t k) { return (k + 15) / 16 * 16; }
 
+// A decomposition as svd_solve() of core/svd_solve.h has it, with `u` and `v` of outcome.rank columns also in a stack, out of
+// room for max_rank, and no `spectrum`.
+struct CudaSvd : SvdProblem {
+  bool factors = false;  // u diag(s)^1/2, m x rank, and diag(s)^1/2 v^T, rank x n, in place of u and v; one matrix
+  int64_t large = 0;     // the shorter side from which the method for large matrices serves; 0: the library's own choice
+};
+
 struct CudaBackend {
   uint32_t contract, bytes;  // kCudaContract, sizeof(CudaBackend)
   bool emulated;             // compiled for this CPU, for tests
@@ -80,6 +88,8 @@ struct CudaBackend {
   // `from` and `to` respectively are host memory.
   WhittleStatus (*upload)(int32_t device, void* to, const void* from, int64_t bytes);
   WhittleStatus (*download)(int32_t device, void* to, const void* from, int64_t bytes);
+  // Both lie on the device and do not overlap.
+  WhittleStatus (*copy)(int32_t device, void* to, const void* from, int64_t bytes);
 
   // As quantize() and dequantize() of core/quantize.h; rule is host memory or null, and with it zero is not null. At most 2^31 - 1 elements here and below.
   WhittleStatus (*quantize)(int32_t device, const void* x, FloatType type, const QuantizeShape& shape, const QuantizeRule* rule,
@@ -111,6 +121,10 @@ struct CudaBackend {
   // data: cuda_int8_rows(n) * cuda_int8_row(k) bytes, sums: cuda_int8_rows(n), of the signed bytes.
   WhittleStatus (*pack_int8)(int32_t device, const uint8_t* w, bool is_unsigned, bool transposed, int64_t k, int64_t n, int8_t* data,
                              int32_t* sums);
+
+  // Needs cuSOLVER and cuBLASLt: WHITTLE_DEVICE where they cannot be had, or where no method of theirs gives factors that make
+  // up the matrix again; WHITTLE_RANGE where a value leaves the type. `outcome` is host memory.
+  WhittleStatus (*svd)(int32_t device, const CudaSvd& problem, SvdOutcome* outcome);
 };
 
 // The one symbol that the library exports under this name.

@@ -158,6 +158,10 @@ WhittleStatus download(int32_t index, void* to, const void* from, int64_t bytes)
   return copy(index, to, from, bytes, cudaMemcpyDeviceToHost);
 }
 
+WhittleStatus copy_within(int32_t index, void* to, const void* from, int64_t bytes) {
+  return copy(index, to, from, bytes, cudaMemcpyDeviceToDevice);
+}
+
 }  // namespace
 
 Work::Work(int32_t device) : device_(device) {
@@ -183,6 +187,10 @@ void Work::check(cudaError_t e) {
   if (status_ == WHITTLE_OK) status_ = status_of(device_, e);
 }
 
+void Work::refuse_memory() {
+  if (status_ == WHITTLE_OK) status_ = WHITTLE_OUT_OF_MEMORY;
+}
+
 void Work::refuse(const char* words) {
   if (status_ == WHITTLE_OK) status_ = failed(device_, words);
 }
@@ -199,8 +207,30 @@ void* Work::take(int64_t bytes) {
   return pieces_[count_++] = p;
 }
 
+void* Work::workspace(int64_t bytes) {
+  if (shared_ < 0 || bytes > shared_bytes_) {
+    if (!take(bytes)) return nullptr;
+    shared_ = count_ - 1;
+    shared_bytes_ = bytes;
+  }
+  return status_ == WHITTLE_OK ? pieces_[shared_] : nullptr;
+}
+
+void Work::release_to(int mark) {
+  if (shared_ >= mark) shared_ = -1;
+  while (count_ > mark) free_memory(devices()[device_], pieces_[--count_]);
+}
+
 void Work::fill(void* memory, int value, int64_t bytes) {
   if (status_ == WHITTLE_OK && bytes > 0) check(cudaMemsetAsync(memory, value, static_cast<size_t>(bytes), stream_));
+}
+
+void Work::send(void* memory, const void* host, int64_t bytes) {
+  if (status_ == WHITTLE_OK && bytes > 0) check(cudaMemcpyAsync(memory, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_));
+}
+
+void Work::copy(void* to, const void* from, int64_t bytes) {
+  if (status_ == WHITTLE_OK && bytes > 0) check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream_));
 }
 
 void Work::fetch(void* host, const void* memory, int64_t bytes) {
@@ -232,7 +262,7 @@ extern "C" WHITTLE_EXPORT const whittle::CudaBackend* whittle_cuda() {
     CudaBackend b = {};
     b.contract = kCudaContract;
     b.bytes = sizeof b;
-#if !defined(__CUDACC__)
+#if !defined(__CUDACC__) && !defined(WHITTLE_CUDA_HOST)
     b.emulated = true;
 #endif
     b.probe = probe;
@@ -242,6 +272,7 @@ extern "C" WHITTLE_EXPORT const whittle::CudaBackend* whittle_cuda() {
     b.release = release;
     b.upload = upload;
     b.download = download;
+    b.copy = copy_within;
     b.quantize = cuda_quantize;
     b.dequantize = cuda_dequantize;
     b.scores = cuda_scores;
@@ -255,6 +286,7 @@ extern "C" WHITTLE_EXPORT const whittle::CudaBackend* whittle_cuda() {
     b.gemm = cuda_gemm;
     b.gemm_int8 = cuda_gemm_int8;
     b.pack_int8 = cuda_pack_int8;
+    b.svd = cuda_svd;
     return b;
   }();
   return &backend;

@@ -21,11 +21,17 @@ class Work {
   Work(const Work&) = delete;
   Work& operator=(const Work&) = delete;
 
-  // Scratch for `count` of T, not initialized; null once something failed. At most kPieces a call.
+  // Scratch for `count` of T, not initialized; null once something failed. At most kPieces at a time.
   template <class T>
   T* scratch(int64_t count) {
     return static_cast<T*>(take(count * static_cast<int64_t>(sizeof(T))));
   }
+  // Scratch of at least so many bytes for a library's call, which the next such call gets again: it is of use in the order of
+  // the stream only.
+  void* workspace(int64_t bytes);
+  // Gives back the scratch that was taken since mark(), in the order of the stream.
+  int mark() const { return count_; }
+  void release_to(int mark);
   // Device memory, 0 at first: bits of Flag.
   int* flags() { return flags_; }
 
@@ -34,23 +40,28 @@ class Work {
     if (status_ == WHITTLE_OK) check(whittle::launch(stream_, grid, block, kernel, arguments...));
   }
   void fill(void* memory, int value, int64_t bytes);
+  // From host memory, which stays until finish() has answered.
+  void send(void* memory, const void* host, int64_t bytes);
+  void copy(void* to, const void* from, int64_t bytes);
   // To host memory, there once finish() has answered.
   void fetch(void* host, const void* memory, int64_t bytes);
 
-  // Ends the operation with WHITTLE_DEVICE and these words.
+  // Ends the operation with WHITTLE_DEVICE and these words, or for want of memory.
   void refuse(const char* words);
+  void refuse_memory();
   // Takes in what a library's call on the stream came to.
   void check(cudaError_t e);
   bool good() const { return status_ == WHITTLE_OK; }
   int32_t device() const { return device_; }
   cudaStream_t stream() const { return stream_; }
 
-  // Waits. Then flags say what kernels found; the first of range, label and finiteness that is raised is the answer.
+  // Waits. Then flags say what kernels found; the first of range, label and finiteness that is raised is the answer. What
+  // follows may go on after WHITTLE_OK.
   WhittleStatus finish();
   bool raised(Flag flag) const { return seen_ & flag; }
 
  private:
-  static constexpr int kPieces = 12;
+  static constexpr int kPieces = 40;
   void* take(int64_t bytes);
 
   cudaStream_t stream_ = nullptr;
@@ -60,6 +71,8 @@ class Work {
   WhittleStatus status_ = WHITTLE_OK;
   void* pieces_[kPieces];
   int count_ = 0;
+  int shared_ = -1;  // the piece that workspace() answers
+  int64_t shared_bytes_ = 0;
 };
 
 // The operations, by file.
@@ -78,6 +91,7 @@ WhittleStatus cuda_kl(int32_t device, const LogitLoss& loss);
 WhittleStatus cuda_js(int32_t device, const LogitLoss& loss);
 WhittleStatus cuda_gemm(int32_t device, const CudaGemm& gemm);
 WhittleStatus cuda_gemm_int8(int32_t device, const GemmInt8Args& args, int32_t* fault);
+WhittleStatus cuda_svd(int32_t device, const CudaSvd& problem, SvdOutcome* outcome);
 WhittleStatus cuda_pack_int8(int32_t device, const uint8_t* w, bool is_unsigned, bool transposed, int64_t k, int64_t n, int8_t* data,
                              int32_t* sums);
 

@@ -3,15 +3,14 @@
 #include "cuda/cublaslt.h"
 
 #include <dlfcn.h>
-#include <glob.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <map>
 #include <mutex>
-#include <string>
 #include <tuple>
+
+#include "cuda/library.h"
 
 namespace whittle {
 
@@ -44,7 +43,7 @@ struct Choice {
   size_t workspace = 0;
 };
 
-typedef std::tuple<bool, int, int, bool, bool, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, int64_t, int64_t, int32_t> Key;
+typedef std::tuple<int, int, int, bool, bool, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, int64_t, int64_t, int32_t> Key;
 
 struct Lt {
 #define X(name) decltype(&::name) name = nullptr;
@@ -57,9 +56,7 @@ struct Lt {
   std::map<Key, Choice> choices;
 };
 
-bool try_open(Lt* lt, const char* path, int flags) {
-  void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL | flags);
-  if (!library) return false;
+bool take_functions(Lt* lt, void* library, const char* path) {
 #define X(name)                                                        \
   lt->name = reinterpret_cast<decltype(&::name)>(dlsym(library, #name)); \
   if (!lt->name) {                                                     \
@@ -68,48 +65,18 @@ bool try_open(Lt* lt, const char* path, int flags) {
   }
   WHITTLE_CUBLASLT_FUNCTIONS(X)
 #undef X
-  return lt->open = true;
-}
-
-// The files that match, the last first: versions sort upwards.
-bool try_files(Lt* lt, const std::string& pattern) {
-  glob_t found = {};
-  bool opened = false;
-  if (glob(pattern.c_str(), 0, nullptr, &found) == 0)
-    for (size_t i = found.gl_pathc; i-- > 0 && !opened;) opened = try_open(lt, found.gl_pathv[i], 0);
-  globfree(&found);
-  return opened;
+  return true;
 }
 
 #define WHITTLE_TEXT_OF(x) #x
 #define WHITTLE_TEXT(x) WHITTLE_TEXT_OF(x)
-constexpr const char* kName = "libcublasLt.so." WHITTLE_TEXT(CUBLAS_VER_MAJOR);
-
-void open_library(Lt* lt) {
-  const char* asked = getenv("WHITTLE_CUBLASLT_LIBRARY");
-  if (asked && *asked) {
-    if (!try_open(lt, asked, 0) && !lt->why[0]) snprintf(lt->why, sizeof lt->why, "WHITTLE_CUBLASLT_LIBRARY cannot be loaded: %s", dlerror());
-    return;
-  }
-  // Already in the process, then wherever the linker looks.
-  if (try_open(lt, kName, RTLD_NOLOAD) || try_open(lt, kName, 0)) return;
-  const auto in = [&](const char* variable, const char* below) {
-    const char* base = getenv(variable);
-    return base && base[0] == '/' && try_files(lt, std::string(base) + below + "/" + kName);
-  };
-  for (const char* toolkit : {"CUDA_PATH", "CUDA_HOME"})
-    if (in(toolkit, "/lib64") || in(toolkit, "/targets/x86_64-linux/lib")) return;
-  if (try_files(lt, std::string("/usr/local/cuda*/lib64/") + kName)) return;
-  const char* wheel = "/lib/python3.*/site-packages/nvidia/cu*/lib";
-  if (in("VIRTUAL_ENV", wheel) || in("CONDA_PREFIX", wheel) || in("HOME", "/.local/lib/python3.*/site-packages/nvidia/cu*/lib")) return;
-  if (!lt->why[0]) snprintf(lt->why, sizeof lt->why, "%s was not found: install a CUDA toolkit, or pip install nvidia-cublas", kName);
-}
+constexpr NvidiaLibrary kLibrary = {"WHITTLE_CUBLASLT_LIBRARY", "libcublasLt.so." WHITTLE_TEXT(CUBLAS_VER_MAJOR), "nvidia-cublas"};
 
 // Never closed.
 Lt& library() {
   static Lt* const lt = [] {
     Lt* made = new Lt;
-    open_library(made);
+    made->open = open_nvidia(kLibrary, [&](void* handle, const char* path) { return take_functions(made, handle, path); }, made->why, sizeof made->why);
     return made;
   }();
   return *lt;
@@ -121,8 +88,10 @@ cudaDataType_t data_type(FloatType t) { return t == kFloat16 ? CUDA_R_16F : t ==
 class Descriptors {
  public:
   Descriptors(const Lt& lt, const LtProduct& p) : lt_(lt) {
-    const cudaDataType_t in = p.integers ? CUDA_R_8I : data_type(p.type), out = p.integers ? CUDA_R_32I : data_type(p.d_type);
-    ok_ = good(lt.cublasLtMatmulDescCreate(&desc, p.integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F, p.integers ? CUDA_R_32I : CUDA_R_32F));
+    const cudaDataType_t in = p.integers ? CUDA_R_8I : p.doubles ? CUDA_R_64F : data_type(p.type);
+    const cudaDataType_t out = p.integers ? CUDA_R_32I : p.doubles ? CUDA_R_64F : data_type(p.d_type);
+    ok_ = good(lt.cublasLtMatmulDescCreate(&desc, p.integers ? CUBLAS_COMPUTE_32I : p.doubles ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
+                                           p.integers ? CUDA_R_32I : p.doubles ? CUDA_R_64F : CUDA_R_32F));
     attribute(CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     attribute(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     if (p.bias) {
@@ -165,7 +134,7 @@ class Descriptors {
   bool ok_ = false;
 };
 
-// The bytes that a pointer and its rows are multiples of, as far as heuristics care.
+// The bytes that a pointer and its columns and matrices are multiples of, as far as heuristics care.
 uint32_t alignment(const void* p, int64_t ld_bytes) {
   const uint64_t bits = reinterpret_cast<uintptr_t>(p) | static_cast<uint64_t>(ld_bytes) | 256;
   return static_cast<uint32_t>(bits & (~bits + 1));
@@ -175,8 +144,10 @@ int candidates(const Lt& lt, cublasLtHandle_t handle, const LtProduct& p, const 
   cublasLtMatmulPreference_t preference = nullptr;
   if (lt.cublasLtMatmulPreferenceCreate(&preference) != CUBLAS_STATUS_SUCCESS) return 0;
   const uint64_t workspace = kWorkspace;
-  const int64_t size = p.integers ? 1 : p.type == kFloat32 ? 4 : 2, out_size = p.integers || p.d_type == kFloat32 ? 4 : 2;
-  const uint32_t of_a = alignment(p.a, p.lda * size), of_b = alignment(p.b, p.ldb * size), of_d = alignment(p.d, p.ldd * out_size);
+  const int64_t size = p.integers ? 1 : p.doubles ? 8 : p.type == kFloat32 ? 4 : 2;
+  const int64_t out_size = p.doubles ? 8 : p.integers || p.d_type == kFloat32 ? 4 : 2;
+  const uint32_t of_a = alignment(p.a, (p.lda | p.a_batch) * size), of_b = alignment(p.b, (p.ldb | p.b_batch) * size);
+  const uint32_t of_d = alignment(p.d, (p.ldd | p.d_batch) * out_size);
   bool ok = true;
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t name, const void* value, size_t bytes) {
     ok = ok && lt.cublasLtMatmulPreferenceSetAttribute(preference, name, value, bytes) == CUBLAS_STATUS_SUCCESS;
@@ -205,8 +176,9 @@ struct Run {
   bool operator()(Work& work, const cublasLtMatmulAlgo_t& algo, size_t bytes, void* workspace) const {
     const int32_t one = 1, none = 0;
     const float alpha = p.alpha, beta = 0;
-    const void* scale = p.integers ? static_cast<const void*>(&one) : &alpha;
-    const void* keep = p.integers ? static_cast<const void*>(&none) : &beta;
+    const double factor = p.alpha, add = p.beta;
+    const void* scale = p.integers ? static_cast<const void*>(&one) : p.doubles ? static_cast<const void*>(&factor) : &alpha;
+    const void* keep = p.integers ? static_cast<const void*>(&none) : p.doubles ? static_cast<const void*>(&add) : &beta;
     return lt.cublasLtMatmul(handle, d.desc, scale, p.a, d.a, p.b, d.b, keep, p.d, d.d, p.d, d.d, &algo, workspace, bytes, work.stream()) ==
            CUBLAS_STATUS_SUCCESS;
   }
@@ -250,7 +222,7 @@ bool lt_product(Work& work, const LtProduct& p, const char** why) {
   *why = lt.why;
   if (!lt.open || !work.good()) return false;
   cublasLtHandle_t handle;
-  const Key key(p.integers, p.type, p.d_type, p.transpose_a, p.transpose_b, p.m, p.n, p.k, p.lda, p.ldb, p.ldd, p.batch, p.bias != nullptr,
+  const Key key(p.integers ? 1 : p.doubles ? 2 : 0, p.type, p.d_type, p.transpose_a, p.transpose_b, p.m, p.n, p.k, p.lda, p.ldb, p.ldd, p.batch, p.bias != nullptr,
                 p.a_batch, p.b_batch, work.device());
   Choice choice;
   bool chosen = false;
@@ -290,7 +262,7 @@ bool lt_product(Work& work, const LtProduct& p, const char** why) {
     lt.choices[key] = choice;
     if (!choice.any) return false;
   }
-  void* workspace = choice.workspace ? work.scratch<char>(static_cast<int64_t>(choice.workspace)) : nullptr;
+  void* workspace = choice.workspace ? work.workspace(static_cast<int64_t>(choice.workspace)) : nullptr;
   if (!work.good()) return false;
   if (run(work, choice.algo, choice.workspace, workspace)) return true;
   *why = "cublasLtMatmul failed";

@@ -12,6 +12,7 @@ namespace whittle {
 // One product, as cuBLASLt has it: column-major d[m][n] = alpha * op(a) * op(b) + bias[m].
 struct LtProduct {
   bool integers;          // signed bytes to 32-bit sums, alpha 1; else floats of `type`, d of `d_type`
+  bool doubles;           // or float64 throughout, `type` and `d_type` ignored
   FloatType type, d_type;
   bool transpose_a, transpose_b;
   int64_t m, n, k;
@@ -19,6 +20,7 @@ struct LtProduct {
   int64_t lda, ldb, ldd;
   int64_t batch, a_batch, b_batch, d_batch;
   float alpha;
+  float beta;             // of what d holds, doubles only: 0 or 1
   const void* bias;       // of d_type, or null
   void* d;
 };

@@ -1,11 +1,12 @@
-// What every .cu file includes, and the only place that knows who compiles it: nvcc, or a C++ compiler for the emulator of
+// What every .cu file includes, and the only place that knows who compiles it: nvcc, a C++ compiler beside it for what holds no
+// kernel (WHITTLE_CUDA_HOST), or one for the emulator of
 // test/cuda, which runs the same kernels on the CPU. Hence no <<<>>>, no bare __shared__, no inline PTX in kernels; what only a GPU has is wrapped here.
 #pragma once
 #include <stdint.h>
 
 #include "core/cuda.h"
 
-#if defined(__CUDACC__)
+#if defined(__CUDACC__) || defined(WHITTLE_CUDA_HOST)
 #include <cuda_runtime.h>
 namespace whittle {
 template <class T>

@@ -52,6 +52,13 @@ const blasOption = () => `-DWHITTLE_CUBLASLT_HEADERS=${blasHeaders() ?? ''}`
 /** The fake library, for the sources' own search. */
 const fakeBlas = () => (blasHeaders() ? path.join(folder('cuda-emulated'), 'fake_cublaslt.so') : '')
 
+/** cuSOLVER: WHITTLE_CUSOLVER may name a folder with include/ and lib/. Nothing needs its header but the check of our own. */
+const cusolver = process.env.WHITTLE_CUSOLVER ? [path.join(process.env.WHITTLE_CUSOLVER, 'include')] : []
+const solverHeaders = () => (blasHeaders() ? folderOf('cusolverDn.h', ...cusolver) : undefined)
+const fakeSolver = () => path.join(folder('cuda-emulated'), 'fake_cusolver.so')
+const headerOptions = () => [blasOption(), `-DWHITTLE_CUSOLVER_HEADERS=${solverHeaders() ?? ''}`]
+const fakes = () => ({ WHITTLE_CUBLASLT_LIBRARY: fakeBlas(), WHITTLE_CUSOLVER_LIBRARY: fakeSolver() })
+
 const launcher = (language) =>
   process.env.CMAKE_CXX_COMPILER_LAUNCHER ? [`-DCMAKE_${language}_COMPILER_LAUNCHER=${process.env.CMAKE_CXX_COMPILER_LAUNCHER}`] : []
 
@@ -102,15 +109,15 @@ function checkNvcc(nvcc) {
   report('nvcc, sm_80 and PTX, no spills', { passed: 3 - bad.length, failed: bad.length, print: bad.join('\n') }, start)
 }
 
-/** Every function of NVIDIA's that the sources name, in NVIDIA's own library. */
-function checkSymbols() {
+/** Every function of NVIDIA's that a source's table names, in NVIDIA's own library. */
+function checkSymbols(stem, source, folders, absent) {
   const start = Date.now()
-  const name = 'symbols of libcublasLt'
-  const found = [...cublas, ...includes()]
+  const name = `symbols of lib${stem}`
+  const found = [...folders, ...includes()]
     .flatMap((f) => ['../lib', '../lib64', '../../lib', '../../../lib64'].map((lib) => path.join(f, lib)))
-    .flatMap((f) => (fs.existsSync(f) ? fs.readdirSync(f).filter((n) => /^libcublasLt\.so\.\d+$/.test(n)).map((n) => path.join(f, n)) : []))[0]
-  if (!found) return withoutBlas(name, 'NVIDIA\'s library is not here (pip install nvidia-cublas --target DIR and WHITTLE_CUBLAS=DIR/nvidia/cu13)')
-  const table = /#define WHITTLE_CUBLASLT_FUNCTIONS[^]*?[^\\]\n/.exec(fs.readFileSync(path.join(root, 'cuda', 'cublaslt.cu'), 'utf8'))?.[0] ?? ''
+    .flatMap((f) => (fs.existsSync(f) ? fs.readdirSync(f).filter((n) => new RegExp(`^lib${stem}\\.so\\.\\d+$`).test(n)).map((n) => path.join(f, n)) : []))[0]
+  if (!found) return absent(name)
+  const table = new RegExp(`#define WHITTLE_${stem.toUpperCase()}_FUNCTIONS[^]*?[^\\\\]\\n`).exec(fs.readFileSync(path.join(root, 'cuda', source), 'utf8'))?.[0] ?? ''
   const used = [...table.matchAll(/X\((\w+)\)/g)].map((m) => m[1])
   const has = new Set(run('nm', ['-D', '--defined-only', found], { maxBuffer: 1 << 28 }).out.split('\n').map((l) => l.split(' ').pop().split('@')[0]))
   const missing = used.filter((f) => !has.has(f))
@@ -118,7 +125,7 @@ function checkSymbols() {
 }
 
 // ASan's own words and TSan's; a broken rule of the emulator ends as a failed row.
-const sanitizers = () => ({ WHITTLE_CUBLASLT_LIBRARY: fakeBlas(), ASAN_OPTIONS: 'detect_leaks=0', TSAN_OPTIONS: 'halt_on_error=1', WHITTLE_CPU: 'scalar', WHITTLE_CUDA: '' })
+const sanitizers = () => ({ ...fakes(), ASAN_OPTIONS: 'detect_leaks=0', TSAN_OPTIONS: 'halt_on_error=1', WHITTLE_CPU: 'scalar', WHITTLE_CUDA: '' })
 
 function rows(name, executable, list, env = sanitizers()) {
   const start = Date.now()
@@ -171,12 +178,12 @@ function checkEmulated(quick, seed) {
   if (!include) return skip('emulator', "NVIDIA's headers are not here: a CUDA toolkit, or pip install nvidia-cuda-runtime nvidia-cuda-crt and WHITTLE_CUDA_HEADERS=<folder>")
   const start = Date.now()
   const tsan = args.includes('--tsan') && !quick
-  const mistakes = kMistakes.filter((m) => (quick ? m.quick : tsan || m.config !== 'tsan') && (m.file !== 'cublaslt' || blasHeaders()))
+  const mistakes = kMistakes.filter((m) => (quick ? m.quick : tsan || m.config !== 'tsan') && (!['cublaslt', 'cusolver', 'svd', 'svd_krylov'].includes(m.file) || blasHeaders()))
   writeMistakes(mistakes)
   const configs = quick ? ['asan'] : tsan ? ['plain', 'asan', 'tsan'] : ['plain', 'asan']
   const dir = folder('cuda-emulated')
-  const configured = run('cmake', ['-S', 'test/cuda', '-B', dir, `-DWHITTLE_CUDA_HEADERS=${include}`, blasOption(), ...launcher('CXX')])
-  const targets = ['whittle_cuda', ...(blasHeaders() ? ['fake_cublaslt'] : []), ...configs.map((c) => `cuda_check_${c}`), ...mistakes.map((m) => `broken_${m.name}`), ...(quick ? [] : ['cuda_selftest'])]
+  const configured = run('cmake', ['-S', 'test/cuda', '-B', dir, `-DWHITTLE_CUDA_HEADERS=${include}`, ...headerOptions(), ...launcher('CXX')])
+  const targets = ['whittle_cuda', 'fake_cusolver', ...(blasHeaders() ? ['fake_cublaslt'] : []), ...(solverHeaders() ? ['cusolver_api'] : []), ...configs.map((c) => `cuda_check_${c}`), ...mistakes.map((m) => `broken_${m.name}`), ...(quick ? [] : ['cuda_selftest'])]
   const built = configured.ok ? run('cmake', ['--build', dir, '--parallel', jobs, '--target', ...targets]) : configured
   if (!built.ok) return report('emulator, build', { failed: 1, print: built.text }, start)
   report('emulator, build', { passed: 1 }, start)
@@ -185,7 +192,7 @@ function checkEmulated(quick, seed) {
     rows('emulator', 'cuda_check_plain', ['--seed', seed])
     if (tsan) rows('emulator, thread sanitizer', 'cuda_check_tsan', ['--lean', '--seed', seed])
     // What a machine with a GPU runs, in the library's place the emulated one.
-    rows('selftest, on the emulated library', 'cuda_selftest', ['--real', '--lean', '--seed', seed], realLibrary(path.join(dir, 'whittle_cuda.so'), { WHITTLE_CUBLASLT_LIBRARY: fakeBlas() || '/nowhere.so' }))
+    rows('selftest, on the emulated library', 'cuda_selftest', ['--real', '--lean', '--seed', seed], realLibrary(path.join(dir, 'whittle_cuda.so'), { ...fakes(), ...(fakeBlas() ? {} : { WHITTLE_CUBLASLT_LIBRARY: '/nowhere.so' }) }))
     for (const other of ['2', '3']) rows(`emulator, seed ${other}`, 'cuda_check_plain', ['--seed', other])
   }
   checkMistakes(mistakes, seed)
@@ -247,12 +254,12 @@ function selftest() {
   else {
     const start = Date.now()
     const dir = folder('cuda-emulated')
-    const configured = run('cmake', ['-S', 'test/cuda', '-B', dir, `-DWHITTLE_CUDA_HEADERS=${include}`, blasOption(), ...launcher('CXX')])
+    const configured = run('cmake', ['-S', 'test/cuda', '-B', dir, `-DWHITTLE_CUDA_HEADERS=${include}`, ...headerOptions(), ...launcher('CXX')])
     const made = configured.ok ? run('cmake', ['--build', dir, '--parallel', jobs, '--target', 'cuda_selftest']) : configured
     if (!made.ok) report('contract, build', { failed: 1, print: made.text }, start)
     else for (const seed of ['1', '2', '3']) rows(`contract, seed ${seed}`, 'cuda_selftest', ['--real', '--seed', seed], realLibrary(library, {}))
   }
-  specs('JavaScript', '{operations,gemm}', { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library })
+  specs('JavaScript', '{operations,gemm,svd}', { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library })
   if (cuda.emulated) return skip('times', 'the library is emulated')
   const times = run(process.execPath, ['-e', kBench, path.join(root, 'dist')], { env: { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library } })
   console.log(times.text.trimEnd())
@@ -263,7 +270,7 @@ function checkJavaScript(quick) {
   const library = path.join(folder('cuda-emulated'), 'whittle_cuda.so')
   if (!fs.existsSync(library)) return skip('JavaScript', 'the emulated library was not built')
   for (const mode of quick ? ['late'] : ['eager', 'late', 'random'])
-    specs(`JavaScript, streams ${mode}`, '*', { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library, WHITTLE_CUBLASLT_LIBRARY: fakeBlas(), FAKE_CUDA_MODE: mode })
+    specs(`JavaScript, streams ${mode}`, '*', { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library, ...fakes(), FAKE_CUDA_MODE: mode })
 }
 
 if (args.includes('--test')) {
@@ -275,7 +282,13 @@ if (args.includes('--test')) {
     if (nvcc) checkNvcc(nvcc)
     else skip('nvcc', 'no nvcc on PATH (a CUDA toolkit, or the wheels nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt nvidia-cuda-runtime)')
     if (!blasHeaders()) withoutBlas('products by cuBLASLt', kNoBlas)
-    checkSymbols()
+    checkSymbols('cublasLt', 'cublaslt.cu', cublas, (name) =>
+      withoutBlas(name, "NVIDIA's library is not here (pip install nvidia-cublas --target DIR and WHITTLE_CUBLAS=DIR/nvidia/cu13)"),
+    )
+    // Another quarter of a gigabyte: looked at where it is installed.
+    checkSymbols('cusolver', 'cusolver_api.h', cusolver, (name) =>
+      console.log(`NOTE ${name}: NVIDIA's library is not here (pip install nvidia-cusolver --target DIR and WHITTLE_CUSOLVER=DIR/nvidia/cu13)`),
+    )
     checkEmulated(quick, at >= 0 ? (args[at + 1] ?? '1') : '1')
     checkJavaScript(quick)
   }

@@ -31,12 +31,16 @@ export {
   gemmInt8Async,
   importance,
   importanceAsync,
+  lowRank,
+  lowRankAsync,
   mask,
   maskAsync,
   packInt8,
   packInt8Async,
   quantize,
   quantizeAsync,
+  svd,
+  svdAsync,
 } from './route'
 export { DevicePackedInt8, type DeviceGemmInt8Options, type DeviceGemmOptions } from './cuda/gemm'
 export { type DeviceCrossEntropyOptions, type DeviceJsOptions, type DeviceKlOptions, type DeviceLoss } from './cuda/distill'
@@ -47,6 +51,7 @@ export {
   type DeviceQuantizeOptions,
 } from './cuda/quantize'
 export { type DeviceImportanceOptions, type DeviceMaskOptions } from './cuda/select'
+export { type DeviceLowRank, type DeviceSingularValues, type DeviceSvd } from './cuda/svd'
 export {
   type DequantizeOptions,
   type QuantizedLike,
@@ -134,6 +139,6 @@ export {
   type PackBfloat16Options,
   type PackScaledInt8Options,
 } from './gemm_weight'
-export { svd, svdAsync, type Floats, type SingularValues, type Svd, type SvdMethod, type SvdOptions } from './svd'
-export { lowRank, lowRankAsync, type LowRank, type LowRankOptions } from './lowrank'
+export { type Floats, type SingularValues, type Svd, type SvdMethod, type SvdOptions } from './svd'
+export { type LowRank, type LowRankOptions } from './lowrank'
 export * from './factor'

@@ -104,11 +104,15 @@ function momentsOf(value: unknown, inputs: number): Float64Array {
   return c
 }
 
-function prepare(value: unknown, optionsValue: unknown): Prepared {
-  const o = options(optionsValue, 'options', kOptions)
-  const w = matrixOf(value, 'w', o.dims)
-  if (w.dims.length !== 2) throw new WhittleError('ERR_SHAPE', 'w', `w: expected 2 dimensions, got [${w.dims.join(', ')}]`)
-  const [m, n] = w.dims as [number, number]
+type Given = Partial<Record<(typeof kOptions)[number], unknown>>
+
+/** @internal */
+export const lowRankOptions = (value: unknown): Given => options(value, 'options', kOptions)
+
+/** @internal What options ask of the decomposition of a matrix of these dims, and of whitening. */
+export function lowRankTerms(dims: readonly number[], o: Given): { rows: boolean; damping: number; svd: SvdOptions } {
+  if (dims.length !== 2) throw new WhittleError('ERR_SHAPE', 'w', `w: expected 2 dimensions, got [${dims.join(', ')}]`)
+  const [m, n] = dims as [number, number]
   const thin = Math.min(m, n)
   const energy = o.energy === undefined ? undefined : finite(o.energy, 'energy', 0, 1)
   if (energy === 0) fail('ERR_RANGE', 'energy', 'a number above 0, at most 1', 0)
@@ -122,13 +126,21 @@ function prepare(value: unknown, optionsValue: unknown): Prepared {
   const damping = o.damping === undefined ? 1e-6 : finite(o.damping, 'damping', 0, 1)
   const method = o.method === undefined ? 'auto' : oneOf(o.method, 'method', ['full', 'randomized', 'auto'] as const)
   const seed = o.seed === undefined ? 0 : integer(o.seed, 'seed', 0, 2 ** 32 - 1)
-  const svdOptions: SvdOptions = {
+  const svd: SvdOptions = {
     rank,
     method,
     seed,
     ...(energy === undefined ? {} : { energy }),
     ...(tolerance === undefined ? {} : { tolerance }),
   }
+  return { rows, damping, svd }
+}
+
+function prepare(value: unknown, optionsValue: unknown): Prepared {
+  const o = lowRankOptions(optionsValue)
+  const w = matrixOf(value, 'w', o.dims)
+  const { rows, damping, svd } = lowRankTerms(w.dims, o)
+  const [m, n] = w.dims as [number, number]
   let whiten: WhitenCall | undefined
   if (o.secondMoments !== undefined) {
     const inputs = rows ? m : n
@@ -138,7 +150,7 @@ function prepare(value: unknown, optionsValue: unknown): Prepared {
     const l = allocate('float64', inputs * inputs, 'secondMoments') as Float64Array
     whiten = [params, w.data, moments, l, allocate(w.type, m * n, 'w') as Floats, new Float64Array(1)]
   }
-  return { w, m, n, rows, svd: svdOptions, whiten }
+  return { w, m, n, rows, svd, whiten }
 }
 
 /** What is decomposed: `w`, or with moments W·L with the inputs last. */

@@ -4,12 +4,15 @@ import * as deviceDistill from './cuda/distill'
 import * as deviceGemm from './cuda/gemm'
 import * as deviceQuantize from './cuda/quantize'
 import * as deviceSelect from './cuda/select'
+import * as deviceSvd from './cuda/svd'
 import { isDeviceTensor } from './device'
 import * as hostDistill from './distill'
 import * as hostGemm from './gemm'
 import * as hostInt8 from './gemm_int8'
+import * as hostLowRank from './lowrank'
 import * as hostQuantize from './quantize'
 import * as hostSelect from './select'
+import * as hostSvd from './svd'
 
 // What callers pass is checked by whichever side gets it.
 type Anything = (...args: never[]) => unknown
@@ -63,3 +66,8 @@ export const gemmInt8 = routed(deviceGemm.gemmInt8, hostInt8.gemmInt8, eitherOnD
 export const gemmInt8Async = routed(deviceGemm.gemmInt8Async, hostInt8.gemmInt8Async, eitherOnDevice)
 export const packInt8 = routed(deviceGemm.packInt8, hostInt8.packInt8)
 export const packInt8Async = routed(deviceGemm.packInt8Async, hostInt8.packInt8Async)
+
+export const svd = routed(deviceSvd.svd, hostSvd.svd)
+export const svdAsync = routed(deviceSvd.svdAsync, hostSvd.svdAsync)
+export const lowRank = routed(deviceSvd.lowRank, hostLowRank.lowRank)
+export const lowRankAsync = routed(deviceSvd.lowRankAsync, hostLowRank.lowRankAsync)

@@ -88,19 +88,26 @@ export function matrixOf(value: unknown, parameter: string, shape?: unknown): Te
 
 type Seven = [number, number, number, number, number, number, number]
 
-interface Prepared {
-  readonly call: SvdCall
-  readonly a: Tensor<Floats>
+/** @internal What options ask for of matrices of these dims; `numbers` in the order of the native call. */
+export interface SvdPlan {
+  readonly batch: number
+  readonly m: number
+  readonly n: number
   readonly maxRank: number
+  readonly vectors: boolean
+  readonly adaptive: boolean
+  readonly numbers: readonly number[]
 }
 
-function prepare(value: unknown, optionsValue: unknown): Prepared {
-  const o = options(optionsValue, 'options', kOptions)
-  const a = matrixOf(value, 'a', o.dims)
-  const m = a.dims[a.dims.length - 2] as number
-  const n = a.dims[a.dims.length - 1] as number
+/** @internal */
+export const svdOptions = (value: unknown): Partial<Record<(typeof kOptions)[number], unknown>> => options(value, 'options', kOptions)
+
+/** @internal */
+export function svdPlan(dims: readonly number[], o: ReturnType<typeof svdOptions>): SvdPlan {
+  const m = dims[dims.length - 2] as number
+  const n = dims[dims.length - 1] as number
   const thin = Math.min(m, n)
-  const batch = sizeOf(a.dims.slice(0, -2))
+  const batch = sizeOf(dims.slice(0, -2))
   const maxRank = o.rank === undefined ? thin : integer(o.rank, 'rank', 1, thin)
   const energy = o.energy === undefined ? -1 : finite(o.energy, 'energy', 0, 1)
   if (energy === 0) fail('ERR_RANGE', 'energy', 'a number above 0, at most 1', 0)
@@ -113,9 +120,23 @@ function prepare(value: unknown, optionsValue: unknown): Prepared {
   const adaptive = energy >= 0 || tolerance >= 0
   const method = wanted === 'auto' ? (!adaptive && maxRank <= thin / 8 ? 'randomized' : 'full') : wanted
   const size = (side: number) => batch * side * maxRank
-  if (size(Math.max(m, n)) > 2 ** 31 - 1) fail('ERR_SHAPE', 'a', 'vectors of at most 2147483647 elements', `[${a.dims.join(', ')}]`)
-  const floats = (count: number, parameter: string) => allocate(a.type, count, parameter) as Floats
+  if (size(Math.max(m, n)) > 2 ** 31 - 1) fail('ERR_SHAPE', 'a', 'vectors of at most 2147483647 elements', `[${dims.join(', ')}]`)
   const numbers = [batch, m, n, vectors ? 1 : 0, method === 'full' ? 0 : 1, maxRank, energy, tolerance, iterations, oversampling, seed]
+  return { batch, m, n, maxRank, vectors, adaptive, numbers }
+}
+
+interface Prepared {
+  readonly call: SvdCall
+  readonly a: Tensor<Floats>
+  readonly maxRank: number
+}
+
+function prepare(value: unknown, optionsValue: unknown): Prepared {
+  const o = svdOptions(optionsValue)
+  const a = matrixOf(value, 'a', o.dims)
+  const { batch, m, n, maxRank, vectors, numbers } = svdPlan(a.dims, o)
+  const size = (side: number) => batch * side * maxRank
+  const floats = (count: number, parameter: string) => allocate(a.type, count, parameter) as Floats
   const call: SvdCall = [
     Float64Array.from(numbers),
     a.data,
@@ -136,6 +157,22 @@ function columns(data: Floats, rows: number, from: number, rank: number, packed:
   return out
 }
 
+type Scalars = Omit<SingularValues, 's'>
+
+/** @internal What the native call answers beside tensors. */
+export function svdScalars(result: Float64Array): Scalars {
+  const [rank, error, norm, improvement, iterations, converged, full] = Array.from(result) as Seven
+  return {
+    rank,
+    error,
+    relativeError: norm > 0 ? error / norm : 0,
+    method: full === 1 ? 'full' : 'randomized',
+    iterations,
+    converged: converged === 1,
+    improvement,
+  }
+}
+
 function finish(status: number, { call, a, maxRank }: Prepared): SingularValues & Partial<Svd> {
   if (status === kNonFinite) {
     const at = a.data.findIndex((x) => !Number.isFinite(x))
@@ -143,7 +180,8 @@ function finish(status: number, { call, a, maxRank }: Prepared): SingularValues 
   }
   check(status, 'a')
   const [, , u, s, v, result] = call
-  const [rank, error, norm, improvement, iterations, converged, full] = Array.from(result) as Seven
+  const scalars = svdScalars(result)
+  const { rank } = scalars
   if (s.some((x) => !Number.isFinite(x)))
     throw new WhittleError('ERR_RANGE', 'a', `a: a singular value is beyond the range of ${a.type}; scale the matrix down`)
   const lead = a.dims.slice(0, -2)
@@ -158,13 +196,7 @@ function finish(status: number, { call, a, maxRank }: Prepared): SingularValues 
   return {
     ...(u && v ? { u: made(m, u), v: made(n, v) } : {}),
     s: made(undefined, s),
-    rank,
-    error,
-    relativeError: norm > 0 ? error / norm : 0,
-    method: full === 1 ? 'full' : 'randomized',
-    iterations,
-    converged: converged === 1,
-    improvement,
+    ...scalars,
   }
 }
 

@@ -65,7 +65,7 @@ int main(int argc, char** argv) {
     const char* name;
     void (*run)(Check&);
   } families[] = {{"memory", check_memory}, {"quantize", check_quantize}, {"select", check_select}, {"distill", check_distill},
-                  {"gemm", check_gemm}};
+                  {"gemm", check_gemm}, {"svd", check_svd}};
   Check c;
   std::vector<std::string> only;
   for (int i = 1; i < argc; i++) {

@@ -96,5 +96,6 @@ void check_quantize(Check& c);
 void check_select(Check& c);
 void check_distill(Check& c);
 void check_gemm(Check& c);
+void check_svd(Check& c);
 
 }  // namespace whittle

@@ -18,6 +18,8 @@ type Name =
   | 'cudaGemm'
   | 'cudaGemmInt8'
   | 'cudaPackInt8'
+  | 'cudaCopy'
+  | 'cudaSvd'
 type Argument = object | null
 type Calls = { [N in Name]: (numbers: Float64Array, ...args: readonly Argument[]) => number } & {
   [N in Name as `${N}Async`]: (numbers: Float64Array, ...args: readonly Argument[]) => Promise<number>

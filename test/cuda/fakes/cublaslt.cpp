@@ -54,7 +54,7 @@ struct Preference {
   abort();
 }
 
-size_t size_of(cudaDataType_t t) { return t == CUDA_R_8I ? 1 : t == CUDA_R_16F || t == CUDA_R_16BF ? 2 : 4; }
+size_t size_of(cudaDataType_t t) { return t == CUDA_R_8I ? 1 : t == CUDA_R_16F || t == CUDA_R_16BF ? 2 : t == CUDA_R_64F ? 8 : 4; }
 
 double value(const void* p, cudaDataType_t t, int64_t i) {
   switch (t) {
@@ -66,7 +66,7 @@ double value(const void* p, cudaDataType_t t, int64_t i) {
 }
 
 // Tables "cublasLtMatmul() supported types": COMPUTE_32I with scale 32I takes 8I to 32I; COMPUTE_32F with scale 32F takes 16F and
-// 16BF to themselves or 32F, and 32F to 32F.
+// 16BF to themselves or 32F, and 32F to 32F; COMPUTE_64F with scale 64F takes 64F to 64F.
 cublasStatus_t rules(const Desc& d, const Layout& a, const Layout& b, const Layout& c, const Layout& o) {
   const bool ta = d.ta == CUBLAS_OP_T, tb = d.tb == CUBLAS_OP_T;
   const uint64_t m = ta ? a.cols : a.rows, k = ta ? a.rows : a.cols, n = tb ? b.rows : b.cols;
@@ -84,6 +84,10 @@ cublasStatus_t rules(const Desc& d, const Layout& a, const Layout& b, const Layo
     if (d.epilogue != CUBLASLT_EPILOGUE_DEFAULT) return CUBLAS_STATUS_NOT_SUPPORTED;
     return CUBLAS_STATUS_SUCCESS;
   }
+  if (d.compute == CUBLAS_COMPUTE_64F) {
+    if (d.epilogue != CUBLASLT_EPILOGUE_DEFAULT) unmodelled("an epilogue of float64");
+    return d.scale == CUDA_R_64F && a.type == CUDA_R_64F && o.type == CUDA_R_64F ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+  }
   if (d.compute != CUBLAS_COMPUTE_32F || d.scale != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (a.type != CUDA_R_32F && a.type != CUDA_R_16F && a.type != CUDA_R_16BF) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (o.type != a.type && o.type != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
@@ -99,7 +103,7 @@ struct Work {
   const void *pa, *pb, *ws;
   void* po;
   size_t ws_bytes;
-  double alpha, cost;
+  double alpha, beta, cost;
   double* clock;
 };
 
@@ -118,6 +122,17 @@ void compute(void* context) {
           int32_t sum = 0;
           for (int64_t q = 0; q < k; q++) sum += static_cast<const int8_t*>(w->pa)[i * w->a.ld + q] * static_cast<const int8_t*>(w->pb)[j * w->b.ld + q];
           static_cast<int32_t*>(w->po)[to] = sum;
+          continue;
+        }
+        if (w->o.type == CUDA_R_64F) {
+          const double* x = static_cast<const double*>(w->pa) + t * w->a.stride + (ta ? i * w->a.ld : i);
+          const double* z = static_cast<const double*>(w->pb) + t * w->b.stride + (tb ? j : j * w->b.ld);
+          const int64_t dx = ta ? 1 : w->a.ld, dz = tb ? w->b.ld : 1;
+          double sum = 0;
+          for (int64_t q = 0; q < k; q++) sum += x[q * dx] * z[q * dz];
+          double& y = static_cast<double*>(w->po)[to];
+          // "if beta is zero C is not read"
+          y = w->beta == 0 ? w->alpha * sum : w->alpha * sum + w->beta * y;
           continue;
         }
         float sum = 0;
@@ -235,9 +250,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t pd, const
   // "CUBLAS_STATUS_INVALID_VALUE ... when workspaceSizeInBytes is less than workspace required by configured algo"; "the
   // workspace must be 256-byte aligned"
   if (ws_bytes < fake_cublaslt.workspace || (ws_bytes && (!ws || reinterpret_cast<uintptr_t>(ws) % 256))) return CUBLAS_STATUS_INVALID_VALUE;
-  if (reinterpret_cast<uintptr_t>(pa) % 16 || reinterpret_cast<uintptr_t>(pb) % 16 || reinterpret_cast<uintptr_t>(po) % 16) return CUBLAS_STATUS_NOT_SUPPORTED;
+  const uintptr_t aligned = a.type == CUDA_R_64F ? 8 : 16;
+  if (reinterpret_cast<uintptr_t>(pa) % aligned || reinterpret_cast<uintptr_t>(pb) % aligned || reinterpret_cast<uintptr_t>(po) % aligned) return CUBLAS_STATUS_NOT_SUPPORTED;
   // "if beta is zero C is not read"; other factors than these are not used
-  if (d.scale == CUDA_R_32I ? *static_cast<const int32_t*>(alpha) != 1 || *static_cast<const int32_t*>(beta) != 0 : *static_cast<const float*>(beta) != 0)
+  const bool wide = d.scale == CUDA_R_64F;
+  if (d.scale == CUDA_R_32I ? *static_cast<const int32_t*>(alpha) != 1 || *static_cast<const int32_t*>(beta) != 0
+                            : !wide && *static_cast<const float*>(beta) != 0)
     unmodelled("a factor");
   if (pc != po) unmodelled("a C that is not D");
   const fake::StreamHead* head = reinterpret_cast<const fake::StreamHead*>(stream);
@@ -248,8 +266,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t pd, const
     abort();
   }
   fake_cublaslt.last = which;
-  const double factor = d.scale == CUDA_R_32I ? 1 : *static_cast<const float*>(alpha);
-  head->enqueue(stream, compute, new Work{d, a, b, o, pa, pb, ws, po, ws_bytes, factor, fake_cublaslt.costs[which], head->clock});
+  const double factor = d.scale == CUDA_R_32I ? 1 : wide ? *static_cast<const double*>(alpha) : *static_cast<const float*>(alpha);
+  const double add = wide ? *static_cast<const double*>(beta) : 0;
+  head->enqueue(stream, compute, new Work{d, a, b, o, pa, pb, ws, po, ws_bytes, factor, add, fake_cublaslt.costs[which], head->clock});
   return CUBLAS_STATUS_SUCCESS;
 }
 
