@@ -30,16 +30,13 @@ double reflect(const SvdKernels& kernels, int64_t n, double* x, double* beta) {
 WhittleStatus apply_block(bool transpose, int64_t width, int64_t len, const double* v, int64_t ldv, const double* tau,
                           int64_t count, double* z, int64_t ldz, double* work, int threads) {
   constexpr int64_t kB = kReflectBlock;
+  const SvdKernels& kernels = svd_kernels();
   double *inner = work, *t = work + kB * kB, *zv = t + kB * kB, *zvt = zv + count * kB;
   WhittleStatus s = dense_gemm({width, width, len}, rows_of<double>(v, ldv), columns_of<double>(v, ldv), inner, kB, threads);
   if (s != WHITTLE_OK) return s;
   std::fill(t, t + kB * kB, 0.0);
   for (int64_t i = 0; i < width; i++) {
-    for (int64_t r = 0; r < i; r++) {
-      double sum = 0;
-      for (int64_t q = r; q < i; q++) sum += t[r * kB + q] * inner[q * kB + i];
-      t[r * kB + i] = -tau[i] * sum;
-    }
+    for (int64_t r = 0; r < i; r++) t[r * kB + i] = -tau[i] * kernels.dot(i - r, t + r * kB + r, inner + i * kB + r);
     t[i * kB + i] = tau[i];
   }
   s = dense_gemm({count, width, len}, rows_of<double>(z, ldz), columns_of<double>(v, ldv), zv, kB, threads);

@@ -29,6 +29,7 @@ constexpr double kStill = 1e-4, kUnknownRatio = 0.7;
 // blocks and steps from them look for more, until such a chain gains less than kChainGain.
 constexpr double kCrowd = 0.02, kChainGain = 0.01;
 constexpr int64_t kCrowdSpare = 2, kChainBlocks = 16;
+constexpr int64_t kAloneSpace = 128;  // dimensions up to which waking threads costs more than they take over from the eigenproblem
 
 // A block of `width` columns over n rows: panels one after the other, each n x panel with its rows side by side.
 template <class T>
@@ -387,7 +388,7 @@ WhittleStatus svd_krylov(const SvdKrylov<T>& a, const SvdSpace& space, double no
       memcpy(solved + i * d, gram + i * d, static_cast<size_t>(i + 1) * 8);
       for (int64_t j = 0; j < i; j++) gram[j * d + i] = gram[i * d + j];
     }
-    const Eigen e = dense_eigen(d, solved, d, values, rank, vectors, d, threads);
+    const Eigen e = dense_eigen(d, solved, d, values, rank, vectors, d, d <= kAloneSpace ? 1 : threads);
     if (e.status != WHITTLE_OK) return e.status;
     if (!e.converged) t->converged = false;
     const double* top = values + d - rank;

@@ -14,6 +14,7 @@ namespace {
 constexpr int64_t kMostSteps = 14;    // where the number of steps is ours to choose
 constexpr int64_t kFirstRank = 32;    // of the search for energy or tolerance
 constexpr int64_t kRankOfBlock = 64;  // ranks for each 16 columns of a block
+constexpr int64_t kAlone = 128 << 10;  // elements up to which waking threads for each of many short steps costs more than they take over
 constexpr int64_t kWide = 4;          // a matrix wider than so many times its height is searched as its transpose
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -53,7 +54,7 @@ WhittleStatus svd_randomized(const SvdProblem& p, const SvdView<T>& view, Worksp
     return svd_full(p, view, work, t, spectrum, &ignored);
   };
   // The matrix as it lies in memory.
-  SvdKrylov<T> a = {view.x.col == 1 ? tall : thin, view.x.col == 1 ? thin : tall, view.x.base, view.threads};
+  SvdKrylov<T> a = {view.x.col == 1 ? tall : thin, view.x.col == 1 ? thin : tall, view.x.base, tall * thin <= kAlone ? 1 : view.threads};
   Workspace copies;
   if (a.n > kWide * a.m) {
     T* copy = static_cast<T*>(copies.bytes(tall * thin * static_cast<int64_t>(sizeof(T))));

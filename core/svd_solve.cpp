@@ -15,7 +15,7 @@ namespace whittle {
 
 namespace {
 
-constexpr int64_t kScanPiece = 64 << 10, kWriteRows = 32;
+constexpr int64_t kScanPiece = 64 << 10, kWritePiece = 64 << 10;
 
 // Largest magnitude, or a negative number where one is not finite.
 template <class T>
@@ -91,7 +91,7 @@ WhittleStatus measure(const SvdView<T>& view, const SvdTriplets& t, double* erro
 // Columns of `out` (len x rank, rows `row` apart) from rows of `from`, times signs.
 template <class T>
 void write_columns(int64_t rank, int64_t len, const double* from, const double* signs, T* out, int64_t row, int threads) {
-  parallel_for(len, kWriteRows, threads, [&](int64_t b, int64_t e) {
+  parallel_for(len, std::max<int64_t>(1, kWritePiece / rank), threads, [&](int64_t b, int64_t e) {
     for (int64_t r = 0; r < rank; r += 8) {
       const int64_t end = std::min(r + 8, rank);
       for (int64_t i = b; i < e; i++)
