@@ -6,7 +6,7 @@ import type { ObserverMethod } from '../../kernels/observer'
 import type { LayerReport } from '../../report/types'
 import { count } from '../../report/format'
 import { boolean, fail, finite, integer, oneOf } from '../../validate'
-import { correctBias } from '../static/bias'
+import { correctBias, kBiasSets } from '../static/bias'
 import { codedLayers, type CodedLayer } from '../static/layers'
 import { betweenLayers, closeLayers, codeBiases, sharedCodes } from '../static/operators'
 import { withoutTraces } from '../static/dynamic'
@@ -65,9 +65,6 @@ export type ResolvedStatic = ResolvedQuantize &
   Required<Pick<StaticQuantizeStep, 'activations' | 'target' | 'reduceRange' | 'activationType' | 'ranges' | 'percentile' | 'minChannels' | 'snr' | 'repair'>>
 
 const kOwn = ['activations', 'target', 'reduceRange', 'activationType', 'ranges', 'percentile', 'minChannels', 'snr', 'repair'] as const
-
-/** Sets of inputs that means are taken over. */
-const kBiasSets = 16
 
 const split = (value: object): { own: Record<string, unknown>; rest: object } => {
   const entries = Object.entries(value)

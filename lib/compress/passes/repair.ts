@@ -1,7 +1,7 @@
 import type { Model } from '../../model/model'
 import { count, percent } from '../../report/format'
 import { boolean, integer, options } from '../../validate'
-import { correctBias } from '../static/bias'
+import { correctBias, kBiasSets } from '../static/bias'
 import { reestimate } from '../static/statistics'
 import type { Context, Pass, PassResult } from './pass'
 
@@ -33,7 +33,7 @@ export const repairPass: Pass<ResolvedRepair> = {
     const given = options(value, parameter, ['step', 'sets', 'biases', 'batchNorm'])
     return {
       step: 'repair',
-      sets: given.sets === undefined ? 16 : integer(given.sets, `${parameter}.sets`, 1, 2 ** 20),
+      sets: given.sets === undefined ? kBiasSets : integer(given.sets, `${parameter}.sets`, 1, 2 ** 20),
       biases: given.biases === undefined ? true : boolean(given.biases, `${parameter}.biases`),
       batchNorm: given.batchNorm === undefined ? false : boolean(given.batchNorm, `${parameter}.batchNorm`),
     }

@@ -20,6 +20,9 @@ interface Corrected {
   readonly last: boolean
 }
 
+/** Sets of inputs that corrections are estimated on where nothing else is asked for. */
+export const kBiasSets = 16
+
 /** What a mean is taken over and how many sets that takes. */
 export interface BiasOptions {
   readonly sets: number
