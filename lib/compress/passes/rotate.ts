@@ -9,6 +9,7 @@ import { turnStream } from '../rotate/apply'
 import { hadamard, some, blocks } from '../rotate/basis'
 import { headsOf } from '../rotate/heads'
 import { Finder, type Stream } from '../rotate/stream'
+import { gatherRms } from '../rotate/rms'
 import { rename, Turns } from '../rotate/turn'
 import { describeWeight, type Context, type Pass, type PassResult } from './pass'
 
@@ -18,7 +19,7 @@ import { describeWeight, type Context, type Pass, type PassResult } from './pass
  *
  * The matrices are folded into the weights on both sides, so that nothing is computed more:
  * - the residual stream of blocks that normalize what they read (pre-LN): the scale and shift of each LayerNormalization or
- *   RMSNormalization go into the products behind it, and the matrix leaves the mean over channels as it is
+ *   RMSNormalization (or the formula that exporters write for it) go into the products behind it, and the matrix leaves the mean over channels as it is
  * - the values of each attention head, into the products before and behind
  * - products one behind the other
  *
@@ -76,6 +77,7 @@ async function apply(model: Model, step: ResolvedRotate, { run, memory, spared }
   const graphs = model.graph.graphs()
   for (const [i, graph] of graphs.entries()) {
     await run.tell('rotate', i, graphs.length)
+    const spellOut = gatherRms(graph, inferShapes(model.graph, model.opsets))
     const layers = linearsOf(graph)
     const shapes = inferShapes(model.graph, model.opsets)
     const turns = new Turns(graph)
@@ -99,6 +101,7 @@ async function apply(model: Model, step: ResolvedRotate, { run, memory, spared }
       counts[site]++
     }
     for (const name of await turns.write(memory, run, 'rotate')) turned.add(name)
+    spellOut()
   }
   await run.tell('rotate', graphs.length, graphs.length)
   const layers = before.map((base) => {

@@ -10,6 +10,7 @@ import { linearsOf, type Linear } from '../fold/linear'
 import { turnStream } from '../rotate/apply'
 import { principal, SecondMoments, type Keep, type Principal } from '../rotate/principal'
 import { resize, sizesOf, type SizeEdit } from '../rotate/resize'
+import { gatherRms } from '../rotate/rms'
 import { Finder, type Norm, type Stream } from '../rotate/stream'
 import { Turns } from '../rotate/turn'
 import { describeWeight, type Context, type Pass, type PassResult } from './pass'
@@ -97,14 +98,15 @@ async function apply(model: Model, step: ResolvedSlice, context: Context): Promi
   const all = weights(graph)
   const before = all.map(describeWeight)
   const shared = new Set(all.filter((w) => w.sharedBy.length > 0).map((w) => w.initializer.name))
+  // What is seen is the model as it came: bases of one site do not hang on those of others.
+  const seen = model.clone()
+  const spellOut = gatherRms(graph, inferShapes(graph, model.opsets))
   const shapes = inferShapes(graph, model.opsets)
   const layers = linearsOf(graph)
   const reasons = new Map([...spared].map((name) => [name, 'it is spared']))
   const sites = sitesIn(graph, shapes, layers, spared, step, reasons)
   const turns = new Turns(graph)
   const widths: string[] = []
-  // What is seen is the model as it came: bases of one site do not hang on those of others.
-  const seen = model.clone()
   const errors = new Map<string, number>()
   for (let at = 0; at < sites.length;) {
     const group: Site[] = []
@@ -134,6 +136,7 @@ async function apply(model: Model, step: ResolvedSlice, context: Context): Promi
     }
   }
   await turns.write(memory, run, 'slice')
+  spellOut()
   await run.tell('slice', sites.length, sites.length)
   const report = before.map((base): LayerReport => {
     const now = graph.initializers.get(base.weight)
