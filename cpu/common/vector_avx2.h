@@ -28,10 +28,6 @@ static inline vf v_ldexp(vf x, vf n) {
   const vf two = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(i, half), bias), 23));
   return v_mul(v_mul(x, one), two);
 }
-// x * 2^n for a normal result, where count = 1.5 * 2^23 + n
-static inline vf v_raise(vf x, vf count) {
-  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(count), 23)));
-}
 // 2^n, where count = 1.5 * 2^23 + 127 + n and -127 <= n <= 0; 0 for -127
 static inline vf v_power(vf count) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(count), 23)); }
 // 1 / x to 5 %, the same number everywhere; x > 0

@@ -25,10 +25,6 @@ static inline vf v_within(vf limit, vf x) { return _mm512_range_ps(x, limit, 0x0
 static inline vf v_copysign(vf x, vf s) { return _mm512_or_ps(v_abs(x), _mm512_and_ps(s, _mm512_set1_ps(-0.0f))); }
 static inline vf v_round(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline vf v_ldexp(vf x, vf n) { return _mm512_scalef_ps(x, n); }
-// x * 2^n for a normal result, where count = 1.5 * 2^23 + n
-static inline vf v_raise(vf x, vf count) {
-  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_castps_si512(count), 23)));
-}
 // 2^n, where count = 1.5 * 2^23 + 127 + n and -127 <= n <= 0; 0 for -127
 static inline vf v_power(vf count) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(count), 23)); }
 // 1 / x to 5 %, the same number everywhere; x > 0

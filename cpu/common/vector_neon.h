@@ -28,10 +28,6 @@ static inline vf v_ldexp(vf x, vf n) {
   const vf two = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vsubq_s32(i, half), bias), 23));
   return vmulq_f32(vmulq_f32(x, one), two);
 }
-// x * 2^n for a normal result, where count = 1.5 * 2^23 + n
-static inline vf v_raise(vf x, vf count) {
-  return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), vshlq_n_s32(vreinterpretq_s32_f32(count), 23)));
-}
 // 2^n, where count = 1.5 * 2^23 + 127 + n and -127 <= n <= 0; 0 for -127
 static inline vf v_power(vf count) { return vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(count), 23)); }
 // 1 / x to 5 %, the same number everywhere; x > 0

@@ -40,8 +40,6 @@ static inline vf v_ldexp(vf x, vf n) {
 }
 // x * 2^n for a normal result
 static inline vf v_scale(vf x, vf n) { return v_ldexp(x, n); }
-// x * 2^n for a normal result, where count = 1.5 * 2^23 + n
-static inline vf v_raise(vf x, vf count) { return v_of_bits((int32_t)((uint32_t)v_bits(x) + ((uint32_t)v_bits(count) << 23))); }
 // 2^n, where count = 1.5 * 2^23 + 127 + n and -127 <= n <= 0; 0 for -127
 static inline vf v_power(vf count) { return v_of_bits((int32_t)((uint32_t)v_bits(count) << 23)); }
 // 1 / x to 5 %, the same number everywhere; x > 0

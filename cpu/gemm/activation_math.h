@@ -1,6 +1,6 @@
 // Activations on one vector, written once over the operations of cpu/common/vector_{avx2,avx512,neon}.h: each ISA file
 // includes exactly one of those, through activation_<isa>.h.
-// Polynomials: Chebyshev interpolation of (tanh/x-1)/x^2; of silu and the gelus, minimax in the error of the result.
+// Polynomials and fractions are minimax, those of silu and the gelus in the error of the result.
 #include "cpu/common/vector_exp.h"
 
 static inline vf act_exp(vf x) {
@@ -10,46 +10,39 @@ static inline vf act_exp(vf x) {
   return v_ldexp(p, n);
 }
 
-// What follows is arranged so that next to no argument makes a number below the normal range, on which arithmetic takes a hundred
-// times as long: exponentials carry a factor of 2^24 until the last step, and what would end there is 0.
-
-// e^-a * 2^24, a from 0 to 103
-static inline vf act_decay(vf a) {
-  const vf magic = v_set(12582912.0f + 24);
-  const vf count = v_fma(a, v_set(-1.44269504f), magic), n = v_sub(count, magic);
-  // The leading half of ln(2) is short enough for exact products.
-  vf r = v_fma(n, v_set(0.693145752f), a);
-  r = v_fma(n, v_set(1.42860677e-6f), r);
-  vf p = v_fma(r, v_set(0.001392617612f), v_set(-0.008363173075f));
-  p = v_fma(p, r, v_set(0.04166655466f));
-  p = v_fma(p, r, v_set(-0.1666657703f));
-  p = v_fma(p, r, v_set(0.5f));
-  p = v_fma(p, r, v_set(-1.0f));
-  return v_raise(v_fma(p, r, v_set(1.0f)), count);
+// e^-a, a from 0 to 88.2, is power (even - odd) / (even + odd): even and odd in what is left of the exponent after its integer, so
+// that a division for what is made of it does for it as well. Within a unit in the last place; 0 below the normal range.
+struct ActDecay {
+  vf power, even, odd;
+};
+static inline ActDecay act_decay(vf a) {
+  const vf magic = v_set(12582912.0f + 127);
+  const vf count = v_fma(a, v_set(-1.44269504f), magic);
+  vf r = v_fma(a, v_set(1.44269504f), v_sub(count, magic));
+  r = v_fma(a, v_set(1.92596299e-8f), r);
+  const vf u = v_mul(r, r);
+  ActDecay e;
+  e.power = v_power(count);
+  e.even = v_add(u, v_set(20.818924f));
+  e.odd = v_mul(r, v_fma(u, v_set(0.0576900728f), v_set(7.21528912f)));
+  return e;
 }
-
-// 1 / (1 + decay / 2^24)
-static inline vf act_part(vf decay) { return v_inverse(v_fma(decay, v_set(0x1p-24f), v_set(1.0f))); }
 
 static inline vf act_sigmoid(vf x) {
-  const vf a = v_min(v_set(103.0f), v_abs(x)), e = act_decay(a), s = act_part(e);
-  vf z = v_mul(e, s);
-  z = v_select(v_less(z, v_set(0x1p-102f)), v_set(0.0f), z);
-  // a * 0 brings NaN through, which integer steps lose.
-  return v_fma(a, v_set(0.0f), v_select(v_negative(x), v_mul(z, v_set(0x1p-24f)), s));
+  const ActDecay e = act_decay(v_min(v_set(88.2f), v_abs(x)));
+  const vf more = v_add(e.even, e.odd), less = v_mul(e.power, v_sub(e.even, e.odd));
+  const vf z = v_mul(less, v_inverse(v_add(more, less)));
+  return v_select(v_negative(x), z, v_sub(v_set(1.0f), z));
 }
 
+// (1 - e^-2a) / (1 + e^-2a), arranged so that nothing cancels. Beyond 9.28 it is 1: that limit was chosen for a fraction that is so
+// to the last bit however v_inverse rounds.
 static inline vf act_tanh(vf x) {
-  const vf a = v_abs(x), u = v_mul(x, x);
-  vf p = v_fma(u, v_set(-0.006269119714f), v_set(0.02111095904f));
-  p = v_fma(p, u, v_set(-0.05387394885f));
-  p = v_fma(p, u, v_set(0.1333291537f));
-  p = v_fma(p, u, v_set(-0.3333333033f));
-  const vf small = v_fma(v_mul(a, u), p, a);
-  // Beyond 10 it is 1.
-  const vf e = act_decay(v_min(v_set(20.0f), v_add(a, a)));
-  const vf large = v_fnma(v_mul(e, act_part(e)), v_set(0x1p-23f), v_set(1.0f));
-  return v_copysign(v_select(v_less(v_set(0.6f), a), large, small), x);
+  const vf a = v_min(v_set(9.28212166f), v_abs(x)), one = v_set(1.0f);
+  const ActDecay e = act_decay(v_add(a, a));
+  const vf up = v_add(one, e.power), down = v_sub(one, e.power);
+  const vf part = v_fma(e.even, down, v_mul(e.odd, up)), whole = v_fma(e.even, up, v_mul(e.odd, down));
+  return v_copysign(v_min(one, v_mul(part, v_inverse(whole))), x);
 }
 
 // max(x, 0) - a e^-a / (1 + e^-a) with a = |x|. e^-a is 2^n (E - O) / (E + O), E even and O odd in the rest: one division does.
