@@ -199,7 +199,7 @@ async function once(model: Model, step: ResolvedStructured, context: Context): P
   })
   for (const [group, why] of refused) blame(group, why)
   const gone = goneIndices(removals)
-  if (step.reconstruct) await reconstruct(original, model, gone, new Set(gone.keys()), calibration!, run, step.ridge)
+  if (step.reconstruct) await reconstruct(original, model, gone, new Set(gone.keys()), calibration!, run, step.ridge, memory.keep)
   return {
     gone,
     removed: removals.reduce((n, r) => n + r.units.length, 0),

@@ -126,7 +126,7 @@ export async function netadapt(
     const judged: { readonly candidate: Candidate; readonly places: Places; readonly accuracy: number; readonly loss: number }[] = []
     for (const candidate of candidates.slice(0, judge && !goal.reconstruct ? kJudged : 1)) {
       const next = places.after(current, candidate)
-      if (goal.reconstruct) await reconstruct(model, candidate.model, next.gone, new Set(candidate.group.members.map((m) => m.tensor)), calibration!, run, goal.ridge)
+      if (goal.reconstruct) await reconstruct(model, candidate.model, next.gone, new Set(candidate.group.members.map((m) => m.tensor)), calibration!, run, goal.ridge, new KeepBudget())
       const score = judge ? await judge.accuracy(candidate.model) : 0
       judged.push({ candidate, places: next, accuracy: score, loss: (accuracy - score) / candidate.saved })
     }

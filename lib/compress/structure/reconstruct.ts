@@ -4,7 +4,8 @@ import { Initializer, ValueInfo } from '../../model/graph'
 import type { Model } from '../../model/model'
 import type { Node } from '../../model/node'
 import type { Tensor } from '../../tensor'
-import type { Calibration } from '../calibration'
+import type { Calibration, Inputs } from '../calibration'
+import type { KeepBudget } from '../computed'
 import type { Run } from '../progress'
 import { Runner } from '../runner'
 import { inverseFactor } from '../second/linear'
@@ -30,21 +31,40 @@ interface Target {
 /** Vectors of one set of inputs that are looked at. */
 const kRows = 1024
 
+/** Layers whose outputs the original makes in one reading, and bytes of what is kept of them until their turn comes. */
+const kTogether = 8
+const kMostKept = 64e6
+
 /**
  * @internal Least squares for the layers that lost inputs, first to last: weights and bias such that, on what the pruned model
  * gives them, they make what the original made (He 2017, eq. 5, with the errors of earlier layers seen as in its section 3.2). Ridge: the
  * squared change of the weights counts `ridge` times the inputs' mean square.
  *
  * `original` is the model before the cut, `model` the one after it, which is edited; `gone` says what it lacks, and of its weights those
- * that are `touched` are fitted.
+ * that are `touched` are fitted. Fitted weights go to `keep`.
+ *
+ * The original is run once for up to eight layers, the pruned model, which changes with each of them, once for each. Sessions hold the weights
+ * that lie before what they make; beside them memory has one layer's products of inputs, and sampled outputs of up to 64 MB.
  *
  * @returns how many layers were fitted
  */
-export async function reconstruct(original: Model, model: Model, gone: Gone, touched: ReadonlySet<string>, calibration: Calibration, run: Run, ridge: number): Promise<number> {
+export async function reconstruct(
+  original: Model,
+  model: Model,
+  gone: Gone,
+  touched: ReadonlySet<string>,
+  calibration: Calibration,
+  run: Run,
+  ridge: number,
+  keep: KeepBudget,
+): Promise<number> {
   const targets = targetsOf(original, model, gone, touched)
+  let wanted = new Map<Target, Wanted[]>()
   for (const [i, target] of targets.entries()) {
     await run.tell('prune', i, targets.length, target.node.name || target.weight)
-    await fit(original, model, target, calibration, run, ridge)
+    if (!wanted.has(target)) wanted = await outputsOf(original, targets.slice(i, i + kTogether), calibration, run)
+    await fit(model, target, wanted.get(target)!, calibration, run, ridge, keep)
+    wanted.set(target, [])
   }
   return targets.length
 }
@@ -113,21 +133,102 @@ function biasOf(model: Model, node: Node, layout: RowLayout): { readonly bias: s
   return { bias: undefined, output }
 }
 
-/** The part of a model that makes one value. */
-function upTo(model: Model, value: string): Model {
+/** The part of a model that makes some values. */
+function upTo(model: Model, values: readonly string[]): Model {
   const part = model.clone()
-  part.graph.outputs = [new ValueInfo(value, 'float32', null)]
+  part.graph.outputs = values.map((value) => new ValueInfo(value, 'float32', null))
   part.graph.removeDeadNodes()
   part.graph.removeDeadInitializers()
   return part
 }
 
-async function fit(original: Model, model: Model, target: Target, calibration: Calibration, run: Run, ridge: number): Promise<void> {
-  const { node, weight, layout, input, bias, outputs } = target
+/** Of one set of inputs what the original made, at some of the places that a layer's sums are taken at. */
+interface Wanted {
+  /** Of the inputs: another reading must give the same. */
+  readonly print: number
+  readonly at: Int32Array
+  /** How many places there are. */
+  readonly rows: number
+  /** [outputs that stay, at.length] */
+  readonly values: Float32Array
+}
+
+/** Runs the original for all targets at once. What is more than may be kept is left to another call; never the first target's. */
+async function outputsOf(original: Model, targets: readonly Target[], calibration: Calibration, run: Run): Promise<Map<Target, Wanted[]>> {
+  const found = new Map<Target, Wanted[]>(targets.map((t) => [t, []]))
+  const session = await Runner.create(upTo(original, [...new Set(targets.map((t) => t.output))]))
+  let bytes = 0
+  let set = 0
+  try {
+    for await (const inputs of calibration.inputs()) {
+      run.check()
+      const made = await session.run(inputs, { fetch: [...new Set([...found.keys()].map((t) => t.output))] })
+      const print = fingerprint(inputs)
+      for (const [target, list] of found) {
+        const own = { print, ...sampled(target, made[target.output]!, set) }
+        list.push(own)
+        bytes += own.values.byteLength
+      }
+      for (const last of [...found.keys()].reverse()) {
+        if (bytes <= kMostKept || found.size === 1) break
+        for (const { values } of found.get(last)!) bytes -= values.byteLength
+        found.delete(last)
+      }
+      set++
+    }
+  } finally {
+    session.dispose()
+  }
+  return found
+}
+
+/** Evenly, with a phase that goes with the set: no column of an image is favoured. */
+function sampled({ node, outputs, layout }: Target, y: Tensor, set: number): Omit<Wanted, 'print'> {
+  if (y.type !== 'float32') throw new WhittleError('ERR_DTYPE', node.label, `calibration: node ${node.label}: expected float32 outputs, got ${y.type}`)
+  if (outputs.length !== layout.groups * layout.outputs)
+    throw new WhittleError('ERR_SHAPE', node.label, `${node.label}: ${outputs.length} outputs stay, the weight has ${layout.groups * layout.outputs}`)
+  const data = y.data as Float32Array
+  const images = node.is('Conv', 'ConvTranspose')
+  const width = images ? y.dims[1]! : y.dims[y.dims.length - 1]!
+  const rows = width > 0 ? data.length / width : 0
+  const area = images && y.dims[0]! > 0 ? rows / y.dims[0]! : 1
+  const phase = (set * 0.618033988749895) % 1
+  const count = Math.min(rows, kRows)
+  const at = Int32Array.from({ length: count }, (_, i) => Math.min(rows - 1, Math.floor(((i + phase) * rows) / count)))
+  const values = new Float32Array(outputs.length * count)
+  for (const [o, channel] of outputs.entries())
+    for (let j = 0; j < count; j++) {
+      const row = at[j]!
+      const image = Math.floor(row / area)
+      values[o * count + j] = data[images ? (image * width + channel) * area + (row - image * area) : row * width + channel]!
+    }
+  return { at, rows, values }
+}
+
+/** A hash of up to 1024 values of each input. */
+function fingerprint(inputs: Inputs): number {
+  let hash = 0x811c9dc5
+  for (const name of Object.keys(inputs).sort()) {
+    const value = inputs[name]!
+    const data = (ArrayBuffer.isView(value) ? value : value.data) as ArrayLike<unknown>
+    const step = Math.max(1, Math.floor(data.length / 1024))
+    hash = Math.imul(hash ^ data.length, 0x01000193)
+    for (let i = 0; i < data.length; i += step) {
+      kNumber[0] = Number(data[i])
+      hash = Math.imul(hash ^ kBits[0]! ^ Math.imul(kBits[1]!, 0x9e3779b1), 0x01000193)
+    }
+  }
+  return hash
+}
+
+const kNumber = new Float64Array(1)
+const kBits = new Int32Array(kNumber.buffer)
+
+async function fit(model: Model, target: Target, wanted: readonly Wanted[], calibration: Calibration, run: Run, ridge: number, keep: KeepBudget): Promise<void> {
+  const { node, weight, layout, input, bias } = target
   const { groups, size, outputs: perGroup } = layout
   const given = model.graph.isInput(input)
-  const source = given ? undefined : await Runner.create(upTo(model, input))
-  const wanted = await Runner.create(upTo(original, target.output))
+  const source = given ? undefined : await Runner.create(upTo(model, [input]))
   const initializer = model.graph.initializers.get(weight)!
   const sums = new Sums(groups, size, perGroup)
   try {
@@ -135,48 +236,28 @@ async function fit(original: Model, model: Model, target: Target, calibration: C
     for await (const inputs of calibration.inputs()) {
       run.check()
       const x = source ? (await source.run(inputs))[input]! : (inputs[input] as Tensor)
-      const y = (await wanted.run(inputs))[target.output]!
       const samples = samplesOf(node, 1, layout, initializer.dims, x)
-      const rows = Math.min(samples.rows, kRows)
-      if (rows === 0) continue
-      // Evenly, with a phase that goes with the set: no column of an image is favoured.
-      const phase = (set++ * 0.618033988749895) % 1
-      const at = Int32Array.from({ length: rows }, (_, i) => Math.min(samples.rows - 1, Math.floor(((i + phase) * samples.rows) / rows)))
-      sums.add(samples.fill.bind(samples), at, outputsOf(node, y, outputs, groups, perGroup))
+      const own = wanted[set++]
+      if (own?.rows !== samples.rows || own.print !== fingerprint(inputs))
+        throw new WhittleError('ERR_RANGE', 'calibration', `calibration: expected the same inputs in the same order at every reading, set ${set - 1} differs`)
+      if (own.at.length > 0) sums.add(samples.fill.bind(samples), own.at, own.values)
     }
   } finally {
     source?.dispose()
-    wanted.dispose()
   }
   if (sums.rows === 0) return
   const old = toRows(Float32Array.from(initializer.readSync().data as Float32Array), layout)
   const oldBias = bias ? Float32Array.from(model.graph.initializers.get(bias)!.readSync().data as Float32Array) : new Float32Array(groups * perGroup)
   const fitted = sums.solve(old, oldBias, bias !== undefined, ridge)
   if (!fitted) return
-  model.graph.setInitializer(weight, { type: 'float32', dims: initializer.dims, data: fromRows(fitted.weights, layout) })
+  const data = fromRows(fitted.weights, layout)
+  model.graph.setInitializer(weight, new Initializer(weight, 'float32', initializer.dims, keep.hold(new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength))))
   if (bias === undefined) return
   if (bias) model.graph.setInitializer(bias, { type: 'float32', dims: model.graph.initializers.get(bias)!.dims, data: fitted.bias })
   else {
     const name = model.graph.uniqueName(`${weight}_bias`)
     model.graph.addInitializer(Initializer.from(name, { type: 'float32', dims: [groups * perGroup], data: fitted.bias }))
     node.setInput(2, name)
-  }
-}
-
-/** Tells value (group, output, row) of what the original made, rows as samples count them. */
-function outputsOf(node: Node, y: Tensor, kept: readonly number[], groups: number, perGroup: number): (group: number, output: number, row: number) => number {
-  if (y.type !== 'float32') throw new WhittleError('ERR_DTYPE', node.label, `calibration: node ${node.label}: expected float32 outputs, got ${y.type}`)
-  const data = y.data as Float32Array
-  if (kept.length !== groups * perGroup) throw new WhittleError('ERR_SHAPE', node.label, `${node.label}: ${kept.length} outputs stay, the weight has ${groups * perGroup}`)
-  if (!node.is('Conv', 'ConvTranspose')) {
-    const width = y.dims[y.dims.length - 1]!
-    return (_g, o, row) => data[row * width + kept[o]!]!
-  }
-  const channels = y.dims[1]!
-  const area = data.length / (y.dims[0]! * channels)
-  return (g, o, row) => {
-    const image = Math.floor(row / area)
-    return data[(image * channels + kept[g * perGroup + o]!) * area + (row - image * area)]!
   }
 }
 
@@ -202,14 +283,14 @@ class Sums {
     this.#y = new Float64Array(groups * outputs)
   }
 
-  add(fill: (out: Float32Array, at: Int32Array, count: number) => void, at: Int32Array, y: (group: number, output: number, row: number) => number): void {
+  /** `y` [groups · outputs, at.length] */
+  add(fill: (out: Float32Array, at: Int32Array, count: number) => void, at: Int32Array, y: Float32Array): void {
     const [groups, size, outputs, n] = [this.#groups, this.#size, this.#outputs, at.length]
     const x = new Float32Array(groups * size * n)
     fill(x, at, n)
-    const wanted = new Float32Array(outputs * n)
     for (let g = 0; g < groups; g++) {
       const own = x.subarray(g * size * n, (g + 1) * size * n)
-      for (let o = 0; o < outputs; o++) for (let j = 0; j < n; j++) wanted[o * n + j] = y(g, o, at[j]!)
+      const wanted = y.subarray(g * outputs * n, (g + 1) * outputs * n)
       const a = { type: 'float32', dims: [size, n], data: own } as const
       const b = { type: 'float32', dims: [outputs, n], data: wanted } as const
       addTo(this.#xx, g * size * size, gemm(a, a, { transposeB: true }).data as Float32Array)
