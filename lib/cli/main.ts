@@ -1,4 +1,6 @@
 #!/usr/bin/env node
+import os from 'node:os'
+
 import { WhittleError } from '../errors'
 import { exitCode, printable, UsageError, type Command, type Terminal } from './args'
 import { analyzeCommand } from './analyze'
@@ -21,12 +23,13 @@ Commands
 ${kCommands.map((c) => `  ${c.name.padEnd(10)} ${c.summary}`).join('\n')}
 
 Every command takes --json (one JSON document on stdout) and --help.
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a limit was not met (nothing is written).
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a limit was not met (nothing is written); stopped by a signal: 128 and its
+number (Ctrl-C 130, SIGTERM 143; nothing half-written is left).
 `
 
 /**
  * @internal One run of the command line. Answers an exit code; never throws for what a user can cause, and prints one
- * line on stderr instead.
+ * line on stderr instead. A command that the terminal's signal stopped answers 128 and the number of the system's signal that is its reason.
  */
 export async function main(args: readonly string[], terminal: Terminal): Promise<number> {
   const [name, ...rest] = args
@@ -57,6 +60,12 @@ export async function main(args: readonly string[], terminal: Terminal): Promise
       terminal.err(`whittle ${name}: ${oneLine(error.message)} (see whittle ${name} --help)\n`)
       return exitCode.usage
     }
+    // Whatever fails once all is to stop (the user's own functions hear of it too) fails for that.
+    const stopped = terminal.signal.aborted ? kSignals.find((s) => s === terminal.signal.reason) : undefined
+    if (stopped) {
+      terminal.err(`whittle ${name}: stopped by ${stopped}\n`)
+      return 128 + os.constants.signals[stopped]
+    }
     if (error instanceof WhittleError) {
       terminal.err(`whittle ${name}: ${error.code}: ${oneLine(error.message)}\n`)
       return error.code === 'ERR_LIMIT' ? exitCode.limit : exitCode.failed
@@ -67,12 +76,14 @@ export async function main(args: readonly string[], terminal: Terminal): Promise
   }
 }
 
+/** What ends a command in good order; the same once more ends the process at once. */
+const kSignals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
+
 const oneLine = (text: string): string => printable(text).replace(/\n+/g, ' ').trim()
 
 if (require.main === module) {
   const abort = new AbortController()
-  process.once('SIGINT', () => abort.abort())
-  process.once('SIGTERM', () => abort.abort())
+  for (const signal of kSignals) process.once(signal, () => abort.abort(signal))
   // A reader that closes the pipe early (head) is no failure.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') process.exit(exitCode.done)
@@ -86,6 +97,8 @@ if (require.main === module) {
     columns: stdout.columns ?? 100,
     signal: abort.signal,
   }).then((code) => {
+    // What a user's module left running must not outlive the wish to stop.
+    if (abort.signal.aborted) process.exit(code)
     process.exitCode = code
   })
 }
