@@ -98,6 +98,25 @@ describe("plan: 'auto'", () => {
     expect(await steps('onnx')).toMatchObject({ coding: 'fixed', bits: 'auto', method: 'gptq' })
   })
 
+  test('gives up what is being built when time is up, between two layers, and its recipe gives the same bytes', async () => {
+    const clock = jest.spyOn(performance, 'now')
+    let [hours, judged] = [0, 0]
+    clock.mockImplementation(() => hours * 3.6e6)
+    const begun: string[] = []
+    const onProgress = ({ phase, detail }: { phase: string; detail: string }): void => {
+      // The second model that is built takes an hour a layer.
+      if (phase !== 'quantize' || judged < 2 || detail === '') return
+      begun.push(detail)
+      hours++
+    }
+    const evaluate = (): number => (judged++, 1)
+    const { model, report } = await compress(net(), { ...plan, seconds: 60 }, { evaluate, onProgress }).finally(() => clock.mockRestore())
+    expect(begun).toHaveLength(1)
+    expect(report.attempts).toHaveLength(1)
+    const again = await compress(net(), { ...(report.recipe as Recipe), limits: {} })
+    expect(Buffer.compare(again.model.toBytes(), model.toBytes())).toBe(0)
+  })
+
   test('does without techniques that layers cannot bear', async () => {
     // Weights in branches cannot be seen, so that no half of all can become zero by their inputs.
     const inner = (w: string) => graph([], { [w]: floats([64, 64], 5) }, [['MatMul', ['h', w], [`${w}o`]]], [`${w}o`])

@@ -63,7 +63,8 @@ interface Tried extends Outcome {
 /**
  * @internal Steps that make the objective smallest within the limits, found by trying: every combination that is tried is built
  * and judged. Begins with what a preset does; where that misses a limit, with the model as it is, folded and its weights stored once. Ends
- * when none is better or `seconds` have gone by.
+ * when none is better or `seconds` have gone by: what is being built by then is given up between two layers, what is being judged is judged to
+ * its end. Until there is one that keeps the limits time does not count.
  */
 export async function planSteps(
   given: {
@@ -76,10 +77,11 @@ export async function planSteps(
     readonly seconds: number
     readonly run: Run
   },
-  build: (steps: readonly ResolvedStep[]) => Promise<Built>,
+  build: (steps: readonly ResolvedStep[], run: Run) => Promise<Built>,
 ): Promise<Planned> {
   const { before, limits, evaluate, objective, run } = given
   const end = performance.now() + 1000 * given.seconds
+  const timed = run.until(end)
   const tried = techniques(objective, given.calibrated, given.container)
   const applied = tried.map((t, axis) => ({ ...t, axis })).sort((a, b) => a.place - b.place)
   const attempts: Attempt[] = []
@@ -90,8 +92,8 @@ export async function planSteps(
 
   async function trial(levels: readonly number[]): Promise<Tried> {
     const steps = [...always, ...applied.flatMap(({ axis, levels: all }) => all[levels[axis]!]!.map(resolve))]
-    const built = await build(steps).catch((error: unknown) => {
-      if (isUnavailable(error)) return undefined
+    const built = await build(steps, found ? timed : run).catch((error: unknown) => {
+      if (isUnavailable(error) || isLate(error)) return undefined
       throw error
     })
     if (!built) return { met: false, cost: Infinity, steps }
@@ -111,6 +113,12 @@ export async function planSteps(
   if (!found) return { steps: [...always, ...tried[0]!.levels[1]!.map(resolve)], attempts }
   const { attempt, steps, built, after } = found
   return { steps, found: { built, after }, attempts: [...attempts.filter((a) => a !== attempt), attempt] }
+}
+
+/** Whether there was no time to build it. */
+function isLate(error: unknown): boolean {
+  const { code, parameter } = error as { code?: unknown; parameter?: unknown }
+  return code === 'ERR_ABORTED' && parameter === 'seconds'
 }
 
 /** Whether a technique is not to be had for a model: sessions cannot run it, or its layers cannot lose as much. */

@@ -95,15 +95,16 @@ export async function compress(
     const base = original.clone()
     foldConstantNodes(base)
     const halves = widen(base)
-    const build = async (chosen: readonly ResolvedStep[], spared: ReadonlySet<string>): Promise<Built> => {
+    const build = async (chosen: readonly ResolvedStep[], spared: ReadonlySet<string>, own = run): Promise<Built> => {
       const model = base.clone()
-      const context = { run, calibration, spared, judge, original: base, memory: { keep: new KeepBudget(), scratch: new Scratch() } }
+      const context = { run: own, calibration, spared, judge, original: base, memory: { keep: new KeepBudget(), scratch: new Scratch() } }
       const steps: StepReport[] = []
       for (const step of chosen) {
         const began = performance.now()
         const { layers, summary } = await passOf(step).apply(model, step, context)
         steps.push({ step: step.step, summary, seconds: secondsSince(began), layers })
       }
+      own.check()
       model.graph.removeDeadInitializers()
       narrow(model, halves)
       model.check()
@@ -113,8 +114,8 @@ export async function compress(
     const always = spareable(base, resolved.spared ?? [])
     const planned =
       resolved.auto && evaluate
-        ? await planSteps({ ...resolved.auto, before, limits, evaluate, calibrated: calibration !== undefined, container: container ?? 'onnx', run }, (steps) =>
-            build(steps, always),
+        ? await planSteps({ ...resolved.auto, before, limits, evaluate, calibrated: calibration !== undefined, container: container ?? 'onnx', run }, (steps, timed) =>
+            build(steps, always, timed),
           )
         : { steps: resolved.steps, found: undefined, attempts: [] }
     const settled = await settle({ original: base, before, limits, evaluate, calibration, run, found: planned.found }, (spared) =>

@@ -30,17 +30,25 @@ export interface Progress {
 export class Run {
   readonly #onProgress: ((progress: Progress) => void) | undefined
   readonly signal: AbortSignal | undefined
+  readonly #end: number
   #last = 0
 
-  constructor(onProgress?: (progress: Progress) => void, signal?: AbortSignal) {
+  /** `end`: by `performance.now()`, when there is no more time. */
+  constructor(onProgress?: (progress: Progress) => void, signal?: AbortSignal, end = Infinity) {
     this.#onProgress = onProgress
     this.signal = signal
+    this.#end = end
   }
 
-  /** Throws `ERR_ABORTED` if the caller's signal fired. */
+  /** The same with a time at which it is as if the caller's signal fired. */
+  until(end: number): Run {
+    return new Run(this.#onProgress, this.signal, end)
+  }
+
+  /** Throws `ERR_ABORTED` if the caller's signal fired, or time is up: `parameter` tells which. */
   check(): void {
-    if (!this.signal?.aborted) return
-    throw new WhittleError('ERR_ABORTED', 'signal', 'signal: aborted', { cause: this.signal.reason })
+    if (this.signal?.aborted) throw new WhittleError('ERR_ABORTED', 'signal', 'signal: aborted', { cause: this.signal.reason })
+    if (performance.now() > this.#end) throw new WhittleError('ERR_ABORTED', 'seconds', 'seconds: time is up')
   }
 
   /**

@@ -35,7 +35,10 @@ export interface AutoRecipe {
   readonly limits?: Limits
   /** What is to be as small as it can: size (default) or latency, as `evaluate` measures it. */
   readonly objective?: Objective
-  /** After this many seconds nothing new is tried. Default 300. */
+  /**
+   * Default 300. After this many seconds nothing new is tried, and what is being built is given up between two layers, once there is a model that
+   * keeps the limits.
+   */
   readonly seconds?: number
 }
 
