@@ -3,7 +3,7 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 
-import { compress } from '../lib/compress'
+import { compress, type Step } from '../lib/compress'
 import { ComputedSource, firstNonFinite, KeepBudget, relativeError, Scratch } from '../lib/compress/computed'
 import { Initializer, MemorySource, Model } from '../lib/model'
 import { readQuantized, quantizedWeight } from '../lib/model/quantized'
@@ -139,6 +139,65 @@ describe('memory that is used again', () => {
     expect(relativeError(new Float32Array(0), new Float32Array(0))).toBe(0)
     expect(firstNonFinite(Float32Array.of(1, -3.4e38, 3.4e38))).toBe(-1)
     expect(firstNonFinite(Float32Array.of(1, -Infinity, NaN))).toBe(1)
+  })
+})
+
+/** Passes that look at weights alone, on residual blocks; `calibration` for those that look at inputs too. */
+const kSteps: readonly (readonly [Step, 'calibration'?])[] = [
+  [{ step: 'fold' }],
+  [{ step: 'equalize' }],
+  [{ step: 'equalize', method: 'inputs' }, 'calibration'],
+  [{ step: 'rotate' }],
+  [{ step: 'slice', sparsity: 0.25 }, 'calibration'],
+  [{ step: 'prune', sparsity: 0.5 }],
+  [{ step: 'prune', sparsity: 0.5, scope: 'global' }],
+  [{ step: 'prune', pattern: '2:4' }],
+  [{ step: 'prune', sparsity: 0.5, criterion: 'wanda' }, 'calibration'],
+  [{ step: 'prune', sparsity: 0.5, criterion: 'sparsegpt' }, 'calibration'],
+  [{ step: 'prune', structure: 'neuron', sparsity: 0.25 }],
+  [{ step: 'prune', structure: 'neuron', sparsity: 0.25, merge: true }],
+  [{ step: 'prune', structure: 'neuron', sparsity: 0.25, reconstruct: true }, 'calibration'],
+  [{ step: 'factorize', budget: 0.5 }],
+  [{ step: 'codebook', bits: 4 }],
+  [{ step: 'codebook', bits: 4, subvector: 4 }],
+  [{ step: 'codebook', bits: 4, scale: 'channel' }],
+  [{ step: 'codebook', bits: 4, weighting: 'inputs' }, 'calibration'],
+  [{ step: 'quantize' }],
+  [{ step: 'quantize', format: 'float16' }],
+  [{ step: 'quantize', activations: 'float16' }],
+  [{ step: 'quantize', format: 'residual' }],
+  [{ step: 'quantize', coding: 'entropy', bits: 4 }],
+  [{ step: 'quantize', bits: 4, method: 'gptq' }, 'calibration'],
+]
+const nameOf = (step: Step): string =>
+  Object.entries(step)
+    .map(([key, value]) => (key === 'step' ? String(value) : `${key} ${String(value)}`))
+    .join(', ')
+
+describe('what a pass leaves in memory', () => {
+  const n = 128
+  const input = (): string => path.join(folder, 'blocks.onnx')
+  beforeAll(() => {
+    const made = spawnSync(process.execPath, [path.join(root, 'scripts', 'make-large-model.cjs'), input(), '6', String(n), 'blocks'])
+    expect(made.status).toBe(0)
+  })
+
+  test.each(kSteps.map(([step, needs]) => [nameOf(step), step, needs] as const))('no more than the budget: %s', async (_name, step, needs) => {
+    const calibration = [1, 2].map((seed) => ({ x0: { type: 'float32' as const, dims: [32, n], data: noise(32 * n, seed) } }))
+    const { limit } = KeepBudget
+    // One weight of six has 66 kB.
+    KeepBudget.limit = 70_000
+    const done = await compress(input(), { steps: [step] }, needs ? { calibration } : {}).finally(() => (KeepBudget.limit = limit))
+    const { model } = done
+    let held = 0
+    for (const { source } of model.initializers.values()) if (source.kind === 'memory' && source.byteLength >= 1024) held += source.byteLength
+    // Scales, biases and tables, of each weight about a kilobyte.
+    expect(held).toBeLessThan(70_000 + 6 * 3_000)
+    const target = path.join(folder, 'blocks.small.onnx')
+    await model.save(target)
+    const { layers } = done.report.steps[0]!
+    if (layers.length > 0) expect(layers.some((l) => l.action !== 'kept')).toBe(true)
+    model.close()
   })
 })
 

@@ -50,7 +50,9 @@ export interface CompressResult {
  *
  * Weights in `Constant` nodes become initializers first, and the opset is raised to what the written ops need and no
  * further. Tensors are worked on one at a time and results beyond 8 MB are computed again while the model is saved,
- * so memory holds about two of the largest tensors, whatever the size of the model.
+ * so memory holds two to four of the largest tensors, whatever the size of the model. Steps that look at calibration inputs run the model, and
+ * sessions hold all its weights meanwhile; beside them lie second moments of layers' inputs, up to 256 MB at a time (those of one layer where it
+ * alone has more) and twice those of the layer at work. What they find goes to a temporary file beyond the 8 MB.
  *
  * @param input a path, the bytes of an ONNX file, or a {@link Model} (which is not changed)
  * @param recipe `'int8-weights'`, `'int4-weights'`, or a recipe; see `Recipe`
