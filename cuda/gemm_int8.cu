@@ -17,6 +17,14 @@ __global__ void rows_kernel(const uint8_t* w, bool flip, bool transposed, uint32
   const uint32_t pieces = row / 16, t = blockIdx.x * blockDim.x + threadIdx.x;
   if (t / pieces >= all_rows) return;
   const uint32_t r = t / pieces, start = t % pieces * 16;
+  int4* const to = reinterpret_cast<int4*>(out + uint64_t(r) * row + start);
+  const uint8_t* from = w + uint64_t(r) * k + start;
+  if (transposed && r < rows && start + 16 <= k && reinterpret_cast<uintptr_t>(from) % 16 == 0) {
+    const int4 v = *reinterpret_cast<const int4*>(from);
+    const int top = flip ? static_cast<int>(0x80808080u) : 0;
+    *to = make_int4(v.x ^ top, v.y ^ top, v.z ^ top, v.w ^ top);
+    return;
+  }
   int words[4];
 #pragma unroll
   for (uint32_t i = 0; i < 4; i++) {
@@ -29,7 +37,7 @@ __global__ void rows_kernel(const uint8_t* w, bool flip, bool transposed, uint32
     }
     words[i] = static_cast<int>(word);
   }
-  *reinterpret_cast<int4*>(out + uint64_t(r) * row + start) = make_int4(words[0], words[1], words[2], words[3]);
+  *to = make_int4(words[0], words[1], words[2], words[3]);
 }
 
 // The sum of every row. A warp each.
@@ -71,8 +79,8 @@ __global__ void dots_kernel(const int8_t* x, const int8_t* w, uint32_t m, uint32
 
 // ---------- what follows the sums ----------
 
-// A column's share: where sums start, its zero point among signed bytes, its scale and bias.
-struct Column {
+// A column's share: where sums start, its zero point among signed bytes, its scale and bias. Aligned, so that it is read at once.
+struct alignas(16) Column {
   int32_t offset, zero;
   float scale, bias;
 };
