@@ -178,7 +178,7 @@ function checkEmulated(quick, seed) {
   if (!include) return skip('emulator', "NVIDIA's headers are not here: a CUDA toolkit, or pip install nvidia-cuda-runtime nvidia-cuda-crt and WHITTLE_CUDA_HEADERS=<folder>")
   const start = Date.now()
   const tsan = args.includes('--tsan') && !quick
-  const mistakes = kMistakes.filter((m) => (quick ? m.quick : tsan || m.config !== 'tsan') && (!['cublaslt', 'cusolver', 'svd', 'svd_krylov'].includes(m.file) || blasHeaders()))
+  const mistakes = kMistakes.filter((m) => m.config !== 'ptx' && (quick ? m.quick : tsan || m.config !== 'tsan') && (!['cublaslt', 'cusolver', 'svd', 'svd_krylov'].includes(m.file) || blasHeaders()))
   writeMistakes(mistakes)
   const configs = quick ? ['asan'] : tsan ? ['plain', 'asan', 'tsan'] : ['plain', 'asan']
   const dir = folder('cuda-emulated')
@@ -202,6 +202,7 @@ function checkEmulated(quick, seed) {
 function specs(name, match, env) {
   const start = Date.now()
   const file = path.join(folder('cuda-emulated'), 'jest.json')
+  fs.mkdirSync(path.dirname(file), { recursive: true })
   fs.rmSync(file, { force: true })
   const r = run(process.execPath, [require.resolve('jest/bin/jest'), '--json', `--outputFile=${file}`, '--testMatch', `<rootDir>/test/cuda/${match}.spec.ts`], { env })
   let data
@@ -289,6 +290,8 @@ if (args.includes('--test')) {
     checkSymbols('cusolver', 'cusolver_api.h', cusolver, (name) =>
       console.log(`NOTE ${name}: NVIDIA's library is not here (pip install nvidia-cusolver --target DIR and WHITTLE_CUSOLVER=DIR/nvidia/cu13)`),
     )
+    if (nvcc) specs('PTX, interpreted', 'ptx/*', { WHITTLE_NVCC: nvcc.nvcc, ...nvcc.env, WHITTLE_PTX_FULL: quick ? '' : '1', WHITTLE_CUDA: '0' })
+    else skip('PTX, interpreted', 'no nvcc')
     checkEmulated(quick, at >= 0 ? (args[at + 1] ?? '1') : '1')
     checkJavaScript(quick)
   }
