@@ -71,7 +71,9 @@ test('every kernel is understood, and every one with inline assembly has run', a
   // Kernels of other files are decoded, or have to run where they hold assembly.
   const others = files
     .map((f) => [f.slice(0, -3), readFileSync(join(folder, f), 'utf8')] as const)
-    .filter(([f, text]) => !stems.includes(f as Stem) && (/\basm\b/.test(text) || (full && text.includes('__global__'))))
+    .filter(
+      ([f, text]) => !stems.includes(f as Stem) && (/\basm\b/.test(text) || (full && text.includes('__global__'))),
+    )
     .map(([f]) => f)
   const all = [...Object.values(modules), ...(await Promise.all(others.map((s) => compile(s))))]
   const kernels = all.flatMap((m) => [...m.kernels.values()])
