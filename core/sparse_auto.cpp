@@ -1,11 +1,13 @@
 // Which format a matrix gets under 'auto': the least by a model of the kernels' time, or by the clock where that is asked for.
 // Costs are cycles of one product, fitted to AVX-512 on one thread; they stand in fixed relations to the vector's width.
+#include <math.h>
 #include <string.h>
 
 #include <algorithm>
 #include <chrono>
 
 #include "core/sparse_blocks.h"
+#include "core/sparse_int8.h"
 #include "core/sparse_weights.h"
 
 namespace whittle {
@@ -72,6 +74,19 @@ namespace {
 // Bytes over 1 MB come from beyond L2, where a core gets about 8 a cycle.
 double reading(double bytes) { return bytes > 1e6 ? bytes / 8 : bytes / 24; }
 
+// int8: cycles of a stored value with one column, by kSparseShapes.
+constexpr double kInt8Value[7] = {1.6, 1.3, 0.25, 0.45, 0.2, 0.17, 0.12};
+
+// The same with more of them: bundles of four columns and up to 16 rows, of which those with VNNI interleave rows of X only
+// where their columns are no neighbours; then the ends of each group's sums.
+double int8_cost(double blocks, double r, double c, double rows, double cols, double u) {
+  const double h = std::min(16.0, r), bundles = blocks * c / 4 * r / h;
+  const bool vnni = sparse_int8_tier() == Tier::avx512vnni;
+  const bool aligned = fmod(c, 4) == 0;
+  const double each = !vnni ? 1.5 + 3 * h : aligned ? 0.7 + 0.53 * h : std::max(2.7, 0.5 + 0.75 * h);
+  return bundles * (each * u + (aligned ? 1.5 : 4)) + rows * std::max(1.0, cols / 768) * 3 * u;
+}
+
 std::vector<Candidate> rank(const SparseSource& source, int32_t type) {
   const SparseBuild& b = source.build;
   const SparseCensus census = sparse_census(source, type == kSparseInt8);
@@ -87,8 +102,10 @@ std::vector<Candidate> rank(const SparseSource& source, int32_t type) {
     const double r = kSparseShapes[s][0], c = kSparseShapes[s][1], blocks = static_cast<double>(census.blocks[s]);
     const double h = std::min(8.0, r), loads = blocks * c * r / h, groups = rows / h;
     double cost;
-    if (columns <= 2) cost = columns * std::max(reading(blocks * (r * c * size + 2)), blocks * r * c * (s == 0 ? 1.6 : s == 2 ? 0.2 : 0.5) + groups * 4);
-    else if (s == 0 && type != kSparseInt8) cost = loads * (1.1 + 0.75 * u) + groups * std::max(1.0, cols / 192) * (1.6 * u + 6);
+    if (type == kSparseInt8 && columns <= 2) cost = columns * std::max(reading(blocks * (r * c + 2)), blocks * r * c * kInt8Value[s] + groups * 4);
+    else if (type == kSparseInt8) cost = int8_cost(blocks, r, c, rows, cols, u);
+    else if (columns <= 2) cost = columns * std::max(reading(blocks * (r * c * size + 2)), blocks * r * c * (s == 0 ? 1.6 : s == 2 ? 0.2 : 0.5) + groups * 4);
+    else if (s == 0) cost = loads * (1.1 + 0.75 * u) + groups * std::max(1.0, cols / 192) * (1.6 * u + 6);
     else cost = loads * std::max(0.55 * u * h, 1.6 * u + 0.5 * h) + groups * (8 * u * h + 10);
     list.push_back({s == 0 ? kSparseCsr : kSparseBlock, kSparseShapes[s][0], kSparseShapes[s][1], 0, 0, cost});
   }
@@ -97,7 +114,8 @@ std::vector<Candidate> rank(const SparseSource& source, int32_t type) {
     const double stored = rows * cols * kSparsePatterns[p][0] / kSparsePatterns[p][1];
     // Float n:m lies as CSR where more than two columns are to come.
     if (columns > 2 && type != kSparseInt8) continue;
-    const double cost = columns <= 2 ? columns * std::max(reading(stored * (size + 0.25)), stored * 0.3) : stored * (1.3 * u + 0.5) + rows * (8 * u + 10);
+    // With more columns, int8 n:m lies as the dense matrix does, in blocks of 16 x 4.
+    const double cost = columns <= 2 ? columns * std::max(reading(stored * (size + 0.25)), stored * 0.3) : int8_cost(rows * cols / 64, 16, 4, rows, cols, u);
     list.push_back({kSparseNm, 1, 1, kSparsePatterns[p][0], kSparsePatterns[p][1], cost});
   }
   if (type != kSparseInt8) {

@@ -268,6 +268,11 @@ describe('auto', () => {
     expect(sparsify(f32([0, 3], new Float32Array(0))).format).toBe('csr')
   })
 
+  test('keeps int8 weights in the blocks that they were pruned in, for many columns', () => {
+    for (const block of [[1, 4], [4, 1], [16, 1], [32, 32]] as const)
+      expect(made({ block: [...block] }, 0.2, { dtype: 'int8', columns: 128 }).format).toEqual({ block })
+  })
+
   test('measured or not, the product is the same within rounding, and dense hands its matrix back', () => {
     const x = fill(256 * 3, next)
     for (const density of [1, 0.4, 0.1])
