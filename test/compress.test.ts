@@ -234,7 +234,9 @@ describe('quantize', () => {
     expect(await chosen({ ops: ['Conv'] })).toEqual(['w3'])
     expect(await chosen('matmul2')).toEqual(['w2'])
     expect(await chosen({ exclude: 'w2' })).toEqual(['w3'])
-    expect(await failure(() => chosen('nobody'))).toMatchObject({ code: 'ERR_RANGE', parameter: 'layers' })
+    expect(await failure(() => chosen('nobody'))).toMatchObject({ code: 'ERR_RANGE', parameter: 'recipe.steps[0].layers' })
+    expect(await failure(() => chosen(['w22']))).toMatchObject({ message: "recipe.steps[0].layers: no weight is called \"w22\", perhaps 'w2'" })
+    expect(await failure(() => chosen({ ops: ['Convv'] }))).toMatchObject({ code: 'ERR_RANGE', parameter: 'recipe.steps[0].layers.ops[0]' })
   })
 
   test('the model that goes in stays as it is, and what comes out can be compressed again without change', async () => {

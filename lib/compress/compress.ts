@@ -103,7 +103,9 @@ export async function compress(
       const steps: StepReport[] = []
       for (const step of chosen) {
         const began = performance.now()
-        const { layers, summary } = await passOf(step).apply(model, step, context)
+        const { layers, summary } = await passOf(step)
+          .apply(model, step, context)
+          .catch((error: unknown) => placed(error, chosen.indexOf(step)))
         steps.push({ step: step.step, summary, seconds: secondsSince(began), layers })
       }
       own.check()
@@ -171,6 +173,13 @@ function checkNeeds(steps: readonly ResolvedStep[], calibration: Calibration | u
         'options.calibration',
         `options.calibration: recipe.steps[${i}] (${step.step}) needs inputs to calibrate on, got none`,
       )
+}
+
+/** A selector does not know whose it is. */
+function placed(error: unknown, index: number): never {
+  if (!(error instanceof WhittleError) || error.parameter !== 'layers') throw error
+  const step = `recipe.steps[${index}].`
+  throw new WhittleError(error.code, `${step}layers`, `${step}${error.message}`, { cause: error })
 }
 
 const secondsSince = (start: number): number => Math.round(performance.now() - start) / 1000

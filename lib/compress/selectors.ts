@@ -1,5 +1,6 @@
 import { WhittleError } from '../errors'
-import { fail, integer, options } from '../validate'
+import { weightOps } from '../model/weights'
+import { fail, integer, nearest, oneOf, options } from '../validate'
 
 /**
  * Which layers a step works on.
@@ -36,7 +37,7 @@ export function parseSelector(value: unknown, parameter: string): LayerSelector 
   return {
     ...(given.include === undefined ? {} : { include: globs(given.include, `${parameter}.include`) }),
     ...(given.exclude === undefined ? {} : { exclude: globs(given.exclude, `${parameter}.exclude`) }),
-    ...(given.ops === undefined ? {} : { ops: globs(given.ops, `${parameter}.ops`) }),
+    ...(given.ops === undefined ? {} : { ops: globs(given.ops, `${parameter}.ops`).map((op, i) => oneOf(op, `${parameter}.ops[${i}]`, weightOps)) }),
     ...(given.minElements === undefined
       ? {}
       : { minElements: integer(given.minElements, `${parameter}.minElements`, 0) }),
@@ -85,7 +86,21 @@ export function selects(selector: LayerSelector, layer: Selectable, defaultMin: 
   return !(selector.exclude && named(selector.exclude))
 }
 
-/** @internal A selector whose names fit nothing is a typing error, not a wish to do nothing. */
+/**
+ * @internal A selector whose names fit nothing is a typing error, not a wish to do nothing.
+ *
+ * @returns the error, which `compress` completes by the step
+ */
+export function unmatchedError(selector: LayerSelector, layers: readonly Selectable[]): WhittleError | undefined {
+  const unmatched = unmatchedNames(selector, layers)
+  if (unmatched.length === 0) return undefined
+  const known = layers.flatMap((l) => [l.name, l.weight])
+  const [only] = unmatched
+  const hint = unmatched.length === 1 ? nearest(only, known) : ''
+  return new WhittleError('ERR_RANGE', 'layers', `layers: no weight is called ${unmatched.map((u) => JSON.stringify(u)).join(', ')}${hint}`)
+}
+
+/** @internal */
 export function unmatchedNames(selector: LayerSelector, layers: readonly Selectable[]): string[] {
   const names = [...(selector.include ?? []), ...(selector.exclude ?? [])]
   return names.filter((g) => !layers.some((l) => matches(g, l.name) || matches(g, l.weight)))

@@ -1,11 +1,10 @@
-import { WhittleError } from '../../errors'
 import type { Model } from '../../model/model'
 import type { Weight } from '../../model/weights'
 import type { LayerReport } from '../../report/types'
 import type { Calibration } from '../calibration'
 import type { KeepBudget, Scratch } from '../computed'
 import type { Run } from '../progress'
-import { selects, unmatchedNames, type LayerSelector, type Selectable } from '../selectors'
+import { selects, unmatchedError, type LayerSelector, type Selectable } from '../selectors'
 
 /** @internal What the passes of one run share. */
 export interface Memory {
@@ -65,13 +64,8 @@ export function chooseLayers(all: readonly Weight[], selector: LayerSelector, de
     elements: weight.initializer.elementCount,
     of: weight,
   }))
-  const unmatched = unmatchedNames(selector, seen)
-  if (unmatched.length)
-    throw new WhittleError(
-      'ERR_RANGE',
-      'layers',
-      `layers: no weight is called ${unmatched.map((u) => JSON.stringify(u)).join(', ')}`,
-    )
+  const error = unmatchedError(selector, seen)
+  if (error) throw error
   return seen
     .filter((s) => (selector.ops || !ops || ops.includes(s.op)) && selects(selector, s, defaultMin) && !spared?.has(s.weight))
     .map((s) => s.of)

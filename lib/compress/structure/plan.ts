@@ -1,10 +1,9 @@
-import { WhittleError } from '../../errors'
 import type { Model } from '../../model/model'
 import { weights } from '../../model/weights'
 import type { Calibration } from '../calibration'
 import type { Scratch } from '../computed'
 import type { Run } from '../progress'
-import { selects, unmatchedNames, type LayerSelector } from '../selectors'
+import { selects, unmatchedError, type LayerSelector } from '../selectors'
 import { activityScores, kActivityCriteria, type ActivityCriterion } from './activity'
 import { Gradients, taylorScores } from './gradients'
 import type { Group, Structure } from './groups'
@@ -85,9 +84,8 @@ export async function inputDims(model: Model, calibration: Calibration | undefin
 export function chooseGroups(model: Model, { groups, kept }: Structure, step: Wish, spared: ReadonlySet<string>): { chosen: Group[]; reasons: Map<string, string> } {
   const all = weights(model.graph)
   const named = all.map((w) => ({ name: w.name, op: w.op, weight: w.initializer.name, elements: w.initializer.elementCount }))
-  const unmatched = unmatchedNames(step.layers, named)
-  if (unmatched.length)
-    throw new WhittleError('ERR_RANGE', 'layers', `layers: no weight is called ${unmatched.map((u) => JSON.stringify(u)).join(', ')}`)
+  const error = unmatchedError(step.layers, named)
+  if (error) throw error
   const wanted = new Set(named.filter((n) => selects(step.layers, n, 0)).map((n) => n.weight))
   const excluded = step.layers.exclude ? new Set(named.filter((n) => !selects({ exclude: step.layers.exclude! }, n, 0)).map((n) => n.weight)) : new Set<string>()
   const reasons = new Map([...kept].filter(([tensor]) => wanted.has(tensor)))
