@@ -168,6 +168,16 @@ if (w.gemmInt4Async) {
     async: async (x) => w.gemm(row(x), await w.packFloat32Async(square(x))),
     sync: (x) => w.gemm(row(x), w.packFloat32(square(x))),
   }
+  calls.gemmBinary = {
+    async: (x, out) => w.gemmBinaryAsync(square(x), w.packBinary(square(x)), { inputScale: 'mean', out }),
+    sync: (x) => w.gemmBinary(square(x), w.packBinary(square(x)), { inputScale: 'mean' }),
+    out: (n) => [Float32Array, side(n) ** 2],
+    size: (n) => Math.min(n, 90_000),
+  }
+  calls.packBinary = {
+    async: async (x) => w.gemmBinary(row(x), await w.packBinaryAsync(square(x))),
+    sync: (x) => w.gemmBinary(row(x), w.packBinary(square(x))),
+  }
   calls.packBfloat16 = {
     async: async (x) => w.gemm(row(x), await w.packBfloat16Async(square(x))),
     sync: (x) => w.gemm(row(x), w.packBfloat16(square(x))),
