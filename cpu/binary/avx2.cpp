@@ -3,8 +3,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define WHITTLE_ISA_FILE
-#include "core/binary.h"
+#include "cpu/binary/rest.h"
 
 namespace whittle {
 namespace {
@@ -74,11 +73,7 @@ double pack(const float* x, int64_t k, uint32_t* words) {
   double s[8];
   _mm256_storeu_pd(s, low);
   _mm256_storeu_pd(s + 4, high);
-  for (; p < k; p++) {
-    if (x[p] < 0) words[p / 32] |= static_cast<uint32_t>(1) << (p % 32);
-    s[p % 8] += x[p] < 0 ? -static_cast<double>(x[p]) : static_cast<double>(x[p]);
-  }
-  return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+  return binary_rest(x, p, k, words, s);
 }
 
 }  // namespace

@@ -4,8 +4,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define WHITTLE_ISA_FILE
-#include "core/binary.h"
+#include "cpu/binary/rest.h"
 
 namespace whittle {
 namespace {
@@ -92,7 +91,7 @@ double pack(const float* x, int64_t k, uint32_t* words) {
   }
   double s[8];
   _mm512_storeu_pd(s, sum);
-  return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+  return binary_rest(x, k, k, words, s);
 }
 
 }  // namespace

@@ -2,8 +2,7 @@
 #include <arm_neon.h>
 #include <string.h>
 
-#define WHITTLE_ISA_FILE
-#include "core/binary.h"
+#include "cpu/binary/rest.h"
 
 namespace whittle {
 namespace {
@@ -62,11 +61,7 @@ double pack(const float* x, int64_t k, uint32_t* words) {
   }
   double s[8];
   for (int q = 0; q < 4; q++) vst1q_f64(s + 2 * q, sum[q]);
-  for (; p < k; p++) {
-    if (x[p] < 0) words[p / 32] |= static_cast<uint32_t>(1) << (p % 32);
-    s[p % 8] += x[p] < 0 ? -static_cast<double>(x[p]) : static_cast<double>(x[p]);
-  }
-  return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+  return binary_rest(x, p, k, words, s);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // binary, the reference: bits counted by halves, no library call where a CPU lacks the instruction.
-#include "core/binary.h"
+#include "cpu/binary/rest.h"
 
 namespace whittle {
 namespace {
@@ -14,11 +14,7 @@ double pack(const float* x, int64_t k, uint32_t* words) {
   double sum[8] = {0, 0, 0, 0, 0, 0, 0, 0};
   const int64_t all = binary_words(k);
   for (int64_t i = 0; i < all; i++) words[i] = 0;
-  for (int64_t p = 0; p < k; p++) {
-    if (x[p] < 0) words[p / 32] |= uint32_t{1} << (p % 32);
-    sum[p % 8] += x[p] < 0 ? -static_cast<double>(x[p]) : static_cast<double>(x[p]);
-  }
-  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+  return binary_rest(x, 0, k, words, sum);
 }
 
 void multiply(const BinaryTile* t) {
