@@ -23,20 +23,6 @@ void svd_tails(int64_t count, const double* values, double* tail) {
   for (int64_t i = count; i-- > 0;) tail[i] = tail[i + 1] + values[i] * values[i];
 }
 
-int64_t svd_rank(const SvdProblem& p, int64_t count, const double* tail, double total) {
-  int64_t rank = std::min(count, p.max_rank);
-  if (p.energy < 0 && p.tolerance < 0) return rank;
-  double limit = total;
-  if (p.energy >= 0) limit = std::min(limit, (1 - p.energy) * total);
-  if (p.tolerance >= 0) limit = std::min(limit, p.tolerance * p.tolerance * total);
-  // What the input's own precision cannot tell from zero asks for no rank.
-  const double unit = p.wide ? 0x1p-50 : 0x1p-23;
-  limit += unit * unit * total;
-  for (int64_t r = 1; r < rank; r++)
-    if (tail[r] <= limit) return r;
-  return rank;
-}
-
 template <class T>
 WhittleStatus svd_full(const SvdProblem& p, const SvdView<T>& view, Workspace* work, SvdTriplets* t, double* spectrum, double* norm2) {
   const SvdKernels& kernels = svd_kernels();

@@ -16,19 +16,10 @@ namespace whittle {
 
 namespace {
 
-constexpr double kLeft = 0.03;   // what further steps may still lower the error by, as a share
-constexpr double kNoise = 1e-6;   // of the norm: errors of the order of float32's rounding are all the same
-constexpr double kClosed = 1e-5;  // of the norm: an invariant space that leaves less is the answer
 constexpr double kSmall = 2e-5;
 constexpr int kRounds = 6;         // of projection; 2 where the space is not exhausted
 constexpr double kMostLost = 0.1;  // squared length
 constexpr int64_t kSlabRows = 8, kSlabFloats = 96 << 10, kGroups = 8, kRowsPiece = 512, kColumnsPiece = 256;
-// A last step that gained less is the last whatever came before; the ratio of two steps where only one is known.
-constexpr double kStill = 1e-4, kUnknownRatio = 0.7;
-// A block finds of equal values at most as many as it has columns. Where almost so many lie so close (as a share), fresh random
-// blocks and steps from them look for more, until such a chain gains less than kChainGain.
-constexpr double kCrowd = 0.02, kChainGain = 0.01;
-constexpr int64_t kCrowdSpare = 2, kChainBlocks = 16;
 constexpr int64_t kAloneSpace = 128;  // dimensions up to which waking threads costs more than they take over from the eigenproblem
 
 // A block of `width` columns over n rows: panels one after the other, each n x panel with its rows side by side.
@@ -298,23 +289,6 @@ double captured_by(int64_t e, int64_t d, int64_t r, const double* gram, int64_t 
   if (dense_solve_lt(c, c, cc, c, h, c, threads) != WHITTLE_OK) return -1;
   for (int64_t i = 0; i < c; i++) kept += h[i * c + i];
   return kept;
-}
-
-// What the last step gained, and what going by the last two further steps may gain, as shares of the error.
-struct Progress {
-  double last, left;
-};
-Progress progress_of(double norm2, double now, double before, double earlier) {
-  const double floor = kNoise * kNoise * norm2;
-  if (norm2 - now <= floor) return {0, 0};
-  if (before < 0) return {1, 1};
-  const auto gain = [&](double less, double more) {
-    return std::max(0.0, 1 - sqrt(std::max(norm2 - more, floor) / std::max(norm2 - less, floor)));
-  };
-  const double last = gain(before, now), previous = earlier < 0 ? 0 : gain(earlier, before);
-  if (last <= kStill) return {last, last};
-  const double ratio = previous > 0 ? last / previous : kUnknownRatio;
-  return {last, ratio < 1 ? std::min(1.0, last * ratio / (1 - ratio)) : 1};
 }
 
 // Whether of the rank ascending squared values about a block's width lie so close that there may be more of them. Of the

@@ -2,6 +2,7 @@
 // matrix as seen from its long side: `tall` x `thin`, tall >= thin.
 #pragma once
 #include "core/svd_dense.h"
+#include "core/svd_rules.h"
 #include "core/svd_solve.h"
 
 namespace whittle {
@@ -32,8 +33,6 @@ inline double svd_uniform(uint64_t* state) {
 
 // Squared errors by rank from singular values: tail[r] = sum of squares past the r-th.
 void svd_tails(int64_t count, const double* values, double* tail);
-// Smallest rank, at least 1, that the problem's energy and tolerance ask for, at most max_rank.
-int64_t svd_rank(const SvdProblem& p, int64_t count, const double* tail, double total);
 
 // Rows [from, count) of left, which are right_i X^T, are of vectors too small or too close to be orthogonal: makes triplets of
 // them. Rows before `from` of left are orthonormal, and stay. `scale` is the largest singular value; `loose` is the cosine

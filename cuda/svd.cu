@@ -175,19 +175,6 @@ __global__ void svd_scale_kernel(const double* x, const double* s, int64_t rows,
   out[i] = x[i] * s[i / (rows * columns) * columns + i / rows % columns];
 }
 
-int64_t svd_rank_of(const CudaSvd& p, int64_t count, const double* tail, double total) {
-  const int64_t rank = std::min(count, p.max_rank);
-  if (p.energy < 0 && p.tolerance < 0) return rank;
-  double limit = total;
-  if (p.energy >= 0) limit = std::min(limit, (1 - p.energy) * total);
-  if (p.tolerance >= 0) limit = std::min(limit, p.tolerance * p.tolerance * total);
-  const double unit = p.wide ? 0x1p-50 : 0x1p-23;
-  limit += unit * unit * total;
-  for (int64_t r = 1; r < rank; r++)
-    if (tail[r] <= limit) return r;
-  return rank;
-}
-
 void SvdTask::product(int64_t m, int64_t n, int64_t k, Operand a, Operand b, double* d, int64_t ldd, double alpha, double beta, int64_t batch,
                       int64_t stride) {
   LtProduct l = {};
@@ -369,7 +356,7 @@ WhittleStatus cuda_svd(int32_t device, const CudaSvd& problem, SvdOutcome* outco
     if (whole[at]) {
       std::vector<double> tail(static_cast<size_t>(found + 1));
       tails(found, values[at].data(), tail.data());
-      ranks[at] = static_cast<int>(svd_rank_of(p, found, tail.data(), tail[0]));
+      ranks[at] = static_cast<int>(svd_rank(p, found, tail.data(), tail[0]));
       errors[at] = tail[static_cast<size_t>(ranks[at])];
       outcome->full = true;
       continue;

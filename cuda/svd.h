@@ -3,6 +3,7 @@
 #pragma once
 #include <vector>
 
+#include "core/svd_rules.h"
 #include "cuda/cublaslt.h"
 #include "cuda/cusolver.h"
 
@@ -50,10 +51,6 @@ inline int64_t svd_pieces(int64_t count) {
   const int64_t wanted = (count + 16383) / 16384;
   return wanted < kSvdPieces ? wanted : kSvdPieces;
 }
-
-// Smallest rank, at least 1, that energy and tolerance ask for, at most max_rank: core/svd_full.cpp has the same rule. tail[r]:
-// squares beyond the r-th.
-int64_t svd_rank_of(const CudaSvd& p, int64_t count, const double* tail, double total);
 
 // rows x columns column-major, each column times its s.
 __global__ void svd_scale_kernel(const double* x, const double* s, int64_t rows, int64_t columns, int64_t count, double* out);

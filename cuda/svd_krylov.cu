@@ -12,12 +12,6 @@ namespace whittle {
 namespace {
 
 constexpr int64_t kPanel = 16, kRankOfBlock = 64, kFirstRank = 32, kMostSteps = 14;
-constexpr double kLeft = 0.03;    // what further steps may still lower the error by, as a share
-constexpr double kNoise = 1e-6;   // of the norm: errors of that order count as none
-constexpr double kClosed = 1e-5;  // of the norm: an invariant space that leaves less is the answer
-constexpr double kStill = 1e-4, kUnknownRatio = 0.7;
-constexpr double kCrowd = 0.02, kChainGain = 0.01;
-constexpr int64_t kCrowdSpare = 2, kChainBlocks = 16;
 constexpr double kEmpty = 1e-26;  // squared share: what a projection leaves of a block that the space holds
 constexpr int kRounds = 3;        // of projection
 constexpr double kSkew = 1e-9;
@@ -41,24 +35,6 @@ __global__ void upper_kernel(const double* z, int64_t rows, int64_t e, double* o
   if (i >= e * e) return;
   const int64_t row = i % e, column = i / e;
   out[i] = row <= column ? z[column * rows + row] : 0;
-}
-
-struct Progress {
-  double last, left;
-};
-
-// What the last step gained, and what going by the last two further steps may gain, as shares of the error.
-Progress progress_of(double norm2, double now, double before, double earlier) {
-  const double floor = kNoise * kNoise * norm2;
-  if (norm2 - now <= floor) return {0, 0};
-  if (before < 0) return {1, 1};
-  const auto gain = [&](double less, double more) {
-    return std::max(0.0, 1 - sqrt(std::max(norm2 - more, floor) / std::max(norm2 - less, floor)));
-  };
-  const double last = gain(before, now), previous = earlier < 0 ? 0 : gain(earlier, before);
-  if (last <= kStill) return {last, last};
-  const double ratio = previous > 0 ? last / previous : kUnknownRatio;
-  return {last, ratio < 1 ? std::min(1.0, last * ratio / (1 - ratio)) : 1};
 }
 
 // Whether of the descending values about a block's width lie so close that there may be more of them.
@@ -288,7 +264,7 @@ bool SvdTask::randomized(int64_t tall, int64_t thin, const double* x, double nor
     }
     CudaSvd capped = o;
     capped.max_rank = rank + 1;
-    const int64_t keep = svd_rank_of(capped, rank + 1, tail.data(), norm2);
+    const int64_t keep = svd_rank(capped, rank + 1, tail.data(), norm2);
     if (keep > rank && rank < o.max_rank) continue;
     values->resize(static_cast<size_t>(std::min(keep, rank)));
     return true;
