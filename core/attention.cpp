@@ -17,10 +17,116 @@ namespace {
 constexpr int64_t kScores = 128 << 10;
 constexpr int64_t kMostRows = 128;
 
+// From so many rows on K and V are packed for a head.
+constexpr int64_t kPackedRows = 16;
+// Between panels, so that no two lie in one set of L1; and the same between rows of scores.
+constexpr int64_t kGap = 16;
+
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// A matrix k x n in panels, block of k by block of k, as GemmKernels::tile reads them.
+struct Packed {
+  int64_t k, n, step, panels, nr;
+  float* data;
+  Packed(int64_t rows, int64_t cols, const GemmEngine& e)
+      : k(rows), n(cols), step(gemm_k_block(rows, e)), panels((cols + e.kernels.nr - 1) / e.kernels.nr), nr(e.kernels.nr), data(nullptr) {}
+  int64_t size() const { return panels * (round_up(k, step) * nr + (k + step - 1) / step * kGap); }
+  int64_t length(int64_t at) const { return std::min(step, k - at); }
+  int64_t panel() const { return step * nr + kGap; }
+  const float* block(int64_t at) const { return data + at / step * panels * panel(); }
+  void fill(const GemmKernels& kernels, const float* b, int64_t row, int64_t col) {
+    for (int64_t at = 0; at < k; at += step)
+      kernels.pack_b(length(at), n, b + at * row, row, col, data + at / step * panels * panel(), panel());
+  }
+};
+
+// c = alpha * a b + beta * c + bias for a tile's rows of a, a block of k at a time; `a` answers where one lies.
+template <class A>
+void product(const GemmKernels& kernels, const Packed& b, GemmTile t, const A& a) {
+  const float* bias = t.bias;
+  t.cols = b.n;
+  t.b_row = b.nr;
+  t.b_panel = b.panel();
+  t.b_padded = true;
+  t.lo = -INFINITY;
+  t.hi = INFINITY;
+  for (int64_t at = 0; at < b.k; at += b.step, t.beta = 1) {
+    t.k = b.length(at);
+    t.a = a(at, t.k);
+    t.b = b.block(at);
+    t.bias = at + t.k == b.k ? bias : nullptr;
+    kernels.tile(&t);
+  }
+}
+
+// Rows [first, last) of one head: K and V are packed, then scores, softmax and what V makes of them follow each other while a
+// tile's rows are in L1.
+bool packed_rows(const AttentionProblem& p, int64_t b, int64_t h, int64_t first, int64_t last) {
+  static thread_local Scratch scratch;
+  const GemmEngine& e = gemm_default();
+  const GemmKernels& kernels = e.kernels;
+  const int64_t block = std::max<int64_t>(1, 16 / kernels.mr) * kernels.mr, stride = round_up(p.keys, 16) + kGap;
+  Packed k(p.depth, p.keys, e), v(p.keys, p.wide, e);
+  const int64_t parts[] = {round_up(k.size(), 16), round_up(v.size(), 16), round_up(block * kGemmRowStride, 16)};
+  k.data = static_cast<float*>(scratch.take((parts[0] + parts[1] + parts[2] + block * stride) * 4));
+  if (!k.data) return false;
+  v.data = k.data + parts[0];
+  float *a = v.data + parts[1], *scores = a + parts[2];
+  k.fill(kernels, p.k.data + b * p.k.batch + h * p.k.head, p.k.row, p.k.col);
+  v.fill(kernels, p.v.data + b * p.v.batch + h * p.v.head, p.v.row, p.v.col);
+  const float* q = p.q.data + b * p.q.batch + h * p.q.head;
+  const float* mask = p.mask.data ? p.mask.data + b * p.mask.batch + h * p.mask.head : nullptr;
+  const bool shared = mask && p.mask.row == 0 && p.mask.col == 1;  // by all rows
+  const int64_t tiles = (last - first + block - 1) / block;
+  for (int64_t i = 0; i < tiles; i++) {
+    const int64_t row = first + (last - first) * i / tiles;
+    GemmTile t = {};
+    t.rows = first + (last - first) * (i + 1) / tiles - row;
+    t.c = scores;
+    t.ldc = stride;
+    t.alpha = p.scale;
+    t.bias = shared ? mask : nullptr;
+    if (mask && !shared) {
+      t.beta = 1;
+      for (int64_t r = 0; r < t.rows; r++)
+        for (int64_t j = 0; j < p.keys; j++) scores[r * stride + j] = mask[(row + r) * p.mask.row + j * p.mask.col];
+    }
+    t.a_row = kGemmRowStride;
+    product(kernels, k, t, [&](int64_t at, int64_t length) {
+      kernels.pack_a(t.rows, length, q + row * p.q.row + at * p.q.col, p.q.row, p.q.col, a);
+      return a;
+    });
+    norm_kernels().softmax_rows(t.rows, p.keys, scores, stride);
+    t.c = p.out + b * p.out_batch + h * p.out_head + row * p.out_row;
+    t.ldc = p.out_row;
+    t.alpha = 1;
+    t.beta = 0;
+    t.bias = nullptr;
+    t.a_row = stride;
+    product(kernels, v, t, [&](int64_t at, int64_t) { return scores + at; });
+  }
+  return true;
+}
+
+WhittleStatus attention_packed(const AttentionProblem& p, int threads) {
+  const int64_t heads = p.batch * p.heads, team = threads > 0 ? threads : thread_limit();
+  // Where heads are few, threads share one and each packs its own copy.
+  const int64_t parts = team == 1 ? 1 : std::max<int64_t>(1, std::min(p.rows / (2 * kPackedRows), 4 * team / heads));
+  std::atomic<bool> failed{false};
+  parallel_for(heads * parts, 1, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; t++) {
+      const int64_t at = t / parts, part = t % parts;
+      if (!packed_rows(p, at / p.heads, at % p.heads, p.rows * part / parts, p.rows * (part + 1) / parts)) failed = true;
+    }
+  });
+  return failed ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
+}
+
 }  // namespace
 
 WhittleStatus attention_f32(const AttentionProblem& p, int threads) {
   if (p.batch * p.heads * p.rows * p.wide == 0) return WHITTLE_OK;
+  if (p.rows >= kPackedRows && p.keys > 0 && p.depth > 0) return attention_packed(p, threads);
   const int64_t fit = kScores / 4 / std::max<int64_t>(1, p.keys);
   const int64_t block = std::min<int64_t>(p.rows, std::max<int64_t>(8, std::min(kMostRows, fit)));
   const int64_t blocks = (p.rows + block - 1) / block;

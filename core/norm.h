@@ -12,6 +12,8 @@ namespace whittle {
 struct NormKernels {
   // out may be x. log: the logarithm of the softmax.
   void (*softmax)(int64_t n, const float* x, int32_t log, float* out);
+  // softmax of each of `rows` rows, `stride` floats apart, in place.
+  void (*softmax_rows)(int64_t rows, int64_t n, float* x, int64_t stride);
   // (x - mean) / sqrt(variance + epsilon) * gamma + beta, variance over n; gamma and beta may be null. out may be x.
   void (*layer)(int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out);
   float (*sum)(int64_t n, const float* x);

@@ -26,6 +26,10 @@ void softmax(int64_t n, const float* x, int32_t log_, float* out) {
   for (int64_t i = 0; i < n; i++) out[i] = static_cast<float>(log_ ? (x[i] - m) - l : exp(x[i] - m) / sum);
 }
 
+void softmax_rows(int64_t rows, int64_t n, float* x, int64_t stride) {
+  for (int64_t i = 0; i < rows; i++) softmax(n, x + i * stride, 0, x + i * stride);
+}
+
 void layer(int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out) {
   double mean = 0, variance = 0;
   for (int64_t i = 0; i < n; i++) mean += x[i];
@@ -55,4 +59,4 @@ float sum_abs(int64_t n, const float* x) {
 
 }  // namespace
 
-extern "C" void norm_install_scalar(whittle::NormKernels* t) { *t = {softmax, layer, sum, sum_squares, sum_abs, top, bottom}; }
+extern "C" void norm_install_scalar(whittle::NormKernels* t) { *t = {softmax, softmax_rows, layer, sum, sum_squares, sum_abs, top, bottom}; }

@@ -95,6 +95,69 @@ static void row_softmax(int64_t n, const float* x, int32_t log_, float* out) {
   }
 }
 
+// e^x for x <= 0, by one addition that rounds the exponent into place: 0 from -88 on, NaN of NaN.
+static inline vf falling_exp(vf x) {
+  const vf magic = v_set(12582912.0f + 127);
+  x = v_max(v_set(-88.0f), x);
+  const vf count = v_fma(x, v_set(1.44269504f), magic), n = v_sub(count, magic);
+  vf r = v_fnma(n, v_set(0.693145752f), x);
+  r = v_fnma(n, v_set(1.42860677e-6f), r);
+  vf p = v_fma(r, v_set(0.001392617612f), v_set(0.008363173075f));
+  p = v_fma(p, r, v_set(0.04166655466f));
+  p = v_fma(p, r, v_set(0.1666657703f));
+  p = v_fma(p, r, v_set(0.5f));
+  p = v_fma(p, r, v_set(1.0f));
+  return v_mul(v_fma(p, r, v_set(1.0f)), v_power(count));
+}
+
+// kRows rows abreast: what one waits for (its maximum, its sum) hides behind the others.
+enum { kSoftmaxRows = 4 };
+template <int kRows>
+static inline void softmax_abreast(int64_t n, float* x, int64_t stride) {
+  const int64_t whole = n - n % VF_LANES, left = n - whole;
+  const vf least = v_set(-INFINITY);
+  vf s[kRows], top[kRows];
+  for (int r = 0; r < kRows; r++) top[r] = least;
+  for (int64_t i = 0; i < whole; i += VF_LANES)
+    for (int r = 0; r < kRows; r++) top[r] = v_max(top[r], v_load(x + r * stride + i));
+  for (int r = 0; r < kRows; r++) {
+    if (left) top[r] = v_max(top[r], v_load_part(x + r * stride + whole, left, least));
+    top[r] = v_set(v_top(top[r]));
+    s[r] = v_set(0.0f);
+  }
+  for (int64_t i = 0; i < whole; i += VF_LANES)
+    for (int r = 0; r < kRows; r++) {
+      const vf e = falling_exp(v_sub(v_load(x + r * stride + i), top[r]));
+      s[r] = v_add(s[r], e);
+      v_store(x + r * stride + i, e);
+    }
+  for (int r = 0; r < kRows; r++) {
+    if (left) {
+      const vf e = falling_exp(v_sub(v_load_part(x + r * stride + whole, left, least), top[r]));
+      s[r] = v_add(s[r], v_keep(e, left));
+      v_store_part(x + r * stride + whole, e, left);
+    }
+    s[r] = v_set(1.0f / v_sum(s[r]));
+  }
+  for (int64_t i = 0; i < whole; i += VF_LANES)
+    for (int r = 0; r < kRows; r++) v_store(x + r * stride + i, v_mul(v_load(x + r * stride + i), s[r]));
+  if (left)
+    for (int r = 0; r < kRows; r++)
+      v_store_part(x + r * stride + whole, v_mul(v_load_part(x + r * stride + whole, left, s[r]), s[r]), left);
+}
+
+static void rows_softmax(int64_t rows, int64_t n, float* x, int64_t stride) {
+  int64_t i = 0;
+  for (; i + kSoftmaxRows <= rows; i += kSoftmaxRows) softmax_abreast<kSoftmaxRows>(n, x + i * stride, stride);
+  x += i * stride;
+  switch (rows - i) {
+    case 1: return softmax_abreast<1>(n, x, stride);
+    case 2: return softmax_abreast<2>(n, x, stride);
+    case 3: return softmax_abreast<3>(n, x, stride);
+    default: return;
+  }
+}
+
 static void row_layer(int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out) {
   const float mean = row_sum(n, x) / (float)n;
   const vf center = v_set(mean);
@@ -113,5 +176,5 @@ static void row_layer(int64_t n, const float* x, const float* gamma, const float
 }
 
 static void install_vector(whittle::NormKernels* t) {
-  *t = {row_softmax, row_layer, row_sum, row_squares, row_abs, row_top, row_bottom};
+  *t = {row_softmax, rows_softmax, row_layer, row_sum, row_squares, row_abs, row_top, row_bottom};
 }

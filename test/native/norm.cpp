@@ -40,6 +40,28 @@ WHITTLE_CHECK(norm) {
         h.expect(out.intact(), "wrote outside of the row");
       }
     });
+    rows("softmax of rows", [&](int64_t n, Guarded<float>& x) {
+      const int64_t stride = n + 3, count = rng.between(1, 9), size = (count - 1) * stride + n;
+      Guarded<float> want(size), out(size, 1);
+      for (int64_t i = 0; i < size; i++) want[i] = out[i] = x[i % n] + rng.normal();
+      const bool hidden = rng.below(3) == 0;
+      if (hidden)
+        for (int64_t i = 0; i < size; i += 2) want[i] = out[i] = i % 4 ? -INFINITY : -3.4e38f;
+      ref.softmax_rows(count, n, want.data(), stride);
+      got.softmax_rows(count, n, out.data(), stride);
+      for (int64_t i = 0; i < size; i++) {
+        if (i % stride >= n) {
+          if (!h.expect(out[i] == want[i], "wrote between rows")) return;
+          continue;
+        }
+        const double far = want[i] > 0 ? -::log(static_cast<double>(want[i])) : 0;
+        if (!near(out[i], want[i], (static_cast<double>(n + 16) + far) * want[i] + 1e-30)) return;
+      }
+      h.expect(out.intact(), "wrote outside of the rows");
+      out[0] = NAN;
+      got.softmax_rows(1, n, out.data(), stride);
+      for (int64_t i = 0; i < n; i++) h.expect(isnan(out[i]), "a NaN was passed over");
+    });
     rows("layer", [&](int64_t n, Guarded<float>& x) {
       Guarded<float> gamma(n), beta(n, 1), want(n), out(n, 1);
       for (int64_t i = 0; i < n; i++) {
