@@ -3,11 +3,13 @@ import path from 'node:path'
 import { Calibration, type CalibrationData, type Inputs } from '../compress/calibration'
 import { Scratch } from '../compress/computed'
 import { measure, type Evaluate } from '../compress/gate'
+import { widen } from '../compress/half/widen'
 import { Run, type Progress } from '../compress/progress'
 import { Runner } from '../compress/runner'
 import { WhittleError } from '../errors'
 import { energyEstimate } from '../metrics/energy'
 import { foldConstantNodes } from '../model/fold'
+import type { Initializer } from '../model/initializer'
 import { Model } from '../model/model'
 import { clampInts } from '../model/ops/op'
 import { inferShapes } from '../model/ops/infer'
@@ -82,10 +84,13 @@ export async function analyze(input: string | Uint8Array | ArrayBuffer | Model, 
     const original = loaded ?? (input as Model)
     const model = original.clone()
     foldConstantNodes(model)
+    // Weights and values are told in float32; what is stored, and what is multiplied, as it is.
+    const wide = model.clone()
+    const halves = new Map(widen(wide).tensors.map((w) => [w.name, w.half]))
     const notes: string[] = []
     const first = await firstOf(calibration)
     const shapes = shapesOf(model, o.shapes, first)
-    const activations = calibration ? await activationsOf(model, calibration, run, threads) : undefined
+    const activations = calibration ? await activationsOf(wide, calibration, run, threads) : undefined
     const bound = boundTo(model, shapes)
     const inferred = inferShapes(bound.graph, bound.opsets, { contents: contentsOf(first) })
     const { counts, unknown, inner } = countMacs(bound, inferred, activations?.dims)
@@ -101,10 +106,10 @@ export async function analyze(input: string | Uint8Array | ArrayBuffer | Model, 
     }
     const missing = new Set(unknown.flatMap((n) => n.inputs))
     const accuracy = evaluate ? (await measure(original.clone(), 'original', evaluate, {}, run)).accuracy : undefined
-    const scan = sensitivity && (calibration || evaluate) ? new Sensitivity(model, sensitivity, { calibration, evaluate, run, threads }) : undefined
+    const scan = sensitivity && (calibration || evaluate) ? new Sensitivity(wide, sensitivity, { calibration, evaluate, run, threads }) : undefined
     const scratch = new Scratch()
     const layers: LayerAnalysis[] = []
-    const all = layersOf(model, scratch)
+    const all = layersOf(wide, scratch, halves)
     let [zeros, values] = [0, 0]
     for (const [i, layer] of all.entries()) {
       const { facts } = layer
@@ -147,13 +152,16 @@ function energyOf(macs: Readonly<Record<string, number>>, bytes: number): NonNul
 }
 
 /** Float weights and quantized ones, in the order in which nodes read them. */
-function layersOf(model: Model, scratch: Scratch): Layer[] {
+function layersOf(model: Model, scratch: Scratch, halves: ReadonlyMap<string, Initializer>): Layer[] {
   const found: Layer[] = [
-    ...weights(model.graph).map(({ name, op, initializer, view }): Layer => ({
-      facts: { name, op, weight: initializer.name, type: initializer.type, dims: initializer.dims, elements: initializer.elementCount, bytes: initializer.byteLength },
-      view,
-      read: () => asFloat32(scratch.read(initializer)),
-    })),
+    ...weights(model.graph).map(({ name, op, initializer, view }): Layer => {
+      const { type, byteLength } = halves.get(initializer.name) ?? initializer
+      return {
+        facts: { name, op, weight: initializer.name, type, dims: initializer.dims, elements: initializer.elementCount, bytes: byteLength },
+        view,
+        read: () => asFloat32(scratch.read(initializer)),
+      }
+    }),
     ...quantizedWeights(model.graph).map((w): Layer => ({
       facts: { name: w.name, op: w.op, weight: w.value, type: w.bits === 4 ? 'int4' : w.codes.type, storage: w.storage, dims: w.dims, elements: sizeOf(w.dims), bytes: quantizedBytes(w) },
       view: w.view,

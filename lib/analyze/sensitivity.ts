@@ -122,7 +122,7 @@ export class Sensitivity {
     const { initializer, graph } = home
     const values = asFloat32(this.#scratch.read(initializer))
     const data = 'bits' in change ? roundedTo(values, weight.view, change.bits, this.#scratch) : pruned(values, change.sparsity)
-    // Float16 weights are compared in float32: the graph's types must stay, so they are told by their own values.
+    // A graph of doubles takes no float32.
     if (initializer.type !== 'float32') return {}
     const own = data.slice()
     graph.setInitializer(initializer.name, Initializer.from(initializer.name, { type: 'float32', dims: initializer.dims, data: own }))

@@ -6,6 +6,7 @@ import { attribute, Node } from '../model/node'
 import { raiseOpset } from '../model/opset'
 import { boolean, fail, finite, integer, oneOf, options as checkOptions } from '../validate'
 import { Calibration, type CalibrationData } from './calibration'
+import { narrow, widen, type WidenedModel } from './half/widen'
 import { Run } from './progress'
 import { correctBias, kBiasSets } from './static/bias'
 import { codesOfWeight, computeDynamically } from './static/dynamic'
@@ -49,18 +50,19 @@ function excluded(exclude: unknown): ReadonlySet<string> {
 
 const isModel = (x: unknown): x is Model => x !== null && typeof x === 'object' && 'graph' in x && typeof (x as Model).clone === 'function'
 
-/** A copy with constants as initializers, at an opset that has scales per channel. */
-function ready(model: Model): Model {
+/** A copy with constants as initializers, in float32, at an opset that has scales per channel. */
+function ready(model: Model): { copy: Model; halves: WidenedModel } {
   const copy = model.clone()
   foldConstantNodes(copy)
+  const halves = widen(copy)
   raiseIrVersion(copy, 4)
   raiseOpset(copy, 13)
   copy.graph.sort()
-  return copy
+  return { copy, halves }
 }
 
 /** The model without the float weights that nothing reads any more. */
-function swept(model: Model, layers: readonly CodedLayer[]): Model {
+function swept(model: Model, layers: readonly CodedLayer[], halves: WidenedModel): Model {
   const graph = model.graph
   graph.removeDeadNodes()
   for (const name of layers.flatMap((l) => [l.weight.name, l.bias ?? ''])) {
@@ -68,6 +70,7 @@ function swept(model: Model, layers: readonly CodedLayer[]): Model {
     graph.initializers.delete(name)
     graph.inputs = graph.inputs.filter((i) => i.name !== name)
   }
+  narrow(model, halves)
   return model
 }
 
@@ -79,7 +82,8 @@ function swept(model: Model, layers: readonly CodedLayer[]): Model {
  *
  * Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, 2018.
  *
- * @param model a float32 model, which is not changed, or the path or bytes of an ONNX file
+ * @param model a float model, which is not changed, or the path or bytes of an ONNX file; one in float16 comes back in float32 between
+ * Casts, what does not become codes stored in float16
  * @param calibration inputs by name, as {@link Session.run} takes them; a few dozen real ones (ranges of noise
  *   cost accuracy)
  * @throws {WhittleError} `ERR_RANGE` where calibration is empty or a range is not finite, and what `Session` throws
@@ -96,10 +100,10 @@ export async function quantizeStatic(model: Model | string | Uint8Array | ArrayB
   const repair = o.repair === undefined || boolean(o.repair, 'options.repair')
   const threads = o.threads === undefined ? {} : { threads: integer(o.threads, 'options.threads', 1, 256) }
   const sets = Calibration.from(calibration, 'calibration')
-  const copy = ready(isModel(model) ? model : await Model.load(model))
+  const { copy, halves } = ready(isModel(model) ? model : await Model.load(model))
   const graph = copy.graph
   const layers = codedLayers(graph, { exclude: excluded(o.exclude), minChannels })
-  if (layers.length === 0) return copy
+  if (layers.length === 0) return swept(copy, layers, halves)
   const reference = repair ? copy.clone() : undefined
   const codes = await observeRanges(copy, layers.map((l) => l.input), sets, new Run(), { type, method, percentile, ...threads })
   const stored = new Map<string, string>()
@@ -122,7 +126,7 @@ export async function quantizeStatic(model: Model | string | Uint8Array | ArrayB
   for (const input of new Set(layers.map((l) => l.input)))
     insertPair(graph, input, codes.get(input)!, layers.filter((l) => l.input === input).map((l) => l.node))
   if (reference) await correctBias(reference, copy, sets, new Run(), { sets: kBiasSets, ...threads })
-  return swept(copy, layers)
+  return swept(copy, layers, halves)
 }
 
 /**
@@ -130,12 +134,13 @@ export async function quantizeStatic(model: Model | string | Uint8Array | ArrayB
  * each column, activations as uint8 with a scale that each run finds for itself (DynamicQuantizeLinear, MatMulInteger). No
  * calibration is needed; it suits transformers.
  *
- * @param model a float32 model; it is not changed
+ * @param model a float model; it is not changed. One in float16 comes back as from {@link quantizeStatic}
  */
 export function quantizeDynamic(model: Model, options?: DynamicOptions): Model {
   const o = checkOptions(options, 'options', ['exclude'])
   if (!isModel(model)) fail('ERR_DTYPE', 'model', 'a Model, as Model.load gives', model)
-  const copy = ready(model)
+  const { copy, halves } = ready(model)
   computeDynamically(copy.graph, codedLayers(copy.graph, { exclude: excluded(o.exclude), products: true }))
+  narrow(copy, halves)
   return copy
 }

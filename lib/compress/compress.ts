@@ -13,8 +13,9 @@ import { planSteps } from './auto'
 import { settle, type Built } from './backoff'
 import { Calibration, type CalibrationData } from './calibration'
 import { checkMeasurable, measure, type Evaluate } from './gate'
-import { narrow, widen } from './half/widen'
+import { inFileBytes, narrow, widen } from './half/widen'
 import { passOf, type ResolvedStep } from './passes'
+import { backToHalf } from './passes/quantize_half'
 import { Run, type Progress } from './progress'
 import { resolveLimits, resolveRecipe, type AutoRecipe, type Limits, type Preset, type Recipe } from './recipe'
 
@@ -49,7 +50,11 @@ export interface CompressResult {
  * Makes a model smaller by the steps of a recipe. Nothing is written: save the model that comes back.
  *
  * Weights in `Constant` nodes become initializers first, and the opset is raised to what the written ops need and no
- * further. Tensors are worked on one at a time and results beyond 8 MB are computed again while the model is saved,
+ * further. A model that computes in float16 or bfloat16 is worked on in float32; its inputs and outputs keep their types. After
+ * steps that leave floats (fold, prune, factorize …) a float16 model computes in float16 again; with codes in it, it comes back in
+ * float32 between Casts, what did not become codes stored in the 16 bits that it had.
+ *
+ * Tensors are worked on one at a time and results beyond 8 MB are computed again while the model is saved,
  * so memory holds two to four of the largest tensors, whatever the size of the model. Steps that look at calibration inputs run the model, and
  * sessions hold all its weights meanwhile; beside them lie second moments of layers' inputs, up to 256 MB at a time (those of one layer where it
  * alone has more) and twice those of the layer at work. What they find goes to a temporary file beyond the 8 MB.
@@ -106,11 +111,12 @@ export async function compress(
         const { layers, summary } = await passOf(step)
           .apply(model, step, context)
           .catch((error: unknown) => placed(error, chosen.indexOf(step)))
-        steps.push({ step: step.step, summary, seconds: secondsSince(began), layers })
+        steps.push({ step: step.step, summary, seconds: secondsSince(began), layers: inFileBytes(layers, halves) })
       }
       own.check()
       model.graph.removeDeadInitializers()
-      narrow(model, halves)
+      if (halves.computed === 'float16' && chosen.every((s) => kFloatSteps.has(s.step))) await backToHalf(model, { ...context, calibration: undefined }, halves.ops!)
+      else narrow(model, halves)
       model.check()
       const size = sizeOfModel(model)
       return { model, steps, size: container === 'whittle' ? { ...size, bytes: await model.packedLength(signal) } : size }
@@ -146,6 +152,9 @@ export async function compress(
     throw error
   }
 }
+
+/** Steps after which weights and values are floats. */
+const kFloatSteps = new Set<ResolvedStep['step']>(['fold', 'equalize', 'rotate', 'slice', 'prune', 'factorize', 'repair', 'dedupe'])
 
 /** A search without a judge, or without anything that holds it, would cut the model to nothing. */
 function checkJudge(evaluate: Evaluate | undefined, limits: Limits): void {

@@ -62,3 +62,17 @@ export function fromHalves(halves: Uint16Array): Float32Array {
   }
   return out
 }
+
+/** @internal The numbers that the bits of bfloat16 stand for. */
+export function fromBfloats(words: Uint16Array): Float32Array {
+  const out = new Float32Array(words.length)
+  const bits = new Uint32Array(out.buffer)
+  for (let i = 0; i < words.length; i++) bits[i] = words[i]! << 16
+  return out
+}
+
+/** @internal The nearest bfloat16 of each, ties to even, as bits; every NaN the same. */
+export function toBfloats(values: Float32Array): Uint16Array {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length)
+  return Uint16Array.from(bits, (b) => ((b & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (b + 0x7fff + ((b >>> 16) & 1)) >>> 16))
+}

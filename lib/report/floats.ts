@@ -1,4 +1,4 @@
-import { fromHalves } from '../model/half'
+import { fromBfloats, fromHalves } from '../model/half'
 
 /** @internal Bytes of a floating-point tensor as numbers; of 32 and 64 bits a view of them where they are aligned. */
 export function floats(bytes: Uint8Array, type: string): Float32Array | Float64Array {
@@ -7,9 +7,5 @@ export function floats(bytes: Uint8Array, type: string): Float32Array | Float64A
   if (type === 'float32') return new Float32Array(buffer, byteOffset, byteLength / 4)
   if (type === 'float64') return new Float64Array(buffer, byteOffset, byteLength / 8)
   const half = new Uint16Array(buffer, byteOffset, byteLength / 2)
-  if (type === 'float16') return fromHalves(half)
-  const out = new Float32Array(half.length)
-  const asBits = new Uint32Array(out.buffer)
-  for (let i = 0; i < half.length; i++) asBits[i] = half[i]! << 16
-  return out
+  return type === 'float16' ? fromHalves(half) : fromBfloats(half)
 }

@@ -1,9 +1,7 @@
 import { attribute, inferShapes, Initializer, Node, ValueInfo, type Graph, type Model, type Shapes } from '../model'
-import { fromHalves } from '../model/half'
+import { fromBfloats, fromHalves } from '../model/half'
+import { elementCodeOf, type ElementType } from '../model/types'
 import type { Tensor } from '../tensor'
-
-const kFloat = 1
-const kHalf = 10
 
 /** Ops that move float16 values or turn them into others; everything else computes. */
 const kMoves = new Set([
@@ -11,66 +9,87 @@ const kMoves = new Set([
   'Split', 'Squeeze', 'Transpose', 'Unsqueeze',
 ]) // prettier-ignore
 
+/** @internal float16 or bfloat16. */
+export const isShort = (type: string | undefined): type is 'float16' | 'bfloat16' => type === 'float16' || type === 'bfloat16'
+
+const kFloat = elementCodeOf('float32')
+const kShort = new Set([elementCodeOf('float16'), elementCodeOf('bfloat16')])
+
 /**
- * A model that computes in float16, in float32 instead: there are no float16 kernels, and what they would round is not rounded.
- * Weights are widened, which is exact; inputs and outputs keep their types behind Casts, values between are float32. A model
- * that only stores float16 stays as it is. `model` is edited.
+ * A model that computes in float16 or bfloat16, in float32 instead: there are no kernels of such types, and what they would round is not
+ * rounded. Weights are widened, which is exact; inputs and outputs keep their types behind Casts, values between are float32. A model
+ * that only stores such types stays as it is. `model` is edited.
+ *
+ * @param widened makes the float32 form of a tensor of the file; the default reads it at once
+ * @returns the ops that computed so; nothing where none did
  */
-export function widen(model: Model): void {
+export function widen(model: Model, widened: (short: Initializer) => Initializer | Tensor = read): ReadonlySet<string> | undefined {
   const graphs = model.graph.graphs()
-  if (!graphs.some(mentionsHalf)) return
+  if (!graphs.some(mentionsShort)) return undefined
   const types = inferShapes(model.graph, model.opsets)
-  if (!computesInHalf(model.graph, types)) return
-  const isHalf = (v: ValueInfo): boolean => (types.get(v.name, model.graph)?.type ?? v.type) === 'float16'
-  const edges = [...model.graph.inputs, ...model.graph.outputs].filter(isHalf).map((v) => v.name)
+  const ops = computingShort(model.graph, types)
+  if (![...ops].some((op) => !kMoves.has(op))) return undefined
+  const edges = new Map<string, ElementType>()
+  for (const v of [...model.graph.inputs, ...model.graph.outputs]) {
+    const type = model.graph.initializers.get(v.name)?.type ?? types.get(v.name, model.graph)?.type ?? v.type
+    if (isShort(type)) edges.set(v.name, type)
+  }
   for (const graph of graphs) {
     for (const initializer of [...graph.initializers.values()])
-      if (initializer.type === 'float16') graph.setInitializer(initializer.name, widened(initializer))
+      if (isShort(initializer.type) && (graph.parent || !graph.isOutput(initializer.name))) graph.setInitializer(initializer.name, widened(initializer))
     for (const [name, info] of [...graph.valueInfo])
-      if (info.type === 'float16') graph.valueInfo.set(name, floatOf(info))
+      if (isShort(info.type)) graph.valueInfo.set(name, floatOf(info))
     for (const node of graph.nodes) retype(node)
     if (!graph.parent) continue
     graph.inputs = graph.inputs.map(floatOf)
     graph.outputs = graph.outputs.map(floatOf)
   }
-  castEdges(model.graph, new Set(edges))
+  castEdges(model.graph, edges)
+  return ops
 }
 
-function mentionsHalf(graph: Graph): boolean {
+function mentionsShort(graph: Graph): boolean {
   return (
-    [...graph.initializers.values(), ...graph.inputs].some((v) => v.type === 'float16') ||
-    graph.nodes.some((n) => n.is('Cast') && n.int('to', 0) === kHalf)
+    [...graph.initializers.values(), ...graph.inputs].some((v) => isShort(v.type)) ||
+    graph.nodes.some((n) => n.is('Cast') && kShort.has(n.int('to', 0)))
   )
 }
 
-function computesInHalf(root: Graph, types: Shapes): boolean {
-  let found = false
+/** Types of the ops that read or make such values. */
+function computingShort(root: Graph, types: Shapes): Set<string> {
+  const found = new Set<string>()
   root.walk((node, graph) => {
-    const half = (name: string): boolean => name !== '' && types.get(name, graph)?.type === 'float16'
-    found ||= !kMoves.has(node.opType) && (node.inputs.some(half) || node.outputs.some(half))
+    const short = (name: string): boolean => name !== '' && isShort(types.get(name, graph)?.type)
+    if (node.inputs.some(short) || node.outputs.some(short)) found.add(node.opType)
   })
   return found
 }
 
-function widened(initializer: Initializer): Tensor {
-  const { dims, data } = initializer.readSync()
-  return { type: 'float32', dims, data: fromHalves(new Uint16Array(data.buffer, data.byteOffset, data.length)) }
+/** @internal The values of a float16 or bfloat16 tensor. */
+export function floatsOf({ type, data }: Pick<Tensor, 'type' | 'data'>): Float32Array {
+  // Engines that have Float16Array read halves as such.
+  const words = new Uint16Array(data.buffer, data.byteOffset, data.byteLength / 2)
+  return type === 'bfloat16' ? fromBfloats(words) : fromHalves(words)
 }
 
-const floatOf = (info: ValueInfo): ValueInfo =>
-  info.type === 'float16' ? new ValueInfo(info.name, 'float32', info.dims) : info
+function read(initializer: Initializer): Tensor {
+  const tensor = initializer.readSync()
+  return { type: 'float32', dims: tensor.dims, data: floatsOf(tensor) as Float32Array<ArrayBuffer> }
+}
+
+const floatOf = (info: ValueInfo): ValueInfo => (isShort(info.type) ? new ValueInfo(info.name, 'float32', info.dims) : info)
 
 /** What a node makes by an attribute. */
 function retype(node: Node): void {
   const name = node.is('Cast') ? 'to' : node.is('EyeLike') ? 'dtype' : undefined
-  if (name && node.int(name, 0) === kHalf) node.attributes.set(name, attribute.int(kFloat))
+  if (name && kShort.has(node.int(name, 0))) node.attributes.set(name, attribute.int(kFloat))
   const value = node.is('ConstantOfShape') ? node.attributes.get('value') : undefined
-  if (value?.type === 'tensor' && value.value.type === 'float16')
-    node.attributes.set('value', attribute.tensor(Initializer.from(value.value.name, widened(value.value))))
+  if (value?.type === 'tensor' && isShort(value.value.type))
+    node.attributes.set('value', attribute.tensor(Initializer.from(value.value.name, read(value.value))))
 }
 
 /** Inputs and outputs of the model keep their types. */
-function castEdges(graph: Graph, halves: ReadonlySet<string>): void {
+function castEdges(graph: Graph, shorts: ReadonlyMap<string, ElementType>): void {
   const cast = (from: string, to: string, type: number): Node =>
     new Node({
       opType: 'Cast',
@@ -81,18 +100,24 @@ function castEdges(graph: Graph, halves: ReadonlySet<string>): void {
     })
   const made: Node[] = []
   for (const { name } of graph.inputs) {
-    if (!halves.has(name) || graph.initializers.has(name)) continue
+    if (!shorts.has(name) || graph.initializers.has(name)) continue
     const float = graph.uniqueName(`${name}_float`)
     graph.replaceUses(name, float)
     made.push(cast(name, float, kFloat))
   }
   for (const { name } of graph.outputs) {
-    const producer = graph.producer(name)
-    if (!halves.has(name) || !producer) continue
+    const [type, producer] = [shorts.get(name), graph.producer(name)]
+    if (type === undefined) continue
     const float = graph.uniqueName(`${name}_float`)
+    // A constant that is an output stays as it is.
+    if (graph.initializers.has(name)) {
+      if (graph.replaceUses(name, float) > 0) made.push(cast(name, float, kFloat))
+      continue
+    }
+    if (!producer) continue
     graph.replaceUses(name, float)
     producer.outputs = producer.outputs.map((o) => (o === name ? float : o))
-    made.push(cast(float, name, kHalf))
+    made.push(cast(float, name, elementCodeOf(type)))
   }
   graph.setNodes([...graph.nodes, ...made])
 }

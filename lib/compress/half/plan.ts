@@ -24,6 +24,8 @@ const kFull = new Set(
 export interface KeepOptions {
   /** Further ops, by type. */
   readonly ops: readonly string[]
+  /** Ops that the file had in float16: its runtime takes them so. */
+  readonly taken?: ReadonlySet<string>
   /** Initializers that must keep their values. */
   readonly spared: ReadonlySet<string>
   /** Initializers with values that float16 does not hold. */
@@ -51,7 +53,7 @@ export function typesOf(model: Model): (value: string) => string | undefined {
 }
 
 /** @internal Nodes of the outermost graph that stay in float32, and why; nodes that have nothing to do with float32 are not named. */
-export function keptNodes(model: Model, typeOf: (value: string) => string | undefined, { ops, spared, beyond, seen }: KeepOptions): Map<Node, string> {
+export function keptNodes(model: Model, typeOf: (value: string) => string | undefined, { ops, taken, spared, beyond, seen }: KeepOptions): Map<Node, string> {
   const { graph } = model
   const opset = model.opsets.get('') ?? 0
   const kept = new Map<Node, string>()
@@ -64,7 +66,7 @@ export function keptNodes(model: Model, typeOf: (value: string) => string | unde
       if (node.domain !== '') return `ops of ${node.domain} are not known to take float16`
       if (ops.includes(node.opType)) return `${node.opType} was asked to stay`
       if (node.subgraphs().length) return 'graphs within it stay as they are'
-      if (kFull.has(node.opType) || (node.is('Equal') && opset < 11)) return `${node.opType} takes no float16`
+      if ((kFull.has(node.opType) && !taken?.has(node.opType)) || (node.is('Equal') && opset < 11)) return `${node.opType} takes no float16`
       // Mean and deviation stay float32 in the standard.
       if (node.is('LayerNormalization') && (node.outputs[1] || node.outputs[2])) return 'its further outputs are float32'
       if (recurrent && node.is('Transpose')) return 'onnxruntime fails on transposes in float16 beside recurrent cells'

@@ -1,14 +1,16 @@
 import { raiseIrVersion } from '../../model/fold'
-import { MemorySource, type DataSource, type Initializer } from '../../model/graph'
+import { MemorySource, type DataSource, type Initializer, type Node } from '../../model/graph'
 import { fromHalves, toHalves } from '../../model/half'
 import type { Model } from '../../model/model'
 import { raiseOpset } from '../../model/opset'
+import { elementCodeOf } from '../../model/types'
 import { weights } from '../../model/weights'
 import { bytes, count } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { fail, oneOf, options, string } from '../../validate'
 import { ComputedSource, relativeError, sparsityOf } from '../computed'
 import { toHalf } from '../half/graph'
+import { holds } from '../half/widen'
 import { keptNodes, kMostHalf, magnitudes, readFloats, typesOf } from '../half/plan'
 import { parseSelector, type LayerSelector, type Layers } from '../selectors'
 import { Emitter } from './emit'
@@ -71,6 +73,8 @@ export function resolveHalf(value: object, parameter: string): ResolvedHalf {
   }
 }
 
+const kHalf = elementCodeOf('float16')
+
 /** Beyond this a float32 rounds to an infinite float16. */
 const kOverflow = 65520
 /** Where constants out of range go: the sum of two is a number still. */
@@ -79,7 +83,7 @@ const kClip = 32752
 const kVanish = 2 ** -25
 
 /** @internal */
-export async function applyHalf(model: Model, step: ResolvedHalf, context: Context): Promise<PassResult> {
+export async function applyHalf(model: Model, step: ResolvedHalf, context: Context, taken?: ReadonlySet<string>): Promise<PassResult> {
   const { run, spared, calibration, memory } = context
   raiseIrVersion(model, 4)
   raiseOpset(model, 7)
@@ -122,7 +126,7 @@ export async function applyHalf(model: Model, step: ResolvedHalf, context: Conte
     : new Map<string, number>()
   const keep = step.outOfRange === 'keep'
   const untouched = new Set([...spared, ...all.filter((w) => !names.has(w.initializer.name)).map((w) => w.initializer.name)])
-  const kept = keptNodes(model, typeOf, { ops: step.float32Ops, spared: untouched, beyond: keep ? beyond : new Set(), seen })
+  const kept = keptNodes(model, typeOf, { ops: step.float32Ops, ...(taken ? { taken } : {}), spared: untouched, beyond: keep ? beyond : new Set(), seen })
   const clips = new Set(graph.nodes.filter((n) => n.is('Clip')).flatMap((n) => n.inputs.slice(1)))
   const casts = toHalf({
     graph,
@@ -196,4 +200,37 @@ function halfSource(initializer: Initializer, { keep, scratch }: Memory, most: n
     return new Uint8Array(halves.buffer as ArrayBuffer, halves.byteOffset, halves.byteLength)
   }
   return keep.take(length) ? new MemorySource(compute()) : new ComputedSource(length, compute)
+}
+
+/**
+ * @internal A model that computed in float16 before steps that leave floats, computes in it again; what float16 does not hold stays float32.
+ * Spared weights are no matter: they have the values that the file had.
+ */
+export async function backToHalf(model: Model, context: Context, ops: ReadonlySet<string>): Promise<void> {
+  const step: ResolvedHalf = { step: 'quantize', activations: 'float16', format: 'float16', io: 'float16', outOfRange: 'keep', float32Ops: [], layers: {} }
+  const lost = readFloats(model).filter((i) => i.elementCount > 1 && !holds('float16', i))
+  await applyHalf(model, step, { ...context, spared: new Set(lost.map((i) => i.name)) }, ops)
+  removeCasts(model)
+}
+
+/** Casts from float16 to float16. */
+function removeCasts(model: Model): void {
+  const typeOf = typesOf(model)
+  const { graph } = model
+  const gone = new Set<Node>()
+  for (const node of graph.nodes) {
+    const [from, to] = [node.inputs[0] ?? '', node.outputs[0] ?? '']
+    if (!node.is('Cast') || node.int('to', 0) !== kHalf || typeOf(from) !== 'float16') continue
+    if (!graph.isOutput(to)) graph.replaceUses(to, from)
+    else {
+      const producer = graph.producer(from)
+      if (!producer || graph.isOutput(from)) continue
+      graph.replaceUses(from, to)
+      producer.outputs = producer.outputs.map((o) => (o === from ? to : o))
+      graph.valueInfo.delete(from)
+    }
+    gone.add(node)
+  }
+  graph.setNodes(graph.nodes.filter((n) => !gone.has(n)))
+  graph.sort()
 }

@@ -3,6 +3,7 @@ import type { Model } from '../../model/model'
 import { raiseOpset } from '../../model/opset'
 import type { Tensor } from '../../tensor'
 import type { Calibration, Inputs } from '../calibration'
+import { numbersOf } from '../half/widen'
 import type { Run } from '../progress'
 import { Runner } from '../runner'
 import type { CodedLayer } from './layers'
@@ -67,11 +68,11 @@ function worst(names: readonly string[], want: readonly Record<string, Tensor>[]
     let signal = 0
     let off = 0
     for (const [i, one] of want.entries()) {
-      const [y, z] = [one[name], got[i]?.[name]]
-      if (y?.type !== 'float32' || z?.data.length !== y.data.length) continue
-      for (let k = 0; k < y.data.length; k++) {
-        const v = y.data[k] as number
-        const d = v - (z.data[k] as number)
+      const [y, z] = [one[name], got[i]?.[name]].map((t) => t && numbersOf(t))
+      if (!y || z?.length !== y.length) continue
+      for (let k = 0; k < y.length; k++) {
+        const v = y[k] as number
+        const d = v - (z[k] as number)
         signal += v * v
         off += d * d
       }

@@ -1,6 +1,7 @@
 import type { Model } from '../../model/model'
 import type { Tensor } from '../../tensor'
 import type { Calibration, Inputs } from '../calibration'
+import { numbersOf } from '../half/widen'
 import type { Run } from '../progress'
 import { Runner } from '../runner'
 
@@ -41,9 +42,9 @@ export class Outputs {
       for (const { inputs, wanted } of this.#sets) {
         this.#run.check()
         const found = await session.run(inputs)
-        for (const [name, { type, data }] of Object.entries(wanted)) {
-          if (type !== 'float32') continue
-          const [a, b] = [data as Float32Array, found[name]!.data as Float32Array]
+        for (const [name, y] of Object.entries(wanted)) {
+          const [a, b] = [numbersOf(y), numbersOf(found[name]!)]
+          if (!a || !b) continue
           for (let i = 0; i < a.length; i++) {
             const d = a[i]! - b[i]!
             signal += a[i]! * a[i]!

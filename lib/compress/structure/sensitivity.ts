@@ -2,6 +2,7 @@ import { foldConstantNodes } from '../../model/fold'
 import type { Model } from '../../model/model'
 import { finite, fail, integer, oneOf, options as checkOptions } from '../../validate'
 import { Calibration, type CalibrationData } from '../calibration'
+import { widen } from '../half/widen'
 import { KeepBudget, Scratch } from '../computed'
 import { measure, type Evaluate } from '../gate'
 import { Run, type Progress } from '../progress'
@@ -87,6 +88,7 @@ export async function pruningSensitivity(model: Model, options: PruningSensitivi
 
   const base = model.clone()
   foldConstantNodes(base)
+  widen(base)
   const structure = structureOf(base, await inputDims(base, calibration))
   const outputs = calibration ? await Outputs.of(base, calibration, run) : undefined
   const { chosen, reasons } = chooseGroups(base, structure, wish, new Set())
