@@ -107,13 +107,15 @@ WhittleStatus each_row(const LogitLoss& l, const Body& body) {
   return WHITTLE_OK;
 }
 
-// w_y*CE of one sample at temperature 1, its gradient times `scale` written or added to the sample's.
-double hard_loss(const LogitLoss& l, const Sample& one, const SoftSums& sums, double weight_sum, double scale, bool add) {
+// w_y*CE of one sample whose `sums` were taken with inv_t, its gradient times `scale` written or added to the sample's.
+double hard_loss(const LogitLoss& l, const Sample& one, const SoftSums& sums, float inv_t, double weight_sum, double scale,
+                 bool add) {
   const int32_t y = l.labels[one.index];
   const double log_sum = log(sums.sum), weight = l.class_weights ? l.class_weights[y] : 1.0;
   const double share = l.smoothing / static_cast<double>(l.classes), hit = (1 - l.smoothing) * weight;
-  double loss = hit * (log_sum - (double(one.student.element(one.k, y)) - sums.max));
+  double loss = hit * (log_sum - (double(one.student.element(one.k, y)) - sums.max) * inv_t);
   double total = hit;
+  scale *= inv_t;
   if (share > 0) total += share * weight_sum;
   const float pull = static_cast<float>(scale * total / sums.sum);
   const float* weights = share > 0 ? l.class_weights : nullptr;
@@ -122,10 +124,10 @@ double hard_loss(const LogitLoss& l, const Sample& one, const SoftSums& sums, do
     const float* x = one.student.block(one.k, at, n);
     const float* w = weights ? weights + at : nullptr;
     if (share > 0) dot += one.k.soft_dot(x, n, sums.max, w);
-    one.k.soft_grad(x, n, sums.max, pull, w, static_cast<float>(scale * share), add, one.grad + at);
+    one.k.soft_grad(x, n, inv_t, sums.max, pull, w, static_cast<float>(scale * share), add, one.grad + at);
     return true;
   });
-  if (share > 0) loss += share * (weight_sum * log_sum - dot);
+  if (share > 0) loss += share * (weight_sum * log_sum - dot * inv_t);
   one.grad[y] = static_cast<float>(one.grad[y] - scale * hit);
   return loss;
 }
@@ -139,11 +141,12 @@ WhittleStatus distill_cross_entropy(const LogitLoss& l) {
   Scales scales;
   if (const WhittleStatus s = reduce(l, &scales)) return s;
   const double weight_sum = total_weight(l);
+  const float inv_t = static_cast<float>(1 / l.temperature);
   if (l.reduction == kDistillNone) memset(l.losses, 0, static_cast<size_t>(l.samples) * sizeof(float));
   return each_row(l, [&](const Sample& one, double* share) {
     SoftSums sums = kNoSums;
-    if (!one.soft_sums(one.student, 1, &sums)) return WHITTLE_NONFINITE;
-    const double loss = hard_loss(l, one, sums, weight_sum, scales.hard, false);
+    if (!one.soft_sums(one.student, inv_t, &sums)) return WHITTLE_NONFINITE;
+    const double loss = hard_loss(l, one, sums, inv_t, weight_sum, scales.hard, false);
     if (l.reduction == kDistillNone) l.losses[one.index] = static_cast<float>(loss);
     share[0] = scales.hard * loss;
     return WHITTLE_OK;
@@ -160,7 +163,7 @@ WhittleStatus blend(const LogitLoss& l, const Sample& one, double alpha, double 
     SoftSums sums = kNoSums;
     if (at_one) sums = *at_one;
     else if (!one.soft_sums(one.student, 1, &sums)) return WHITTLE_NONFINITE;
-    hard = (1 - alpha) * hard_loss(l, one, sums, weight_sum, (1 - alpha) * scales.hard, true);
+    hard = (1 - alpha) * hard_loss(l, one, sums, 1, weight_sum, (1 - alpha) * scales.hard, true);
   }
   if (l.reduction == kDistillNone && l.labels) l.losses[one.index] = static_cast<float>(hard + alpha * soft);
   share[0] = scales.hard * hard + scales.soft * alpha * soft;

@@ -52,8 +52,8 @@ struct DistillKernels {
   // out = k * p * (log p - log q), p = exp((t - t_max)*inv_t - t_log), q likewise
   void (*pair_terms)(const float* s, const float* t, int64_t n, float inv_t, float s_max, float t_max, float s_log,
                      float t_log, float k, float* out);
-  // g (+)= a*exp(x - max) - k*w; w null stands for ones. `add` adds to what g holds.
-  void (*soft_grad)(const float* x, int64_t n, float max, float a, const float* w, float k, bool add, float* g);
+  // g (+)= a*exp((x - max)*inv_t) - k*w; w null stands for ones. `add` adds to what g holds.
+  void (*soft_grad)(const float* x, int64_t n, float inv_t, float max, float a, const float* w, float k, bool add, float* g);
   // Sum of w * (x - max); w null stands for ones.
   double (*soft_dot)(const float* x, int64_t n, float max, const float* w);
   // Jensen-Shannon, p and q scaled by 1/sum: *q_log = sum q*log(q/m), *p_log = sum p*log(p/m).
@@ -142,7 +142,7 @@ struct LogitLoss {
   double* result;               // [3]: loss (sum for kDistillNone); dkd: target and non-target terms
 };
 
-// mean of w_y*CE over sum w_y; grad.
+// mean of w_y*CE over sum w_y, of logits divided by the temperature; grad.
 WhittleStatus distill_cross_entropy(const LogitLoss& l);
 // (1 - alpha)*CE + alpha*T^2*KL(teacher || student); without labels alpha is taken as 1 and CE left out.
 WhittleStatus distill_kl(const LogitLoss& l);

@@ -290,7 +290,7 @@ class Walk {
     k_.pair_grad(x, teacher_.get() + place, m, inv_t_, s.pair.s_max, s.pair.t_max, static_cast<float>(p.soft / s.pair.s_sum),
                  static_cast<float>(p.soft / s.pair.t_sum), g);
     if (!hard_) return;
-    k_.soft_grad(x, m, s.hard.max, static_cast<float>(p.hard * p.total / s.hard.sum),
+    k_.soft_grad(x, m, 1, s.hard.max, static_cast<float>(p.hard * p.total / s.hard.sum),
                  share_ > 0 && o_.class_weights ? o_.class_weights + at : nullptr, static_cast<float>(p.hard * share_), true, g);
     const int64_t y = o_.labels[sample] - at;
     if (y >= 0 && y < m) g[y] = static_cast<float>(g[y] - p.hard * p.hit);

@@ -163,14 +163,17 @@ __global__ void loss_kernel(Arguments a, int* flags) {
   }
   // The labels' part.
   const bool hard = a.labels && alpha < 1;
+  // Beside a teacher they are compared at temperature 1, without one at the temperature given.
+  const double hard_t = a.teacher ? 1 : inv_t;
   float of_one = 0, of_weight = 0;
   double at_label = 0;
   if (hard) {
+    const double own_sum = a.teacher ? p.one_sum : p.s_sum;
     const double weight = a.weights ? a.weights[y] : 1.0, each = a.smoothing / a.classes, hit = (1 - a.smoothing) * weight;
-    const double log_sum = log(p.one_sum), scale = (1 - alpha) * totals.hard;
-    double cross = hit * (log_sum - (static_cast<double>(logit(a.student, a.student_half, start + y)) - p.s_max));
-    if (smooth) cross += each * (totals.weights * (log_sum + p.s_max) - p.dot);
-    of_one = static_cast<float>(scale * (hit + (smooth ? each * totals.weights : 0)) / p.one_sum);
+    const double log_sum = log(own_sum), scale = (1 - alpha) * totals.hard * hard_t;
+    double cross = hit * (log_sum - (static_cast<double>(logit(a.student, a.student_half, start + y)) - p.s_max) * hard_t);
+    if (smooth) cross += each * (totals.weights * (log_sum + p.s_max * hard_t) - p.dot * hard_t);
+    of_one = static_cast<float>(scale * (hit + (smooth ? each * totals.weights : 0)) / own_sum);
     of_weight = static_cast<float>(scale * each);
     at_label = scale * hit;
     loss += (1 - alpha) * cross;
@@ -193,7 +196,7 @@ __global__ void loss_kernel(Arguments a, int* flags) {
       }
     }
     if (hard) {
-      g += of_one * power(ds) - static_cast<double>(of_weight) * (smooth && a.weights ? a.weights[c] : 1.0);
+      g += of_one * power(ds * hard_t) - static_cast<double>(of_weight) * (smooth && a.weights ? a.weights[c] : 1.0);
       if (c == static_cast<uint32_t>(y)) g -= at_label;
     }
     grad[c] = static_cast<float>(g);

@@ -78,18 +78,19 @@ test.each(fixtures('distill').map((c) => [c.name, c] as const))('fixture %s', (_
 describe('against definitions in double precision, gradients by finite differences', () => {
   const kShapes = [[1, 2], [3, 5], [2, 37]] as const // prettier-ignore
 
-  test('crossEntropy with weights, smoothing and ignored samples', () => {
+  test('crossEntropy with weights, smoothing, ignored samples and a temperature', () => {
     for (const [n, c] of kShapes)
       for (const reduction of ['mean', 'sum', 'none'] as const)
-        for (const labelSmoothing of [0, 0.3]) {
+        for (const [labelSmoothing, temperature] of [[0, 1], [0.3, 1], [0, 3], [0.3, 0.5]] as const) {
           const x = f32([n, c], 4)
           const labels = labelsOf(n, c)
           if (n > 1) labels[1] = -7
           const weights = Float32Array.from({ length: c }, (_, i) => 0.5 + (i % 3))
           const hard = { labels, smoothing: labelSmoothing, weights, ignore: -7 }
-          const each = (v: ArrayLike<number>): number[] => oracle.crossEntropies(oracle.rows(v, n), hard)
+          const cold = (v: ArrayLike<number>): number[] => Array.from(v, (one) => one / temperature)
+          const each = (v: ArrayLike<number>): number[] => oracle.crossEntropies(oracle.rows(cold(v), n), hard)
           const total = (v: ArrayLike<number>): number => each(v).reduce((a, b) => a + b, 0) / (reduction === 'mean' ? oracle.hardCount(n, hard) : 1)
-          const got = crossEntropy(x, labels, { labelSmoothing, classWeights: weights, ignoreIndex: -7, reduction })
+          const got = crossEntropy(x, labels, { labelSmoothing, temperature, classWeights: weights, ignoreIndex: -7, reduction })
           close(values(got.loss), reduction === 'none' ? each(x.data) : [total(x.data)], 'loss', 1e-6)
           close(got.grad.data, oracle.differences(x.data, total), 'grad', 2e-6)
         }
@@ -427,6 +428,7 @@ describe('bad input', () => {
     expect(codeOf(kl({ temprature: 4 }))).toBe('ERR_RANGE options.temprature')
     expect(codeOf(kl({ threads: 0 }))).toBe('ERR_RANGE threads')
     expect(codeOf(() => crossEntropy(s, labels, { reduction: 'batchmean' as never }))).toBe('ERR_RANGE reduction')
+    for (const temperature of [0, -1, NaN]) expect(codeOf(() => crossEntropy(s, labels, { temperature }))).toBe('ERR_RANGE temperature')
     for (const labelSmoothing of [-0.1, 1.1]) expect(codeOf(() => crossEntropy(s, labels, { labelSmoothing }))).toBe('ERR_RANGE labelSmoothing')
     expect(codeOf(() => crossEntropy(s, labels, { classWeights: new Float32Array([1, -1, 1]) }))).toBe('ERR_RANGE classWeights[1]')
     expect(codeOf(() => distill.multiTeacher(s, [t], { weights: new Float32Array([0]) }))).toBe('ERR_RANGE weights')

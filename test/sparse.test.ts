@@ -295,10 +295,26 @@ describe('auto', () => {
 
 test('a mask leaves elements out', () => {
   const w = f32([2, 3], Float32Array.of(1, 2, 3, 4, 5, 6))
-  const kept = sparsify(w, { format: 'csr', mask: Uint8Array.of(1, 0, 1, 0, 0, 0) })
-  expect(Array.from(kept.toDense().data as Float32Array)).toEqual([1, 0, 3, 0, 0, 0])
-  expect(kept.nnz).toBe(2)
+  const kept = sparsify(w, { format: 'csr', mask: Uint8Array.of(1, 0, 1, 0, 0, 1) })
+  expect(Array.from(kept.toDense().data as Float32Array)).toEqual([1, 0, 3, 0, 0, 6])
+  expect(kept.nnz).toBe(3)
   expect(code(() => sparsify(w, { mask: new Uint8Array(5) }))).toBe('ERR_SHAPE mask')
+})
+
+test('a mask that empties a row is refused unless that is said', async () => {
+  const w = f32([3, 3], Float32Array.of(1, 2, 3, 0, 0, 0, 4, 0, 6))
+  const mask = Uint8Array.of(1, 0, 1, 0, 0, 0, 0, 1, 0)
+  expect(code(() => sparsify(w, { mask }))).toBe('ERR_RANGE mask')
+  expect(() => sparsify(w, { mask })).toThrow('row 2')
+  await expect(sparsifyAsync(w, { mask })).rejects.toThrow('row 2')
+  for (const format of ['csr', { block: [1, 4] }, 'auto'] as const) {
+    const kept = sparsify(w, { format, mask, emptyRows: true })
+    expect(Array.from(kept.toDense().data as Float32Array)).toEqual([1, 0, 3, 0, 0, 0, 0, 0, 0])
+  }
+  // Rows that were zeros before are not the mask's doing.
+  expect(sparsify(w, { format: 'csr', mask: Uint8Array.of(1, 0, 1, 0, 0, 0, 0, 0, 1) }).nnz).toBe(3)
+  expect(code(() => sparsify(w, { emptyRows: true }))).toBe('ERR_RANGE emptyRows')
+  expect(code(() => sparsify(w, { mask, emptyRows: 1 as never }))).toBe('ERR_DTYPE emptyRows')
 })
 
 test('NaN and infinities of activations touch what is stored and nothing else', () => {

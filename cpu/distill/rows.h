@@ -192,11 +192,11 @@ static inline void pair_terms_simd(const float* s, const float* t, int64_t n, fl
   });
 }
 
-static inline void soft_grad_simd(const float* x, int64_t n, float max, float a, const float* w, float factor, bool add,
-                                  float* g) {
-  const vf m = v_set(max), va = v_set(a), f = v_set(factor), one = v_set(1.0f);
+static inline void soft_grad_simd(const float* x, int64_t n, float inv_t, float max, float a, const float* w, float factor,
+                                  bool add, float* g) {
+  const vf m = v_set(max), scale = v_set(inv_t), va = v_set(a), f = v_set(factor), one = v_set(1.0f);
   EACH(n, {
-    vf v = v_mul(va, v_exp_down(v_sub(LOAD(x, m), m)));
+    vf v = v_mul(va, v_exp_down(v_mul(v_sub(LOAD(x, m), m), scale)));
     v = v_fnma(f, w ? LOAD(w, one) : one, v);
     if (add) v = v_add(v, LOAD(g, m));
     STORE(g, v);

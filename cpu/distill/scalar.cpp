@@ -64,9 +64,9 @@ void pair_terms_scalar(const float* s, const float* t, int64_t n, float inv_t, f
   }
 }
 
-void soft_grad_scalar(const float* x, int64_t n, float max, float a, const float* w, float k, bool add, float* g) {
+void soft_grad_scalar(const float* x, int64_t n, float inv_t, float max, float a, const float* w, float k, bool add, float* g) {
   for (int64_t i = 0; i < n; i++) {
-    const double v = a * exp(double(x[i]) - max) - double(k) * (w ? w[i] : 1.0f);
+    const double v = a * exp((double(x[i]) - max) * inv_t) - double(k) * (w ? w[i] : 1.0f);
     g[i] = float(add ? g[i] + v : v);
   }
 }

@@ -46,6 +46,11 @@ export interface SparsifyOptions {
   readonly dtype?: SparseType
   /** Elements to keep: non-zero bytes, as many as `w` has ({@link mask} makes one). Zeros of `w` are left out anyway. */
   readonly mask?: TensorLike | Uint8Array
+  /**
+   * Accept a `mask` that keeps nothing of a row that has non-zeros; the results of that row are the bias then. Default
+   * false: a mask that empties whole outputs mostly has the wrong threshold or the wrong axis.
+   */
+  readonly emptyRows?: boolean
   /** Scale of int8 `w`: a number, or one a row. Default 1. */
   readonly scale?: number | Float32Array
   /** How many columns of activations a product will mostly have: the layout suits them best. All numbers work. */
@@ -140,7 +145,7 @@ export class SparseMatrix extends Handle {
 
 registerHandle('SparseMatrix', (object) => new SparseMatrix(object))
 
-const kSparsifyOptions = ['format', 'dtype', 'mask', 'scale', 'columns', 'measure', 'threads'] as const
+const kSparsifyOptions = ['format', 'dtype', 'mask', 'emptyRows', 'scale', 'columns', 'measure', 'threads'] as const
 
 interface Format {
   readonly kind: number
@@ -176,6 +181,22 @@ interface Building {
   readonly format: unknown
 }
 
+/** Refuses a mask that keeps nothing of a row. Rows of zeros have nothing to keep. */
+function noEmptyRows(mask: TypedArray, w: TypedArray, rows: number, cols: number): void {
+  for (let row = 0; row < rows; row++) {
+    const end = (row + 1) * cols
+    let lost = false
+    let at = row * cols
+    for (; at < end; at++) {
+      if (!w[at]) continue
+      if (mask[at]) break
+      lost = true
+    }
+    if (at === end && lost)
+      fail('ERR_RANGE', 'mask', 'one that keeps a non-zero of every row that has any (or emptyRows: true)', `none kept in row ${row}`)
+  }
+}
+
 function prepareBuild(value: unknown, opts: unknown): Building {
   const w = tensor(value, 'w', kTypes)
   if (w.dims.length !== 2) fail('ERR_SHAPE', 'w', 'a matrix [n, k] (rank 2)', `[${w.dims.join(', ')}]`)
@@ -190,6 +211,8 @@ function prepareBuild(value: unknown, opts: unknown): Building {
     if (data.length !== rows * cols) fail('ERR_SHAPE', 'mask', `${rows * cols} elements, one for each of w`, data)
     mask = data
   }
+  if (o.emptyRows !== undefined && mask === null) fail('ERR_RANGE', 'emptyRows', 'no emptyRows unless a mask is given', o.emptyRows)
+  if (mask !== null && !(o.emptyRows !== undefined && boolean(o.emptyRows, 'emptyRows'))) noEmptyRows(mask, w.data, rows, cols)
   let scales: Float32Array | null = null
   if (o.scale !== undefined) {
     if (w.type !== 'int8') fail('ERR_RANGE', 'scale', 'no scale unless w is int8 (float weights are quantized by scales of their own)', o.scale)
@@ -229,13 +252,13 @@ function built(status: number, b: Building): SparseMatrix {
 /**
  * Compresses a matrix with many zeros for {@link spmm}.
  *
- * NaN and infinities in `w` are refused, as are values that `dtype` cannot hold. Rows without a non-zero are fine: their
- * result is the bias.
+ * NaN and infinities in `w` are refused, as are values that `dtype` cannot hold, and a `mask` that empties a row (see
+ * `emptyRows`). Rows of `w` without a non-zero are fine: their result is the bias.
  *
  * @param w `[n, k]`, an output channel a row, as torch's `Linear` and `Gemm` with `transB` have them; float32, bfloat16, int8
  * @returns a handle
  * @throws {WhittleError} `ERR_SHAPE` (rank, m that does not divide k), `ERR_DTYPE`, `ERR_RANGE` (a group with too many
- * non-zeros, NaN, a bad option), `ERR_OUT_OF_MEMORY`
+ * non-zeros, NaN, a mask that empties a row, a bad option), `ERR_OUT_OF_MEMORY`
  * @example
  * using sparse = sparsify({ type: 'float32', dims: [768, 768], data: weights }, { format: 'csr', columns: 128 })
  * const y = spmm(sparse, x, { layout: 'rows', bias, activation: 'gelu' }) // x: [128, 768], y: [128, 768]

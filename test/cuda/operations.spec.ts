@@ -149,6 +149,7 @@ test('losses and gradients are those of the CPU', async () => {
       for (const [got, expected] of [
         [crossEntropy(up(student), up(labels), here), want],
         [await crossEntropyAsync(up(student), up(labels), here), want],
+        [crossEntropy(up(student), up(labels), { ...here, temperature: 3 }), crossEntropy(student, classes, { ...options, classWeights, temperature: 3 })],
         [distill.kl(up(student), up(teacher), { reduction, temperature: 3 }), soft],
         [await distill.klAsync(up(student), up(teacher), more), mixed],
         [distill.js(up(student), up(teacher), { reduction, temperature: 3 }), distill.js(student, teacher, { reduction, temperature: 3 })],

@@ -144,9 +144,10 @@ WHITTLE_CHECK(distill) {
       Rng rng = h.rng();
       for (int64_t n : row_sizes(h))
         for (float spread : kSpreads)
-          for (int mode = 0; mode < 4; mode++) {
+          for (int mode = 0; mode < 8; mode++) {
             if (n == 0) continue;
             const bool add = mode & 1;
+            const float inv_t = mode & 4 ? 0.25f : 1;
             Row r(rng, n, 1, spread);
             Guarded<float> w(n, 3), g(n, 5), p(n, 7);
             for (int64_t i = 0; i < n; i++) {
@@ -156,13 +157,13 @@ WHITTLE_CHECK(distill) {
             std::vector<float> before(g.data(), g.data() + n);
             const float* weights = mode & 2 ? w.data() : nullptr;
             const float a = float(0.7 / r.sum);
-            k.soft_grad(r.x.data(), n, r.max, a, weights, 0.01f, add, g.data());
+            k.soft_grad(r.x.data(), n, inv_t, r.max, a, weights, 0.01f, add, g.data());
             k.mix(r.x.data(), n, 0.5f, r.max, a, add, p.data());
             double dot = 0, size = 1e-300;
             for (int64_t i = 0; i < n; i++) {
               const double old = add ? before[size_t(i)] : 0, pull = double(0.01f) * (weights ? w[i] : 1.0f);
-              const double e = a * r.e(i, 1), want = old + e - pull;
-              h.expect(near(g[i], want, e * (exp_error(r.d(i, 1)) + 3 * kU) + 3 * kU * (pull + fabs(old)) + kCut),
+              const double e = a * r.e(i, inv_t), want = old + e - pull;
+              h.expect(near(g[i], want, e * (exp_error(r.d(i, inv_t)) + 4 * kU) + 3 * kU * (pull + fabs(old)) + kCut),
                        "grad n %d [%d]: %g, want %g", int(n), int(i), g[i], want);
               const double m = a * r.e(i, 0.5f);
               h.expect(near(p[i], old + m, m * (exp_error(r.d(i, 0.5f)) + 3 * kU) + kU * fabs(old) + kCut), "mix n %d [%d]: %g, want %g",

@@ -105,7 +105,7 @@ function* entropy(turn: Turn, logits: unknown, labels: unknown, given: unknown):
   const o = options(given, 'options', kCrossEntropy)
   const student = turn.operand(logits, 'logits', kTypes)
   const reduction = o.reduction === undefined ? 'mean' : oneOf(o.reduction, 'reduction', ['mean', 'sum', 'none'] as const)
-  return yield* lossOf(turn, { name: 'cudaCrossEntropy', student, teacher: null, labels: labels ?? null, temperature: 1, alpha: 0, reduction, options: o })
+  return yield* lossOf(turn, { name: 'cudaCrossEntropy', student, teacher: null, labels: labels ?? null, temperature: temperatureOf(o.temperature), alpha: 0, reduction, options: o })
 }
 
 function* divergence(turn: Turn, s: unknown, t: unknown, given: unknown): Routine<AnyLoss> {

@@ -57,6 +57,11 @@ interface HardOptions {
 
 /** Options of {@link crossEntropy}. */
 export interface CrossEntropyOptions<R extends string = 'mean'> extends Memory, HardOptions {
+  /**
+   * Divides the logits, 1e-6 to 1e6. Default 1. Neither loss nor gradient is multiplied by its square: the gradient is that
+   * of the loss. Source: Guo, Pleiss, Sun, Weinberger 2017.
+   */
+  readonly temperature?: number
   /** `'mean'` (default), `'sum'` or `'none'`: one value for each sample. */
   readonly reduction?: R
   /** Dims of `logits` where they are a bare array. */
@@ -116,7 +121,7 @@ export const kSoft = ['temperature', 'reduction', 'studentDims', 'teacherDims', 
 /** @internal Options of the labels beside `labels` and `alpha`. */
 export const kHard = ['classWeights', 'ignoreIndex', 'labelSmoothing'] as const
 /** @internal */
-export const kCrossEntropy = [...kHard, 'reduction', 'logitsDims', 'out', 'outLoss', 'threads'] as const
+export const kCrossEntropy = [...kHard, 'temperature', 'reduction', 'logitsDims', 'out', 'outLoss', 'threads'] as const
 /** @internal */
 export const kKl = [...kSoft, ...kHard, 'labels', 'alpha'] as const
 const kMultiTeacher = [...kKl, 'weights'] as const
@@ -215,7 +220,10 @@ function prepareCrossEntropy(logits: unknown, labels: unknown, given: unknown): 
   const reduction = o.reduction === undefined ? 'mean' : oneOf(o.reduction, 'reduction', ['mean', 'sum', 'none'] as const)
   const ignore = ignoreOf(o.ignoreIndex)
   const known = classLabels(labels, student.data.length / classes, classes, ignore)
-  return lossOf('distillCrossEntropy', { student, reduction, ignore, labels: known, ...hardOf(o, classes), options: o }, [['logits', student.data]])
+  const temperature = temperatureOf(o.temperature)
+  return lossOf('distillCrossEntropy', { student, reduction, temperature, ignore, labels: known, ...hardOf(o, classes), options: o }, [
+    ['logits', student.data],
+  ])
 }
 
 /** @internal The part of `kl` and its kin that concerns labels. */
@@ -314,7 +322,8 @@ function prepareMultiTeacher(studentValue: unknown, teachers: unknown, given: un
 }
 
 /**
- * Cross-entropy of logits with labels, `(1−ε)·(−log p_y) + ε/C·Σ_c(−log p_c)`, and its gradient in one call.
+ * Cross-entropy of logits with labels, `(1−ε)·(−log p_y) + ε/C·Σ_c(−log p_c)`, p = softmax(logits/T), and its gradient in
+ * one call.
  *
  * Exact on extreme logits: the maximum is subtracted before anything else. If every sample is ignored the loss is 0.
  *
