@@ -268,7 +268,7 @@ WhittleStatus logit_loss(int32_t device, const LogitLoss& l, bool with_teacher) 
   a.weights = l.class_weights;
   a.has_ignore = l.has_ignore;
   a.ignore = l.ignore;
-  a.temperature = with_teacher ? l.temperature : 1;
+  a.temperature = l.temperature;
   a.alpha = l.alpha;
   a.smoothing = l.smoothing;
   a.reduction = l.reduction;
