@@ -1,7 +1,7 @@
 import { compress, type FactorizeStep, type Recipe } from '../lib/compress'
 import { attribute, ValueInfo, type Attribute, type Model } from '../lib/model'
 import { agree, expectSame, floats, graph, modelOf, sizeOf, theirs, type Step, type Values } from './graphs'
-import { failure, noise } from './nets'
+import { failure, noise, rms } from './nets'
 import { bestError, composed, type Kernel } from './oracle/factorize'
 
 const step = (more: Omit<FactorizeStep, 'step'> = {}): Recipe => ({ steps: [{ step: 'factorize', ...more }] })
@@ -190,6 +190,15 @@ test('Weighed by inputs, outputs are nearer than those of the plain factors of t
     }),
   )
   expect(errors[1]).toBeLessThan(0.3 * errors[0]!)
+})
+
+test('By energy of few inputs a layer keeps what others need', async () => {
+  const sets = [1, 2, 3, 4, 5].map((seed) => ({ x: { type: 'float32' as const, dims: [1, 48], data: noise(48, seed) } }))
+  const w = noise(48 * 40, 8)
+  const { model } = await compress(product(w), step({ energy: 0.99, weighting: 'inputs' }), { calibration: sets.slice(0, 4) })
+  const [want, got] = [await theirs(product(w), sets[4]!), await theirs(model, sets[4]!)]
+  const off = (want['y']!.data as Float32Array).map((v, i) => v - Number(got['y']!.data[i]))
+  expect(rms(off)).toBeLessThan(0.2 * rms(want['y']!.data as Float32Array))
 })
 
 test('Layers whose factors would not be smaller, or that something else reads, stay and say why', async () => {

@@ -38,8 +38,8 @@ export interface Factors {
 export interface MethodOptions {
   readonly rule: RankRule
   readonly seed: number
-  /** Second moments of the layer's inputs. */
-  readonly moments?: Float64Array
+  /** Second moments of the layer's inputs, summed over so many of them. */
+  readonly moments?: { readonly hessian: Float64Array; readonly sampled: number }
   readonly threads?: number
 }
 
@@ -130,7 +130,7 @@ function bySvd(values: Values, layer: FactorLayer, { rule, seed, moments }: Meth
     ...ranked,
     seed,
     inputs,
-    ...(moments ? { secondMoments: { type: 'float64' as const, dims: squareOf(moments), data: moments } } : {}),
+    ...(moments ? whitening(moments, 'energy' in ranked || 'maxError' in ranked) : {}),
   })
   return {
     method: 'svd',
@@ -141,9 +141,29 @@ function bySvd(values: Values, layer: FactorLayer, { rule, seed, moments }: Meth
   }
 }
 
-const squareOf = (moments: Float64Array): [number, number] => {
-  const side = Math.round(Math.sqrt(moments.length))
-  return [side, side]
+type Moments = NonNullable<MethodOptions['moments']>
+
+/**
+ * Few inputs span few directions, and a rank that holds all of their energy would hold little of other inputs': where a rank follows from
+ * energy or error, the moments are shrunk towards a multiple of the identity as far as their number says.
+ */
+function whitening({ hessian, sampled }: Moments, shrink: boolean): object {
+  const side = Math.round(Math.sqrt(hessian.length))
+  const share = shrink ? shrinkage(hessian, side, sampled) : 0
+  return {
+    secondMoments: { type: 'float64' as const, dims: [side, side], data: hessian },
+    ...(share > 0 ? { damping: share < 0.5 ? share / (1 - share) : 1 } : {}),
+  }
+}
+
+/** The share of the identity in Chen et al., Shrinkage Algorithms for MMSE Covariance Estimation (OAS), 2010. */
+function shrinkage(hessian: Float64Array, side: number, vectors: number): number {
+  let [trace, squares] = [0, 0]
+  for (let i = 0; i < side; i++) trace += hessian[i * side + i]!
+  for (const v of hessian) squares += v * v
+  const above = (1 - 2 / side) * squares + trace ** 2
+  const below = (vectors + 1 - 2 / side) * (squares - trace ** 2 / side)
+  return below > 0 ? Math.min(1, above / below) : 0
 }
 
 function byNmf(values: Values, layer: FactorLayer, { rule, seed, threads }: MethodOptions): Factors | string {

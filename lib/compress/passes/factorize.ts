@@ -49,7 +49,8 @@ export interface FactorizeStep {
   readonly budget?: number
   /**
    * `'none'` (default): the factors nearest to the weight; `'inputs'` (svd only): nearest in the layer's outputs on the calibration
-   * inputs (SVD-LLM, 2024). Energy and error are then those of the outputs, and the factors are held until the model is saved.
+   * inputs (SVD-LLM, 2024). Energy and error are then those of the outputs, with an allowance for directions that few inputs do not
+   * show, and the factors are held until the model is saved.
    */
   readonly weighting?: 'none' | 'inputs'
   /**
@@ -159,8 +160,7 @@ async function factorizeWeight(
   const method = step.method === 'auto' ? methodFor(layer) : step.method
   if (dealt === 'whole') return stays('the budget leaves it whole')
   const { rank = dealt, energy, error, ratio, seed } = step
-  const known =
-    given?.moments?.groups === 1 && given.moments.hessian.some((v) => v > 0) ? given.moments.hessian : undefined
+  const known = given?.moments?.groups === 1 && given.moments.hessian.some((v) => v > 0) ? given.moments : undefined
   const split = (from: Float32Array): Factors | string =>
     factorize(from, layer, method, {
       rule: {
