@@ -309,6 +309,7 @@ describe('tucker', () => {
     expect(bad({ energy: 0.5, modes: [3] })).toBe('ERR_RANGE modes[0]')
     expect(bad({ energy: 0.5, method: 'als' })).toBe('ERR_RANGE method')
     expect(bad({ energy: 0.5 }, float([2, 2], [1, NaN, 3, 4]))).toBe('ERR_RANGE tensor[1]')
+    expect(() => tucker(float([2, 2], [3e38, 3e38, 3e38, 3e38]), { ranks: [1, 1] })).toThrow('beyond the range of float32')
     expect(bad({ energy: 0.5 }, float([4], [1, 2, 3, 4]))).toBe('ERR_SHAPE tensor')
     expect(tucker(float([3, 4, 2], new Float32Array(24)), { ranks: [2, 2, 2] })).toMatchObject({ error: 0, relativeError: 0, converged: true })
   })

@@ -57,6 +57,12 @@ export function refuseNonFinite(parameter: string, data: ArrayLike<number>): voi
     if (!Number.isFinite(data[i])) fail('ERR_RANGE', `${parameter}[${i}]`, 'a finite number', data[i])
 }
 
+/** @internal For a status that also says that results of finite numbers are beyond float32. */
+export function refuseTooLarge(parameter: string, data: ArrayLike<number>): never {
+  refuseNonFinite(parameter, data)
+  throw new WhittleError('ERR_RANGE', parameter, `${parameter}: results are beyond the range of float32; scale it down`)
+}
+
 /** @internal A float32 tensor that is not empty, of `rank` dimensions at least and (where given) at most. */
 export function floats(value: unknown, parameter: string, rank: number, most = 16): Tensor<Float32Array> {
   const t = tensor(value, parameter, ['float32']) as Tensor<Float32Array>

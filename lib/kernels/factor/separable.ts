@@ -1,7 +1,7 @@
 import { WhittleError } from '../../errors'
 import { allocate, type Tensor, type TensorLike } from '../../tensor'
 import { integer, oneOf, options as checkOptions } from '../../validate'
-import { f32, floats, kNonFinite, optional, refuseNonFinite, runAsync, runSync, threadsOf, type Memory, type Routine } from './routine'
+import { f32, floats, kNonFinite, optional, refuseTooLarge, runAsync, runSync, threadsOf, type Memory, type Routine } from './routine'
 import { energyOf, kChoices, trimmed } from './tucker'
 
 declare module '../../native' {
@@ -89,7 +89,7 @@ function* split(memory: Memory, given: unknown, optionsGiven: unknown): Routine<
     args: [out, into, height, width, channel, kChoices[choice], energy, threads, data, rank, vertical, horizontal, result],
     parameter: 'kernel',
     refused(status) {
-      if (status === kNonFinite) refuseNonFinite('kernel', data)
+      if (status === kNonFinite) refuseTooLarge('kernel', data)
     },
   }
   const r = rank[0] as number

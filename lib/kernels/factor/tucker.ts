@@ -1,7 +1,7 @@
 import { WhittleError } from '../../errors'
 import { allocate, sizeOf, type Tensor, type TensorLike } from '../../tensor'
 import { fail, finite, integer, oneOf, options as checkOptions } from '../../validate'
-import { f32, floats, kNonFinite, optional, refuseNonFinite, runAsync, runSync, threadsOf, type Memory, type Routine } from './routine'
+import { f32, floats, kNonFinite, optional, refuseTooLarge, runAsync, runSync, threadsOf, type Memory, type Routine } from './routine'
 
 declare module '../../native' {
   interface NativeBinding {
@@ -112,7 +112,7 @@ function* decompose(memory: Memory, given: unknown, optionsGiven: unknown): Rout
     ], // prettier-ignore
     parameter: 'tensor',
     refused(status) {
-      if (status === kNonFinite) refuseNonFinite('tensor', data)
+      if (status === kNonFinite) refuseTooLarge('tensor', data)
     },
   }
   const norm = Math.sqrt(result[3] as number)
