@@ -4,8 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <algorithm>
 #include <atomic>
 #include <initializer_list>
+#include <mutex>
 #include <new>
 
 #include "core/aligned.h"
@@ -152,7 +154,7 @@ WhittleStatus prepare(const GemmInt8Kernels& table, const GemmInt8Args& g, Colum
 }
 
 GemmInt8Epilogue epilogue_of(const GemmInt8Args& g, const Columns& c) {
-  GemmInt8Epilogue e;
+  GemmInt8Epilogue e = {};
   e.offset = c.offset;
   e.b_zero = c.b_zero;
   e.scale = c.scale;
@@ -161,6 +163,8 @@ GemmInt8Epilogue epilogue_of(const GemmInt8Args& g, const Columns& c) {
   e.out_zero = g.out_zero;
   e.activation = g.activation;
   e.out_type = g.out_type;
+  e.residual = g.residual;
+  e.out_base = g.out;
   return e;
 }
 
@@ -221,7 +225,7 @@ struct Product {
   bool direct;  // the caller's rows serve as they are
   int64_t threads;
   uint64_t call;
-  std::atomic<bool>* short_of_memory;
+  std::mutex* range;  // of the results: held by who adds to it; null where nobody asks
 };
 
 // Rows [first, first + rows) of a', into this thread's memory. False where there is none.
@@ -312,6 +316,8 @@ bool run_piece(const Product& p, int64_t block, int64_t group) {
   }
   const int64_t end = (group + 1) * p.group_panels < p.panels ? (group + 1) * p.group_panels : p.panels;
   const int64_t next_block = (block * p.groups + group + p.threads) / p.groups;
+  float range[2 * kGemmInt8Lanes] = {0};
+  panel.range = p.range ? range : nullptr;
   if (table.begin) table.begin();
   for (int64_t i = group * p.group_panels; i < end; i++) {
     panel.column = i * table.columns;
@@ -336,6 +342,13 @@ bool run_piece(const Product& p, int64_t block, int64_t group) {
     table.panel(&panel);
   }
   if (table.end) table.end();
+  if (p.range) {
+    std::lock_guard<std::mutex> hold(*p.range);
+    for (int i = 0; i < kGemmInt8Lanes; i++) {
+      g.range[0] = std::min(g.range[0], range[i]);
+      g.range[1] = std::max(g.range[1], range[kGemmInt8Lanes + i]);
+    }
+  }
   return true;
 }
 
@@ -366,7 +379,9 @@ WhittleStatus run_product(const GemmInt8Kernels& table, const GemmInt8Args& g, c
                           const int32_t* sums, const uint8_t* weights, const Columns& columns, uint8_t* out, int threads) {
   std::atomic<bool> short_of_memory{false};
   const GemmInt8Epilogue e = epilogue_of(g, columns);
+  std::mutex range;
   Product p = {};
+  p.range = g.range ? &range : nullptr;
   p.table = &table;
   p.args = &g;
   p.epilogue = &e;
@@ -477,12 +492,14 @@ void gemm_int8_fill_indirect(const void* indirect, int64_t row, int64_t rows, ui
 WhittleStatus gemm_int8(const GemmInt8Kernels& table, const GemmInt8Args& g) {
   if (g.packed && (g.packed->k != g.k || g.packed->n != g.n || g.packed->is_unsigned != g.b_unsigned)) return WHITTLE_SHAPE;
   if (g.fill && g.batch != 1) return WHITTLE_SHAPE;
+  if ((g.residual || g.range) && (g.batch != 1 || g.out_type != kOutFloat32)) return WHITTLE_SHAPE;
   if (!sums_fit(g)) return WHITTLE_RANGE;
   const int64_t size = g.out_type == kOutInt32 || g.out_type == kOutFloat32 ? 4 : 1;
   uint8_t* out = static_cast<uint8_t*>(g.out);
   // Refuses bad scales and biases before anything is written, also where there is nothing to compute.
   Columns columns;
   const WhittleStatus ready = prepare(table, g, &columns);
+  if (ready == WHITTLE_OK && g.range) g.range[0] = g.range[1] = 0;
   if (ready != WHITTLE_OK || g.m == 0 || g.n == 0) return ready;
   auto product = [&](int64_t i, const Columns& c, int threads) {
     const int64_t ai = g.a_index ? g.a_index[i] : i, bi = g.b_index ? g.b_index[i] : i;

@@ -3,7 +3,7 @@
 // One definition for every variant. With w = the exact integer sum plus the integer bias (it fits 32 bits, or the call is
 // refused), s[n] = fl(aScale * bScale[n]) and fl() one rounding to float32:
 //   int32   y = w
-//   float32 y = act(fl(fl(float(w) * s[n]) + bias[n]))
+//   float32 y = act(fl(fl(fl(float(w) * s[n]) + bias[n]) + residual))
 //   int8/uint8 y = saturate(roundHalfEven(fl(that / outScale)) + outZero)
 // Each product, sum and division rounds separately. Activations are those of cpu/gemm/activation_math.h with a true division,
 // the scalar variant's too (core/activation.h describes the functions and their errors): all variants agree to the bit.
@@ -31,6 +31,9 @@ struct GemmInt8Epilogue {
   float out_scale;
   int32_t out_zero;
   int32_t out_type;
+  // float32 results only: added before the activation, one float for each of the result, which begins at out_base; or null.
+  const float* residual;
+  const void* out_base;
 };
 
 // Rows of a' against one panel of b'. `a` holds `rows` rows of steps * k_step elements, `a_stride` bytes apart; b' may be
@@ -49,6 +52,7 @@ struct GemmInt8Panel {
   int64_t out_stride;  // elements
   int64_t block;       // steps whose share of the panel stays in the first-level cache
   int32_t* sums;       // working memory: the widest panel's columns for each of rows + kGemmInt8Spare
+  float* range;        // null, or kGemmInt8Lanes lowest and as many highest results so far, by lane; float32 results only
   const void* ahead;   // what the next call reads, to be prefetched meanwhile
   int64_t ahead_bytes;
 };
@@ -78,6 +82,7 @@ struct GemmInt8Convert {
 };
 
 constexpr int64_t kGemmInt8Block = 32768;  // most bytes of a panel in GemmInt8Panel::block
+constexpr int64_t kGemmInt8Lanes = 16;    // of the widest vector of floats
 constexpr int64_t kGemmInt8Spare = 32;     // at least the rows of any register tile
 
 struct GemmInt8Kernels {
@@ -95,6 +100,8 @@ struct GemmInt8Kernels {
   // Around a run of `panel` calls on one thread (AMX holds its tiles configured meanwhile); null: nothing to do.
   void (*begin)();
   void (*end)();
+  // Bytes of n floats: saturate(roundHalfEven(x / step) + zero), |x| <= 400 step and finite.
+  void (*codes)(const float* x, int64_t n, float step, int32_t zero, uint8_t* out);
   // A register-only loop of this variant's multiply-add: the ceiling that benchmarks quote. Answers operations (2 a MAC).
   double (*peak)(int64_t iterations);
 };
@@ -154,6 +161,10 @@ struct GemmInt8Args {
   float out_scale;
   int32_t out_zero;
   void* out;                    // batch x m x n
+  // For a batch of 1 and float32 results: m x n floats added before the activation (out may be they), and two floats that become
+  // the lowest and the highest result, 0 among them. Null: neither.
+  const float* residual;
+  float* range;
   int32_t threads;              // 0: the limit
 };
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <mutex>
 
 #include "core/elementwise.h"
 #include "core/scratch.h"
@@ -80,10 +81,17 @@ void softmax_rows(int64_t rows, int64_t n, const float* x, bool log, float* out,
 }
 
 void layer_rows(int64_t rows, int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out,
-                int threads) {
+                float* range, int threads) {
   const NormKernels& k = norm_kernels();
+  std::mutex lock;
+  if (range) range[0] = range[1] = 0;
   parallel_for(rows, rows_a_chunk(n), threads, [&](int64_t b, int64_t e) {
-    for (int64_t i = b; i < e; i++) k.layer(n, x + i * n, gamma, beta, epsilon, out + i * n);
+    float own[2] = {0, 0};
+    k.layer(e - b, n, x + b * n, gamma, beta, epsilon, out + b * n, range ? own : nullptr);
+    if (!range) return;
+    std::lock_guard<std::mutex> hold(lock);
+    if (!(own[0] >= range[0])) range[0] = range[0] == range[0] ? own[0] : range[0];
+    if (!(own[1] <= range[1])) range[1] = range[1] == range[1] ? own[1] : range[1];
   });
 }
 

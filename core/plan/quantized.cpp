@@ -164,26 +164,35 @@ struct Dequantize final : Step {
 
 // uint8 codes with the scale and zero point that x's own range gives, as ONNX's DynamicQuantizeLinear has it.
 struct DynamicQuantize final : Step {
-  Operand x, out, scale, zero;
+  Operand x, out, scale, zero, range;
   int64_t count;
   WhittleStatus run(const RunContext& c) const override {
     constexpr int64_t kPiece = 64 << 10;
     const QuantizeKernels& k = quantize_kernels();
     const float* from = c.at<const float>(x);
     const int64_t pieces = (count + kPiece - 1) / kPiece;
-    static thread_local Scratch scratch;
-    float* bounds = static_cast<float*>(scratch.take(pieces * 8 + 8));
-    if (!bounds) return WHITTLE_OUT_OF_MEMORY;
-    parallel_for(pieces, 1, c.threads, [&](int64_t b, int64_t e) {
-      for (int64_t i = b; i < e; i++) {
-        bounds[2 * i] = bounds[2 * i + 1] = 0;
-        k.range(from + i * kPiece, 1, std::min(kPiece, count - i * kPiece), bounds + 2 * i, bounds + 2 * i + 1);
-      }
-    });
     float lo = 0, hi = 0;
-    for (int64_t i = 0; i < pieces; i++) {
-      lo = std::min(lo, bounds[2 * i]);
-      hi = std::max(hi, bounds[2 * i + 1]);
+    const float* known = c.at<const float>(range);
+    bool finite = known && known[0] > -INFINITY && known[1] < INFINITY;
+    if (finite) {
+      lo = known[0];
+      hi = known[1];
+    } else {
+      static thread_local Scratch scratch;
+      float* bounds = static_cast<float*>(scratch.take(pieces * 8 + 8));
+      if (!bounds) return WHITTLE_OUT_OF_MEMORY;
+      std::atomic<bool> bad{false};
+      parallel_for(pieces, 1, c.threads, [&](int64_t b, int64_t e) {
+        for (int64_t i = b; i < e; i++) {
+          bounds[2 * i] = bounds[2 * i + 1] = 0;
+          if (k.range(from + i * kPiece, 1, std::min(kPiece, count - i * kPiece), bounds + 2 * i, bounds + 2 * i + 1)) bad = true;
+        }
+      });
+      for (int64_t i = 0; i < pieces; i++) {
+        lo = std::min(lo, bounds[2 * i]);
+        hi = std::max(hi, bounds[2 * i + 1]);
+      }
+      finite = !bad;
     }
     const float step = hi == lo ? 1.0f : (hi - lo) / 255.0f;
     const float middle = std::min(255.0f, std::max(0.0f, 0.0f - lo / step));
@@ -191,8 +200,15 @@ struct DynamicQuantize final : Step {
     *c.at<float>(scale) = step;
     *c.at<uint8_t>(zero) = static_cast<uint8_t>(z);
     uint8_t* to = c.at<uint8_t>(out);
+    // hi - lo may overflow or nearly vanish, and NaN has no code.
+    finite = finite && step < INFINITY && step > 0x1p-100f;
+    const GemmInt8Kernels& codes = gemm_int8_kernels();
     parallel_for(pieces, 1, c.threads, [&](int64_t b, int64_t e) {
       for (int64_t i = b; i < e; i++) {
+        if (finite) {
+          codes.codes(from + i * kPiece, std::min(kPiece, count - i * kPiece), step, z, to + i * kPiece);
+          continue;
+        }
         QuantizeStep s = {};
         s.scale = &step;
         s.zero = &z;
@@ -312,6 +328,7 @@ Step* make_dynamic_quantize(PlanReader& r) {
   s->out = r.operand(s->count);
   s->scale = r.floats(1);
   s->zero = r.operand(1);
+  s->range = r.floats(2, true);
   return s.release();
 }
 

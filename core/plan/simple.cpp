@@ -69,11 +69,12 @@ struct Softmax final : Step {
 };
 
 struct LayerNorm final : Step {
-  Operand x, gamma, beta, out;
+  Operand x, gamma, beta, out, range;
   int64_t rows, n;
   float epsilon;
   WhittleStatus run(const RunContext& c) const override {
-    layer_rows(rows, n, c.at<const float>(x), c.at<const float>(gamma), c.at<const float>(beta), epsilon, c.at<float>(out), c.threads);
+    layer_rows(rows, n, c.at<const float>(x), c.at<const float>(gamma), c.at<const float>(beta), epsilon, c.at<float>(out),
+               c.at<float>(range), c.threads);
     return WHITTLE_OK;
   }
 };
@@ -243,6 +244,7 @@ Step* make_layer_norm(PlanReader& r) {
   s->gamma = r.floats(s->n, true);
   s->beta = r.floats(s->n, true);
   s->out = r.floats(count);
+  s->range = r.floats(2, true);
   return s.release();
 }
 

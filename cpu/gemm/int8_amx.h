@@ -143,6 +143,7 @@ static void install_amx(GemmInt8Kernels* t) {
   t->panel = amx_panel;
   t->begin = amx_begin;
   t->end = amx_end;
+  t->codes = epilogue_codes;
   t->peak = amx_peak;
 }
 

@@ -141,6 +141,7 @@ struct EpilogueRows {
   int64_t rows, width;
   uint8_t* out;
   int64_t out_stride;  // bytes
+  float* range;
 };
 
 // What codes are made with: x to the integer nearest to x / step, as a division that rounds correctly has it, half to even.
@@ -191,15 +192,23 @@ static inline vi codes_of(vf x, const CodeStep& s) {
   return codes_exact(x, s);
 }
 
-template <int32_t kKind, bool kBytes>
-static inline void epilogue_vector(const CodeStep& s, vf lo, vf hi, const float* scale, const float* bias, const int32_t* sums, int64_t j,
-                                   int64_t n, uint8_t* out) {
+// What becomes of a sum: a float, a byte, or a float that takes a residual along or is among those whose range is wanted.
+enum { kFloats = 0, kBytes = 1, kWatched = 2 };
+
+struct Watch {
+  vf lowest, highest;
+};
+
+template <int32_t kKind, int kWhat>
+static inline void epilogue_vector(const CodeStep& s, vf lo, vf hi, const float* scale, const float* bias, const float* residual,
+                                   const int32_t* sums, int64_t j, int64_t n, Watch* watch, uint8_t* out) {
   const bool whole = n == VF_LANES;
   const vf none = v_set(0.0f);
   vf x = v_mul(v_from_sums(sums + j, whole, n), whole ? v_load(scale + j) : v_load_part(scale + j, n, none));
   x = v_add(x, whole ? v_load(bias + j) : v_load_part(bias + j, n, none));
+  if (kWhat == kWatched && residual) x = v_add(x, whole ? v_load(residual + j) : v_load_part(residual + j, n, none));
   x = act_apply(x, kKind, lo, hi);
-  if (kBytes) {
+  if (kWhat == kBytes) {
     // Bounds of a clip lie within those.
     if (kKind != kActivationClip) x = v_min(s.far, v_max(s.minus_far, x));
     v_store_bytes(out + j, codes_of(x, s), s.is_signed, n);
@@ -207,15 +216,22 @@ static inline void epilogue_vector(const CodeStep& s, vf lo, vf hi, const float*
     float* to = reinterpret_cast<float*>(out) + j;
     if (whole) v_store(to, x);
     else v_store_part(to, x, n);
+#if VF_LANES > 1
+    if (kWhat == kWatched && !whole) x = v_keep(x, n);
+#endif
+    if (kWhat == kWatched) {
+      watch->lowest = v_min(watch->lowest, x);
+      watch->highest = v_max(watch->highest, x);
+    }
   }
 }
 
-template <int32_t kKind, bool kBytes>
+template <int32_t kKind, int kWhat>
 static void epilogue_kind(const EpilogueRows* r) {
   const GemmInt8Epilogue* e = r->e;
   const CodeStep s = code_step(e->out_scale, e->out_zero, e->out_type == kOutInt8);
   vf lo = v_set(e->activation.lo), hi = v_set(e->activation.hi);
-  if (kBytes && kKind == kActivationClip) {
+  if (kWhat == kBytes && kKind == kActivationClip) {
     lo = v_min(s.far, v_max(s.minus_far, lo));
     hi = v_min(s.far, v_max(s.minus_far, hi));
   }
@@ -224,17 +240,27 @@ static void epilogue_kind(const EpilogueRows* r) {
   const float *scale = e->scale + r->column, *bias = e->bias + r->column;
   const int32_t* sums = r->sums;
   uint8_t* out = r->out;
+  const uint8_t* residual = kWhat == kWatched && e->residual
+                                ? reinterpret_cast<const uint8_t*>(e->residual) + (out - static_cast<const uint8_t*>(e->out_base))
+                                : nullptr;
+  Watch watch = {v_set(0.0f), v_set(0.0f)};
   for (int64_t i = 0; i < rows; i++, sums += width, out += stride) {
-    for (int64_t j = 0; j < wholes; j += VF_LANES) epilogue_vector<kKind, kBytes>(s, lo, hi, scale, bias, sums, j, VF_LANES, out);
-    if (wholes < n) epilogue_vector<kKind, kBytes>(s, lo, hi, scale, bias, sums, wholes, n - wholes, out);
+    const float* add = residual ? reinterpret_cast<const float*>(residual + i * stride) : nullptr;
+    for (int64_t j = 0; j < wholes; j += VF_LANES)
+      epilogue_vector<kKind, kWhat>(s, lo, hi, scale, bias, add, sums, j, VF_LANES, &watch, out);
+    if (wholes < n) epilogue_vector<kKind, kWhat>(s, lo, hi, scale, bias, add, sums, wholes, n - wholes, &watch, out);
+  }
+  if (kWhat == kWatched && r->range) {
+    v_store(r->range, v_min(v_load(r->range), watch.lowest));
+    v_store(r->range + kGemmInt8Lanes, v_max(v_load(r->range + kGemmInt8Lanes), watch.highest));
   }
 }
 
 static void epilogue_floats(const EpilogueRows* r) {
-  const bool bytes = r->e->out_type != kOutFloat32;
+  const bool bytes = r->e->out_type != kOutFloat32, watched = r->range || r->e->residual;
   switch (r->e->activation.kind) {
 #define KIND(kind) \
-  case kind: return bytes ? epilogue_kind<kind, true>(r) : epilogue_kind<kind, false>(r);
+  case kind: return bytes ? epilogue_kind<kind, kBytes>(r) : watched ? epilogue_kind<kind, kWatched>(r) : epilogue_kind<kind, kFloats>(r);
     KIND(kActivationClip)
     KIND(kActivationHardswish)
     KIND(kActivationHardswishAffine)
@@ -243,15 +269,16 @@ static void epilogue_floats(const EpilogueRows* r) {
     KIND(kActivationSilu)
     KIND(kActivationGelu)
     KIND(kActivationGeluTanh)
+    KIND(kActivationNone)
 #undef KIND
-    default: return bytes ? epilogue_kind<kActivationNone, true>(r) : epilogue_kind<kActivationNone, false>(r);
+    default: return;
   }
 }
 
 // A tile's rows. `acc` holds the sums, the offset among them, `width` apart by row, and is overwritten; row_sums is null
 // unless the epilogue has zero points of b.
 static inline void epilogue_rows(const GemmInt8Epilogue* e, int64_t column, int64_t columns, const int32_t* row_sums, int64_t rows,
-                                 int32_t* acc, int64_t width, void* out, int64_t out_stride) {
+                                 int32_t* acc, int64_t width, void* out, int64_t out_stride, float* range = nullptr) {
   if (e->b_zero) {
     const int32_t* __restrict zero = e->b_zero + column;
     for (int64_t r = 0; r < rows; r++) {
@@ -268,7 +295,7 @@ static inline void epilogue_rows(const GemmInt8Epilogue* e, int64_t column, int6
     for (int64_t r = 0; r < rows; r++) memcpy(to + r * out_stride, acc + r * width, static_cast<size_t>(columns) * 4);
     return;
   }
-  const EpilogueRows r = {e, column, columns, acc, rows, width, to, out_stride};
+  const EpilogueRows r = {e, column, columns, acc, rows, width, to, out_stride, range};
   epilogue_floats(&r);
 }
 
@@ -280,7 +307,14 @@ static inline void epilogue_tile(const GemmInt8Panel* p, int64_t row, int64_t ro
   const GemmInt8Epilogue* e = p->epilogue;
   const int64_t size = e->out_type == kOutInt32 || e->out_type == kOutFloat32 ? 4 : 1;
   epilogue_rows(e, p->column, p->columns, p->a_sums ? p->a_sums + row : nullptr, rows, acc, width,
-                static_cast<uint8_t*>(p->out) + (row * p->out_stride + p->column) * size, p->out_stride * size);
+                static_cast<uint8_t*>(p->out) + (row * p->out_stride + p->column) * size, p->out_stride * size, p->range);
+}
+
+static inline void epilogue_codes(const float* x, int64_t n, float step, int32_t zero, uint8_t* out) {
+  const CodeStep s = code_step(step, zero, false);
+  int64_t i = 0;
+  for (; i + VF_LANES <= n; i += VF_LANES) v_store_bytes(out + i, codes_of(v_load(x + i), s), false, VF_LANES);
+  if (i < n) v_store_bytes(out + i, codes_of(v_load_part(x + i, n - i, v_set(0.0f)), s), false, n - i);
 }
 
 }  // namespace

@@ -57,6 +57,7 @@ static inline void install_neon(GemmInt8Kernels* t, void (*panel)(const GemmInt8
   t->convert = convert;
   t->panel = panel;
   t->begin = t->end = nullptr;
+  t->codes = epilogue_codes;
   t->peak = peak;
 }
 

@@ -59,5 +59,6 @@ extern "C" void gemm_int8_install_scalar(whittle::GemmInt8Kernels* t) {
   t->pack = pack_panel;
   t->convert = convert_wide;
   t->panel = panel;
+  t->codes = epilogue_codes;
   t->peak = peak;
 }

@@ -284,6 +284,7 @@ static inline void install(GemmInt8Kernels* t) {
   t->begin = t->end = nullptr;
   t->pack = pack_panel;
   t->panel = panel;
+  t->codes = epilogue_codes;
   t->peak = peak;
 }
 

@@ -158,23 +158,52 @@ static void rows_softmax(int64_t rows, int64_t n, float* x, int64_t stride) {
   }
 }
 
-static void row_layer(int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out) {
+// What was written so far: its lowest and highest numbers by lane, and NaN where one was not finite.
+struct Written {
+  vf lowest, highest, bad;
+};
+static inline void written(Written* w, vf y) {
+  w->lowest = v_min(w->lowest, y);
+  w->highest = v_max(w->highest, y);
+  w->bad = v_fma(y, v_set(0.0f), w->bad);
+}
+
+static inline void row_layer(int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out, Written* w) {
   const float mean = row_sum(n, x) / (float)n;
   const vf center = v_set(mean);
   const float variance = v_sum(square_all(n, x, center)) / (float)n;
   const vf r = v_set(1.0f / sqrtf(variance + epsilon)), one = v_set(1.0f), zero = v_set(0.0f);
   int64_t i = 0;
   for (; i + VF_LANES <= n; i += VF_LANES) {
-    const vf y = v_mul(v_sub(v_load(x + i), center), r);
-    v_store(out + i, v_fma(y, gamma ? v_load(gamma + i) : one, beta ? v_load(beta + i) : zero));
+    vf y = v_mul(v_sub(v_load(x + i), center), r);
+    y = v_fma(y, gamma ? v_load(gamma + i) : one, beta ? v_load(beta + i) : zero);
+    v_store(out + i, y);
+    if (w) written(w, y);
   }
   if (i < n) {
     const int64_t left = n - i;
-    const vf y = v_mul(v_sub(v_load_part(x + i, left, zero), center), r);
-    v_store_part(out + i, v_fma(y, gamma ? v_load_part(gamma + i, left, one) : one, beta ? v_load_part(beta + i, left, zero) : zero), left);
+    vf y = v_mul(v_sub(v_load_part(x + i, left, zero), center), r);
+    y = v_fma(y, gamma ? v_load_part(gamma + i, left, one) : one, beta ? v_load_part(beta + i, left, zero) : zero);
+    v_store_part(out + i, y, left);
+    if (w) written(w, v_keep(y, left));
   }
 }
 
+static void rows_layer(int64_t rows, int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out,
+                       float* range) {
+  const vf zero = v_set(0.0f);
+  Written w = {zero, zero, zero};
+  for (int64_t i = 0; i < rows; i++) row_layer(n, x + i * n, gamma, beta, epsilon, out + i * n, range ? &w : nullptr);
+  if (!range) return;
+  const float bad = v_sum(w.bad), lowest = -v_top(v_neg(w.lowest)), highest = v_top(w.highest);
+  if (bad != bad) {
+    range[0] = range[1] = NAN;
+    return;
+  }
+  range[0] = lowest < range[0] ? lowest : range[0];
+  range[1] = highest > range[1] ? highest : range[1];
+}
+
 static void install_vector(whittle::NormKernels* t) {
-  *t = {row_softmax, rows_softmax, row_layer, row_sum, row_squares, row_abs, row_top, row_bottom};
+  *t = {row_softmax, rows_softmax, rows_layer, row_sum, row_squares, row_abs, row_top, row_bottom};
 }

@@ -149,6 +149,11 @@ export class Lowering {
     return { kind: 'value', type, dims, order, memory: this.program.memory(type, sizeOf(dims)) }
   }
 
+  /** Memory for the range of `name`, where some node quantizes by it. */
+  rangeFor(name: string): Memory | null {
+    return this.users(name).some((n) => n.is('DynamicQuantizeLinear')) ? this.program.memory('float32', 2) : null
+  }
+
   /** A result in the place of `v`, a value of the same dims that nothing reads after the step to come; undefined where it must stay. */
   over(v: (Value & { readonly memory: Memory }) | undefined, input: Memory, node: Node): (Value & { readonly memory: Memory }) | undefined {
     if (!v || v.memory.place !== 'arena' || v.memory === input) return undefined

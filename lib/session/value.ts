@@ -41,6 +41,8 @@ export interface Value {
   readonly order: readonly number[]
   /** where it lies; undefined for a constant that no step reads as it is, and for an expression not yet computed */
   readonly memory: Memory | undefined
+  /** where it is written with it: its lowest and highest number, 0 among them (NaN: not known) */
+  readonly range?: Memory
   /** a constant: its name and data (row-major) */
   readonly constant?: { readonly key: string; readonly read: () => Tensor }
   /** an elementwise result that is computed where it is used */

@@ -295,6 +295,81 @@ void check_table(Harness& h, const GemmInt8Kernels& reference, const GemmInt8Ker
         run_case(h, reference, table, c);
       }
   });
+  h.row("residuals and the range of results", [&] {
+    Rng rng = h.rng();
+    for (int i = 0; i < (h.lean() ? 20 : 120); i++) {
+      const int64_t m = rng.between(1, 3 * table.rows + 2), n = rng.between(1, 2 * table.columns + 5), k = rng.between(1, 90);
+      Guarded<uint8_t> a(m * k), w(k * n);
+      fill(rng, a.data(), a.size(), 0, false, false);
+      fill(rng, w.data(), w.size(), 0, true, true);
+      std::vector<float> scales(static_cast<size_t>(n)), bias(static_cast<size_t>(n));
+      for (float& s : scales) s = rng.uniform(0.001f, 0.02f);
+      for (float& b : bias) b = rng.uniform(-3, 3);
+      Guarded<float> residual(m * n), want(m * n), got(m * n, rng.below(4));
+      for (int64_t j = 0; j < m * n; j++) residual[j] = rng.normal();
+      float ranges[2][2];
+      const bool add = i % 3 != 0, in_place = i % 3 == 2, watch = i % 4 != 0;
+      for (int side = 0; side < 2; side++) {
+        const GemmInt8Kernels& t = side ? table : reference;
+        Guarded<float>& out = side ? got : want;
+        if (in_place) memcpy(out.data(), residual.data(), static_cast<size_t>(m * n) * 4);
+        PackedInt8* packed = pack_int8(t, w.data(), false, false, k, n, 1);
+        GemmInt8Args g = {};
+        g.a = a.data(), g.m = m, g.n = n, g.k = k, g.batch = 1, g.packed = packed, g.a_zero = 117, g.a_scale = 0.02f;
+        g.b_scales = scales.data(), g.bias_float = bias.data(), g.out_type = kOutFloat32, g.out_scale = 1;
+        g.activation = {i % (kActivationGeluTanh + 1), -0.7f, 2};
+        g.residual = !add ? nullptr : in_place ? out.data() : residual.data();
+        g.range = watch ? ranges[side] : nullptr;
+        g.out = out.data();
+        g.threads = side ? 1 + i % 3 : 1;
+        const WhittleStatus s = gemm_int8(t, g);
+        free_packed_int8(packed);
+        if (!h.expect(s == WHITTLE_OK, "status %d", s)) return;
+      }
+      if (!h.expect(got.intact() && memcmp(want.data(), got.data(), static_cast<size_t>(m * n) * 4) == 0, "case %d differs from scalar", i)) return;
+      float lo = 0, hi = 0;
+      for (int64_t j = 0; j < m * n; j++) {
+        lo = std::min(lo, want[j]);
+        hi = std::max(hi, want[j]);
+      }
+      if (watch)
+        for (const auto& r : ranges)
+          if (!h.expect(r[0] == lo && r[1] == hi, "case %d: range %g to %g, want %g to %g", i, r[0], r[1], lo, hi)) return;
+      if (!add || i % (kActivationGeluTanh + 1) != kActivationNone) continue;
+      // Without the activation it is three roundings.
+      for (int64_t r = 0; r < m; r++)
+        for (int64_t j = 0; j < n; j++) {
+          int32_t sum = 0;
+          for (int64_t p = 0; p < k; p++) sum += (a[r * k + p] - 117) * static_cast<int8_t>(w[p * n + j]);
+          volatile float scale = 0.02f * scales[static_cast<size_t>(j)], y = static_cast<float>(sum) * scale;
+          y = y + bias[static_cast<size_t>(j)];
+          y = y + residual[r * n + j];
+          if (!h.expect(want[r * n + j] == y, "case %d: %g, want %g", i, want[r * n + j], y)) return;
+        }
+    }
+  });
+  h.row("floats to codes", [&] {
+    Rng rng = h.rng();
+    for (int i = 0; i < (h.lean() ? 30 : 200); i++) {
+      const int64_t n = rng.between(0, 150);
+      float step = i % 5 == 4 ? 0x1p-90f : rng.uniform(1e-3f, 1e-1f);
+      const int32_t zero = static_cast<int32_t>(rng.below(256));
+      Guarded<float> x(n, i % 4);
+      Guarded<uint8_t> out(n, i % 3);
+      for (int64_t j = 0; j < n; j++) {
+        // Middles between integers and their neighbours too.
+        x[j] = rng.below(3) == 0 ? (static_cast<float>(rng.between(-300, 300)) + 0.5f) * step : rng.uniform(-390, 390) * step;
+        if (rng.below(4) == 0) x[j] = nextafterf(x[j], rng.below(2) ? 1e9f : -1e9f);
+      }
+      table.codes(x.data(), n, step, zero, out.data());
+      h.expect(out.intact(), "wrote outside of out");
+      for (int64_t j = 0; j < n; j++) {
+        volatile float q = x[j] / step;
+        const float code = std::min(255.0f, std::max(0.0f, nearbyintf(q) + static_cast<float>(zero)));
+        if (!h.expect(out[j] == static_cast<uint8_t>(code), "%a / %a + %d: %d, want %g", x[j], step, zero, out[j], code)) return;
+      }
+    }
+  });
   h.row("the longest k that fits, and not one more", [&] {
     const int64_t k = 65536;
     Case c = {};

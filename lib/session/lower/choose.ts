@@ -90,7 +90,9 @@ export function emitChosen(
   const { x, residual } = operands
   const bytes = { x: x.bytes, residual: residual?.memory.bytes ?? 0, out: operands.out.memory.bytes }
   const chosen = l.constants.tuner ? l.constants.tuner.choose({ name, shape, candidates: ways, op, bytes, step }) : (ways[0] as Way)
-  const out = (isSparse(chosen.name) ? undefined : l.over(residual, x, node)) ?? operands.out
+  // A sparse step reads the residual late, a dynamic one perhaps twice.
+  const apart = isSparse(chosen.name) || op === 'gemm_dynamic'
+  const out = (apart ? undefined : l.over(residual, x, node)) ?? operands.out
   l.program.step(op, node.label, ...step(chosen, l.constants, x, residual?.memory ?? null, out.memory))
   if (ways.length > 1) l.program.chosen(name, chosen.name)
   return out

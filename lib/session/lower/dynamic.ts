@@ -56,13 +56,15 @@ export function dynamicProduct(
   const dims = l.dims(scaled.output, node)
   const map = takeAffines(l, scaled.output, dims.length - 1, n)
   const order = identity(dims.length)
-  const { activation, output } = takeEpilogue(l, map.output, order, false, node)
+  // Sparse ways have no place for a residual.
+  const { activation, residual, output } = takeEpilogue(l, map.output, order, ways.length === 1, node)
+  const range = l.rangeFor(output)
   const key = `${node.outputs[0]} to ${output}`
   const scales = scaled.scales.map((s, j) => s * (map.multiply[j] as number))
   const biased = map.add.some((v) => v !== 0)
   const out = l.make('float32', dims, order)
-  const shape = `product dynamic ${[rows, n, k, a.signed ? 1 : 0, activation[0]].join(' ')}`
-  emitChosen(l, node, 'gemm_dynamic', ways, shape, { x: a.memory, out }, (_, weights, constants, from, __, to) => {
+  const shape = `product dynamic ${[rows, n, k, a.signed ? 1 : 0, activation[0]].join(' ')}${residual ? ' residual' : ''}`
+  emitChosen(l, node, 'gemm_dynamic', ways, shape, { x: a.memory, residual, out }, (_, weights, constants, from, add, to) => {
     // Where it is timed, a scale is made up.
     const here = constants === l.constants
     return [
@@ -74,9 +76,11 @@ export function dynamicProduct(
       weights,
       constants.raw(`scales ${key}`, () => scales),
       biased ? constants.raw(`bias ${key}`, () => Float32Array.from(map.add)) : null,
+      add,
       to,
+      here ? range : null,
     ]
   })
-  l.define(output, out, node)
+  l.define(output, range ? { ...out, range } : out, node)
   return true
 }

@@ -40,8 +40,10 @@ const layerNorm: Lower = (node, l) => {
   }
   const out = l.make('float32', v.dims, order)
   const rows = n === 0 ? 0 : sizeOf(v.dims) / n
-  l.program.step('layer_norm', node.label, rows, n, node.float('epsilon', 1e-5), x.memory, part(node.inputs[1]), part(node.inputs[2]), out.memory)
-  l.define(node.outputs[0] as string, out, node)
+  const name = node.outputs[0] as string
+  const range = l.rangeFor(name)
+  l.program.step('layer_norm', node.label, rows, n, node.float('epsilon', 1e-5), x.memory, part(node.inputs[1]), part(node.inputs[2]), out.memory, range)
+  l.define(name, range ? { ...out, range } : out, node)
 }
 
 /** One that no convolution took along: a scale and a shift for each channel. */
@@ -79,7 +81,7 @@ function groupNorm(instance: boolean): Lower {
     const n = sizeOf(dims) / ((dims[0] as number) * groups || 1)
     const x = l.rowMajor(v, node)
     const normal = l.make('float32', dims)
-    l.program.step('layer_norm', node.label, n === 0 ? 0 : (dims[0] as number) * groups, n, node.float('epsilon', 1e-5), x.memory, null, null, normal.memory)
+    l.program.step('layer_norm', node.label, n === 0 ? 0 : (dims[0] as number) * groups, n, node.float('epsilon', 1e-5), x.memory, null, null, normal.memory, null)
     const vector = (i: number): Value => {
       const t = l.constant(node.inputs[i], node)
       if (!t || t.type !== 'float32' || (t.data.length !== channels && t.data.length !== groups)) return l.unsupported(node, 'a scale or bias of another form')

@@ -71,7 +71,7 @@ const dynamicQuantize: Lower = (node, l) => {
   const out = l.make('uint8', v.dims, v.order)
   const s = l.make('float32', [])
   const z = l.make('uint8', [])
-  l.program.step('dynamic_quantize', node.label, sizeOf(v.dims), v.memory, out.memory, s.memory, z.memory)
+  l.program.step('dynamic_quantize', node.label, sizeOf(v.dims), v.memory, out.memory, s.memory, z.memory, v.range ?? null)
   l.define(y, out, node)
   if (scale) l.define(scale, s, node)
   if (zero) l.define(zero, z, node)
