@@ -8,6 +8,7 @@ import { elementBitsOf, type ElementType } from '../../model/types'
 import { sizeOf } from '../../tensor'
 import { ComputedSource, type KeepBudget } from '../computed'
 import type { Group, Structure } from './groups'
+import { scaleTargets } from './sizes'
 
 /** @internal Units of a group that go. */
 export interface Removal {
@@ -61,7 +62,7 @@ export function takeIndices(bytes: Uint8Array, dims: readonly number[], width: n
  *
  * @throws `ERR_MODEL_FORMAT` where shapes do not come out as they should; the model is then of no use
  */
-export function cut(model: Model, { coupling, dims }: Structure, removals: readonly Removal[], budget: KeepBudget): void {
+export function cut(model: Model, { coupling, dims, other }: Structure, removals: readonly Removal[], budget: KeepBudget): void {
   const { graph, opsets } = model
   const gone = new Set<number>()
   for (const { group, units } of removals) for (const u of units) gone.add(group.roots[u]!)
@@ -111,6 +112,8 @@ export function cut(model: Model, { coupling, dims }: Structure, removals: reado
     return found
   })
   for (const { cut: after, change } of changes) change(after)
+  const wanted = (value: string): readonly number[] | undefined => coupling.dims(value)?.map((n, a) => changed.get(value)?.[a]?.length ?? n)
+  scaleTargets(model, dims, wanted)
 
   for (const [value, axes] of changed) {
     const tensor = graph.initializers.get(value)
@@ -120,7 +123,13 @@ export function cut(model: Model, { coupling, dims }: Structure, removals: reado
   }
   graph.removeDeadNodes()
   graph.removeDeadInitializers()
-  verify(model, dims, (value, d) => d.map((n, a) => changed.get(value)?.[a]?.length ?? n), coupling)
+  verify(model, dims, wanted)
+  // Nothing may be fixed to the sizes that it was found with: of others the same shares are left.
+  if (!other) return
+  verify(model, other.dims, (value) => {
+    const [was, now] = [coupling.dims(value), wanted(value)]
+    return other.shapes.get(value, graph)?.dims?.map((n, a) => (typeof n === 'number' && was?.[a] && now ? (n * now[a]!) / was[a] : n)) as readonly number[] | undefined
+  })
 }
 
 function cutTensor(tensor: Initializer, axes: readonly (readonly number[] | undefined)[], budget: KeepBudget): Initializer {
@@ -133,14 +142,13 @@ function cutTensor(tensor: Initializer, axes: readonly (readonly number[] | unde
 }
 
 /** Every value has the shape that it should have: what a graph computes out of shapes is found out here. */
-function verify(model: Model, dims: Structure['dims'], want: (value: string, dims: readonly number[]) => readonly number[], before: Structure['coupling']): void {
-  const shapes = inferShapes(model.graph, model.opsets, { dims })
+function verify(model: Model, sizes: Structure['dims'], wanted: (value: string) => readonly (number | string | null)[] | undefined): void {
+  const shapes = inferShapes(model.graph, model.opsets, { dims: sizes })
   for (const node of model.graph.nodes)
     for (const o of node.outputs) {
-      const old = o ? before.dims(o) : undefined
-      if (!old) continue
+      const expected = o ? wanted(o) : undefined
+      if (!expected?.every((d) => typeof d === 'number')) continue
       const got = shapes.get(o, model.graph)?.dims
-      const expected = want(o, old)
       if (!got || got.length !== expected.length || got.some((d, i) => d !== expected[i]))
         throw new WhittleError('ERR_MODEL_FORMAT', node.label, `${node.opType} ${node.label}: its shape [${got?.join(', ') ?? '?'}] should be [${expected.join(', ')}] after pruning`)
     }

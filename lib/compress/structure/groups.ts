@@ -5,6 +5,7 @@ import { inferShapes, type Shapes } from '../../model/ops/infer'
 import type { Role } from '../../model/ops/op'
 import { elementBitsOf } from '../../model/types'
 import { Coupling, key } from './coupling'
+import { otherSizes } from './sizes'
 
 /** @internal What goes with a unit in one weight: `per` indices of one axis for each unit. */
 export interface Member {
@@ -43,6 +44,8 @@ export interface Structure {
   /** Sizes of the inputs that shapes were inferred with. */
   readonly dims: ReadonlyMap<string, readonly number[]>
   readonly shapes: Shapes
+  /** The same for inputs of other sizes, where the model leaves them open. */
+  readonly other: { readonly dims: ReadonlyMap<string, readonly number[]>; readonly shapes: Shapes } | undefined
 }
 
 const kMaking = ['Conv', 'ConvTranspose', 'Gemm', 'MatMul']
@@ -52,6 +55,7 @@ export function structureOf(model: Model, dims?: ReadonlyMap<string, readonly nu
   const { graph, opsets } = model
   const sizes = dims ?? guessDims(model)
   const shapes = inferShapes(graph, opsets, { dims: sizes })
+  const others = otherSizes(model, sizes)
   const coupling = Coupling.of(graph, opsets, shapes)
   const order = new Map(graph.nodes.map((n, i) => [n, i]))
   const sets = new Map<number, { readonly place: string; readonly indices: number[] }[]>()
@@ -115,7 +119,7 @@ export function structureOf(model: Model, dims?: ReadonlyMap<string, readonly nu
     groups.push({ name: first.node.name || first.tensor, kind, units: units.length, width, members, roots: Int32Array.from(units, (u) => u.root), at: order.get(first.node)! })
   }
   groups.sort((a, b) => a.at - b.at)
-  return { coupling, groups: groups.map(({ at: _at, ...g }) => g), kept, dims: sizes, shapes }
+  return { coupling, groups: groups.map(({ at: _at, ...g }) => g), kept, dims: sizes, shapes, other: others && { dims: others, shapes: inferShapes(graph, opsets, { dims: others }) } }
 }
 
 /** Sizes for inputs whose model leaves them open: those for which most shapes come out. */

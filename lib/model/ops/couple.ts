@@ -155,6 +155,9 @@ export function rewriteSizes(cut: Cut, input: number, axes: readonly number[]): 
   node.setInput(input, value)
 }
 
+/** What computes sizes out of sizes. */
+const kSizeArithmetic = ['Add', 'Sub', 'Mul', 'Div', 'Neg', 'Equal', 'Where', 'Min', 'Max'] as const
+
 /**
  * Sizes that a graph reads off a value and computes with, other than to shape further values, are part of its formula: such axes
  * must keep theirs.
@@ -177,7 +180,10 @@ export function shapeReaders(c: CoupleContext): void {
       const data = user.inputs[0] === value
       if (user.is('Unsqueeze', 'Squeeze', 'Identity') && data) walk(output, carried)
       else if (user.is('Cast') && data && [6, 7].includes(user.int('to', 0))) walk(output, carried)
-      else if (user.is('Concat')) walk(output, carried)
+      // Sums and products of sizes are sizes; what becomes of them is seen where they are used, and checked when they change.
+      else if (user.is('Concat', ...kSizeArithmetic)) walk(output, carried)
+      // Of a list its length counts.
+      else if (user.is('Shape')) continue
       else if (user.is('Gather') && data) {
         const picks = constantBehind(c.graph, user.inputs[1] ?? '')
         // After a Concat the entries' places are not known here: then all are carried on.

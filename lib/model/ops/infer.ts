@@ -12,7 +12,7 @@ export interface InferOptions {
   symbols?: Readonly<Record<string, number>>
   /** @internal With strict: ops without inference are unknown all the same. */
   carry?: boolean
-  /** @internal Sizes for whole inputs, by name. */
+  /** @internal Sizes of whole values of the outermost graph, by name; they go before what ops and the file say. */
   dims?: ReadonlyMap<string, readonly number[]>
   /** @internal Content of small inputs. */
   contents?: ReadonlyMap<string, readonly number[]>
@@ -76,7 +76,8 @@ function inferGraph(graph: Graph, opsets: ReadonlyMap<string, number>, options: 
       const dims = got?.dims
         ? got.dims.map((d, j) => (d === null && told?.length === got.dims?.length ? (told?.[j] ?? null) : d))
         : told
-      if (type !== 'undefined' || dims) shapes.set(graph, name, { type, dims, data: got?.data })
+      const given = graph.parent ? undefined : options.dims?.get(name)
+      if (type !== 'undefined' || dims || given) shapes.set(graph, name, { type, dims: given ?? dims, data: got?.data })
     })
   }
 }

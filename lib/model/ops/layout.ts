@@ -67,6 +67,7 @@ function squeeze(c: InferContext): void {
       0,
       c.type(0),
       x.filter((d) => d !== 1),
+      c.data(0),
     )
   }
   const gone = new Set(axes.map((a) => axisOf(c, a, x.length)))

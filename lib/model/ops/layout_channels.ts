@@ -138,6 +138,10 @@ function expand(c: CoupleContext): void {
   if (c.inputs[1]?.length === 1) c.leave(c.in(1, 0))
   const rank = c.outputs[0]?.length ?? 0
   const asked = c.inputs[1]?.[0] ?? 0
+  // Along an axis that is made by repeating, all are the same.
+  c.outputs[0]?.forEach((size, axis) => {
+    if (size !== 1 && (c.inputs[0]?.[axis - rank + (c.inputs[0]?.length ?? 0)] ?? 1) === 1) c.leave(c.out(0, axis))
+  })
   c.onCut((cut) => rewriteSizes(cut, 1, Array.from({ length: asked }, (_, i) => i + rank - asked)))
 }
 
