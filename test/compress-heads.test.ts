@@ -1,9 +1,9 @@
-import { attribute, compress, Initializer, Session, type Model } from '../lib'
+import { attribute, compress, Initializer, Session, type Model, type Tensor } from '../lib'
 import { foldConstantNodes } from '../lib/model'
 import { KeepBudget } from '../lib/compress/computed'
 import { removeUnits } from '../lib/compress/structure/apply'
 import { structureOf } from '../lib/compress/structure/groups'
-import { expectSame, floats, graph, int, ints, modelOf, theirs, type Step, type Tensor, type Values } from './graphs'
+import { expectSame, floats, graph, int, ints, modelOf, theirs, type Step, type Values } from './graphs'
 import { zeroed } from './oracle/structured'
 
 /** Attention as PyTorch exports it with batch and length left open: sizes are read off values and computed with. */
