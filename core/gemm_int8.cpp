@@ -135,18 +135,20 @@ WhittleStatus prepare(const GemmInt8Kernels& table, const GemmInt8Args& g, Colum
       c->b_zero[j] = (!g.b_zeros ? g.b_zero : g.b_unsigned ? g.b_zeros[j] : static_cast<int8_t>(g.b_zeros[j])) - shift;
   }
   if (g.out_type == kOutInt32) return WHITTLE_OK;
-  bool good = true;
-  for (int64_t j = 0; j < n; j++) {
-    c->scale[j] = g.a_scale * (g.b_scales ? g.b_scales[j] : g.b_scale);
-    good &= c->scale[j] > 0 && c->scale[j] <= 3.402823466e38f;
-  }
-  if (!good) return WHITTLE_RANGE;
+  // Loops that become vectors: a dynamic product comes here at each run.
+  float* __restrict scale = c->scale;
+  float* __restrict bias = c->bias;
+  if (g.b_scales)
+    for (int64_t j = 0; j < n; j++) scale[j] = g.a_scale * g.b_scales[j];
+  else
+    for (int64_t j = 0; j < n; j++) scale[j] = g.a_scale * g.b_scale;
+  int32_t bad = 0;
+  for (int64_t j = 0; j < n; j++) bad |= !(scale[j] > 0) | !(scale[j] <= 3.402823466e38f);
+  if (bad) return WHITTLE_RANGE;
   if (g.bias_float) {
-    for (int64_t j = 0; j < n; j++) {
-      c->bias[j] = g.bias_float[j];
-      good &= c->bias[j] - c->bias[j] == 0;
-    }
-    if (!good) return WHITTLE_NONFINITE;
+    memcpy(bias, g.bias_float, static_cast<size_t>(n) * 4);
+    for (int64_t j = 0; j < n; j++) bad |= !(bias[j] - bias[j] == 0);
+    if (bad) return WHITTLE_NONFINITE;
   } else {
     for (int64_t j = 0; j < n; j++) c->bias[j] = -0.0f;
   }

@@ -229,7 +229,8 @@ static inline void epilogue_vector(const CodeStep& s, vf lo, vf hi, const float*
 template <int32_t kKind, int kWhat>
 static void epilogue_kind(const EpilogueRows* r) {
   const GemmInt8Epilogue* e = r->e;
-  const CodeStep s = code_step(e->out_scale, e->out_zero, e->out_type == kOutInt8);
+  CodeStep s;
+  if (kWhat == kBytes) s = code_step(e->out_scale, e->out_zero, e->out_type == kOutInt8);
   vf lo = v_set(e->activation.lo), hi = v_set(e->activation.hi);
   if (kWhat == kBytes && kKind == kActivationClip) {
     lo = v_min(s.far, v_max(s.minus_far, lo));

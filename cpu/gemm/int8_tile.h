@@ -14,6 +14,17 @@
 #define WIDEST_VECTORS TILE_VECTORS
 #endif
 
+// Whether sums in registers are a vector of the epilogue's.
+#if VF_LANES == 16 && LANES == 16
+#define WHITTLE_STRAIGHT_FLOATS 1
+#define FLOATS_OF(sum) _mm512_cvtepi32_ps(sum)
+#elif VF_LANES == 8 && LANES == 8
+#define WHITTLE_STRAIGHT_FLOATS 1
+#define FLOATS_OF(sum) _mm256_cvtepi32_ps(sum)
+#else
+#define WHITTLE_STRAIGHT_FLOATS 0
+#endif
+
 namespace whittle {
 namespace {
 
@@ -26,6 +37,11 @@ struct Tile {
   int64_t from_stride;
   int32_t* to;
   int64_t to_stride;
+  // Where to is not read again: the sums become floats at once, of `floats`' scale and bias from `column` on, plus `residual`
+  // (laid out as the floats are) unless that is null.
+  const GemmInt8Epilogue* floats;
+  int64_t column;
+  const float* residual;
   // Prefetched to the second level: `lines` every group of steps, ahead_step bytes on by the next (0 where there is nothing).
   const char* ahead;
   int64_t ahead_step, lines;
@@ -110,6 +126,24 @@ static inline void tile(const Tile* t) {
     b += V * kBytes;
     a += 4;
   }
+#if WHITTLE_STRAIGHT_FLOATS
+  if (U == 1 && t->floats) {
+    const float *scale = t->floats->scale + t->column, *bias = t->floats->bias + t->column, *residual = t->residual;
+    float* to = reinterpret_cast<float*>(t->to);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; v++) {
+        vf x = v_add(v_mul(FLOATS_OF(acc[0][r][v]), v_load(scale + v * LANES)), v_load(bias + v * LANES));
+        if (residual) x = v_add(x, v_load(residual + v * LANES));
+        v_store(to + v * LANES, x);
+      }
+      to += t->to_stride;
+      if (residual) residual += t->to_stride;
+    }
+    return;
+  }
+#endif
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
@@ -174,6 +208,9 @@ static void panel(const GemmInt8Panel* p) {
   const GemmInt8Epilogue* e = p->epilogue;
   const int64_t size = e->out_type == kOutInt32 || e->out_type == kOutFloat32 ? 4 : 1;
   const bool straight = e->out_type == kOutInt32 && !e->b_zero && p->columns == width;
+  // Floats of whole vectors, that nothing follows.
+  const bool floats = WHITTLE_STRAIGHT_FLOATS && e->out_type == kOutFloat32 && e->activation.kind == kActivationNone && !e->b_zero &&
+                      !p->range && p->columns == width;
   WHITTLE_ALIGN64 int32_t acc[kTileSums];
   const TileFn* of_rows = kNarrow[vectors < TILE_VECTORS ? vectors - 1 : 0];
   if (vectors == TILE_VECTORS) of_rows = kFull[tiles == 1];
@@ -216,8 +253,7 @@ static void panel(const GemmInt8Panel* p) {
 #endif
     t.from = e->offset + p->column;
     t.from_stride = first ? 0 : width;
-    t.to = acc;
-    t.to_stride = last && straight ? p->out_stride : width;
+    t.column = p->column;
     t.touch_bytes = last ? p->columns * size : 0;
     const int64_t pass = t.steps / kGroup * t.lines * 64;
     const uint8_t* a = static_cast<const uint8_t*>(p->a) + s * 4;
@@ -228,8 +264,12 @@ static void panel(const GemmInt8Panel* p) {
       int32_t* kept = p->sums + i * most_rows * width;
       t.a = a;
       if (!first) t.from = kept;
-      if (!last) t.to = kept;
-      else if (straight) t.to = reinterpret_cast<int32_t*>(out);
+      // Few rows have several sets of sums, which the epilogue joins.
+      const bool here = last && floats && rows * vectors >= 10;
+      t.floats = here ? e : nullptr;
+      t.residual = e->residual ? e->residual + (reinterpret_cast<const float*>(out) - static_cast<const float*>(e->out_base)) : nullptr;
+      t.to = !last ? kept : straight || here ? reinterpret_cast<int32_t*>(out) : acc;
+      t.to_stride = last && (straight || here) ? p->out_stride : width;
       t.touch = out;
       // At its end there is nothing left to ask for, and the line asked for again and again is at hand.
       const bool more = ahead < ahead_end;
@@ -237,7 +277,7 @@ static void panel(const GemmInt8Panel* p) {
       t.ahead_step = more ? t.lines * 64 : 0;
       if (more) ahead += pass;
       of_rows[rows - 1](&t);
-      if (last && !straight) epilogue_tile(p, row, rows, acc, width);
+      if (last && !straight && !here) epilogue_tile(p, row, rows, acc, width);
       row += rows;
       a += rows * p->a_stride;
       out += rows * t.touch_stride;
