@@ -168,24 +168,33 @@ static inline void written(Written* w, vf y) {
   w->bad = v_fma(y, v_set(0.0f), w->bad);
 }
 
-static inline void row_layer(int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out, Written* w) {
-  const float mean = row_sum(n, x) / (float)n;
-  const vf center = v_set(mean);
-  const float variance = v_sum(square_all(n, x, center)) / (float)n;
-  const vf r = v_set(1.0f / sqrtf(variance + epsilon)), one = v_set(1.0f), zero = v_set(0.0f);
+// kRows rows abreast, for the same reason as above.
+enum { kLayerRows = 4 };
+template <int kRows>
+static inline void layer_abreast(int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out, Written* w) {
+  const vf one = v_set(1.0f), zero = v_set(0.0f);
+  vf s[kRows], center[kRows], r[kRows];
+  for (int k = 0; k < kRows; k++) s[k] = sum_all(n, x + k * n, zero);
+  for (int k = 0; k < kRows; k++) center[k] = v_set(v_sum(s[k]) / (float)n);
+  for (int k = 0; k < kRows; k++) s[k] = square_all(n, x + k * n, center[k]);
+  for (int k = 0; k < kRows; k++) r[k] = v_set(1.0f / sqrtf(v_sum(s[k]) / (float)n + epsilon));
   int64_t i = 0;
   for (; i + VF_LANES <= n; i += VF_LANES) {
-    vf y = v_mul(v_sub(v_load(x + i), center), r);
-    y = v_fma(y, gamma ? v_load(gamma + i) : one, beta ? v_load(beta + i) : zero);
-    v_store(out + i, y);
-    if (w) written(w, y);
+    const vf g = gamma ? v_load(gamma + i) : one, b = beta ? v_load(beta + i) : zero;
+    for (int k = 0; k < kRows; k++) {
+      const vf y = v_fma(v_mul(v_sub(v_load(x + k * n + i), center[k]), r[k]), g, b);
+      v_store(out + k * n + i, y);
+      if (w) written(w, y);
+    }
   }
   if (i < n) {
     const int64_t left = n - i;
-    vf y = v_mul(v_sub(v_load_part(x + i, left, zero), center), r);
-    y = v_fma(y, gamma ? v_load_part(gamma + i, left, one) : one, beta ? v_load_part(beta + i, left, zero) : zero);
-    v_store_part(out + i, y, left);
-    if (w) written(w, v_keep(y, left));
+    const vf g = gamma ? v_load_part(gamma + i, left, one) : one, b = beta ? v_load_part(beta + i, left, zero) : zero;
+    for (int k = 0; k < kRows; k++) {
+      const vf y = v_fma(v_mul(v_sub(v_load_part(x + k * n + i, left, zero), center[k]), r[k]), g, b);
+      v_store_part(out + k * n + i, y, left);
+      if (w) written(w, v_keep(y, left));
+    }
   }
 }
 
@@ -193,7 +202,9 @@ static void rows_layer(int64_t rows, int64_t n, const float* x, const float* gam
                        float* range) {
   const vf zero = v_set(0.0f);
   Written w = {zero, zero, zero};
-  for (int64_t i = 0; i < rows; i++) row_layer(n, x + i * n, gamma, beta, epsilon, out + i * n, range ? &w : nullptr);
+  int64_t i = 0;
+  for (; i + kLayerRows <= rows; i += kLayerRows) layer_abreast<kLayerRows>(n, x + i * n, gamma, beta, epsilon, out + i * n, range ? &w : nullptr);
+  for (; i < rows; i++) layer_abreast<1>(n, x + i * n, gamma, beta, epsilon, out + i * n, range ? &w : nullptr);
   if (!range) return;
   const float bad = v_sum(w.bad), lowest = -v_top(v_neg(w.lowest)), highest = v_top(w.highest);
   if (bad != bad) {
