@@ -4,6 +4,7 @@
 
 #include "binding/device.h"
 #include "binding/families.h"
+#include "binding/numbers.h"
 
 namespace whittle {
 namespace {
@@ -33,26 +34,6 @@ Napi::Value cuda_info(const Napi::CallbackInfo& info) {
   out.Set("devices", devices);
   return out;
 }
-
-class Numbers {
- public:
-  Numbers(Args& args, int64_t count) : at_(args.array<double>(count)), end_(at_ ? at_ + count : nullptr) {}
-  template <class T>
-  Numbers& operator>>(T& to) {
-    to = at_ < end_ ? static_cast<T>(*at_++) : T();
-    return *this;
-  }
-  Numbers& operator>>(FloatType& to) {
-    int type = 0;
-    *this >> type;
-    to = static_cast<FloatType>(type);
-    return *this;
-  }
-
- private:
-  const double* at_;
-  const double* end_;
-};
 
 int64_t code_bytes(CodeType type, int64_t n) { return (n * type.bits + 7) / 8; }
 int64_t float_bytes(FloatType type, int64_t n) { return n * (type == kFloat32 ? 4 : 2); }
@@ -171,42 +152,6 @@ struct CudaApply {
   }
 };
 
-// (numbers, student, teacher?, labels?, weights?, grad, losses?, result)
-enum class Loss { cross_entropy, kl, js };
-template <Loss kLoss>
-struct CudaLoss {
-  static constexpr bool kTeacher = kLoss != Loss::cross_entropy;
-  int32_t device;
-  int64_t losses_count;
-  bool student_half, teacher_half;
-  LogitLoss l = {};
-  DeviceUse student, teacher, labels, weights, grad, losses;
-  bool parse(Args& args) {
-    Numbers n(args, 12);
-    n >> device >> l.samples >> l.classes >> l.has_ignore >> l.ignore >> l.temperature >> l.alpha >> l.smoothing >> l.reduction >>
-        losses_count >> student_half >> teacher_half;
-    const int64_t count = l.samples * l.classes;
-    if (!args.ok() || !student.read(args, device, count * (student_half ? 2 : 4)) ||
-        !teacher.read(args, device, count * (teacher_half ? 2 : 4), !kTeacher) || !labels.read(args, device, 4 * l.samples, true) ||
-        !weights.read(args, device, 4 * l.classes, true) || !grad.read(args, device, 4 * count) ||
-        !losses.read(args, device, 4 * losses_count, losses_count == 0))
-      return false;
-    l.student = {student.as<void>(), student_half};
-    l.teacher = {teacher.as<void>(), teacher_half};
-    l.teachers = 1;
-    l.labels = labels.as<int32_t>();
-    l.class_weights = weights.as<float>();
-    l.grad = grad.as<float>();
-    l.losses = losses.as<float>();
-    l.result = args.array<double>(3);
-    return args.ok();
-  }
-  WhittleStatus run() {
-    const CudaBackend& b = *cuda().backend;
-    return remember_device_error(kLoss == Loss::kl ? b.kl(device, l) : kLoss == Loss::js ? b.js(device, l) : b.cross_entropy(device, l));
-  }
-};
-
 Activation activation_of(Numbers& n) {
   Activation a = {};
   n >> a.kind >> a.lo >> a.hi;
@@ -295,17 +240,17 @@ struct CudaPackInt8 {
   }
 };
 
-// (numbers, from, to)
+// (numbers, from, to): the first bytes of `from`, so many bytes into `to`
 struct CudaCopy {
   int32_t device;
-  int64_t bytes;
+  int64_t bytes, at;
   DeviceUse from, to;
   bool parse(Args& args) {
-    Numbers n(args, 2);
-    n >> device >> bytes;
-    return args.ok() && from.read(args, device, bytes) && to.read(args, device, bytes);
+    Numbers n(args, 3);
+    n >> device >> bytes >> at;
+    return args.ok() && at >= 0 && from.read(args, device, bytes) && to.read(args, device, at + bytes);
   }
-  WhittleStatus run() { return remember_device_error(cuda().backend->copy(device, to.as<void>(), from.as<void>(), bytes)); }
+  WhittleStatus run() { return remember_device_error(cuda().backend->copy(device, to.as<char>() + at, from.as<void>(), bytes)); }
 };
 
 // (numbers, a, u?, s, v?, result), the result as binding/svd.cpp has it
@@ -357,9 +302,6 @@ void init_cuda(napi_env env, napi_value exports) {
   expose<CudaPackInt8>(env, exports, "cudaPackInt8", "cudaPackInt8Async");
   expose<CudaCopy>(env, exports, "cudaCopy", "cudaCopyAsync");
   expose<CudaSvdCall>(env, exports, "cudaSvd", "cudaSvdAsync");
-  expose<CudaLoss<Loss::cross_entropy>>(env, exports, "cudaCrossEntropy", "cudaCrossEntropyAsync");
-  expose<CudaLoss<Loss::kl>>(env, exports, "cudaKl", "cudaKlAsync");
-  expose<CudaLoss<Loss::js>>(env, exports, "cudaJs", "cudaJsAsync");
 }
 
 }  // namespace whittle

@@ -19,7 +19,7 @@
 namespace whittle {
 
 // Raised by any change of this header or of a struct that it passes on.
-constexpr uint32_t kCudaContract = 5;
+constexpr uint32_t kCudaContract = 6;
 
 // Why nothing can run. The names cross into lib/kernels/devices.ts.
 enum CudaState : int32_t {
@@ -71,6 +71,12 @@ inline int64_t cuda_int8_row(int64_t k) { return (k + 15) / 16 * 16; }
 struct CudaSvd : SvdProblem {
   bool factors = false;  // u diag(s)^1/2, m x rank, and diag(s)^1/2 v^T, rank x n, in place of u and v; one matrix
   int64_t large = 0;     // the shorter side from which the method for large matrices serves; 0: the library's own choice
+};
+
+// A loss as distill_linear_kl() has it. Scratch is two blocks of logits, of `rows` samples by `columns` classes: multiples of 64,
+// 0 for the library's own choice (1024 and 4096).
+struct CudaLinear : LinearLoss {
+  int64_t rows = 0, columns = 0;
 };
 
 struct CudaBackend {
@@ -125,6 +131,17 @@ struct CudaBackend {
   // Needs cuSOLVER and cuBLASLt: WHITTLE_DEVICE where they cannot be had, or where no method of theirs gives factors that make
   // up the matrix again; WHITTLE_RANGE where a value leaves the type. `outcome` is host memory.
   WhittleStatus (*svd)(int32_t device, const CudaSvd& problem, SvdOutcome* outcome);
+
+  // As distill_dkd and distill_multi_teacher, with the statuses of kl; `mix` is the device's or null (all the same). Where
+  // result[0] is 2, `mix` is negative somewhere, not finite or all 0.
+  WhittleStatus (*dkd)(int32_t device, const LogitLoss& loss);
+  WhittleStatus (*multi_teacher)(int32_t device, const LogitLoss& loss);
+  // As the functions of core/distill.h; `result` is host memory. Regressors and relations need cuBLASLt.
+  WhittleStatus (*feature)(int32_t device, const FeatureLoss& loss);
+  WhittleStatus (*attention)(int32_t device, const AttentionLoss& loss);
+  WhittleStatus (*relation)(int32_t device, const RelationLoss& loss);
+  // As distill_linear_kl, with the statuses of kl. Needs cuBLASLt.
+  WhittleStatus (*linear_kl)(int32_t device, const CudaLinear& loss);
 };
 
 // The one symbol that the library exports under this name.

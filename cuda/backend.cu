@@ -287,6 +287,12 @@ extern "C" WHITTLE_EXPORT const whittle::CudaBackend* whittle_cuda() {
     b.gemm_int8 = cuda_gemm_int8;
     b.pack_int8 = cuda_pack_int8;
     b.svd = cuda_svd;
+    b.dkd = cuda_dkd;
+    b.multi_teacher = cuda_multi_teacher;
+    b.feature = cuda_feature;
+    b.attention = cuda_attention;
+    b.relation = cuda_relation;
+    b.linear_kl = cuda_linear_kl;
     return b;
   }();
   return &backend;

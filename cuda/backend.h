@@ -89,6 +89,12 @@ WhittleStatus cuda_apply(int32_t device, const float* x, const uint8_t* mask, in
 WhittleStatus cuda_cross_entropy(int32_t device, const LogitLoss& loss);
 WhittleStatus cuda_kl(int32_t device, const LogitLoss& loss);
 WhittleStatus cuda_js(int32_t device, const LogitLoss& loss);
+WhittleStatus cuda_dkd(int32_t device, const LogitLoss& loss);
+WhittleStatus cuda_multi_teacher(int32_t device, const LogitLoss& loss);
+WhittleStatus cuda_feature(int32_t device, const FeatureLoss& loss);
+WhittleStatus cuda_attention(int32_t device, const AttentionLoss& loss);
+WhittleStatus cuda_relation(int32_t device, const RelationLoss& loss);
+WhittleStatus cuda_linear_kl(int32_t device, const CudaLinear& loss);
 WhittleStatus cuda_gemm(int32_t device, const CudaGemm& gemm);
 WhittleStatus cuda_gemm_int8(int32_t device, const GemmInt8Args& args, int32_t* fault);
 WhittleStatus cuda_svd(int32_t device, const CudaSvd& problem, SvdOutcome* outcome);

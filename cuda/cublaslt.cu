@@ -1,6 +1,7 @@
 // Opening cuBLASLt, and its products: descriptors, algorithms by heuristics (and for integers by time), workspace. Launches
 // nothing of its own.
 #include "cuda/cublaslt.h"
+#include "cuda/product.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -175,7 +176,7 @@ struct Run {
   // An asynchronous call; a failure of the device shows later.
   bool operator()(Work& work, const cublasLtMatmulAlgo_t& algo, size_t bytes, void* workspace) const {
     const int32_t one = 1, none = 0;
-    const float alpha = p.alpha, beta = 0;
+    const float alpha = p.alpha, beta = static_cast<float>(p.beta);
     const double factor = p.alpha, add = p.beta;
     const void* scale = p.integers ? static_cast<const void*>(&one) : p.doubles ? static_cast<const void*>(&factor) : &alpha;
     const void* keep = p.integers ? static_cast<const void*>(&none) : p.doubles ? static_cast<const void*>(&add) : &beta;
@@ -270,5 +271,31 @@ bool lt_product(Work& work, const LtProduct& p, const char** why) {
 }
 
 #endif
+
+void row_product(Work& work, const RowProduct& r) {
+  LtProduct p = {};
+  p.doubles = r.doubles;
+  p.type = p.d_type = kFloat32;
+  p.transpose_a = r.transpose_b;
+  p.transpose_b = r.transpose_a;
+  p.m = r.n;
+  p.n = r.m;
+  p.k = r.k;
+  p.a = r.b;
+  p.b = r.a;
+  p.lda = r.transpose_b ? r.k : r.n;
+  p.ldb = r.transpose_a ? r.m : r.k;
+  p.ldd = r.n;
+  p.batch = r.batch;
+  p.a_batch = r.b_batch;
+  p.b_batch = r.a_batch;
+  p.d_batch = r.y_batch;
+  p.alpha = 1;
+  p.beta = r.add ? 1 : 0;
+  p.bias = r.bias;
+  p.d = r.y;
+  const char* why = "";
+  if (!lt_product(work, p, &why)) work.refuse(why);
+}
 
 }  // namespace whittle

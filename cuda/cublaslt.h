@@ -20,7 +20,7 @@ struct LtProduct {
   int64_t lda, ldb, ldd;
   int64_t batch, a_batch, b_batch, d_batch;
   float alpha;
-  float beta;             // of what d holds, doubles only: 0 or 1
+  float beta;             // of what d holds, not with integers: 0 or 1
   const void* bias;       // of d_type, or null
   void* d;
 };

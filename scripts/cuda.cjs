@@ -147,12 +147,16 @@ function writeMistakes(list) {
   const keep = new Set()
   for (const m of list) {
     const file = path.join(base, m.config, `${m.name}.${m.file}.cu`)
-    const source = fs.readFileSync(path.join(root, 'cuda', `${m.file}.cu`), 'utf8')
+    // A mistake in a header: the source with the header written out.
+    const source = fs.readFileSync(path.join(root, 'cuda', m.header ?? `${m.file}.cu`), 'utf8')
     const parts = source.split(m.find)
     const at = m.occurrence ?? 1
     if (parts.length <= at || (m.occurrence === undefined && parts.length !== 2))
-      throw new Error(`mistake ${m.name}: ${parts.length - 1} places of ${JSON.stringify(m.find)} in cuda/${m.file}.cu`)
-    const text = parts.slice(0, at).join(m.find) + m.replace + parts.slice(at).join(m.find)
+      throw new Error(`mistake ${m.name}: ${parts.length - 1} places of ${JSON.stringify(m.find)} in cuda/${m.header ?? `${m.file}.cu`}`)
+    const edited = parts.slice(0, at).join(m.find) + m.replace + parts.slice(at).join(m.find)
+    const text = m.header
+      ? fs.readFileSync(path.join(root, 'cuda', `${m.file}.cu`), 'utf8').replace(`#include "cuda/${m.header}"`, () => edited.replace('#pragma once', ''))
+      : edited
     fs.mkdirSync(path.dirname(file), { recursive: true })
     if (!fs.existsSync(file) || fs.readFileSync(file, 'utf8') !== text) fs.writeFileSync(file, text)
     keep.add(file)
@@ -260,7 +264,7 @@ function selftest() {
     if (!made.ok) report('contract, build', { failed: 1, print: made.text }, start)
     else for (const seed of ['1', '2', '3']) rows(`contract, seed ${seed}`, 'cuda_selftest', ['--real', '--seed', seed], realLibrary(library, {}))
   }
-  specs('JavaScript', '{operations,gemm,svd}', { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library })
+  specs('JavaScript', '{operations,distill,gemm,svd}', { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library })
   if (cuda.emulated) return skip('times', 'the library is emulated')
   const times = run(process.execPath, ['-e', kBench, path.join(root, 'dist')], { env: { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library } })
   console.log(times.text.trimEnd())

@@ -1,6 +1,8 @@
 import { crossEntropy, distill, type Tensor } from '../lib/index'
 import { codeOf, f32 } from './oracle/losses'
 
+type OnFeatures = (student: Tensor, teacher: Tensor) => unknown
+
 describe('bad input', () => {
   const [s, t] = [f32([2, 3]), f32([2, 3])]
   const labels = new Int32Array([0, 1])
@@ -42,7 +44,7 @@ describe('bad input', () => {
     expect(codeOf(() => distill.dkd(f32([2, 1]), f32([2, 1]), new Int32Array(2)))).toBe('ERR_SHAPE student')
     expect(codeOf(() => distill.attention(s, t))).toBe('ERR_SHAPE student')
     expect(codeOf(() => distill.attention(f32([2, 3, 4]), f32([2, 3, 5])))).toBe('ERR_SHAPE teacher')
-    for (const run of [distill.relationDistance, distill.relationAngle, distill.similarity, distill.correlation])
+    for (const run of [distill.relationDistance, distill.relationAngle, distill.similarity, distill.correlation] as OnFeatures[])
       expect(codeOf(() => run(s, f32([3, 3])))).toBe('ERR_SHAPE teacher')
     for (const run of [distill.relationDistance, distill.relationAngle]) expect(codeOf(() => run(f32([1, 3]), f32([1, 3])))).toBe('ERR_SHAPE student')
     expect(codeOf(() => distill.feature(s, t, { regressor: f32([3, 4]) }))).toBe('ERR_SHAPE regressor')

@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process'
 import * as path from 'node:path'
-import { crossEntropy, crossEntropyAsync, devices, distill, type Reduction, type Tensor } from '../lib/index'
+import { crossEntropy, crossEntropyAsync, devices, distill, type Reduction, type Tensor, type TensorLike } from '../lib/index'
 import * as oracle from './oracle/distill'
 import { fixtures, type FixtureCase } from './oracle/fixtures'
 import { close, codeOf, f32, labelsOf, restart, values } from './oracle/losses'
@@ -10,6 +10,7 @@ const load = (c: FixtureCase, role: string): Tensor<Float32Array> => ({
   dims: c.tensor(role).dims,
   data: c.tensor(role).data as Float32Array,
 })
+type OnFeatures = (student: TensorLike, teacher: TensorLike) => { readonly loss: number; readonly grad: Tensor<Float32Array> }
 beforeEach(restart)
 
 /** What a fixture's name begins with, and the call that it describes. */
@@ -360,7 +361,8 @@ test('samples that are all ignored have no loss and no gradient', () => {
 test('maps and features of zeros give zeros, not NaN', () => {
   const zeros = { type: 'float32', dims: [2, 2, 3], data: new Float32Array(12) }
   const other = f32([2, 2, 3])
-  for (const run of [distill.attention, distill.relationDistance, distill.relationAngle, distill.similarity, distill.correlation]) {
+  const all: readonly OnFeatures[] = [distill.attention, distill.relationDistance, distill.relationAngle, distill.similarity, distill.correlation]
+  for (const run of all) {
     const { loss, grad } = run(zeros, other)
     expect(Number.isFinite(loss)).toBe(true)
     expect(grad.data.every((g) => g === 0)).toBe(true)

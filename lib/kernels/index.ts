@@ -43,7 +43,25 @@ export {
   svdAsync,
 } from './route'
 export { DevicePackedInt8, type DeviceGemmInt8Options, type DeviceGemmOptions } from './cuda/gemm'
-export { type DeviceCrossEntropyOptions, type DeviceJsOptions, type DeviceKlOptions, type DeviceLoss } from './cuda/distill'
+export { type DeviceGivenLogits, type DeviceLinearHead, type DeviceLinearKlLoss, type DeviceLinearKlOptions } from './cuda/linear'
+export {
+  type DeviceCrossEntropyOptions,
+  type DeviceDkdLoss,
+  type DeviceDkdOptions,
+  type DeviceJsOptions,
+  type DeviceKlOptions,
+  type DeviceLoss,
+  type DeviceMultiTeacherOptions,
+} from './cuda/distill'
+export {
+  type DeviceAttentionOptions,
+  type DeviceCorrelationOptions,
+  type DeviceFeatureLoss,
+  type DeviceFeatureOptions,
+  type DeviceRegressedLoss,
+  type DeviceRelationOptions,
+  type DeviceSimilarityOptions,
+} from './cuda/features'
 export {
   type DeviceDequantizeOptions,
   type DeviceQuantized,

@@ -1,7 +1,9 @@
 // Functions that compute where their first operand lies: on the CPU, or for device tensors on their GPU. The one place that
 // chooses; neither side knows of the other.
 import * as deviceDistill from './cuda/distill'
+import * as deviceFeatures from './cuda/features'
 import * as deviceGemm from './cuda/gemm'
+import * as deviceLinear from './cuda/linear'
 import * as deviceQuantize from './cuda/quantize'
 import * as deviceSelect from './cuda/select'
 import * as deviceSvd from './cuda/svd'
@@ -16,7 +18,7 @@ import * as hostSvd from './svd'
 
 // What callers pass is checked by whichever side gets it.
 type Anything = (...args: never[]) => unknown
-type Loose = (a: unknown, b: unknown, c: unknown) => unknown
+type Loose = (a: unknown, b: unknown, c: unknown, d: unknown) => unknown
 
 type Choose = (a: unknown, b: unknown) => boolean
 
@@ -26,13 +28,15 @@ const onDevice: Choose = (operand) => isDeviceTensor(operand)
 function routed<D extends Anything, H extends Anything>(device: D, host: H, chooses: Choose = onDevice): D & H {
   const there = device as unknown as Loose
   const here = host as unknown as Loose
-  return ((a: unknown, b: unknown, c: unknown) => (chooses(a, b) ? there(a, b, c) : here(a, b, c))) as unknown as D & H
+  return ((a: unknown, b: unknown, c: unknown, d: unknown) => (chooses(a, b) ? there(a, b, c, d) : here(a, b, c, d))) as unknown as D & H
 }
 
 const codesOnDevice: Choose = (q) =>
   isDeviceTensor(q) || (typeof q === 'object' && q !== null && isDeviceTensor((q as { data?: unknown }).data))
 
 const anyOnDevice: Choose = (scores) => isDeviceTensor(scores) || (Array.isArray(scores) && scores.some(isDeviceTensor))
+
+const headOnDevice: Choose = (head) => typeof head === 'object' && head !== null && isDeviceTensor((head as { hidden?: unknown }).hidden)
 
 // Packed weights of the CPU are a matter of the CPU's function.
 const eitherOnDevice: Choose = (a, b) => isDeviceTensor(a) || isDeviceTensor(b) || deviceGemm.isDevicePacked(b)
@@ -51,13 +55,31 @@ export const applyMaskAsync = routed(deviceSelect.applyMaskAsync, hostSelect.app
 
 export const crossEntropy = routed(deviceDistill.crossEntropy, hostDistill.crossEntropy)
 export const crossEntropyAsync = routed(deviceDistill.crossEntropyAsync, hostDistill.crossEntropyAsync)
-/** The losses of {@link hostDistill.distill}; `kl` and `js` also take device tensors. */
+/** The losses of {@link hostDistill.distill}, which also take device tensors. */
 export const distill = {
   ...hostDistill.distill,
   kl: routed(deviceDistill.kl, hostDistill.distill.kl),
   klAsync: routed(deviceDistill.klAsync, hostDistill.distill.klAsync),
   js: routed(deviceDistill.js, hostDistill.distill.js),
   jsAsync: routed(deviceDistill.jsAsync, hostDistill.distill.jsAsync),
+  dkd: routed(deviceDistill.dkd, hostDistill.distill.dkd),
+  dkdAsync: routed(deviceDistill.dkdAsync, hostDistill.distill.dkdAsync),
+  multiTeacher: routed(deviceDistill.multiTeacher, hostDistill.distill.multiTeacher),
+  multiTeacherAsync: routed(deviceDistill.multiTeacherAsync, hostDistill.distill.multiTeacherAsync),
+  linearKl: routed(deviceLinear.linearKl, hostDistill.distill.linearKl, headOnDevice),
+  linearKlAsync: routed(deviceLinear.linearKlAsync, hostDistill.distill.linearKlAsync, headOnDevice),
+  feature: routed(deviceFeatures.feature, hostDistill.distill.feature),
+  featureAsync: routed(deviceFeatures.featureAsync, hostDistill.distill.featureAsync),
+  attention: routed(deviceFeatures.attention, hostDistill.distill.attention),
+  attentionAsync: routed(deviceFeatures.attentionAsync, hostDistill.distill.attentionAsync),
+  relationDistance: routed(deviceFeatures.relationDistance, hostDistill.distill.relationDistance),
+  relationDistanceAsync: routed(deviceFeatures.relationDistanceAsync, hostDistill.distill.relationDistanceAsync),
+  relationAngle: routed(deviceFeatures.relationAngle, hostDistill.distill.relationAngle),
+  relationAngleAsync: routed(deviceFeatures.relationAngleAsync, hostDistill.distill.relationAngleAsync),
+  similarity: routed(deviceFeatures.similarity, hostDistill.distill.similarity),
+  similarityAsync: routed(deviceFeatures.similarityAsync, hostDistill.distill.similarityAsync),
+  correlation: routed(deviceFeatures.correlation, hostDistill.distill.correlation),
+  correlationAsync: routed(deviceFeatures.correlationAsync, hostDistill.distill.correlationAsync),
 }
 
 export const gemm = routed(deviceGemm.gemm, hostGemm.gemm, eitherOnDevice)

@@ -95,6 +95,11 @@ void check_memory(Check& c);
 void check_quantize(Check& c);
 void check_select(Check& c);
 void check_distill(Check& c);
+void check_distill_logits(Check& c);
+void check_distill_features(Check& c);
+void check_distill_linear(Check& c);
+// Whether cuBLASLt is there.
+bool has_products(Check& c);
 void check_gemm(Check& c);
 void check_svd(Check& c);
 

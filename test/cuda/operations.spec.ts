@@ -192,7 +192,7 @@ test('operands of one call lie on one device: ERR_DEVICE names the one that does
     [() => distill.kl(there, host), 'teacher'],
     [() => distill.klAsync(x, there as never), 'teacher'],
     [() => distill.js(there, host), 'teacher'],
-    [() => distill.dkd(there as never, there as never, Int32Array.of(0)), 'student'],
+    [() => distill.dkd(there, there, Int32Array.of(0) as never), 'labels'],
     [() => fakeQuantize(there as never, { scale: 1 } as never), 'x'],
   ]
   for (const [body, parameter] of cases) expect(await caught(body)).toBe(`ERR_DEVICE ${parameter}`)

@@ -41,7 +41,7 @@ function matrixOf(turn: Turn, value: unknown, parameter: string): DeviceTensor {
 function* fitted(turn: Turn, tensor: DeviceTensor, dims: Dims, parameter: string): Routine<DeviceTensor> {
   if (sizeOf(dims) === sizeOf(tensor.dims)) return tensor
   const out = turn.make(parameter, tensor.type, dims)
-  yield { name: 'cudaCopy', numbers: [byteLengthOf(tensor.type, sizeOf(dims))], tensors: [tensor, out], parameter }
+  yield { name: 'cudaCopy', numbers: [byteLengthOf(tensor.type, sizeOf(dims)), 0], tensors: [tensor, out], parameter }
   tensor.dispose()
   return out
 }

@@ -56,7 +56,8 @@ export interface CorrelationOptions extends Common {
   readonly order?: number
 }
 
-const kCommon = ['studentDims', 'teacherDims', 'out', 'threads'] as const
+/** @internal */
+export const kCommon = ['studentDims', 'teacherDims', 'out', 'threads'] as const
 
 function prepareFeature(studentValue: unknown, teacherValue: unknown, given: unknown): Prepared<FeatureLoss | RegressedLoss> {
   const o = options(given, 'options', [...kCommon, 'regressor', 'outRegressor'] as const)
@@ -118,7 +119,27 @@ function prepareAttention(studentValue: unknown, teacherValue: unknown, given: u
   }
 }
 
-const kKinds = ['distance', 'angle', 'similarity', 'correlation'] as const
+/** @internal */
+export const kKinds = ['distance', 'angle', 'similarity', 'correlation'] as const
+
+/** @internal The options of a relation, checked. */
+export function relationTerms(kind: (typeof kKinds)[number], given: unknown) {
+  const huber = kind === 'distance' || kind === 'angle'
+  const extra = huber ? (['delta'] as const) : kind === 'correlation' ? (['gamma', 'order'] as const) : []
+  const o = options<'delta' | 'gamma' | 'order' | (typeof kCommon)[number]>(given, 'options', [...kCommon, ...extra])
+  const above = (value: unknown, parameter: string, standard: number, max: number): number => {
+    const x = value === undefined ? standard : finite(value, parameter, 0, max)
+    return x > 0 ? x : fail('ERR_RANGE', parameter, 'a number above 0', value)
+  }
+  return {
+    options: o,
+    huber,
+    delta: above(o.delta, 'delta', 1, 1e30),
+    gamma: above(o.gamma, 'gamma', 0.4, 100),
+    order: o.order === undefined ? 2 : integer(o.order, 'order', 1, 16),
+    threads: threadsOf(o.threads),
+  }
+}
 
 function prepareRelation(
   kind: (typeof kKinds)[number],
@@ -126,9 +147,7 @@ function prepareRelation(
   teacherValue: unknown,
   given: unknown,
 ): Prepared<FeatureLoss> {
-  const huber = kind === 'distance' || kind === 'angle'
-  const extra = huber ? (['delta'] as const) : kind === 'correlation' ? (['gamma', 'order'] as const) : []
-  const o = options<'delta' | 'gamma' | 'order' | (typeof kCommon)[number]>(given, 'options', [...kCommon, ...extra])
+  const { options: o, huber, delta, gamma, order, threads } = relationTerms(kind, given)
   const student = floats(studentValue, 'student', 2, o.studentDims)
   const teacher = floats(teacherValue, 'teacher', 2, o.teacherDims)
   const samples = student.dims[0] as number
@@ -136,16 +155,11 @@ function prepareRelation(
   if (huber && samples < 2) fail('ERR_SHAPE', 'student', 'at least 2 samples', shown(student.dims))
   // samples^2 matrices of doubles must stay addressable
   if (samples > 32768) fail('ERR_SHAPE', 'student', 'at most 32768 samples', shown(student.dims))
-  const above = (value: unknown, parameter: string, standard: number, max: number): number => {
-    const x = value === undefined ? standard : finite(value, parameter, 0, max)
-    return x > 0 ? x : fail('ERR_RANGE', parameter, 'a number above 0', value)
-  }
-  const order = o.order === undefined ? 2 : integer(o.order, 'order', 1, 16)
   return {
     name: 'distillRelation',
     numbers: [
       kKinds.indexOf(kind), samples, student.data.length / samples, teacher.data.length / samples,
-      above(o.delta, 'delta', 1, 1e30), above(o.gamma, 'gamma', 0.4, 100), order, threadsOf(o.threads),
+      delta, gamma, order, threads,
     ], // prettier-ignore
     inputs: [student.data, teacher.data],
     outputs: [outputOf(o.out, 'out', student.dims, [student.data, teacher.data])],

@@ -44,7 +44,8 @@ interface Head {
   readonly classes: number
 }
 
-const kOptions = [...kSoft.filter((k) => k !== 'studentDims' && k !== 'teacherDims'), ...kHard, 'labels', 'alpha', 'gradWeight', 'outWeight', 'outBias'] as const
+/** @internal */
+export const kLinear = [...kSoft.filter((k) => k !== 'studentDims' && k !== 'teacherDims'), ...kHard, 'labels', 'alpha', 'gradWeight', 'outWeight', 'outBias'] as const
 
 function headOf(fields: Partial<Record<'hidden' | 'weight' | 'bias', unknown>>, name: string): Head {
   const hidden = floats(fields.hidden, `${name}.hidden`, 1)
@@ -67,7 +68,7 @@ function teacherOf(value: unknown): Head | LogitTensor {
 }
 
 function prepare(studentValue: unknown, teacherValue: unknown, given: unknown): Prepared<AnyLoss> {
-  const o = options(given, 'options', kOptions)
+  const o = options(given, 'options', kLinear)
   const student = headOf(options(studentValue, 'student', ['hidden', 'weight', 'bias'] as const), 'student')
   const { classes, size } = student
   const dims = student.hidden.dims

@@ -124,8 +124,8 @@ export const kHard = ['classWeights', 'ignoreIndex', 'labelSmoothing'] as const
 export const kCrossEntropy = [...kHard, 'temperature', 'reduction', 'logitsDims', 'out', 'outLoss', 'threads'] as const
 /** @internal */
 export const kKl = [...kSoft, ...kHard, 'labels', 'alpha'] as const
-const kMultiTeacher = [...kKl, 'weights'] as const
-const kDkd = [...kSoft, 'alpha', 'beta', 'ignoreIndex'] as const
+export const kMultiTeacher = [...kKl, 'weights'] as const
+export const kDkd = [...kSoft, 'alpha', 'beta', 'ignoreIndex'] as const
 
 /** @internal */
 export interface AnyLoss {

@@ -140,6 +140,10 @@ void compute(void* context) {
           sum = fmaf(static_cast<float>(value(w->pa, w->a.type, t * w->a.stride + (ta ? i * w->a.ld + q : q * w->a.ld + i))),
                      static_cast<float>(value(w->pb, w->b.type, t * w->b.stride + (tb ? q * w->b.ld + j : j * w->b.ld + q))), sum);
         float y = static_cast<float>(w->alpha) * sum;
+        if (w->beta != 0) {
+          if (w->o.type != CUDA_R_32F) unmodelled("what a narrow D holds");
+          y += static_cast<float>(w->beta) * static_cast<const float*>(w->po)[to];
+        }
         if (w->d.epilogue == CUBLASLT_EPILOGUE_BIAS) y += static_cast<float>(value(w->d.bias, w->o.type, i));
         if (w->o.type == CUDA_R_16F) static_cast<__half*>(w->po)[to] = __float2half_rn(y);
         else if (w->o.type == CUDA_R_16BF) static_cast<__nv_bfloat16*>(w->po)[to] = __float2bfloat16_rn(y);
@@ -255,7 +259,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t pd, const
   // "if beta is zero C is not read"; other factors than these are not used
   const bool wide = d.scale == CUDA_R_64F;
   if (d.scale == CUDA_R_32I ? *static_cast<const int32_t*>(alpha) != 1 || *static_cast<const int32_t*>(beta) != 0
-                            : !wide && *static_cast<const float*>(beta) != 0)
+                            : !wide && *static_cast<const float*>(beta) != 0 && *static_cast<const float*>(beta) != 1)
     unmodelled("a factor");
   if (pc != po) unmodelled("a C that is not D");
   const fake::StreamHead* head = reinterpret_cast<const fake::StreamHead*>(stream);
@@ -267,7 +271,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t pd, const
   }
   fake_cublaslt.last = which;
   const double factor = d.scale == CUDA_R_32I ? 1 : wide ? *static_cast<const double*>(alpha) : *static_cast<const float*>(alpha);
-  const double add = wide ? *static_cast<const double*>(beta) : 0;
+  const double add = wide ? *static_cast<const double*>(beta) : d.scale == CUDA_R_32I ? 0 : *static_cast<const float*>(beta);
   head->enqueue(stream, compute, new Work{d, a, b, o, pa, pb, ws, po, ws_bytes, factor, add, fake_cublaslt.costs[which], head->clock});
   return CUBLAS_STATUS_SUCCESS;
 }
