@@ -85,7 +85,7 @@ void layer_rows(int64_t rows, int64_t n, const float* x, const float* gamma, con
   const NormKernels& k = norm_kernels();
   std::mutex lock;
   if (range) range[0] = range[1] = 0;
-  parallel_for(rows, rows_a_chunk(n), threads, [&](int64_t b, int64_t e) {
+  parallel_for(rows, rows_a_chunk(4 * n), threads, [&](int64_t b, int64_t e) {
     float own[2] = {0, 0};
     k.layer(e - b, n, x + b * n, gamma, beta, epsilon, out + b * n, range ? own : nullptr);
     if (!range) return;

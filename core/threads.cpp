@@ -86,11 +86,19 @@ const EnvLimit& env_limit() {
 
 std::atomic<int> g_limit{0};
 
+// A range is cut into parts, and each thread begins with the same one in every region: of steps that go over the same rows one
+// after the other, a thread then mostly meets what its own caches hold. Who is done with a part helps with the next.
+constexpr int kParts = 16;
+struct alignas(64) Part {
+  std::atomic<int64_t> next{0};
+  int64_t end = 0;
+};
 struct Region {
   RangeFn fn = nullptr;
   void* context = nullptr;
-  int64_t count = 0, grain = 1;
-  std::atomic<int64_t> next{0};
+  int64_t grain = 1;
+  int parts = 1;
+  Part part[kParts];
 };
 
 // Workers sleep on `wake` after a short spin on `epoch`. A region is published by writing `region` and bumping epoch;
@@ -112,12 +120,16 @@ constexpr int kSpins = 2000;  // about 20-50 µs of pause instructions
 
 thread_local bool t_inside = false;
 
-void run_chunks(Region* r) {
-  for (;;) {
-    const int64_t b = r->next.fetch_add(r->grain, std::memory_order_relaxed);
-    if (b >= r->count) return;
-    const int64_t e = b + r->grain < r->count ? b + r->grain : r->count;
-    r->fn(r->context, b, e);
+// `id`: 0 for the caller, from 1 on for workers.
+void run_chunks(Region* r, int id) {
+  for (int i = 0; i < r->parts; i++) {
+    Part& part = r->part[(id + i) % r->parts];
+    for (;;) {
+      const int64_t b = part.next.fetch_add(r->grain, std::memory_order_relaxed);
+      if (b >= part.end) break;
+      const int64_t e = b + r->grain < part.end ? b + r->grain : part.end;
+      r->fn(r->context, b, e);
+    }
   }
 }
 
@@ -129,7 +141,7 @@ bool take_seat(Pool* p) {
   return false;
 }
 
-void worker_main(Pool* p) {
+void worker_main(Pool* p, int id) {
   t_inside = true;
   uint64_t seen = 0;
   for (;;) {
@@ -147,7 +159,7 @@ void worker_main(Pool* p) {
     }
     seen = now;
     p->busy.fetch_add(1, std::memory_order_acq_rel);
-    if (take_seat(p)) run_chunks(p->region);
+    if (take_seat(p)) run_chunks(p->region, id);
     p->busy.fetch_sub(1, std::memory_order_acq_rel);
   }
 }
@@ -185,7 +197,7 @@ T* leaked(std::atomic<T*>* slot) {
 void grow(Pool* p, int workers) {
   while (p->workers < workers) {
     try {
-      std::thread(worker_main, p).detach();
+      std::thread(worker_main, p, p->workers + 1).detach();
     } catch (const std::system_error&) {
       return;  // the region runs on the threads there are
     }
@@ -235,15 +247,22 @@ void parallel_ranges(int64_t count, int64_t grain, int threads, RangeFn fn, void
   const int64_t chunks = (count - 1) / grain + 1;
   int64_t want = threads > 0 ? threads : thread_limit();
   if (want > chunks) want = chunks;
+  Pool* p = want > 1 && !t_inside ? leaked(&g_pool) : nullptr;
+  if (!p || !p->owner.try_lock()) {
+    for (int64_t b = 0; b < count; b += grain) {
+      fn(context, b, b + grain < count ? b + grain : count);
+      if (count - b <= grain) break;
+    }
+    return;
+  }
   Region region;
   region.fn = fn;
   region.context = context;
-  region.count = count;
   region.grain = grain;
-  Pool* p = want > 1 && !t_inside ? leaked(&g_pool) : nullptr;
-  if (!p || !p->owner.try_lock()) {
-    run_chunks(&region);
-    return;
+  region.parts = static_cast<int>(want < kParts ? want : kParts);
+  for (int64_t i = 0; i < region.parts; i++) {
+    region.part[i].next.store(chunks * i / region.parts * grain, std::memory_order_relaxed);
+    region.part[i].end = i + 1 == region.parts ? count : chunks * (i + 1) / region.parts * grain;
   }
   grow(p, static_cast<int>(want) - 1);
   t_inside = true;
@@ -255,7 +274,7 @@ void parallel_ranges(int64_t count, int64_t grain, int threads, RangeFn fn, void
     std::lock_guard<std::mutex> lock(p->sleep);
   }
   if (p->sleepers.load() > 0) p->wake.notify_all();
-  run_chunks(&region);
+  run_chunks(&region, 0);
   // An exchange, not a store: it joins the seats' release sequence, so a seat taken before it makes that worker's busy
   // count visible here.
   p->seats.exchange(0, std::memory_order_acq_rel);

@@ -167,7 +167,8 @@ struct DynamicQuantize final : Step {
   Operand x, out, scale, zero, range;
   int64_t count;
   WhittleStatus run(const RunContext& c) const override {
-    constexpr int64_t kPiece = 64 << 10;
+    constexpr int64_t kPiece = 8 << 10;
+    const int threads = count < 4 * kPiece ? 1 : c.threads;
     const QuantizeKernels& k = quantize_kernels();
     const float* from = c.at<const float>(x);
     const int64_t pieces = (count + kPiece - 1) / kPiece;
@@ -182,7 +183,7 @@ struct DynamicQuantize final : Step {
       float* bounds = static_cast<float*>(scratch.take(pieces * 8 + 8));
       if (!bounds) return WHITTLE_OUT_OF_MEMORY;
       std::atomic<bool> bad{false};
-      parallel_for(pieces, 1, c.threads, [&](int64_t b, int64_t e) {
+      parallel_for(pieces, 1, threads, [&](int64_t b, int64_t e) {
         for (int64_t i = b; i < e; i++) {
           bounds[2 * i] = bounds[2 * i + 1] = 0;
           if (k.range(from + i * kPiece, 1, std::min(kPiece, count - i * kPiece), bounds + 2 * i, bounds + 2 * i + 1)) bad = true;
@@ -203,7 +204,7 @@ struct DynamicQuantize final : Step {
     // hi - lo may overflow or nearly vanish, and NaN has no code.
     finite = finite && step < INFINITY && step > 0x1p-100f;
     const GemmInt8Kernels& codes = gemm_int8_kernels();
-    parallel_for(pieces, 1, c.threads, [&](int64_t b, int64_t e) {
+    parallel_for(pieces, 1, threads, [&](int64_t b, int64_t e) {
       for (int64_t i = b; i < e; i++) {
         if (finite) {
           codes.codes(from + i * kPiece, std::min(kPiece, count - i * kPiece), step, z, to + i * kPiece);
