@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "core/codes.h"
 #include "core/quantize.h"
 #include "core/scratch.h"
 #include "core/threads.h"
@@ -196,12 +197,7 @@ WhittleStatus elementwise_run(const ElementwiseProgram& p, const void* const* in
         at[e.out] = result;
       }
       if (p.out_code.kind) {
-        QuantizeStep step = {};
-        step.scale = &p.out_code.scale;
-        step.zero = &p.out_code.zero;
-        step.qmin = p.out_code.kind == 1 ? -128 : 0;
-        step.qmax = step.qmin + 255;
-        quantize_kernels().codes8(to, 1, n, &step, static_cast<uint8_t*>(out) + place);
+        bytes_of_floats(to, n, p.out_code.scale, p.out_code.zero, p.out_code.kind == 1, static_cast<uint8_t*>(out) + place);
       }
     }
   };

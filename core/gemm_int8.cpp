@@ -11,6 +11,8 @@
 #include <new>
 
 #include "core/aligned.h"
+#include "core/codes.h"
+#include "core/quantize.h"
 #include "core/threads.h"
 
 extern "C" {
@@ -489,6 +491,21 @@ void gemm_int8_fill_indirect(const void* indirect, int64_t row, int64_t rows, ui
       to += length;
     }
   }
+}
+
+void bytes_of_floats(const float* x, int64_t n, float step, int32_t zero, bool sign, uint8_t* out) {
+  if (step > 0x1p-100f && step < 0x1p100f) {
+    gemm_int8_kernels().codes(x, n, step, zero + (sign ? 128 : 0), out);
+    if (sign)
+      for (int64_t i = 0; i < n; i++) out[i] ^= 0x80;
+    return;
+  }
+  QuantizeStep s = {};
+  s.scale = &step;
+  s.zero = &zero;
+  s.qmin = sign ? -128 : 0;
+  s.qmax = s.qmin + 255;
+  quantize_kernels().codes8(x, 1, n, &s, out);
 }
 
 WhittleStatus gemm_int8(const GemmInt8Kernels& table, const GemmInt8Args& g) {

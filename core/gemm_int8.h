@@ -100,7 +100,7 @@ struct GemmInt8Kernels {
   // Around a run of `panel` calls on one thread (AMX holds its tiles configured meanwhile); null: nothing to do.
   void (*begin)();
   void (*end)();
-  // Bytes of n floats: saturate(roundHalfEven(x / step) + zero), |x| <= 400 step and finite.
+  // Bytes of n floats: saturate(roundHalfEven(x / step) + zero), NaN as 0; 2^-100 < step < 2^100.
   void (*codes)(const float* x, int64_t n, float step, int32_t zero, uint8_t* out);
   // A register-only loop of this variant's multiply-add: the ceiling that benchmarks quote. Answers operations (2 a MAC).
   double (*peak)(int64_t iterations);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "core/codes.h"
 #include "core/conv.h"
 #include "core/gemm_int8.h"
 #include "core/plan/reader.h"
@@ -108,7 +109,8 @@ struct Quantize final : Step {
         uint16_t* to = reinterpret_cast<uint16_t*>(codes) + at;
         length ? k.codes16(from + at, runs, length, &step, to) : k.codes16_columns(from + at, runs, columns, columns, &step, to);
       } else {
-        length ? k.codes8(from + at, runs, length, &step, codes + at) : k.codes8_columns(from + at, runs, columns, columns, &step, codes + at);
+        if (g.bits == 8 && runs == 1 && length > 0) bytes_of_floats(from + at, length, scales[s], zeros[s], g.sign, codes + at);
+        else length ? k.codes8(from + at, runs, length, &step, codes + at) : k.codes8_columns(from + at, runs, columns, columns, &step, codes + at);
       }
     });
     if (g.bits == 4) {
@@ -174,26 +176,23 @@ struct DynamicQuantize final : Step {
     const int64_t pieces = (count + kPiece - 1) / kPiece;
     float lo = 0, hi = 0;
     const float* known = c.at<const float>(range);
-    bool finite = known && known[0] > -INFINITY && known[1] < INFINITY;
-    if (finite) {
+    if (known && known[0] > -INFINITY && known[1] < INFINITY) {
       lo = known[0];
       hi = known[1];
     } else {
       static thread_local Scratch scratch;
       float* bounds = static_cast<float*>(scratch.take(pieces * 8 + 8));
       if (!bounds) return WHITTLE_OUT_OF_MEMORY;
-      std::atomic<bool> bad{false};
       parallel_for(pieces, 1, threads, [&](int64_t b, int64_t e) {
         for (int64_t i = b; i < e; i++) {
           bounds[2 * i] = bounds[2 * i + 1] = 0;
-          if (k.range(from + i * kPiece, 1, std::min(kPiece, count - i * kPiece), bounds + 2 * i, bounds + 2 * i + 1)) bad = true;
+          k.range(from + i * kPiece, 1, std::min(kPiece, count - i * kPiece), bounds + 2 * i, bounds + 2 * i + 1);
         }
       });
       for (int64_t i = 0; i < pieces; i++) {
         lo = std::min(lo, bounds[2 * i]);
         hi = std::max(hi, bounds[2 * i + 1]);
       }
-      finite = !bad;
     }
     const float step = hi == lo ? 1.0f : (hi - lo) / 255.0f;
     const float middle = std::min(255.0f, std::max(0.0f, 0.0f - lo / step));
@@ -201,21 +200,9 @@ struct DynamicQuantize final : Step {
     *c.at<float>(scale) = step;
     *c.at<uint8_t>(zero) = static_cast<uint8_t>(z);
     uint8_t* to = c.at<uint8_t>(out);
-    // hi - lo may overflow or nearly vanish, and NaN has no code.
-    finite = finite && step < INFINITY && step > 0x1p-100f;
-    const GemmInt8Kernels& codes = gemm_int8_kernels();
     parallel_for(pieces, 1, threads, [&](int64_t b, int64_t e) {
       for (int64_t i = b; i < e; i++) {
-        if (finite) {
-          codes.codes(from + i * kPiece, std::min(kPiece, count - i * kPiece), step, z, to + i * kPiece);
-          continue;
-        }
-        QuantizeStep s = {};
-        s.scale = &step;
-        s.zero = &z;
-        s.qmin = 0;
-        s.qmax = 255;
-        k.codes8(from + i * kPiece, 1, std::min(kPiece, count - i * kPiece), &s, to + i * kPiece);
+        bytes_of_floats(from + i * kPiece, std::min(kPiece, count - i * kPiece), step, z, false, to + i * kPiece);
       }
     });
     return WHITTLE_OK;

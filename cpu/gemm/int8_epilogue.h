@@ -314,8 +314,15 @@ static inline void epilogue_tile(const GemmInt8Panel* p, int64_t row, int64_t ro
 static inline void epilogue_codes(const float* x, int64_t n, float step, int32_t zero, uint8_t* out) {
   const CodeStep s = code_step(step, zero, false);
   int64_t i = 0;
-  for (; i + VF_LANES <= n; i += VF_LANES) v_store_bytes(out + i, codes_of(v_load(x + i), s), false, VF_LANES);
-  if (i < n) v_store_bytes(out + i, codes_of(v_load_part(x + i, n - i, v_set(0.0f)), s), false, n - i);
+  // NaN fails the comparison.
+  for (; i + VF_LANES <= n; i += VF_LANES) {
+    const vf v = v_load(x + i);
+    v_store_bytes(out + i, codes_of(v_min(s.far, v_select(v_less(s.minus_far, v), v, s.minus_far)), s), false, VF_LANES);
+  }
+  if (i < n) {
+    const vf v = v_load_part(x + i, n - i, v_set(0.0f));
+    v_store_bytes(out + i, codes_of(v_min(s.far, v_select(v_less(s.minus_far, v), v, s.minus_far)), s), false, n - i);
+  }
 }
 
 }  // namespace

@@ -359,13 +359,15 @@ void check_table(Harness& h, const GemmInt8Kernels& reference, const GemmInt8Ker
       for (int64_t j = 0; j < n; j++) {
         // Middles between integers and their neighbours too.
         x[j] = rng.below(3) == 0 ? (static_cast<float>(rng.between(-300, 300)) + 0.5f) * step : rng.uniform(-390, 390) * step;
+        if (rng.below(20) == 0) x[j] = rng.normal() * 1e30f;
+        if (rng.below(30) == 0) x[j] = rng.below(3) == 0 ? NAN : rng.below(2) ? INFINITY : -INFINITY;
         if (rng.below(4) == 0) x[j] = nextafterf(x[j], rng.below(2) ? 1e9f : -1e9f);
       }
       table.codes(x.data(), n, step, zero, out.data());
       h.expect(out.intact(), "wrote outside of out");
       for (int64_t j = 0; j < n; j++) {
         volatile float q = x[j] / step;
-        const float code = std::min(255.0f, std::max(0.0f, nearbyintf(q) + static_cast<float>(zero)));
+        const float code = isnan(x[j]) ? 0 : std::min(255.0f, std::max(0.0f, nearbyintf(q) + static_cast<float>(zero)));
         if (!h.expect(out[j] == static_cast<uint8_t>(code), "%a / %a + %d: %d, want %g", x[j], step, zero, out[j], code)) return;
       }
     }
