@@ -146,7 +146,7 @@ export function rankOf(map: Float32Array, h: number, w: number): number {
   return Math.min(h, w)
 }
 
-/** Of each group: G[u, v] = Σ of (what unit u adds to a reader's sums) · (what v adds), over readers, outputs and positions. */
+/** Of each group: the symmetric G[u, v] = Σ of (what unit u adds to a reader's sums) · (what v adds), over readers, outputs and positions. */
 async function contributions(model: Model, groups: readonly Group[], calibration: Calibration, run: Run): Promise<(Float64Array | undefined)[]> {
   const grams: (Float64Array | undefined)[] = groups.map(() => undefined)
   const readers = new Map<string, { readonly g: number; readonly member: Member }[]>()
@@ -181,14 +181,15 @@ async function contributions(model: Model, groups: readonly Group[], calibration
 
 const readerAxis = (node: Node): number => (node.is('Conv') ? 1 : node.is('LSTM', 'GRU', 'RNN') ? 2 : node.is('Gemm') && node.int('transB', 0) ? 1 : 0)
 
-/** Σ over outputs of w[o, i] · w[o, j]. */
+/** Σ over outputs of w[o, i] · w[o, j], symmetric. */
 function weightProducts(w: Float32Array, outputs: number, size: number): Float32Array {
   const out = new Float32Array(size * size)
   for (let o = 0; o < outputs; o++)
     for (let i = 0; i < size; i++) {
       const v = w[o * size + i]!
-      if (v !== 0) for (let j = 0, from = i * size, row = o * size; j < size; j++) out[from + j]! += v * w[row + j]!
+      if (v !== 0) for (let j = i, from = i * size, row = o * size; j < size; j++) out[from + j]! += v * w[row + j]!
     }
+  for (let i = 0; i < size; i++) for (let j = 0; j < i; j++) out[i * size + j] = out[j * size + i]!
   return out
 }
 
@@ -206,7 +207,7 @@ function greedy(gram: Float64Array, units: number): Float64Array {
     }
     left.delete(best)
     scores[best] = step
-    for (const u of left) cross[u]! += gram[u * units + best]!
+    for (const u of left) cross[u]! += gram[best * units + u]!
   }
   return scores
 }
@@ -235,7 +236,7 @@ function lasso(gram: Float64Array, units: number): Float64Array {
         if (change === 0) continue
         beta[u] = next
         moved = Math.max(moved, Math.abs(change))
-        for (let v = 0; v < units; v++) residual[v]! -= gram[v * units + u]! * change
+        for (let v = 0; v < units; v++) residual[v]! -= gram[u * units + v]! * change
       }
       if (moved < 1e-5) break
     }
