@@ -262,8 +262,14 @@ describe('compress', () => {
     const args = ['compress', model, '-o', 'precious.onnx', '--recipe', 'strict.yaml']
     expect(whittle([...args, '--evaluate', 'judge.mjs']).code).toBe(3)
     const unmeasured = whittle(args)
-    expect(unmeasured.code).toBe(1)
-    expect(unmeasured.err).toContain('limits.accuracyDrop')
+    expect(unmeasured.code).toBe(2)
+    expect(unmeasured.err).toMatch(/limits\.accuracyDrop.*--evaluate/)
+    // What is missing is told as what is typed.
+    const uncalibrated = whittle(['compress', model, '-o', 'precious.onnx', '--preset', 'balanced'])
+    expect([uncalibrated.code, uncalibrated.err]).toEqual([2, expect.stringMatching(/^whittle compress: --calibration: .*needs inputs/)])
+    fs.writeFileSync(at('search.yaml'), 'plan: auto\nlimits: { accuracyDrop: 0.01 }')
+    const unjudged = whittle(['compress', model, '-o', 'precious.onnx', '--recipe', 'search.yaml'])
+    expect([unjudged.code, unjudged.err]).toEqual([2, expect.stringMatching(/^whittle compress: --evaluate: /)])
     expect(fs.readFileSync(at('precious.onnx'), 'utf8')).toBe('precious')
     expect(fs.readdirSync(folder).filter((f) => f.startsWith('.'))).toEqual([])
     fs.writeFileSync(at('judge.cjs'), 'module.exports = () => ({ accuracy: 0.9, latency: 3 })')

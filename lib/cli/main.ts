@@ -66,6 +66,12 @@ export async function main(args: readonly string[], terminal: Terminal): Promise
       terminal.err(`whittle ${name}: stopped by ${stopped}\n`)
       return 128 + os.constants.signals[stopped]
     }
+    if (error instanceof WhittleError && error.code !== 'ERR_LIMIT' && Object.hasOwn(kFlags, error.parameter ?? '')) {
+      const [parameter, flag] = [error.parameter!, kFlags[error.parameter!]!]
+      const text = error.message.replaceAll(parameter, flag).replace('an evaluate function', 'a module with --evaluate')
+      terminal.err(`whittle ${name}: ${oneLine(text)} (see whittle ${name} --help)\n`)
+      return exitCode.usage
+    }
     if (error instanceof WhittleError) {
       terminal.err(`whittle ${name}: ${error.code}: ${oneLine(error.message)}\n`)
       return error.code === 'ERR_LIMIT' ? exitCode.limit : exitCode.failed
@@ -74,6 +80,16 @@ export async function main(args: readonly string[], terminal: Terminal): Promise
     terminal.err(`whittle ${name}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`)
     return exitCode.failed
   }
+}
+
+/** Parameters of functions that a user of the command line knows as flags: what is wrong with them is wrong usage. */
+const kFlags: Readonly<Record<string, string>> = {
+  'options.calibration': '--calibration',
+  'options.evaluate': '--evaluate',
+  'options.sensitivity': '--sensitivity',
+  'limits.accuracyDrop': 'limits.accuracyDrop',
+  'limits.latency': 'limits.latency',
+  'limits.bytes': '--max-bytes',
 }
 
 /** What ends a command in good order; the same once more ends the process at once. */
