@@ -9,6 +9,9 @@ export interface Affine {
 /** n, ΣΔ, ΣΔ², Σŷ, Σŷ², ΣŷΔ of one channel and set, Δ = y − ŷ. */
 const kSums = 6
 
+/** Values of a channel that one set of inputs gives at most: means of so many are as good as means of all. */
+const kMostValues = 4096
+
 /** Beyond this a channel is lost: nothing is to be amplified or put out for it. */
 const kMostGain = 2
 
@@ -37,20 +40,24 @@ export class AffineFit {
     const inner = sizeOf(dims.slice(axis + 1))
     const [y, z] = [right.data as Float32Array, is.data as Float32Array]
     const sums = new Float64Array(channels * kSums)
-    for (let at = 0; at < y.length; )
-      for (let c = 0; c < channels; c++) {
-        let [d1, d2, z1, z2, zd] = [0, 0, 0, 0, 0]
-        for (let k = 0; k < inner; k++, at++) {
-          const v = z[at]!
-          const d = y[at]! - v
-          d1 += d
-          d2 += d * d
-          z1 += v
-          z2 += v * v
-          zd += v * d
-        }
-        ;[inner, d1, d2, z1, z2, zd].forEach((s, i) => (sums[c * kSums + i]! += s))
+    const outer = y.length / (channels * inner)
+    // Positions at equal distances, the first rows and columns of one set no more than others: odd steps meet all of them.
+    const step = Math.max(1, Math.floor((outer * inner) / kMostValues)) | 1
+    for (let c = 0; c < channels; c++) {
+      let [n, d1, d2, z1, z2, zd] = [0, 0, 0, 0, 0, 0]
+      for (let p = 0; p < outer * inner; p += step, n++) {
+        const o = inner === 1 ? p : Math.floor(p / inner)
+        const at = (o * channels + c) * inner + (p - o * inner)
+        const v = z[at]!
+        const d = y[at]! - v
+        d1 += d
+        d2 += d * d
+        z1 += v
+        z2 += v * v
+        zd += v * d
       }
+      ;[n, d1, d2, z1, z2, zd].forEach((s, i) => (sums[c * kSums + i] = s))
+    }
     if (sums.every(Number.isFinite)) this.#sets.push(sums)
   }
 
@@ -70,6 +77,19 @@ export class AffineFit {
       shift[c] = shifted
     }
     return { gain, shift }
+  }
+
+  /** Root mean square of what a correction changes, against that of the value. */
+  change({ gain, shift }: Affine): number {
+    let [change, all] = [0, 0]
+    for (const sums of this.#sets)
+      for (let c = 0; c < this.#channels; c++) {
+        const [n, , , z, zz] = sums.subarray(c * kSums, (c + 1) * kSums) as unknown as [number, number, number, number, number]
+        const [a, b] = [gain[c]! - 1, shift[c]!]
+        change += Math.max(0, a * a * zz + 2 * a * b * z + n * b * b)
+        all += zz
+      }
+    return Math.sqrt(change / (all || 1))
   }
 
   #chosen(ways: readonly Way[], c: number, all: Float64Array): Way {

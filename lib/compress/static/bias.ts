@@ -1,8 +1,11 @@
 import { Initializer, type Graph, type Node } from '../../model/graph'
 import type { Model } from '../../model/model'
 import { sizeOf, type Tensor } from '../../tensor'
+import { become } from '../become'
 import type { Calibration } from '../calibration'
+import { numbersOf } from '../half/widen'
 import type { Run } from '../progress'
+import { Runner } from '../runner'
 import { AffineFit, type Affine } from './affine'
 import { codeBiases } from './operators'
 import { Segments } from './segments'
@@ -22,6 +25,12 @@ interface Corrected {
 
 /** Sets of inputs that corrections are estimated on where nothing else is asked for. */
 export const kBiasSets = 16
+
+/** Graphs whose biases were corrected. */
+const kCorrected = new WeakSet<Graph>()
+
+/** Sets of inputs that are held back at most. */
+const kHeldSets = 16
 
 /** What a mean is taken over and how many sets that takes. */
 export interface BiasOptions {
@@ -89,6 +98,9 @@ function scaled(graph: Graph, { node }: Corrected): Scaled | undefined {
  * Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019 (empirical form); Banner et al.,
  * Post training 4-bit quantization of convolutional networks, 2019 (scales).
  *
+ * A model that was corrected before keeps what it has unless a second correction brings its outputs nearer to the original's on inputs that
+ * are held back from the estimate: those behind the first `sets`, or else a quarter of them.
+ *
  * @param reference the float model; layers are matched by the name of the value that they make
  */
 export async function correctBias(reference: Model, model: Model, calibration: Calibration, run: Run, { sets, threads }: BiasOptions): Promise<Correction[]> {
@@ -99,6 +111,8 @@ export async function correctBias(reference: Model, model: Model, calibration: C
   })
   if (layers.length === 0) return []
   const settings = threads === undefined ? {} : { threads }
+  const again = kCorrected.has(graph)
+  kCorrected.add(graph)
   const given: Map<string, Tensor>[] = []
   const inputs = reference.graph.inputs.map((i) => i.name).filter((name) => !reference.graph.initializers.has(name))
   await calibration.each(
@@ -107,10 +121,14 @@ export async function correctBias(reference: Model, model: Model, calibration: C
     run,
     (values, index) => {
       given.push(new Map(values))
-      return index + 1 < sets
+      return index + 1 < sets + (again ? kHeldSets : 0)
     },
     settings,
   )
+  // Of very few there is nothing to hold back: the corrections are judged on what they come from.
+  const held = !again ? [] : given.length > sets ? given.slice(sets) : given.length > 3 ? given.slice(-Math.floor(given.length / 4)) : given
+  if (held !== given) given.length -= held.length
+  const untouched = again ? model.clone() : undefined
   const right = new Segments(reference, given, { ...settings, asked: layers.map((l) => l.value) })
   const segments = new Segments(model, given, settings)
   const done: Correction[] = []
@@ -130,8 +148,15 @@ export async function correctBias(reference: Model, model: Model, calibration: C
       const data = old.map((v, c) => v * best.gain[c]!)
       scale.node.setInput(scale.at, put(graph, scale.scales.name, { type: 'float32', dims: scale.scales.dims, data }))
     }
-    segments.replace(layer.value, found.map((t) => corrected(t, best, layer.last)))
-    done.push({ layer: layer.node.label, change: changeOf(found, best, layer.last) })
+    for (const t of found) correct(t, best, layer.last)
+    done.push({ layer: layer.node.label, change: fit.change(best) })
+  }
+  if (untouched && done.length > 0) {
+    const [before, after] = await distances(reference, held, [untouched, model], settings, run)
+    if (!(after! < before!)) {
+      become(model, untouched)
+      done.length = 0
+    }
   }
   await run.tell('repair', layers.length, layers.length)
   graph.removeDeadNodes()
@@ -139,28 +164,51 @@ export async function correctBias(reference: Model, model: Model, calibration: C
   return done
 }
 
-/** A value with its channels stretched and shifted. */
-function corrected({ type, dims, data }: Tensor, { gain, shift }: Affine, last: boolean): Tensor {
-  const inner = last ? 1 : sizeOf(dims.slice(2))
-  const n = gain.length
-  const next = (data as Float32Array).map((v, i) => {
-    const c = Math.floor(i / inner) % n
-    return v * gain[c]! + shift[c]!
-  })
-  return { type, dims, data: next }
+/** How far the outputs of each model are from the reference's. */
+async function distances(reference: Model, sets: readonly Map<string, Tensor>[], models: readonly Model[], settings: { readonly threads?: number }, run: Run): Promise<number[]> {
+  const answers = async (model: Model): Promise<Record<string, Tensor>[]> => {
+    const session = await Runner.create(model, [], settings)
+    try {
+      const found: Record<string, Tensor>[] = []
+      for (const set of sets) found.push(await session.run(Object.fromEntries(set), run.signal ? { signal: run.signal } : {}))
+      return found
+    } finally {
+      session.dispose()
+    }
+  }
+  const want = await answers(reference)
+  const found: number[] = []
+  for (const model of models) found.push(distance(want, await answers(model)))
+  return found
 }
 
-/** Root mean square of what a correction changes, against that of the value. */
-function changeOf(found: readonly Tensor[], best: Affine, last: boolean): number {
-  let [change, all] = [0, 0]
-  for (const t of found) {
-    const [old, next] = [t.data as Float32Array, corrected(t, best, last).data as Float32Array]
-    old.forEach((v, i) => {
-      change += (next[i]! - v) ** 2
-      all += v * v
+/** Σ over float outputs of Σ(y − ŷ)² / Σy². */
+function distance(want: readonly Record<string, Tensor>[], got: readonly Record<string, Tensor>[]): number {
+  let all = 0
+  for (const name of Object.keys(want[0] ?? {})) {
+    let [off, size] = [0, 0]
+    want.forEach((set, i) => {
+      const [y, z] = [numbersOf(set[name]!), numbersOf(got[i]![name]!)]
+      if (!y || z?.length !== y.length) return
+      for (let k = 0; k < y.length; k++) {
+        off += (y[k]! - z[k]!) ** 2
+        size += y[k]! * y[k]!
+      }
     })
+    all += off === 0 ? 0 : off / size
   }
-  return Math.sqrt(change / (all || 1))
+  return Number.isNaN(all) ? Infinity : all
+}
+
+/** Stretches and shifts the channels of a value. */
+function correct({ dims, data }: Tensor, { gain, shift }: Affine, last: boolean): void {
+  const inner = last ? 1 : sizeOf(dims.slice(2))
+  const values = data as Float32Array
+  for (let at = 0; at < values.length; )
+    for (let c = 0; c < gain.length; c++) {
+      const [a, b] = [gain[c]!, shift[c]!]
+      for (const end = at + inner; at < end; at++) values[at] = values[at]! * a + b
+    }
 }
 
 /** Stretches and shifts a float bias, or one of int32 codes in whole steps of the stretched scales, or makes one. */

@@ -1,4 +1,5 @@
 import type { Model } from '../../model/model'
+import { become } from '../become'
 import { KeepBudget } from '../computed'
 import { removeUnits } from './apply'
 import type { Gone, Removal } from './cut'
@@ -143,19 +144,6 @@ export async function netadapt(
   }
   become(model, current)
   return { rounds, gone: places.gone, reasons: first.reasons, removed, all, macs: [start, macs] }
-}
-
-/** The graph of `from`, which is of no use afterwards, takes the place of the model's. */
-function become(model: Model, from: Model): void {
-  const { graph } = model
-  const nodes = from.graph.nodes
-  from.graph.setNodes([])
-  graph.setNodes(nodes)
-  graph.initializers.clear()
-  for (const [name, value] of from.graph.initializers) graph.initializers.set(name, value)
-  graph.valueInfo.clear()
-  for (const [name, value] of from.graph.valueInfo) graph.valueInfo.set(name, value)
-  graph.inputs = from.graph.inputs
 }
 
 /** The fewest of a group's least important units that save enough, or all that may go. */
