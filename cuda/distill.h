@@ -96,7 +96,7 @@ __device__ inline Part from_lane(const Part& p, int lanes) {
 
 // The part of a row that all its kThreads have together; `parts` is the block's, kBlock / kWarp of them.
 template <int kThreads>
-__device__ Part whole_row(Part p, double inv_t, Part* parts) {
+static __device__ Part whole_row(Part p, double inv_t, Part* parts) {
   for (int lanes = kWarp / 2; lanes; lanes >>= 1) {
     const Part q = from_lane(p, lanes);
     merge(&p, q, inv_t);
@@ -155,7 +155,7 @@ __device__ inline Hard hard_part(const LogitArguments& a, const Part& p, double 
 
 // The sums of N values a thread, to all. `parts` has room for N * kBlock / kWarp.
 template <int N>
-__device__ void block_sums(double (&v)[N], double* parts) {
+static __device__ void block_sums(double (&v)[N], double* parts) {
   for (int o = kWarp / 2; o; o >>= 1)
     for (int i = 0; i < N; i++) v[i] += __shfl_xor_sync(kFullMask, v[i], o);
   __syncthreads();

@@ -31,10 +31,9 @@ double largest(const std::vector<float>& x) {
   return most;
 }
 
-// Within `loose` of the largest element.
-void expect_near(Check& c, const char* what, const std::vector<float>& got, const std::vector<float>& want, double loose) {
-  // Gradients that cancel leave the rounding of float64.
-  const double bound = loose * largest(want) + 1e-9;
+// Within `loose` of the largest element; gradients that cancel leave the rounding of their terms.
+void expect_near(Check& c, const char* what, const std::vector<float>& got, const std::vector<float>& want, double loose, double left = 1e-9) {
+  const double bound = loose * largest(want) + left;
   for (size_t i = 0; i < want.size(); i++)
     if (!c.expect(fabs(double(got[i]) - want[i]) <= bound, "%s: gradient %d of %d is %.9g, want %.9g", what, int(i), int(want.size()), got[i], want[i])) return;
 }
@@ -146,7 +145,8 @@ void one_relation(Check& c, Rng& rng, int32_t kind, int64_t n, int64_t size, int
   if (!c.expect(status == expected && status == WHITTLE_OK, "%s [%d, %d]: status %d, want %d (%s)", names[kind], int(n), int(size), status, expected, c.cuda().error())) return;
   // Distances and angles are float64 up to M and the product with it.
   expect_loss(c, names[kind], got, want, kind < 2 ? 1e-9 : 2e-5);
-  expect_near(c, names[kind], dgrad.host(), grad, 2e-5);
+  // Of few samples the gradient may vanish: then it is what float32 leaves of terms of size 1.
+  expect_near(c, names[kind], dgrad.host(), grad, 2e-5, n <= 3 ? 3e-7 : 1e-9);
 }
 
 }  // namespace
@@ -185,7 +185,8 @@ void check_distill_features(Check& c) {
   for (int32_t kind = 0; kind < 4; kind++)
     c.row(rows[kind], [&](Rng& rng) {
       for (const int64_t n : {int64_t(2), int64_t(3), int64_t(16), int64_t(17), int64_t(33)})
-        if (!c.lean() || n == 3 || n == 17) one_relation(c, rng, kind, n, rng.between(1, 40), rng.between(1, 40));
+        // Angles of points on a line are those of any other: nothing but rounding pulls.
+        if (!c.lean() || n == 3 || n == 17) one_relation(c, rng, kind, n, rng.between(kind == kRelationAngle ? 2 : 1, 40), rng.between(1, 40));
       if (kind > 1) one_relation(c, rng, kind, 1, 5, 3);
       if (!c.lean()) one_relation(c, rng, kind, 5, 700, 3);
     });

@@ -102,7 +102,7 @@ void check_distill_logits(Check& c) {
     c.row(dkd ? "distill: decoupled, loss, terms and gradient, as on the CPU" : "distill: several teachers, loss and gradient, as on the CPU", [&](Rng& rng) {
       for (const int64_t classes : {int64_t(2), int64_t(3), int64_t(31), int64_t(33), int64_t(300), int64_t(1024), int64_t(1031), int64_t(2500)})
         for (int turn = 0; turn < (classes > 1000 ? 1 : 4); turn++)
-          if (!c.lean() || (turn == 0 && classes != 2500)) one(c, rng, dkd, classes);
+          if (!c.lean() || (turn == 0 && (classes == 3 || classes == 33 || classes == 1031))) one(c, rng, dkd, classes);
     });
 
   c.row("distill: dkd and several teachers find bad logits, labels and weights", [&](Rng& rng) {
