@@ -13,13 +13,14 @@
 #include "core/gemm_int8.h"
 #include "core/quantize.h"
 #include "core/select.h"
+#include "core/sparse.h"
 #include "core/status.h"
 #include "core/svd_solve.h"
 
 namespace whittle {
 
 // Raised by any change of this header or of a struct that it passes on.
-constexpr uint32_t kCudaContract = 6;
+constexpr uint32_t kCudaContract = 7;
 
 // Why nothing can run. The names cross into lib/kernels/devices.ts.
 enum CudaState : int32_t {
@@ -77,6 +78,54 @@ struct CudaSvd : SvdProblem {
 // 0 for the library's own choice (1024 and 4096).
 struct CudaLinear : LinearLoss {
   int64_t rows = 0, columns = 0;
+};
+
+// A sparse matrix on a device, rows x cols. CSR: `stored` entries, a row's from first[i] on by rising column. Blocks of any shape
+// become panels of kCudaPanel rows, which list the columns where any of their rows has a non-zero, cuda_sparse_step(type) of them a
+// step: `stored` steps, a panel's from first[p] on. n:m: n entries for every m columns of a row.
+constexpr int64_t kCudaPanel = 16;
+inline int64_t cuda_sparse_step(int32_t type) { return type == kSparseInt8 ? 32 : 8; }
+inline int64_t cuda_sparse_panels(int64_t rows) { return (rows + kCudaPanel - 1) / kCudaPanel; }
+
+struct CudaSparse {
+  int32_t format;   // kSparseCsr, kSparseBlock, kSparseNm
+  int32_t type;     // SparseType
+  int64_t rows, cols;
+  int32_t n, m;     // of n:m
+  int64_t stored;
+  int32_t* first;   // [rows + 1] or [panels + 1]; null for n:m
+  int32_t* column;  // [stored], or a panel's [stored][step], -1 where there is none; null for n:m
+  uint8_t* places;  // n:m, [rows][cols / m][n]: the place in the group
+  // CSR and n:m: beside these. Panels: what lane 4g + t of a warp holds of a step in mma's order, rows g and g + 8 (word p: row
+  // g + 8 (p % 2)) of columns t + 4 (p / 2), or for bytes 4t + 16 (p / 2) and the three next: [stored][32][4] words.
+  void* values;
+  float* scales;    // int8: [rows]
+  int32_t* sums;    // int8: of the values of each row
+};
+
+struct CudaSparseBuild {
+  const void* w;           // rows x cols
+  int32_t source_type;     // SparseType
+  const uint8_t* mask;     // or null
+  const float* scales;     // of int8 w, or null: 1
+  bool empty_rows;         // a mask may leave nothing of a row
+};
+
+// As SparseArgs has it, with these pointers on the device.
+struct CudaSpmm {
+  const void* x;
+  bool by_rows;
+  int64_t batch, columns;
+  const float* bias;
+  const int32_t* bias_int;
+  Activation activation;
+  void* out;
+  bool x_signed;
+  int32_t x_zero;
+  float x_scale;
+  int32_t out_type;
+  float out_scale;
+  int32_t out_zero;
 };
 
 struct CudaBackend {
@@ -142,6 +191,18 @@ struct CudaBackend {
   WhittleStatus (*relation)(int32_t device, const RelationLoss& loss);
   // As distill_linear_kl, with the statuses of kl. Needs cuBLASLt.
   WhittleStatus (*linear_kl)(int32_t device, const CudaLinear& loss);
+
+  // The first half of making `out` of a dense matrix: writes first, scales and sums. counts, host memory: what `stored` will be,
+  // non-zeros, and what WHITTLE_RANGE means: 1 a group of more than n of them, 2 a row that the mask empties, 0 a scale.
+  // WHITTLE_NONFINITE as sparse_build().
+  WhittleStatus (*sparse_count)(int32_t device, const CudaSparseBuild& build, const CudaSparse& out, int64_t* counts);
+  // The other half, with `stored` set: column, places, values.
+  WhittleStatus (*sparse_fill)(int32_t device, const CudaSparseBuild& build, const CudaSparse& out);
+  // rows x cols of the matrix's type.
+  WhittleStatus (*sparse_dense)(int32_t device, const CudaSparse& w, void* out);
+  // As sparse_multiply(); int8 has its bits. Floats: products of pairs of TF32 numbers for panels and n:m, float32's for the rest.
+  // The same bits from call to call. *fault as gemm_int8's.
+  WhittleStatus (*sparse_multiply)(int32_t device, const CudaSparse& w, const CudaSpmm& args, int32_t* fault);
 };
 
 // The one symbol that the library exports under this name.

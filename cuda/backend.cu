@@ -293,6 +293,10 @@ extern "C" WHITTLE_EXPORT const whittle::CudaBackend* whittle_cuda() {
     b.attention = cuda_attention;
     b.relation = cuda_relation;
     b.linear_kl = cuda_linear_kl;
+    b.sparse_count = cuda_sparse_count;
+    b.sparse_fill = cuda_sparse_fill;
+    b.sparse_dense = cuda_sparse_dense;
+    b.sparse_multiply = cuda_sparse_multiply;
     return b;
   }();
   return &backend;

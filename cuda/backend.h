@@ -98,6 +98,10 @@ WhittleStatus cuda_linear_kl(int32_t device, const CudaLinear& loss);
 WhittleStatus cuda_gemm(int32_t device, const CudaGemm& gemm);
 WhittleStatus cuda_gemm_int8(int32_t device, const GemmInt8Args& args, int32_t* fault);
 WhittleStatus cuda_svd(int32_t device, const CudaSvd& problem, SvdOutcome* outcome);
+WhittleStatus cuda_sparse_count(int32_t device, const CudaSparseBuild& build, const CudaSparse& out, int64_t* counts);
+WhittleStatus cuda_sparse_fill(int32_t device, const CudaSparseBuild& build, const CudaSparse& out);
+WhittleStatus cuda_sparse_dense(int32_t device, const CudaSparse& w, void* out);
+WhittleStatus cuda_sparse_multiply(int32_t device, const CudaSparse& w, const CudaSpmm& args, int32_t* fault);
 WhittleStatus cuda_pack_int8(int32_t device, const uint8_t* w, bool is_unsigned, bool transposed, int64_t k, int64_t n, int8_t* data,
                              int32_t* sums);
 

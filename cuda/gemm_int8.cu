@@ -4,8 +4,8 @@
 // and so suits few rows (decoding); it also serves where cuBLASLt cannot.
 #include <float.h>
 
-#include "cuda/activation.h"
 #include "cuda/cublaslt.h"
+#include "cuda/int8.h"
 
 namespace whittle {
 namespace {
@@ -79,27 +79,6 @@ __global__ void dots_kernel(const int8_t* x, const int8_t* w, uint32_t m, uint32
 
 // ---------- what follows the sums ----------
 
-// A column's share: where sums start, its zero point among signed bytes, its scale and bias. Aligned, so that it is read at once.
-struct alignas(16) Column {
-  int32_t offset, zero;
-  float scale, bias;
-};
-
-struct Epilogue {
-  uint32_t m, n, columns, k;
-  bool a_signed, b_unsigned;
-  int32_t a_zero, b_zero;
-  const uint8_t* b_zeros;
-  float a_scale, b_scale;
-  const float* b_scales;
-  const int32_t* bias_int;
-  const float* bias_float;
-  Activation activation;
-  int32_t out_type;
-  float out_scale;
-  int32_t out_zero;
-};
-
 __device__ int32_t zero_of(const Epilogue& e, uint32_t j) {
   if (!e.b_zeros) return e.b_zero;
   return e.b_unsigned ? static_cast<int32_t>(e.b_zeros[j]) : static_cast<int32_t>(static_cast<int8_t>(e.b_zeros[j]));
@@ -164,20 +143,7 @@ __global__ void epilogue_kernel(Epilogue e, const int32_t* sums, const int32_t* 
   const Column c = columns[j];
   const int32_t sum = static_cast<int32_t>(static_cast<uint32_t>(sums[uint64_t(i) * e.columns + j]) + static_cast<uint32_t>(c.offset) -
                                            static_cast<uint32_t>(c.zero) * static_cast<uint32_t>(row_sums[i]));
-  if (e.out_type == kOutInt32) {
-    static_cast<int32_t*>(y)[t] = sum;
-    return;
-  }
-  float x = __fadd_rn(__fmul_rn(static_cast<float>(sum), c.scale), c.bias);
-  x = act_apply(x, e.activation.kind, e.activation.lo, e.activation.hi);
-  if (e.out_type == kOutFloat32) {
-    static_cast<float*>(y)[t] = x;
-    return;
-  }
-  const int32_t least = e.out_type == kOutInt8 ? -128 : 0;
-  // A bound is an integer, so clamping first gives what rounding first would; NaN cannot come out of finite numbers.
-  const float low = static_cast<float>(least - e.out_zero), high = static_cast<float>(least + 255 - e.out_zero);
-  static_cast<uint8_t*>(y)[t] = static_cast<uint8_t>(__float2int_rn(v_min(high, v_max(low, __fdiv_rn(x, e.out_scale)))) + e.out_zero);
+  put_sum(e, c, sum, y, t);
 }
 
 bool fits(int64_t n) { return n >= 0 && n <= kMostElements; }
@@ -193,6 +159,8 @@ void pack(Work& work, const uint8_t* w, bool flip, bool transposed, int64_t k, i
 constexpr int64_t kFewRows = 16;
 
 }  // namespace
+
+void int8_columns(Work& work, const Epilogue& e, const int32_t* sums, Column* out) { work.launch(1, kBlock, columns_kernel, e, sums, out, work.flags()); }
 
 WhittleStatus cuda_pack_int8(int32_t device, const uint8_t* w, bool is_unsigned, bool transposed, int64_t k, int64_t n, int8_t* data, int32_t* sums) {
   const int64_t rows = cuda_int8_rows(n);
@@ -241,7 +209,7 @@ WhittleStatus cuda_gemm_int8(int32_t device, const GemmInt8Args& g, int32_t* fau
   e.out_type = g.out_type;
   e.out_scale = g.out_scale;
   e.out_zero = g.out_zero;
-  work.launch(1, kBlock, columns_kernel, e, column_sums, shares, work.flags());
+  int8_columns(work, e, column_sums, shares);
   if (g.m > 0) {
     pack(work, g.a, !g.a_signed, true, g.k, g.m, g.m, x, row_sums);
     if (g.k == 0) {

@@ -1,6 +1,6 @@
 export { adopt, Handle, type HandleToken } from '../handle'
 export { devices, setThreads, type CudaDevice, type CudaState, type Devices } from './devices'
-export { DeviceTensor, toDevice, toDeviceAsync } from './device'
+export { DeviceTensor } from './device'
 export { type GemmOptions } from './gemm'
 export { type Activation } from './activation'
 export {
@@ -39,8 +39,14 @@ export {
   packInt8Async,
   quantize,
   quantizeAsync,
+  sparsify,
+  sparsifyAsync,
+  spmm,
+  spmmAsync,
   svd,
   svdAsync,
+  toDevice,
+  toDeviceAsync,
 } from './route'
 export { DevicePackedInt8, type DeviceGemmInt8Options, type DeviceGemmOptions } from './cuda/gemm'
 export { type DeviceGivenLogits, type DeviceLinearHead, type DeviceLinearKlLoss, type DeviceLinearKlOptions } from './cuda/linear'
@@ -69,6 +75,7 @@ export {
   type DeviceQuantizeOptions,
 } from './cuda/quantize'
 export { type DeviceImportanceOptions, type DeviceMaskOptions } from './cuda/select'
+export { DeviceSparseMatrix, type DeviceSparsifyOptions, type DeviceSpmmOptions } from './cuda/sparse'
 export { type DeviceLowRank, type DeviceSingularValues, type DeviceSvd } from './cuda/svd'
 export {
   type DequantizeOptions,
@@ -135,10 +142,6 @@ export {
 } from './codebook'
 export {
   SparseMatrix,
-  sparsify,
-  sparsifyAsync,
-  spmm,
-  spmmAsync,
   type SparseFormat,
   type SparsifyOptions,
   type SparseType,

@@ -6,14 +6,16 @@ import * as deviceGemm from './cuda/gemm'
 import * as deviceLinear from './cuda/linear'
 import * as deviceQuantize from './cuda/quantize'
 import * as deviceSelect from './cuda/select'
+import * as deviceSparse from './cuda/sparse'
 import * as deviceSvd from './cuda/svd'
-import { isDeviceTensor } from './device'
+import { isDeviceTensor, toDevice as tensorToDevice, toDeviceAsync as tensorToDeviceAsync } from './device'
 import * as hostDistill from './distill'
 import * as hostGemm from './gemm'
 import * as hostInt8 from './gemm_int8'
 import * as hostLowRank from './lowrank'
 import * as hostQuantize from './quantize'
 import * as hostSelect from './select'
+import * as hostSparse from './sparse'
 import * as hostSvd from './svd'
 
 // What callers pass is checked by whichever side gets it.
@@ -93,3 +95,12 @@ export const svd = routed(deviceSvd.svd, hostSvd.svd)
 export const svdAsync = routed(deviceSvd.svdAsync, hostSvd.svdAsync)
 export const lowRank = routed(deviceSvd.lowRank, hostLowRank.lowRank)
 export const lowRankAsync = routed(deviceSvd.lowRankAsync, hostLowRank.lowRankAsync)
+
+export const sparsify = routed(deviceSparse.sparsify, hostSparse.sparsify)
+export const sparsifyAsync = routed(deviceSparse.sparsifyAsync, hostSparse.sparsifyAsync)
+export const spmm = routed(deviceSparse.spmm, hostSparse.spmm, deviceSparse.sparseOnDevice)
+export const spmmAsync = routed(deviceSparse.spmmAsync, hostSparse.spmmAsync, deviceSparse.sparseOnDevice)
+
+// Sparse weights of the CPU become those of a GPU.
+export const toDevice = routed(deviceSparse.sparseToDevice, tensorToDevice, deviceSparse.isSparseMatrix)
+export const toDeviceAsync = routed(deviceSparse.sparseToDeviceAsync, tensorToDeviceAsync, deviceSparse.isSparseMatrix)

@@ -88,7 +88,8 @@ export interface SpmmOptions {
 }
 
 const kFormats = ['dense', 'csr', 'block', 'nm', 'auto'] as const
-const kTypes: readonly SparseType[] = ['float32', 'bfloat16', 'int8']
+/** @internal */
+export const kTypes: readonly SparseType[] = ['float32', 'bfloat16', 'int8']
 const kBytes: readonly DataType[] = ['int8', 'uint8']
 
 /**
@@ -145,9 +146,11 @@ export class SparseMatrix extends Handle {
 
 registerHandle('SparseMatrix', (object) => new SparseMatrix(object))
 
-const kSparsifyOptions = ['format', 'dtype', 'mask', 'emptyRows', 'scale', 'columns', 'measure', 'threads'] as const
+/** @internal */
+export const kSparsifyOptions = ['format', 'dtype', 'mask', 'emptyRows', 'scale', 'columns', 'measure', 'threads'] as const
 
-interface Format {
+/** @internal */
+export interface Format {
   readonly kind: number
   readonly r: number
   readonly c: number
@@ -155,7 +158,8 @@ interface Format {
   readonly m: number
 }
 
-function formatOf(value: unknown, columns: number): Format {
+/** @internal */
+export function formatOf(value: unknown, columns: number): Format {
   const plain = { r: 1, c: 1, n: 0, m: 0 }
   if (value === undefined || value === 'auto') return { kind: 4, ...plain }
   if (value === 'csr') return { kind: 1, ...plain }
@@ -275,7 +279,8 @@ export async function sparsifyAsync(w: TensorLike, options?: SparsifyOptions): P
   return built(await native().sparseBuildAsync(handle, numbers, pin(data), mask && pin(mask), scales && pin(scales)), b)
 }
 
-const kSpmmOptions = [
+/** @internal */
+export const kSpmmOptions = [
   'layout', 'bias', 'activation', 'xZeroPoint', 'xScale', 'outType', 'outScale', 'outZeroPoint', 'threads', 'out',
 ] as const // prettier-ignore
 const kOutTypes = ['int32', 'float32', 'int8', 'uint8'] as const
@@ -370,14 +375,19 @@ function prepare(sparse: unknown, xValue: unknown, opts: unknown): Prepared {
 // Reused by every call: the native side reads it before a call returns.
 const kNumbers = new Float64Array(13)
 
+/** @internal Throws where sums of k products can leave 32 bits whatever the bias. */
+export function sumsFit(k: number, xZero: number, signed: boolean): void {
+  const range = signed ? [-128 - xZero, 127 - xZero] : [-xZero, 255 - xZero]
+  const all = range.flatMap((v) => [v * -128, v * 127])
+  const most = Math.min(Math.floor(2 ** 31 / Math.max(0, -Math.min(...all))), Math.floor((2 ** 31 - 1) / Math.max(0, ...all)))
+  if (k > most)
+    throw new WhittleError('ERR_RANGE', 'x', `x: sums of ${k} products can leave 32 bits with this type and zero point; at most ${most} fit`)
+}
+
 function answer(status: number, p: Prepared, xZero: number, xScale: number, signed: boolean): Tensor {
   if (status === 3) {
     const k = p.matrix.dims[1]
-    const range = signed ? [-128 - xZero, 127 - xZero] : [-xZero, 255 - xZero]
-    const all = range.flatMap((v) => [v * -128, v * 127])
-    const most = Math.min(Math.floor(2 ** 31 / Math.max(0, -Math.min(...all))), Math.floor((2 ** 31 - 1) / Math.max(0, ...all)))
-    if (k > most)
-      throw new WhittleError('ERR_RANGE', 'x', `x: sums of ${k} products can leave 32 bits with this type and zero point; at most ${most} fit`)
+    sumsFit(k, xZero, signed)
     const scale = p.matrix.scale?.find((s) => !(Math.fround(s * xScale) > 0 && Math.fround(s * xScale) < Infinity))
     if (p.outType !== 'int32' && scale !== undefined)
       throw new WhittleError('ERR_RANGE', 'xScale', `xScale: expected a scale whose product with the weights' float32 can hold, got ${describe(xScale)}`)

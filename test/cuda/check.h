@@ -102,5 +102,6 @@ void check_distill_linear(Check& c);
 bool has_products(Check& c);
 void check_gemm(Check& c);
 void check_svd(Check& c);
+void check_sparse(Check& c);
 
 }  // namespace whittle

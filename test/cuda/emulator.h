@@ -4,7 +4,7 @@
 // accesses out of bounds; with the thread sanitizer data races within and across blocks. Launches go to the runtime of
 // runtime.cpp, which runs them late. NVIDIA's own headers give the types.
 //
-// Limits: one device thread runs at a time, warps need not be in step, no textures, no dynamic parallelism, no tensor cores.
+// Limits: one device thread runs at a time, warps need not be in step, no textures, no dynamic parallelism.
 #pragma once
 #if defined(__SANITIZE_THREAD__)
 #define EMULATOR_TSAN 1
@@ -120,6 +120,13 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
     if (p) result |= 1u << l;
   }
   emulator::sync_warp(mask, "__ballot_sync");
+  return result;
+}
+// Byte i of the result is the byte of b:a that nibble i of `selector` names.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  const uint64_t both = uint64_t(b) << 32 | a;
+  unsigned result = 0;
+  for (int i = 0; i < 4; i++) result |= unsigned(both >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
   return result;
 }
 inline int __popc(unsigned v) { return __builtin_popcount(v); }

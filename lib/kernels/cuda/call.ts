@@ -26,6 +26,10 @@ type Name =
   | 'cudaPackInt8'
   | 'cudaCopy'
   | 'cudaSvd'
+  | 'cudaSparseCount'
+  | 'cudaSparseFill'
+  | 'cudaSparseDense'
+  | 'cudaSparseMultiply'
 type Argument = object | null
 type Calls = { [N in Name]: (numbers: Float64Array, ...args: readonly Argument[]) => number } & {
   [N in Name as `${N}Async`]: (numbers: Float64Array, ...args: readonly Argument[]) => Promise<number>

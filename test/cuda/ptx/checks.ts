@@ -16,6 +16,7 @@ import {
 import { shapeOf } from '../../../lib/kernels/scheme'
 import { bfloatBits, halfBits, narrow, ofBfloat, ofHalf } from './floats'
 import { kFlags, Runner, type Int8Product, type Stem } from './launches'
+import { laidSparse, multipliedSparse } from './sparse'
 
 export type Check = (r: Runner, full: boolean) => void
 
@@ -388,4 +389,6 @@ export const values: Record<Stem, Check> = {
   divergence: diverged,
   gemm: finished,
   gemm_int8: multiplied,
+  sparse: laidSparse,
+  spmm: multipliedSparse,
 }

@@ -16,7 +16,9 @@ let modules: Modules
 beforeAll(async () => {
   // The largest two, and then the rest: as many compilers at a time as a small machine has cores.
   const first = await Promise.all([compile('quantize'), compile('distill')])
-  const rest = await Promise.all((['select', 'divergence', 'gemm', 'gemm_int8'] as const).map((s) => compile(s)))
+  const rest = await Promise.all(
+    (['select', 'divergence', 'gemm', 'gemm_int8', 'sparse', 'spmm'] as const).map((s) => compile(s)),
+  )
   modules = {
     quantize: first[0],
     distill: first[1],
@@ -24,6 +26,8 @@ beforeAll(async () => {
     divergence: rest[1]!,
     gemm: rest[2]!,
     gemm_int8: rest[3]!,
+    sparse: rest[4]!,
+    spmm: rest[5]!,
   }
 }, 300000)
 

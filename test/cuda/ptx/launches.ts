@@ -6,7 +6,7 @@ import { Gpu, type Argument, type Dim, type Profile, type Schedule, type Traffic
 import { kGlobalBase, Memory } from './memory'
 import type { Module } from './parse'
 
-export type Stem = 'quantize' | 'select' | 'distill' | 'divergence' | 'gemm' | 'gemm_int8'
+export type Stem = 'quantize' | 'select' | 'distill' | 'divergence' | 'gemm' | 'gemm_int8' | 'sparse' | 'spmm'
 export type Modules = Record<Stem, Module>
 
 type Field = ['u8' | 'i32' | 'u32' | 'f32' | 'f64' | 'pointer', number] | [bytes: Uint8Array, align: number]
@@ -71,7 +71,8 @@ export class Runner {
     readonly schedule: Schedule = {},
   ) {}
 
-  private open(stem: Stem): {
+  /** A device of its own for the launches of one call. */
+  open(stem: Stem): {
     gpu: Gpu
     flags: number
     launch: (name: string, grid: Dim, block: Dim, ...list: Argument[]) => void
@@ -430,7 +431,7 @@ export class Runner {
   }
 }
 
-function active(value: unknown): Uint8Array {
+export function active(value: unknown): Uint8Array {
   const a: NativeActivation = activationOf(value, 'activation')
   return struct(['i32', a.kind], ['f32', a.lo], ['f32', a.hi])
 }

@@ -58,7 +58,7 @@ export const widthOf = (type: string): number => {
   return bits / 8
 }
 
-/** `codes_kernel<1,2>` of a mangled name; a plain name is itself. */
+/** `codes_kernel<1,2>` of a mangled name, or `pack_kernel<f>` with a type as it is mangled; a plain name is itself. */
 export function kernelName(mangled: string): string {
   // Digits before a length may be the end of a hash.
   const found = [...mangled.matchAll(/(?=(\d+)([A-Za-z_]\w*))/g)]
@@ -67,7 +67,9 @@ export function kernelName(mangled: string): string {
   if (!mangled.startsWith('_Z') || !found) return mangled
   const after = mangled.slice(mangled.indexOf(found) + found.length)
   const list = /^I(.*?E)Ev/.exec(after)
-  const values = list ? [...(list[1] as string).matchAll(/(?:NS_\d+[A-Za-z]+E|L[a-z])(\d+)E/g)].map((m) => m[1]) : []
+  const values = list
+    ? [...(list[1] as string).matchAll(/(?:NS_\d+[A-Za-z]+E|L[a-z])(\d+)E|^([a-z])(?=E)/g)].map((m) => m[1] ?? m[2])
+    : []
   return list ? `${found}<${values.join(',')}>` : found
 }
 

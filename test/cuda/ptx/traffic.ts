@@ -3,6 +3,7 @@
 import { shapeOf } from '../../../lib/kernels/scheme'
 import { normals } from './checks'
 import type { Ledger, Runner, Stem } from './launches'
+import { sparseWork, spmmWork } from './sparse'
 
 /** At most so many times the ideal, in all requests of a kernel together. */
 interface Bound {
@@ -65,6 +66,23 @@ const bounds: Record<Stem, Bound[]> = {
     { kernel: 'columns_kernel', global: 1 },
     { kernel: 'epilogue_kernel', global: 1 },
   ],
+  sparse: [
+    { kernel: 'rows_kernel', global: 1 },
+    { kernel: 'panels_kernel', global: 1 },
+    { kernel: 'entries_kernel', global: 1.3, because: 'what a warp stores of 32 columns begins anywhere in a sector' },
+    { kernel: 'scan_kernel', global: 4, shared: 1, because: 'a thread takes eight neighbours one after the other' },
+  ],
+  spmm: [
+    { kernel: 'pack_kernel<f>', global: 1 },
+    { kernel: 'pack_kernel<h>', global: 1, shared: 1.25, because: 'four bytes of a bank begin anywhere in a line' },
+    { kernel: 'csr_kernel<0>', global: 1.05, because: 'entries of a row begin anywhere in a sector' },
+    { kernel: 'csr_kernel<2>', global: 1.05, because: 'entries of a row begin anywhere in a sector' },
+    { kernel: 'panels_kernel<0>', global: 1 },
+    { kernel: 'panels_kernel<1>', global: 1 },
+    { kernel: 'panels_int8_kernel', global: 1 },
+    { kernel: 'finish_kernel', global: 1 },
+    { kernel: 'finish_int8_kernel', global: 1 },
+  ],
 }
 
 const workloads: Record<Stem, (r: Runner) => void> = {
@@ -114,6 +132,8 @@ const workloads: Record<Stem, (r: Runner) => void> = {
       bScale: 1,
     })
   },
+  sparse: sparseWork,
+  spmm: spmmWork,
 }
 
 export function costs(stem: Stem, r: Runner): Cost[] {

@@ -1,4 +1,4 @@
-// What the lanes of a warp do together: shuffles, votes, matches, reductions. No matrix products yet.
+// What the lanes of a warp do together: shuffles, votes, matches, reductions, products of matrices (TF32 and signed bytes).
 import type { Decoding, Step } from './instructions'
 import { Fault } from './memory'
 import type { Warp } from './machine'
@@ -126,11 +126,69 @@ function reduce(d: Decoding): Step | undefined {
   }
 }
 
+// Towards zero from a sum that is as good as exact: at worst that is what tensor cores do.
+function truncated(sum: number): number {
+  const near = Math.fround(sum)
+  if (!(Math.abs(near) > Math.abs(sum)) || !Number.isFinite(near)) return near
+  const bits = new DataView(new ArrayBuffer(4))
+  bits.setFloat32(0, near)
+  bits.setUint32(0, bits.getUint32(0) - 1)
+  return bits.getFloat32(0)
+}
+
+/** m16n8k8 of TF32 and m16n8k32 of signed bytes, by the fragments of the PTX ISA; every lane of the warp takes part. */
+function product(d: Decoding): Step | undefined {
+  const shape = d.op.slice(1).join('.')
+  const bytes = shape === 'sync.aligned.m16n8k32.row.col.s32.s8.s8.s32'
+  if (!bytes && shape !== 'sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32') return undefined
+  const [to, a, b, c] = [d.names(0), d.names(1), d.names(2), d.names(3)]
+  if (to.length !== 4 || a.length !== 4 || b.length !== 2 || c.length !== 4) return undefined
+  const tf32 = (w: Warp, slot: number): number => {
+    if ((w.u32[2 * slot] as number) & 0x1fff) throw new Fault('mma: an operand has digits that TF32 has not')
+    return w.f32[2 * slot] as number
+  }
+  const word = (slot: number | undefined, l: number): number => (slot as number) * 32 + l
+  return (w, mask) => {
+    if (mask !== w.live || mask !== -1)
+      throw new Fault('divergence: not every lane takes part in a product of matrices')
+    const sums: number[][] = []
+    for (let l = 0; l < 32; l++) {
+      const [g, t] = [l >> 2, l & 3]
+      sums.push(
+        c.map((slot, i) => {
+          let sum = bytes ? (w.i32[2 * word(slot, l)] as number) : (w.f32[2 * word(slot, l)] as number)
+          for (let half = 0; half < 2; half++)
+            for (let s = 0; s < 4; s++) {
+              const x = word(a[(i >> 1) + 2 * half], 4 * g + s)
+              const y = word(b[half], 4 * (2 * t + (i & 1)) + s)
+              if (!bytes) sum += tf32(w, x) * tf32(w, y)
+              else
+                for (let q = 0; q < 32; q += 8) {
+                  const [u, v] = [w.i32[2 * x] as number, w.i32[2 * y] as number]
+                  sum = (sum + ((u << (24 - q)) >> 24) * ((v << (24 - q)) >> 24)) | 0
+                }
+            }
+          return sum
+        }),
+      )
+    }
+    sums.forEach((of, l) =>
+      of.forEach((sum, i) => {
+        const at = 2 * word(to[i], l)
+        if (bytes) w.i32[at] = sum
+        else if (sum === sum) w.f32[at] = truncated(sum)
+        else w.u32[at] = 0x7fffffff
+      }),
+    )
+  }
+}
+
 export function warpwide(d: Decoding): Step | undefined {
   const name = d.op[0] as string
   if (name === 'shfl') return shuffle(d) ?? d.unsupported()
   if (name === 'vote') return vote(d) ?? d.unsupported()
   if (name === 'match') return match(d) ?? d.unsupported()
+  if (name === 'mma') return product(d) ?? d.unsupported()
   if (name === 'redux') return reduce(d) ?? d.unsupported()
   if (name === 'activemask') {
     const to = d.at(0)

@@ -1,0 +1,439 @@
+// Sparse matrices against plain loops: what is stored to the bit, bytes to gemmInt8's bit on the dense matrix, floats within
+// the bounds of docs/cuda.md of sums in float64.
+#include <math.h>
+#include <string.h>
+
+#include <memory>
+
+#include "check.h"
+#include "core/gemm_int8.h"
+
+namespace whittle {
+namespace {
+
+uint16_t bf16(float v) {
+  uint32_t b;
+  memcpy(&b, &v, 4);
+  return static_cast<uint16_t>((b + 0x7fff + (b >> 16 & 1)) >> 16);
+}
+float wide(uint16_t h) {
+  const uint32_t b = static_cast<uint32_t>(h) << 16;
+  float v;
+  memcpy(&v, &b, 4);
+  return v;
+}
+
+struct Dense {
+  int64_t rows, cols;
+  int32_t from, type;
+  std::vector<uint8_t> source, mask;
+  std::vector<float> values;  // as stored: floats, or codes
+  std::vector<float> scales;
+};
+
+// Weights of which about `share` stay; rows of zeros among them. Values of bytes reach their ends.
+Dense dense(Rng& rng, int64_t rows, int64_t cols, int32_t from, int32_t type, float share, bool masked) {
+  Dense d = {rows, cols, from, type, {}, {}, {}, {}};
+  const size_t count = static_cast<size_t>(rows * cols);
+  d.source.resize(count * (from == kSparseF32 ? 4 : from == kSparseBf16 ? 2 : 1));
+  std::vector<float> plain(count);
+  for (size_t i = 0; i < count; i++) {
+    const bool zero = rng.uniform(0, 1) >= share || rng.below(7) == 0;
+    float v = zero && !(masked && rng.below(2)) ? 0.0f : rng.normal();
+    if (from == kSparseInt8) {
+      const int8_t q = static_cast<int8_t>(v == 0 ? 0 : rng.below(256) - 128);
+      d.source[i] = static_cast<uint8_t>(q);
+      plain[i] = q;
+    } else if (from == kSparseBf16) {
+      const uint16_t h = bf16(v);
+      memcpy(&d.source[2 * i], &h, 2);
+      plain[i] = wide(h);
+    } else {
+      memcpy(&d.source[4 * i], &v, 4);
+      plain[i] = type == kSparseBf16 ? wide(bf16(v)) : v;
+    }
+  }
+  if (masked)
+    for (size_t i = 0; i < count; i++) {
+      d.mask.push_back(rng.uniform(0, 1) < share ? static_cast<uint8_t>(1 + rng.below(255)) : 0);
+      if (!d.mask[i]) plain[i] = 0;
+    }
+  for (int64_t i = 0; i < rows && type == kSparseInt8; i++) {
+    float top = 0;
+    for (int64_t j = 0; j < cols; j++) top = fmaxf(top, fabsf(plain[static_cast<size_t>(i * cols + j)]));
+    const float scale = from == kSparseInt8 ? rng.uniform(0.01f, 1) : top > 0 ? top / 127.0f : 1;
+    d.scales.push_back(scale);
+    if (from != kSparseInt8)
+      for (int64_t j = 0; j < cols; j++) {
+        float& v = plain[static_cast<size_t>(i * cols + j)];
+        v = fmaxf(-127, fminf(127, nearbyintf(v / scale)));
+      }
+  }
+  d.values = plain;
+  return d;
+}
+
+// Leaves at most n of every m.
+void thin(Dense& d, int64_t n, int64_t m) {
+  const size_t size = d.from == kSparseF32 ? 4 : d.from == kSparseBf16 ? 2 : 1;
+  for (size_t g = 0; g < d.values.size(); g += static_cast<size_t>(m))
+    for (int64_t j = 0, some = 0; j < m; j++) {
+      const size_t i = g + static_cast<size_t>(j);
+      if (d.values[i] != 0 && ++some > n) {
+        d.values[i] = 0;
+        memset(&d.source[i * size], 0, size);
+      }
+    }
+}
+
+std::vector<uint8_t> stored(const Dense& d) {
+  std::vector<uint8_t> out;
+  for (float v : d.values) {
+    uint8_t bytes[4];
+    const uint16_t h = bf16(v);
+    if (d.type == kSparseF32) memcpy(bytes, &v, 4);
+    else if (d.type == kSparseBf16) memcpy(bytes, &h, 2);
+    else bytes[0] = static_cast<uint8_t>(static_cast<int8_t>(v));
+    out.insert(out.end(), bytes, bytes + (d.type == kSparseF32 ? 4 : d.type == kSparseBf16 ? 2 : 1));
+  }
+  return out;
+}
+
+// On the device, with what it is made of.
+struct Matrix {
+  CudaSparse w = {};
+  std::unique_ptr<Device<int32_t>> first, column, sums;
+  std::unique_ptr<Device<uint8_t>> places, values;
+  std::unique_ptr<Device<float>> scales;
+  int64_t counts[3] = {};
+  WhittleStatus status = WHITTLE_OK;
+
+  Matrix(const CudaBackend& cuda, const Dense& d, int32_t format, int32_t n, int32_t m) {
+    w.format = format;
+    w.type = d.type;
+    w.rows = d.rows;
+    w.cols = d.cols;
+    w.n = n;
+    w.m = m;
+    const bool csr = format == kSparseCsr, nm = format == kSparseNm;
+    first.reset(new Device<int32_t>((csr ? d.rows : cuda_sparse_panels(d.rows)) + 1));
+    scales.reset(new Device<float>(d.rows));
+    sums.reset(new Device<int32_t>(d.rows));
+    if (!nm) w.first = *first;
+    if (d.type == kSparseInt8) {
+      w.scales = *scales;
+      w.sums = *sums;
+    }
+    const Device<uint8_t> source(d.source), mask(d.mask);
+    const Device<float> given(d.scales);
+    const CudaSparseBuild build = {source, d.from, d.mask.empty() ? nullptr : static_cast<uint8_t*>(mask),
+                                   d.from == kSparseInt8 ? static_cast<float*>(given) : nullptr, true};
+    status = cuda.sparse_count(0, build, w, counts);
+    if (status != WHITTLE_OK) return;
+    w.stored = counts[0];
+    const int64_t size = d.type == kSparseF32 ? 4 : d.type == kSparseBf16 ? 2 : 1, step = cuda_sparse_step(d.type);
+    column.reset(new Device<int32_t>(csr ? w.stored : nm ? 0 : w.stored * step));
+    places.reset(new Device<uint8_t>(nm ? w.stored : 0));
+    values.reset(new Device<uint8_t>(size * (csr || nm ? w.stored : w.stored * step * kCudaPanel)));
+    w.column = nm ? nullptr : static_cast<int32_t*>(*column);
+    w.places = nm ? static_cast<uint8_t*>(*places) : nullptr;
+    w.values = static_cast<uint8_t*>(*values);
+    status = cuda.sparse_fill(0, build, w);
+  }
+};
+
+struct Shape {
+  int32_t format, n, m;
+};
+constexpr Shape kShapes[] = {{kSparseCsr, 0, 0}, {kSparseBlock, 0, 0}, {kSparseNm, 2, 4}, {kSparseNm, 1, 4}, {kSparseNm, 3, 7}};
+
+}  // namespace
+
+void check_sparse(Check& c) {
+  const CudaBackend& cuda = c.cuda();
+
+  c.row("sparse: what is stored", [&](Rng& rng) {
+    for (int turn = 0; turn < (c.lean() ? 5 : 60); turn++) {
+      const Shape shape = kShapes[turn % 5];
+      const int64_t sizes[] = {1, 3, 15, 16, 17, 33, 40, 70}, unit = shape.m ? shape.m : 1;
+      const int64_t rows = turn == 5 ? 0 : sizes[rng.below(8)], cols = turn == 6 ? 0 : (sizes[rng.below(8)] + unit - 1) / unit * unit;
+      const int32_t from = static_cast<int32_t>(rng.below(3));
+      const int32_t type = from == kSparseInt8 ? kSparseInt8 : static_cast<int32_t>(rng.below(3));
+      Dense d = dense(rng, rows, cols, from, type, rng.uniform(0, 1), shape.format != kSparseNm && rng.below(2));
+      if (shape.m) thin(d, shape.n, shape.m);
+      if (shape.m && from != kSparseInt8 && type == kSparseInt8) continue;  // thinning may change scales
+      const Matrix w(cuda, d, shape.format, shape.n, shape.m);
+      if (!c.expect(w.status == WHITTLE_OK, "turn %d: status %d", turn, w.status)) return;
+      int64_t some = 0;
+      for (float v : d.values) some += v != 0;
+      c.expect(w.counts[1] == some, "turn %d: %d non-zeros, %d are there", turn, int(w.counts[1]), int(some));
+      if (shape.format == kSparseCsr) c.expect(w.counts[0] == some, "turn %d: %d entries", turn, int(w.counts[0]));
+      const std::vector<uint8_t> want = stored(d);
+      const Device<uint8_t> back(std::vector<uint8_t>(want.size(), 0xcc));
+      c.expect(cuda.sparse_dense(0, w.w, back) == WHITTLE_OK, "turn %d: dense", turn);
+      const int64_t at = differs(back.host(), want);
+      if (!c.expect(at < 0, "turn %d (%d x %d, format %d, %d to %d): byte %d", turn, int(rows), int(cols), shape.format, from, type, int(at))) return;
+      if (type != kSparseInt8) continue;
+      c.expect(differs(w.scales->host(), d.scales) < 0, "turn %d: scales", turn);
+      std::vector<int32_t> sums;
+      for (int64_t i = 0; i < rows; i++) {
+        sums.push_back(0);
+        for (int64_t j = 0; j < cols; j++) sums.back() += static_cast<int32_t>(d.values[static_cast<size_t>(i * cols + j)]);
+      }
+      c.expect(differs(w.sums->host(), sums) < 0, "turn %d: sums", turn);
+    }
+  });
+
+  c.row("sparse: more rows than one pass of the counts", [&](Rng& rng) {
+    const Dense d = dense(rng, c.lean() ? 2100 : 4500, 2, kSparseF32, kSparseF32, 0.5f, false);
+    const Matrix w(cuda, d, kSparseCsr, 0, 0);
+    const Device<uint8_t> back(static_cast<int64_t>(d.source.size()));
+    c.expect(w.status == WHITTLE_OK && cuda.sparse_dense(0, w.w, back) == WHITTLE_OK && differs(back.host(), stored(d)) < 0, "entries");
+  });
+
+  c.row("sparse: products of floats", [&](Rng& rng) {
+    for (int turn = 0; turn < (c.lean() ? 5 : 40); turn++) {
+      const Shape shape = kShapes[turn % 5];
+      const int64_t sizes[] = {1, 2, 4, 5, 8, 31, 40, 64, 133}, unit = shape.m ? shape.m : 1;
+      const int64_t rows = sizes[rng.below(8)], cols = turn == 7 ? 0 : (sizes[rng.below(9)] + unit - 1) / unit * unit, n = sizes[rng.below(9)];
+      const int32_t type = static_cast<int32_t>(rng.below(2));
+      Dense d = dense(rng, rows, cols, type, type, rng.uniform(0, 1), false);
+      if (shape.m) thin(d, shape.n, shape.m);
+      const Matrix w(cuda, d, shape.format, shape.n, shape.m);
+      CudaSpmm a = {};
+      a.by_rows = rng.below(2);
+      a.batch = a.by_rows ? 1 : rng.between(1, 2);
+      a.columns = n;
+      std::vector<float> x = rng.normals(a.batch * cols * n, 3), bias = rng.normals(rows);
+      const Device<float> dx(x), dbias(bias), out(std::vector<float>(static_cast<size_t>(a.batch * rows * n), 7.0f));
+      const bool biased = rng.below(2);
+      const Activation activations[] = {{kActivationNone, -INFINITY, INFINITY}, {kActivationClip, 0, INFINITY}, {kActivationGelu, -INFINITY, INFINITY}};
+      a.activation = activations[rng.below(3)];
+      a.x = dx;
+      a.bias = biased ? static_cast<float*>(dbias) : nullptr;
+      a.out = static_cast<float*>(out);
+      int32_t fault = 0;
+      const WhittleStatus status = cuda.sparse_multiply(0, w.w, a, &fault);
+      if (!c.expect(w.status == WHITTLE_OK && status == WHITTLE_OK, "turn %d: status %d", turn, status)) return;
+      const std::vector<float> got = out.host();
+      for (int64_t b = 0; b < a.batch; b++)
+        for (int64_t i = 0; i < rows; i++)
+          for (int64_t j = 0; j < n; j++) {
+            double sum = biased ? bias[static_cast<size_t>(i)] : 0, size = fabs(sum);
+            for (int64_t p = 0; p < cols; p++) {
+              const double product = static_cast<double>(d.values[static_cast<size_t>(i * cols + p)]) *
+                                     x[static_cast<size_t>(a.by_rows ? j * cols + p : (b * cols + p) * n + j)];
+              sum += product;
+              size += fabs(product);
+            }
+            double want = sum;
+            if (a.activation.kind == kActivationClip) want = sum > 0 ? sum : 0;
+            if (a.activation.kind == kActivationGelu) want = 0.5 * sum * erfc(-sum / sqrt(2.0));
+            const double y = got[static_cast<size_t>(a.by_rows ? j * rows + i : (b * rows + i) * n + j)];
+            const double bound = size * (2 * static_cast<double>(cols) + 16) * 0x1p-24 * 1.2 + 0x1p-21 * fmax(1, fabs(sum));
+            if (!c.expect(fabs(y - want) <= bound, "turn %d (%d x %d x %d, format %d, type %d, rows %d): [%d, %d] is %g, want %g", turn, int(rows), int(cols),
+                          int(n), shape.format, type, a.by_rows, int(i), int(j), y, want))
+              return;
+          }
+      // The same bits again.
+      const Device<float> again(static_cast<int64_t>(got.size()));
+      a.out = static_cast<float*>(again);
+      c.expect(cuda.sparse_multiply(0, w.w, a, &fault) == WHITTLE_OK && differs(again.host(), got) < 0, "turn %d: other bits", turn);
+    }
+  });
+
+  c.row("sparse: products of floats by mma keep digits that TF32 has not, infinities and NaN", [&](Rng& rng) {
+    const int64_t n = 32;
+    Dense d = {1, 8, kSparseF32, kSparseF32, std::vector<uint8_t>(32), {}, rng.normals(8), {}};
+    d.values[5] = 0;
+    memcpy(d.source.data(), d.values.data(), 32);
+    const Matrix w(cuda, d, kSparseBlock, 0, 0);
+    std::vector<float> x = rng.normals(8 * n, 100);
+    x[5 * n] = NAN;                 // meets nothing that is stored
+    x[2 * n + 1] = INFINITY;
+    x[3 * n + 2] = NAN;
+    x[4 * n + 3] = 3.4028235e38f;   // not beyond the largest TF32 number
+    for (int64_t p = 0; p < 8; p++) x[static_cast<size_t>(p * n + 4)] = p == 6 ? 1e-30f : 0;
+    const Device<float> dx(x), out(n);
+    CudaSpmm a = {};
+    a.batch = 1;
+    a.columns = n;
+    a.x = dx;
+    a.out = static_cast<float*>(out);
+    int32_t fault = 0;
+    c.expect(cuda.sparse_multiply(0, w.w, a, &fault) == WHITTLE_OK, "status");
+    const std::vector<float> y = out.host();
+    for (int64_t j = 0; j < n; j++) {
+      double sum = 0, size = 0;
+      for (int64_t p = 0; p < 8; p++)
+        if (p != 5) {
+          sum += static_cast<double>(d.values[static_cast<size_t>(p)]) * x[static_cast<size_t>(p * n + j)];
+          size += fabs(static_cast<double>(d.values[static_cast<size_t>(p)]) * x[static_cast<size_t>(p * n + j)]);
+        }
+      const double got = y[static_cast<size_t>(j)];
+      if (j == 1) c.expect(got == (d.values[2] > 0 ? INFINITY : -INFINITY), "an infinity: %g", got);
+      else if (j == 2) c.expect(got != got, "NaN: %g", got);
+      else if (j == 3) c.expect(fabs(sum) > 3.4e38 || fabs(got - sum) <= size * 0x1p-20, "the largest float: %g, want %g", got, sum);
+      else c.expect(fabs(got - sum) <= size * 32 * 0x1p-24, "column %d: %.9g, want %.9g", int(j), got, sum);
+    }
+  });
+
+  c.row("sparse: products of bytes have the bits of dense ones on the CPU", [&](Rng& rng) {
+    for (int turn = 0; turn < (c.lean() ? 5 : 40); turn++) {
+      const Shape shape = kShapes[turn % 5];
+      const int64_t sizes[] = {1, 2, 4, 5, 8, 31, 40, 64, 133}, unit = shape.m ? shape.m : 1;
+      const int64_t rows = sizes[rng.below(8)], cols = (sizes[rng.below(9)] + unit - 1) / unit * unit, n = sizes[rng.below(9)];
+      Dense d = dense(rng, rows, cols, kSparseInt8, kSparseInt8, rng.uniform(0, 1), false);
+      if (shape.m) thin(d, shape.n, shape.m);
+      const Matrix w(cuda, d, shape.format, shape.n, shape.m);
+      CudaSpmm a = {};
+      a.by_rows = true;
+      a.batch = 1;
+      a.columns = n;
+      a.x_signed = rng.below(2);
+      a.x_zero = static_cast<int32_t>(rng.between(a.x_signed ? -128 : 0, a.x_signed ? 127 : 255));
+      a.x_scale = rng.uniform(1e-4f, 1e-2f);
+      a.out_type = static_cast<int32_t>(rng.below(4));
+      a.out_scale = rng.uniform(0.001f, 0.2f);
+      a.out_zero = static_cast<int32_t>(a.out_type == kOutInt8 ? rng.between(-128, 127) : rng.between(0, 255));
+      a.activation = {a.out_type == kOutInt32 ? kActivationNone : static_cast<int32_t>(rng.below(8)), -1, 6};
+      std::vector<uint8_t> x(static_cast<size_t>(cols * n));
+      for (uint8_t& v : x) v = static_cast<uint8_t>(rng.next());
+      const std::vector<float> bias = rng.normals(rows);
+      std::vector<int32_t> bias_int;
+      for (int64_t i = 0; i < rows; i++) bias_int.push_back(static_cast<int32_t>(rng.between(-100000, 100000)));
+      const int64_t kind = rng.below(3), size = a.out_type == kOutInt32 || a.out_type == kOutFloat32 ? 4 : 1;
+      const bool floats = kind == 2 && a.out_type != kOutInt32;
+      std::vector<uint8_t> want(static_cast<size_t>(n * rows * size));
+      GemmInt8Args g = {};
+      g.m = n;
+      g.n = rows;
+      g.k = cols;
+      g.batch = 1;
+      g.threads = 1;
+      g.a = x.data();
+      g.b = d.source.data();
+      g.a_signed = a.x_signed;
+      g.b_transposed = true;
+      g.a_zero = a.x_zero;
+      g.a_scale = a.x_scale;
+      g.b_scales = d.scales.data();
+      g.bias_int = kind == 1 ? bias_int.data() : nullptr;
+      g.bias_float = floats ? bias.data() : nullptr;
+      g.activation = a.activation;
+      g.out_type = a.out_type;
+      g.out_scale = a.out_scale;
+      g.out_zero = a.out_zero;
+      g.out = want.data();
+      const WhittleStatus expected = gemm_int8(gemm_int8_kernels(), g);
+      // The same as columns, half of the time: operand and result are turned.
+      a.by_rows = rng.below(2);
+      if (!a.by_rows) {
+        std::vector<uint8_t> turned(x.size()), result(want.size());
+        for (int64_t p = 0; p < cols; p++)
+          for (int64_t j = 0; j < n; j++) turned[static_cast<size_t>(p * n + j)] = x[static_cast<size_t>(j * cols + p)];
+        for (int64_t i = 0; i < rows; i++)
+          for (int64_t j = 0; j < n; j++)
+            memcpy(&result[static_cast<size_t>((i * n + j) * size)], &want[static_cast<size_t>((j * rows + i) * size)], static_cast<size_t>(size));
+        x = turned;
+        want = result;
+      }
+      const Device<uint8_t> dx(x), out(static_cast<int64_t>(want.size()));
+      const Device<float> dbias(bias);
+      const Device<int32_t> dbias_int(bias_int);
+      a.x = static_cast<uint8_t*>(dx);
+      a.bias = floats ? static_cast<float*>(dbias) : nullptr;
+      a.bias_int = kind == 1 ? static_cast<int32_t*>(dbias_int) : nullptr;
+      a.out = static_cast<uint8_t*>(out);
+      int32_t fault = 0;
+      const WhittleStatus status = cuda.sparse_multiply(0, w.w, a, &fault);
+      if (!c.expect(w.status == WHITTLE_OK && status == expected, "turn %d: status %d, %d on the CPU", turn, status, expected)) return;
+      const int64_t at = differs(out.host(), want);
+      if (!c.expect(at < 0, "turn %d (%d x %d x %d, format %d, out %d, rows %d): byte %d", turn, int(rows), int(cols), int(n), shape.format, a.out_type, a.by_rows,
+                    int(at)))
+        return;
+    }
+  });
+
+  c.row("sparse: weights and sums out of range are refused", [&](Rng& rng) {
+    Dense d = dense(rng, 20, 40, kSparseF32, kSparseF32, 0.5f, false);
+    const float bad[] = {NAN, INFINITY, 3.4028235e38f};
+    for (int i = 0; i < 3; i++) {
+      Dense broken = d;
+      broken.type = i == 2 ? kSparseBf16 : kSparseF32;
+      memcpy(&broken.source[4 * 19 * 40 + 4 * 39], &bad[i], 4);
+      c.expect(Matrix(cuda, broken, kSparseCsr, 0, 0).status == WHITTLE_NONFINITE, "value %d", i);
+    }
+    const Matrix crowded(cuda, d, kSparseNm, 1, 4);
+    c.expect(crowded.status == WHITTLE_RANGE && crowded.counts[2] == 1, "a crowded group: %d", crowded.status);
+    Dense codes = dense(rng, 3, 400, kSparseInt8, kSparseInt8, 0.01f, false);
+    codes.scales[2] = -1;
+    const Matrix scaled(cuda, codes, kSparseCsr, 0, 0);
+    c.expect(scaled.status == WHITTLE_RANGE && scaled.counts[2] == 0, "a scale: %d", scaled.status);
+    codes.scales[2] = 3e38f;
+    const Matrix w(cuda, codes, kSparseCsr, 0, 0);
+    const Device<uint8_t> x(std::vector<uint8_t>(400, 1));
+    const Device<float> out(3);
+    CudaSpmm a = {};
+    a.batch = a.columns = 1;
+    a.x = static_cast<uint8_t*>(x);
+    a.x_signed = true;
+    a.x_scale = 1;
+    a.out_scale = 1;
+    a.out = static_cast<float*>(out);
+    int32_t fault = 0;
+    c.expect(cuda.sparse_multiply(0, w.w, a, &fault) == WHITTLE_OK, "int8 rows");
+    const Device<int32_t> bias(std::vector<int32_t>{0, 0, 2147483647});
+    a.bias_int = bias;
+    c.expect(cuda.sparse_multiply(0, w.w, a, &fault) == WHITTLE_RANGE && fault == 1, "a bias: fault %d", fault);
+    a.bias_int = nullptr;
+    a.out_type = kOutFloat32;
+    a.x_scale = 10;
+    c.expect(cuda.sparse_multiply(0, w.w, a, &fault) == WHITTLE_RANGE && fault == 2, "a scale: fault %d", fault);
+  });
+
+  if (!c.real())
+    c.row("sparse: every allocation fails once", [&](Rng& rng) {
+      const Dense d = dense(rng, 20, 40, kSparseInt8, kSparseInt8, 0.5f, false);
+      Dense thinned = d;
+      thin(thinned, 2, 4);
+      const Matrix w(cuda, thinned, kSparseNm, 2, 4);
+      const Device<uint8_t> x(std::vector<uint8_t>(40 * 9, 1));
+      const Device<int32_t> out(20 * 9), first(21), sums(20);
+      const Device<float> scales(20);
+      const Device<uint8_t> source(d.source);
+      CudaSpmm a = {};
+      a.by_rows = true;
+      a.batch = 1;
+      a.columns = 9;
+      a.x = static_cast<uint8_t*>(x);
+      a.out = static_cast<int32_t*>(out);
+      CudaSparse target = {};
+      target.format = kSparseBlock;
+      target.type = kSparseInt8;
+      target.rows = 20;
+      target.cols = 40;
+      target.first = first;
+      target.sums = sums;
+      target.scales = scales;
+      const CudaSparseBuild build = {source, kSparseInt8, nullptr, nullptr, false};
+      int64_t counts[3];
+      int32_t fault = 0;
+      int failures = 0;
+      for (int call = 0; call < 20; call++) {
+        fake::options().fail_allocation = fake::allocations() + call;
+        const WhittleStatus made = cuda.sparse_count(0, build, target, counts);
+        fake::options().fail_allocation = fake::allocations() + call;
+        const WhittleStatus product = cuda.sparse_multiply(0, w.w, a, &fault);
+        fake::options().fail_allocation = -1;
+        for (const WhittleStatus s : {made, product}) {
+          failures += s == WHITTLE_OUT_OF_MEMORY;
+          c.expect(s == WHITTLE_OK || s == WHITTLE_OUT_OF_MEMORY, "call %d: status %d", call, s);
+        }
+      }
+      c.expect(failures >= 7, "%d failures", failures);
+      c.expect(cuda.sparse_multiply(0, w.w, a, &fault) == WHITTLE_OK, "afterwards");
+    });
+}
+
+}  // namespace whittle
