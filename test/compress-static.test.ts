@@ -280,3 +280,32 @@ test('dynamic quantization needs no calibration and stays close', async () => {
   expect(report.steps[0]!.layers.map((l) => [l.weight, l.bits])).toEqual([['w', 8], ['v', 8]])
   for (const run of [theirs, ours]) expect(await errorOf(model, small, run, [3, 5, 64])).toBeLessThan(0.02)
 })
+
+test('dynamic quantization of Gemm: turned weights, factors, addends of any shape, one matrix used both ways', async () => {
+  const constants = { w: floats([48, 64], 1), b: floats([48], 2), v: floats([48, 32], 3), c: floats([3, 1], 4), t: floats([32, 32], 5) }
+  const model = modelOf(
+    graph(
+      [['x', 'float32', [3, 64]]],
+      constants,
+      [
+        ['Gemm', ['x', 'w', 'b'], ['h'], { transB: attribute.int(1), alpha: attribute.float(0.5) }],
+        ['Relu', ['h'], ['r']],
+        ['Gemm', ['r', 'v', 'c'], ['s'], { beta: attribute.float(-2) }],
+        ['Gemm', ['s', 't', 'gone'], ['p'], { beta: attribute.float(0) }],
+        ['Gemm', ['p', 't'], ['q'], { transB: attribute.int(1) }],
+        ['MatMul', ['q', 't'], ['y']],
+      ],
+      ['y'],
+    ),
+    13,
+  )
+  model.graph.addInitializer(Initializer.from('gone', { type: 'float32', dims: [32], data: new Float32Array(32).fill(1e30) }))
+  const { model: small, report } = await compress(model, { steps: [{ step: 'quantize', activations: 'dynamic' }] })
+  expect([count(small, 'Gemm'), count(small, 'MatMulInteger')]).toEqual([0, 5])
+  expect([...small.graph.initializers.values()].filter((i) => i.type === 'int8').map((i) => i.dims.join('x')).sort()).toEqual(['32x32', '32x32', '48x32', '64x48'])
+  expect(report.steps[0]!.layers.map((l) => l.weight)).toEqual(['w', 'v', 't'])
+  for (const run of [theirs, ours]) expect(await errorOf(model, small, run, [3, 64])).toBeLessThan(0.03)
+  // Weights are read turned where they lie turned.
+  const left = modelOf(graph([['x', 'float32', [64, 3]]], { w: constants.w }, [['Gemm', ['x', 'w'], ['y'], { transA: attribute.int(1), transB: attribute.int(1) }]], ['y']), 13)
+  expect(count((await compress(left, { steps: [{ step: 'quantize', activations: 'dynamic' }] })).model, 'Gemm')).toBe(1)
+})

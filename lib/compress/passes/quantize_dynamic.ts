@@ -18,7 +18,7 @@ import type { QuantizeStep, ResolvedQuantize } from './quantize'
  */
 export interface DynamicQuantizeStep extends QuantizeStep {
   readonly activations: 'dynamic'
-  /** Default: every MatMul by a constant matrix of at least 256 values. No other field of {@link QuantizeStep} is taken. */
+  /** Default: every MatMul and Gemm by a constant matrix of at least 256 values. No other field of {@link QuantizeStep} is taken. */
   readonly layers?: Layers
 }
 
@@ -38,7 +38,7 @@ async function applyDynamic(model: Model, step: ResolvedDynamic, { run, spared }
   raiseIrVersion(model, 4)
   raiseOpset(model, 13)
   model.graph.sort()
-  const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, { ops: ['MatMul'], spared })
+  const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, { ops: ['MatMul', 'Gemm'], spared })
   const coded = codedLayers(model.graph, { products: true })
   const layers = chosen.filter((w) => coded.some((l) => l.weight.name === w.initializer.name))
   await run.tell('quantize', 0, layers.length)
@@ -46,7 +46,8 @@ async function applyDynamic(model: Model, step: ResolvedDynamic, { run, spared }
   await run.tell('quantize', layers.length, layers.length)
   const reports = layers.map((w) => {
     const base = describeWeight(w)
-    return { ...base, action: 'quantized' as const, bits: 8, bytesAfter: base.elements + 4 * (base.dims.at(-1) as number), error: errors.get(w.initializer.name) ?? 0 }
+    const { axis } = coded.find((l) => l.weight.name === w.initializer.name) as { axis: number }
+    return { ...base, action: 'quantized' as const, bits: 8, bytesAfter: base.elements + 4 * (base.dims[axis] as number), error: errors.get(w.initializer.name) ?? 0 }
   })
   return { layers: reports, summary: `Quantized ${count(reports.length)} products to 8 bits, activations as each run finds them.` }
 }

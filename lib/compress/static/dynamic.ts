@@ -22,26 +22,48 @@ export function codesOfWeight(weight: Weight, axis: number): { codes: Tensor; sc
   return { codes: { type: 'int8', dims: weight.dims, data: codes }, scales, error: relativeError(data, back) }
 }
 
-/** Products become MatMulInteger of codes that each run makes (DynamicQuantizeLinear). Returns each weight's relative error. */
+function constantOf(graph: Graph, hint: string, value: number): string {
+  const name = graph.uniqueName(hint)
+  graph.addInitializer(Initializer.from(name, { type: 'float32', dims: [], data: Float32Array.of(value) }))
+  return name
+}
+
+/** The matrix whose rows are the columns of this one. */
+function turned(codes: Tensor): Tensor {
+  const [rows, cols] = codes.dims as [number, number]
+  const from = codes.data as Int8Array
+  const data = new Int8Array(from.length)
+  for (let i = 0; i < rows; i++) for (let j = 0; j < cols; j++) data[j * rows + i] = from[i * cols + j] as number
+  return { type: 'int8', dims: [cols, rows], data }
+}
+
+/**
+ * Products become MatMulInteger of codes that each run makes (DynamicQuantizeLinear); of Gemm, alpha goes into the scales and
+ * the third operand is added afterwards. Returns each weight's relative error.
+ */
 export function computeDynamically(graph: Graph, layers: readonly CodedLayer[]): Map<string, number> {
   const errors = new Map<string, number>()
   const made = new Map<string, readonly [codes: string, scale: string, zero: string]>()
   const stored = new Map<string, readonly [codes: string, scales: string]>()
-  for (const { node, input: x, weight, axis } of layers) {
+  const replaced = new Set<string>()
+  for (const { node, input: x, weight, axis, bias } of layers) {
     let dynamic = made.get(x)
     if (!dynamic) {
       dynamic = [graph.uniqueName(`${x}_q`), graph.uniqueName(`${x}_scale`), graph.uniqueName(`${x}_zero`)]
       graph.addNode(new Node({ name: graph.uniqueName(`${x}_dynamic`), opType: 'DynamicQuantizeLinear', inputs: [x], outputs: dynamic }), { before: node })
       made.set(x, dynamic)
     }
-    let constants = stored.get(weight.name)
+    const alpha = node.is('Gemm') ? node.float('alpha', 1) : 1
+    const key = JSON.stringify([weight.name, axis, alpha])
+    let constants = stored.get(key)
     if (!constants) {
       const { codes, scales, error } = codesOfWeight(weight, axis)
       constants = [graph.uniqueName(`${weight.name}_q`), graph.uniqueName(`${weight.name}_s`)]
-      graph.addInitializer(Initializer.from(constants[0], codes))
-      graph.addInitializer(Initializer.from(constants[1], { type: 'float32', dims: [scales.length], data: scales }))
+      graph.addInitializer(Initializer.from(constants[0], axis === 0 ? turned(codes) : codes))
+      graph.addInitializer(Initializer.from(constants[1], { type: 'float32', dims: [scales.length], data: scales.map((s) => s * alpha) }))
       errors.set(weight.name, error)
-      stored.set(weight.name, constants)
+      stored.set(key, constants)
+      replaced.add(weight.name)
     }
     const y = node.outputs[0] as string
     const add = (opType: string, inputs: readonly string[], hint: string, attributes = {}): string => {
@@ -52,12 +74,20 @@ export function computeDynamically(graph: Graph, layers: readonly CodedLayer[]):
     const sums = add('MatMulInteger', [dynamic[0], constants[0], dynamic[2]], `${y}_sums`)
     const cast = add('Cast', [sums], `${y}_cast`, { to: attribute.int(1) })
     const scale = add('Mul', [dynamic[1], constants[1]], `${y}_scale`)
-    const scaled = graph.addNode(new Node({ opType: 'Mul', name: node.name, inputs: [cast, scale], outputs: [graph.uniqueName(`${y}_scaled`)] }), { before: node })
+    const beta = node.float('beta', 1)
+    let last: Node
+    if (bias === undefined || beta === 0) last = new Node({ opType: 'Mul', name: node.name, inputs: [cast, scale], outputs: [graph.uniqueName(`${y}_scaled`)] })
+    else {
+      const addend = beta === 1 ? bias : add('Mul', [bias, constantOf(graph, `${y}_beta`, beta)], `${y}_bias`)
+      const inputs = [add('Mul', [cast, scale], `${y}_scaled`), addend]
+      last = new Node({ opType: 'Add', name: node.name, inputs, outputs: [graph.uniqueName(`${y}_sum`)] })
+    }
+    graph.addNode(last, { before: node })
     graph.removeNode(node)
-    scaled.outputs = [y]
+    last.outputs = [y]
   }
   graph.removeDeadNodes()
-  for (const name of stored.keys())
+  for (const name of replaced)
     if (graph.initializers.has(name) && graph.users(name).length === 0 && !graph.isOutput(name)) {
       graph.initializers.delete(name)
       graph.inputs = graph.inputs.filter((i) => i.name !== name)

@@ -19,8 +19,8 @@ interface CodedOptions {
 }
 
 /**
- * Convolutions of one group or one channel a group, Gemm and (alone with `products`) MatMul with constant float32 weights and a
- * computed input. Convolutions with fewer input channels than `minChannels` are left out.
+ * Convolutions of one group or one channel a group, Gemm and MatMul with constant float32 weights and a computed input. With
+ * `products` no convolutions, but Gemm with any alpha and beta. Convolutions with fewer input channels than `minChannels` are left out.
  */
 export function codedLayers(graph: Graph, { exclude, minChannels = 1, products = false }: CodedOptions = {}): CodedLayer[] {
   const found: CodedLayer[] = []
@@ -30,11 +30,10 @@ export function codedLayers(graph: Graph, { exclude, minChannels = 1, products =
     const input = node.inputs[0]
     if (!weight || weight.type !== 'float32' || !input || graph.constant(input) || graph.isInput(weight.name)) continue
     if (node.is('MatMul') && weight.dims.length === 2) found.push({ node, input, weight, axis: 1, bias: undefined })
-    if (products) continue
     const bias = node.inputs[2] || undefined
-    if (node.is('Gemm') && node.int('transA', 0) === 0 && node.float('alpha', 1) === 1 && node.float('beta', 1) === 1)
+    if (node.is('Gemm') && node.int('transA', 0) === 0 && (products || (node.float('alpha', 1) === 1 && node.float('beta', 1) === 1)))
       found.push({ node, input, weight, axis: node.int('transB', 0) ? 0 : 1, bias })
-    if (!node.is('Conv')) continue
+    if (products || !node.is('Conv')) continue
     const group = node.int('group', 1)
     const [oc, ic] = weight.dims as [number, number]
     const depthwise = group > 1 && ic === 1 && oc === group
