@@ -60,6 +60,29 @@ describe('shapes that depend on data', () => {
 })
 
 describe('control flow', () => {
+  test('values on the way to a constant can be fetched beside an If whose branch is known', async () => {
+    const scaled = (op: string): Attribute => attribute.graph(graph([], {}, [[op, ['x', 'v'], ['b']]], ['b']))
+    const g = graph(
+      [['x', 'float32', ['a']], ['k', 'int64', []]],
+      { five: int(5), w: floats([300], 1), s: float([], 3) },
+      [
+        ['Neg', ['w'], ['c']],
+        ['Mul', ['c', 's'], ['v']],
+        ['Equal', ['k', 'five'], ['p']],
+        ['If', ['p'], ['y'], { then_branch: scaled('Sub'), else_branch: scaled('Add') }],
+      ],
+      ['y'],
+    )
+    const session = await Session.create(modelOf(g))
+    for (const k of [5, 4, 5]) {
+      const got = await session.run({ x: floats([300], 2), k: int(k) }, { fetch: ['c', 'y'] })
+      const [c, y] = [got['c']!.data as Float32Array, got['y']!.data as Float32Array]
+      const [w, given] = [floats([300], 1).data as Float32Array, floats([300], 2).data as Float32Array]
+      expect(c.every((v, at) => v === -w[at]!)).toBe(true)
+      expect(y.every((v, at) => Math.abs(v - (given[at]! + (k === 5 ? 3 : -3) * w[at]!)) < 1e-5)).toBe(true)
+    }
+  })
+
   test('If by an input and by data, nested', async () => {
     const inner = graph([], { c: float([1], 7) }, [['If', ['q'], ['b'], { then_branch: branch('Mul', 2), else_branch: branch('Add', 3) }]], ['b'])
     const byInput = graph(

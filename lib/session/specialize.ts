@@ -21,7 +21,7 @@ export interface Special {
 }
 
 /** The graph of a model for inputs as they are known. What makes a known value is taken out. */
-export function specialize(model: Model, known: ReadonlyMap<string, Known>, folded: Folded): Special {
+export function specialize(model: Model, known: ReadonlyMap<string, Known>, folded: Folded, fetched: readonly string[]): Special {
   const copy = model.clone()
   const { graph } = copy
   graph.valueInfo.clear()
@@ -50,7 +50,7 @@ export function specialize(model: Model, known: ReadonlyMap<string, Known>, fold
   }
   if (inlined) {
     graph.sort()
-    foldConstants(graph, infer(false), folded)
+    foldConstants(graph, infer(false), folded, fetched)
     fuse(copy)
   }
   return { graph, shapes: infer(true) }

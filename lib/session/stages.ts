@@ -127,7 +127,7 @@ export class Stage {
 
   /** Undefined: more content must be looked at. */
   #make(facts: ReadonlyMap<string, Known>, fetch: readonly string[], taps: readonly string[]): Action | undefined {
-    const special = specialize(this.#model, facts, this.#folded)
+    const special = specialize(this.#model, facts, this.#folded, [...fetch, ...taps])
     const { graph, shapes } = special
     const live = liveNodes(special, [...fetch, ...taps])
     const told = new Map<string, Tensor>()
