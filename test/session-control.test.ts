@@ -64,10 +64,11 @@ describe('control flow', () => {
     const scaled = (op: string): Attribute => attribute.graph(graph([], {}, [[op, ['x', 'v'], ['b']]], ['b']))
     const g = graph(
       [['x', 'float32', ['a']], ['k', 'int64', []]],
-      { five: int(5), w: floats([300], 1), s: float([], 3) },
+      { five: int(5), many: ints(20000), w: floats([300], 1), s: float([], 3) },
       [
         ['Neg', ['w'], ['c']],
         ['Mul', ['c', 's'], ['v']],
+        ['Expand', ['five', 'many'], ['d']],
         ['Equal', ['k', 'five'], ['p']],
         ['If', ['p'], ['y'], { then_branch: scaled('Sub'), else_branch: scaled('Add') }],
       ],
@@ -75,9 +76,10 @@ describe('control flow', () => {
     )
     const session = await Session.create(modelOf(g))
     for (const k of [5, 4, 5]) {
-      const got = await session.run({ x: floats([300], 2), k: int(k) }, { fetch: ['c', 'y'] })
+      const got = await session.run({ x: floats([300], 2), k: int(k) }, { fetch: ['c', 'd', 'y'] })
       const [c, y] = [got['c']!.data as Float32Array, got['y']!.data as Float32Array]
       const [w, given] = [floats([300], 1).data as Float32Array, floats([300], 2).data as Float32Array]
+      expect(got['d']!.dims).toEqual([20000])
       expect(c.every((v, at) => v === -w[at]!)).toBe(true)
       expect(y.every((v, at) => Math.abs(v - (given[at]! + (k === 5 ? 3 : -3) * w[at]!)) < 1e-5)).toBe(true)
     }

@@ -21,8 +21,8 @@ function bytesOf(shapes: Shapes, graph: Graph, name: string): number {
   return (sizeOf(known.dims as number[]) * bitsOf(known.type)) / 8
 }
 
-/** Computes what depends on nothing but weights (their slices, joined and turned), so that runs need not; `fetched` values on the way there stay too. */
-export function foldConstants(graph: Graph, shapes: Shapes, folded: Folded, fetched: readonly string[] = []): void {
+/** Computes what depends on nothing but weights (their slices, joined and turned), so that runs need not. */
+export function foldConstants(graph: Graph, shapes: Shapes, folded: Folded): void {
   const nodes = new Set<Node>()
   const made = new Set<string>()
   for (const node of graph.topologicalOrder()) {
@@ -36,7 +36,7 @@ export function foldConstants(graph: Graph, shapes: Shapes, folded: Folded, fetc
     for (const o of node.outputs) if (o) made.add(o)
   }
   if (nodes.size === 0) return
-  const wanted = [...made].filter((name) => graph.isOutput(name) || fetched.includes(name) || graph.users(name).some((u) => !nodes.has(u)))
+  const wanted = [...made].filter((name) => graph.isOutput(name) || graph.users(name).some((u) => !nodes.has(u)))
   const missing = wanted.filter((name) => !folded.has(name))
   if (missing.length > 0) {
     let results: readonly Tensor[]

@@ -50,8 +50,12 @@ export function specialize(model: Model, known: ReadonlyMap<string, Known>, fold
   }
   if (inlined) {
     graph.sort()
-    foldConstants(graph, infer(false), folded, fetched)
+    // What is fetched stays, used by the branch that was taken or not.
+    const { outputs } = graph
+    graph.outputs = [...outputs, ...fetched.filter((name) => graph.producer(name) && !graph.isOutput(name)).map((name) => new ValueInfo(name, 'float32', null))]
+    foldConstants(graph, infer(false), folded)
     fuse(copy)
+    graph.outputs = outputs
   }
   return { graph, shapes: infer(true) }
 }
