@@ -3,6 +3,7 @@ import { MemorySource, type DataSource } from '../../model/graph'
 import type { Weight } from '../../model/weights'
 import { percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
+import { sizeOf } from '../../tensor'
 import { ComputedSource, nonFiniteText, relativeError, sparsityOf } from '../computed'
 import { fromRows, type LayerMoments } from '../moments'
 import { describeWeight, type Memory } from '../passes/pass'
@@ -10,7 +11,7 @@ import { levelChoices, roundCalibrated, type CalibratedMethod } from './calibrat
 import { pack, type Plane } from './packing'
 import { Groups, type Cut } from './scales'
 import { tableFor, type Sharing } from './table'
-import { exchanged, exchangedDims, learnPieces, nearestPieces, piecesFrom, piecesOf, type Pieces } from './vectors'
+import { learnPieces, nearestPieces, piecesInto, piecesOf, readerOf, type PieceReader, type Pieces } from './vectors'
 
 /** @internal What a codebook step asks of a weight; see `CodebookStep`. */
 export interface SharedStep extends Sharing {
@@ -70,7 +71,7 @@ export function shareWeights(
   let scales = step.scale === 'channel' ? rootsOf(values, cut) : undefined
   // Memory that is used again from tensor to tensor: weights may be a large part of what there is.
   const space = (): Float32Array => scratch.floats('divided', count)
-  const coder = pieces ? pieceCoder(values, scales, step, view.dims, pieces, cut, importance, space) : valueCoder(values, scales, step, cut, importance, space)
+  const coder = pieces ? pieceCoder(values, scales, step, view.dims, pieces, cut, importance) : valueCoder(values, scales, step, cut, importance, space)
   const { table } = coder
   let codes = coder.encode(values, scales)
   for (let turn = 0; scales && turn < kTurns; turn++) {
@@ -141,25 +142,26 @@ function pieceCoder(
   scales: Float32Array | undefined,
   { bits, seed }: SharedStep,
   dims: readonly number[],
-  { size, turned }: Pieces,
+  pieces: Pieces,
   cut: Cut,
   importance: Float32Array | undefined,
-  space: () => Float32Array,
 ): Coder {
-  const turn = (data: Float32Array): Float32Array => (turned ? exchanged(data, dims) : data)
+  const { size } = pieces
   // A power of two keeps squares within float32.
   const most = values.reduce((m, v) => Math.max(m, Math.abs(v)), 0)
   const unit = scales || most === 0 ? 1 : 2 ** Math.max(-100, Math.floor(Math.log2(most)))
-  const scaled = (from: Float32Array, by: Float32Array | undefined): Float32Array => turn(by ? divided(from, cut, by, space()) : over(from, unit, space()))
-  const weight = importance && turn(importance)
+  const inner = sizeOf(cut.dims.slice(cut.axis + 1))
+  const channels = cut.dims[cut.axis]!
+  const scaled = (from: Float32Array, by: Float32Array | undefined): PieceReader =>
+    readerOf(from, dims, pieces, by ? (v, at) => v / by[Math.floor(at / inner) % channels]! : (v) => v / unit)
+  const weight = importance && readerOf(importance, dims, pieces, (v) => v)
   const small = learnPieces(scaled(values, scales), size, 2 ** bits, seed, weight)
   const table = small.map((v) => v * unit)
   return {
     table,
     encode: (from, by) => nearestPieces(scaled(from, by), small, size, weight),
     decode(codes, out) {
-      const all = piecesFrom(codes, table, size)
-      out.set(turned ? exchanged(all, exchangedDims(dims)) : all)
+      piecesInto(out, dims, codes, table, pieces)
       return out
     },
   }
@@ -200,11 +202,6 @@ function perChannel(cut: Cut, of: (group: (data: Float32Array) => Float64Array, 
     }, channel)
     return Math.max(Math.fround(value), 2 ** -126)
   })
-}
-
-function over(values: Float32Array, unit: number, out: Float32Array): Float32Array {
-  for (let i = 0; i < values.length; i++) out[i] = values[i]! / unit
-  return out
 }
 
 function divided(values: Float32Array, cut: Cut, scales: Float32Array, out: Float32Array): Float32Array {

@@ -25,17 +25,46 @@ export function piecesOf({ dims, reductionAxis, outputAxis }: WeightView, wanted
   return undefined
 }
 
-/** @internal A tensor with its last two axes exchanged. */
-export function exchanged(data: Float32Array, dims: readonly number[]): Float32Array {
-  const [rows, columns] = dims.slice(-2) as [number, number]
-  const out = new Float32Array(data.length)
-  for (let base = 0; base < data.length; base += rows * columns)
-    for (let r = 0, i = base; r < rows; r++) for (let c = 0, o = base + r; c < columns; c++, i++, o += rows) out[o] = data[i]!
-  return out
-}
-
 /** @internal The same axes, exchanged. */
 export const exchangedDims = (dims: readonly number[]): number[] => [...dims.slice(0, -2), dims.at(-1)!, dims.at(-2)!]
+
+/** @internal Pieces of a tensor, a few at a time: no second tensor is made for them. */
+export interface PieceReader {
+  /** How many there are. */
+  readonly count: number
+  /** Writes `count` pieces from number `from` on, one after another. */
+  read(from: number, count: number, out: Float32Array): void
+}
+
+/** @internal The pieces of values, `of(value, place in the tensor)` each. */
+export function readerOf(values: Float32Array, dims: readonly number[], { size, turned }: Pieces, of: (value: number, at: number) => number): PieceReader {
+  return {
+    count: values.length / size,
+    read(from, count, out) {
+      let n = 0
+      walk(dims, turned, from * size, (from + count) * size, (first, step, length) => {
+        for (let i = 0, at = first; i < length; i++, at += step) out[n++] = of(values[at]!, at)
+      })
+    },
+  }
+}
+
+/** Values `from` to `to` in the order of pieces, as runs of places in the tensor. */
+function walk(dims: readonly number[], turned: boolean, from: number, to: number, run: (first: number, step: number, length: number) => void): void {
+  if (!turned) {
+    run(from, 1, to - from)
+    return
+  }
+  const [rows, columns] = dims.slice(-2) as [number, number]
+  for (let at = from; at < to; ) {
+    const column = Math.floor(at / rows)
+    const row = at - column * rows
+    const length = Math.min(rows - row, to - at)
+    const base = Math.floor(column / columns) * rows * columns
+    run(base + row * columns + (column % columns), columns, length)
+    at += length
+  }
+}
 
 /** Numbers in [0, 1) by a counter mixed well (splitmix32). */
 function random(seed: number): () => number {
@@ -53,8 +82,8 @@ function random(seed: number): () => number {
  * @internal The centroid nearest to each piece, by Σ h (x − c)² with the importance h of each value (1 where none is given); of equally near
  * ones the first. Distances are float32 products, so that a centroid that is farther by their rounding may be taken.
  */
-export function nearestPieces(pieces: Float32Array, table: Float32Array, size: number, importance?: Float32Array, distances?: Float32Array): Uint8Array {
-  const n = pieces.length / size
+export function nearestPieces(pieces: PieceReader, table: Float32Array, size: number, importance?: PieceReader, distances?: Float32Array): Uint8Array {
+  const n = pieces.count
   const k = table.length / size
   const codes = new Uint8Array(n)
   // Σ h (x − c)² less what no centroid changes: (h x, h) · (−2 c, c²), or x · −2 c + |c|².
@@ -71,16 +100,17 @@ export function nearestPieces(pieces: Float32Array, table: Float32Array, size: n
     if (!importance) b[c * inner + size] = square
   }
   const a = new Float32Array(Math.min(n, kPart) * inner)
-  for (let from = 0; from < n; from += kPart) {
-    const rows = Math.min(kPart, n - from)
+  const products = new Float32Array(Math.min(n, kPart) * k)
+  forParts(pieces, importance, size, (x, h, from, rows) => {
     for (let r = 0; r < rows; r++) {
-      for (let j = 0, at = (from + r) * size; j < size; j++, at++) {
-        a[r * inner + j] = importance ? pieces[at]! * importance[at]! : pieces[at]!
-        if (importance) a[r * inner + size + j] = importance[at]!
+      for (let j = 0, at = r * size; j < size; j++, at++) {
+        a[r * inner + j] = h ? x[at]! * h[at]! : x[at]!
+        if (h) a[r * inner + size + j] = h[at]!
       }
-      if (!importance) a[r * inner + size] = 1
+      if (!h) a[r * inner + size] = 1
     }
-    const near = gemm(a.subarray(0, rows * inner), b, { aDims: [rows, inner], bDims: [k, inner], transposeB: true }).data as Float32Array
+    const near = products.subarray(0, rows * k)
+    gemm(a.subarray(0, rows * inner), b, { aDims: [rows, inner], bDims: [k, inner], transposeB: true, out: near })
     for (let r = 0; r < rows; r++) {
       let best = 0
       let least = Infinity
@@ -92,10 +122,27 @@ export function nearestPieces(pieces: Float32Array, table: Float32Array, size: n
         }
       }
       codes[from + r] = best
-      if (distances) distances[from + r] = distanceOf(pieces, from + r, table, best, size, importance)
+      if (distances) distances[from + r] = distanceOf(x, r, table, best, size, h)
     }
-  }
+  })
   return codes
+}
+
+/** All pieces, and what they weigh, a few thousand at a time. */
+function forParts(
+  pieces: PieceReader,
+  importance: PieceReader | undefined,
+  size: number,
+  each: (x: Float32Array, h: Float32Array | undefined, from: number, rows: number) => unknown,
+): void {
+  const x = new Float32Array(Math.min(pieces.count, kPart) * size)
+  const h = importance && new Float32Array(x.length)
+  for (let from = 0; from < pieces.count; from += kPart) {
+    const rows = Math.min(kPart, pieces.count - from)
+    pieces.read(from, rows, x)
+    if (h) importance.read(from, rows, h)
+    if (each(x, h, from, rows) === false) return
+  }
 }
 
 function distanceOf(pieces: Float32Array, i: number, table: Float32Array, c: number, size: number, importance?: Float32Array): number {
@@ -110,35 +157,37 @@ function distanceOf(pieces: Float32Array, i: number, table: Float32Array, c: num
  *
  * Jégou et al., Product Quantization for Nearest Neighbor Search, 2011; of weights: Gong et al. 2014, Stock et al., And the Bit Goes Down, 2020.
  */
-export function learnPieces(pieces: Float32Array, size: number, clusters: number, seed: number, importance?: Float32Array): Float32Array {
+export function learnPieces(pieces: PieceReader, size: number, clusters: number, seed: number, importance?: PieceReader): Float32Array {
   const few = distinctPieces(pieces, size, clusters)
   if (few) return few
-  const n = pieces.length / size
+  const n = pieces.count
   const count = Math.min(n, kLearned * clusters)
-  const chosen = (all: Float32Array): Float32Array => {
-    if (count === n) return all
+  const chosen = (all: PieceReader): Float32Array => {
     const out = new Float32Array(count * size)
-    for (let i = 0; i < count; i++) {
-      const from = Math.floor((i * n) / count) * size
-      out.set(all.subarray(from, from + size), i * size)
-    }
+    for (let i = 0; i < count; i++) all.read(Math.floor((i * n) / count), 1, out.subarray(i * size, (i + 1) * size))
     return out
   }
   const sample = chosen(pieces)
   const weight = importance && chosen(importance)
   const table = scattered(sample, size, clusters, random(seed), weight)
   const distances = new Float32Array(count)
+  const [own, ownWeight] = [readerOfArray(sample, size), weight && readerOfArray(weight, size)]
   let last = Infinity
   for (let round = 0; round < kRounds; round++) {
-    const codes = nearestPieces(sample, table, size, weight, distances)
+    const codes = nearestPieces(own, table, size, ownWeight, distances)
     const error = distances.reduce((sum, d) => sum + d, 0)
     if (error > last * (1 - 1e-4)) break
     last = error
-    toMeans(table, sample, codes, size, weight, distances)
+    toMeans(table, own, codes, size, ownWeight, distances)
   }
   if (count < n) toMeans(table, pieces, nearestPieces(pieces, table, size, importance), size, importance)
   return table
 }
+
+const readerOfArray = (all: Float32Array, size: number): PieceReader => ({
+  count: all.length / size,
+  read: (from, count, out) => out.set(all.subarray(from * size, (from + count) * size)),
+})
 
 /** Where each centroid begins: a piece, the more likely the farther it lies from those already taken. */
 function scattered(pieces: Float32Array, size: number, clusters: number, next: () => number, importance?: Float32Array): Float32Array {
@@ -161,39 +210,48 @@ function scattered(pieces: Float32Array, size: number, clusters: number, next: (
 }
 
 /** Centroids become the weighted means of their pieces; one without any goes to the piece that lies farthest from its own. */
-function toMeans(table: Float32Array, pieces: Float32Array, codes: Uint8Array, size: number, importance?: Float32Array, distances?: Float32Array): void {
+function toMeans(table: Float32Array, pieces: PieceReader, codes: Uint8Array, size: number, importance?: PieceReader, distances?: Float32Array): void {
   const sum = new Float64Array(table.length)
   const total = new Float64Array(table.length)
   const members = new Float64Array(table.length / size)
-  for (let i = 0; i < codes.length; i++) {
-    members[codes[i]!]!++
-    for (let j = 0, p = i * size, t = codes[i]! * size; j < size; j++, p++, t++) {
-      const h = importance ? importance[p]! : 1
-      sum[t]! += h * pieces[p]!
-      total[t]! += h
+  forParts(pieces, importance, size, (x, h, from, rows) => {
+    for (let r = 0; r < rows; r++) {
+      const c = codes[from + r]!
+      members[c]!++
+      for (let j = 0, p = r * size, t = c * size; j < size; j++, p++, t++) {
+        const weight = h ? h[p]! : 1
+        sum[t]! += weight * x[p]!
+        total[t]! += weight
+      }
     }
-  }
+  })
   for (let t = 0; t < table.length; t++) if (total[t]! > 0) table[t] = sum[t]! / total[t]!
   if (!distances) return
   for (let c = 0; c < members.length; c++) {
     if (members[c]! > 0) continue
     let far = 0
     for (let i = 1; i < distances.length; i++) if (distances[i]! > distances[far]!) far = i
-    table.set(pieces.subarray(far * size, (far + 1) * size), c * size)
+    pieces.read(far, 1, table.subarray(c * size, (c + 1) * size))
     distances[far] = 0
   }
 }
 
 /** The pieces themselves where no more than `most` differ, in the order of their first. */
-function distinctPieces(pieces: Float32Array, size: number, most: number): Float32Array | undefined {
+function distinctPieces(pieces: PieceReader, size: number, most: number): Float32Array | undefined {
   const found = new Map<string, Float32Array>()
-  for (let i = 0; i < pieces.length; i += size) {
-    const own = pieces.subarray(i, i + size).map((v) => (v === 0 ? 0 : v))
-    const key = own.join()
-    if (found.has(key)) continue
-    if (found.size === most) return undefined
-    found.set(key, own)
-  }
+  let many = false
+  forParts(pieces, undefined, size, (x, _h, _from, rows) => {
+    for (let i = 0; i < rows * size; i += size) {
+      const own = x.slice(i, i + size).map((v) => (v === 0 ? 0 : v))
+      const key = own.join()
+      if (found.has(key)) continue
+      many = found.size === most
+      if (many) return false
+      found.set(key, own)
+    }
+    return true
+  })
+  if (many) return undefined
   const out = new Float32Array(found.size * size)
   let at = 0
   for (const own of found.values()) {
@@ -203,10 +261,10 @@ function distinctPieces(pieces: Float32Array, size: number, most: number): Float
   return out
 }
 
-/** @internal The pieces that codes stand for, one after another. */
-export function piecesFrom(codes: Uint8Array, table: Float32Array, size: number): Float32Array {
-  const out = new Float32Array(codes.length * size)
-  for (let i = 0; i < codes.length; i++) for (let j = 0; j < size; j++) out[i * size + j] = table[codes[i]! * size + j]!
-  return out
+/** @internal Puts the pieces that codes stand for in their places of a tensor. */
+export function piecesInto(out: Float32Array, dims: readonly number[], codes: Uint8Array, table: Float32Array, { size, turned }: Pieces): void {
+  let q = 0
+  walk(dims, turned, 0, out.length, (first, step, length) => {
+    for (let i = 0, at = first; i < length; i++, at += step, q++) out[at] = table[codes[Math.floor(q / size)]! * size + (q % size)]!
+  })
 }
-
