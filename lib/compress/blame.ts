@@ -4,6 +4,7 @@ import { weights } from '../model/weights'
 import type { LayerBlame, LayerReport, StepReport } from '../report/types'
 import type { Tensor } from '../tensor'
 import type { Calibration } from './calibration'
+import { Pieces, Values, type Kept } from './pieces'
 import type { Run } from './progress'
 import { Runner } from './runner'
 
@@ -108,6 +109,10 @@ async function compare(
   let one: Runner | undefined
   let other: Runner | undefined
   try {
+    if (Pieces.of(original, fetch) ?? Pieces.of(model, fetch)) {
+      await inTurn(original, model, noises, calibration, run)
+      return noises
+    }
     one = await Runner.create(original, fetch)
     other = await Runner.create(model, fetch)
     let sets = 0
@@ -126,4 +131,27 @@ async function compare(
     other?.dispose()
   }
   return noises
+}
+
+/** The same for models that no session should hold: first all of one, then the other. */
+async function inTurn(original: Model, model: Model, noises: ReadonlyMap<string, Noise>, calibration: Calibration, run: Run): Promise<void> {
+  const fetch = [...noises.keys()]
+  const values = new Values()
+  const sets: Map<string, Kept>[] = []
+  try {
+    await calibration.each(original, fetch, run, (found) => sets.push(new Map([...found].map(([n, v]) => [n, values.put(v)]))) < kSets, { phase: 'evaluate' })
+    await calibration.each(
+      model,
+      fetch,
+      run,
+      (found, index) => {
+        const kept = sets[index]!
+        for (const [name, noise] of noises) noise.add(values.get(kept.get(name)!) as Tensor, found.get(name)!)
+        return index + 1 < sets.length
+      },
+      { phase: 'evaluate' },
+    )
+  } finally {
+    values.close()
+  }
 }

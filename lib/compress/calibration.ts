@@ -2,6 +2,7 @@ import { WhittleError } from '../errors'
 import type { Model } from '../model/model'
 import { isDataType, type Tensor, type TensorLike, type TypedArray } from '../tensor'
 import { fail } from '../validate'
+import { Pieces } from './pieces'
 import type { Run } from './progress'
 import { Runner } from './runner'
 
@@ -77,7 +78,8 @@ export class Calibration {
 
   /**
    * Runs `model` over every set of inputs and shows the values that `fetch` names: any of the outermost graph, inputs of the
-   * model among them. A callback that returns false ends the reading.
+   * model among them. A callback that returns false ends the reading. Models whose weights are more than {@link Pieces.limit} run piece
+   * by piece.
    *
    * @param phase what `run.tell` hears once for each set
    */
@@ -85,26 +87,44 @@ export class Calibration {
     model: Model,
     fetch: readonly string[],
     run: Run,
-    callback: (values: ReadonlyMap<string, Tensor>, index: number) => unknown,
+    callback: (values: ReadonlyMap<string, Tensor>, index: number, inputs: Inputs) => unknown,
     { threads, phase = 'calibrate' }: { readonly threads?: number; readonly phase?: 'calibrate' | 'evaluate' } = {},
   ): Promise<void> {
-    const asked = fetch.filter((name) => !model.graph.isInput(name))
-    const session = asked.length > 0 ? await Runner.create(model, asked, threads === undefined ? {} : { threads }) : undefined
-    try {
+    let index = 0
+    for await (const { inputs, found } of this.#results(model, fetch.filter((name) => !model.graph.isInput(name)), run, phase, threads)) {
+      const values = new Map<string, Tensor>()
+      for (const name of fetch) values.set(name, found[name] ?? given(model, inputs, name))
+      if ((await callback(values, index, inputs)) === false) return
+      index++
+    }
+  }
+
+  async *#results(model: Model, asked: readonly string[], run: Run, phase: 'calibrate' | 'evaluate', threads: number | undefined): AsyncGenerator<Result, void, void> {
+    const read = this.inputs.bind(this)
+    const told = async function* () {
       let index = 0
-      for await (const inputs of this.inputs()) {
+      for await (const inputs of read()) {
         await run.tell(phase, index, index + 1)
-        const found = session ? await session.run(inputs, { fetch: asked, ...(run.signal ? { signal: run.signal } : {}) }) : {}
-        const values = new Map<string, Tensor>()
-        for (const name of fetch) values.set(name, found[name] ?? given(model, inputs, name))
-        if ((await callback(values, index)) === false) return
+        yield inputs
         index++
       }
+    }
+    const pieces = asked.length > 0 ? Pieces.of(model, asked) : undefined
+    if (pieces) {
+      yield* pieces.run(told(), { run, threads })
+      return
+    }
+    const session = asked.length > 0 ? await Runner.create(model, asked, threads === undefined ? {} : { threads }) : undefined
+    try {
+      const options = { fetch: asked, ...(run.signal ? { signal: run.signal } : {}) }
+      for await (const inputs of told()) yield { inputs, found: session ? await session.run(inputs, options) : {} }
     } finally {
       session?.dispose()
     }
   }
 }
+
+type Result = { readonly inputs: Inputs; readonly found: Readonly<Record<string, Tensor>> }
 
 function given(model: Model, inputs: Inputs, name: string): Tensor {
   const value = inputs[name]

@@ -8,21 +8,22 @@ let held: { readonly source: ComputedSource; readonly bytes: Uint8Array } | unde
 
 /**
  * @internal Bytes that are computed when they are read, so that a model larger than memory can be changed: between
- * reads nothing is kept but the recipe. `compute` must give the same bytes each time.
+ * reads nothing is kept but the recipe. `compute` must give the same bytes each time; it must not refer to anything large.
+ * Where `again` is true the bytes may lie in memory that the next call uses again.
  */
 export class ComputedSource implements DataSource {
   readonly kind = 'computed'
   readonly byteLength: number
-  readonly #compute: () => Uint8Array
+  readonly #compute: (again: boolean) => Uint8Array
 
-  constructor(byteLength: number, compute: () => Uint8Array) {
+  constructor(byteLength: number, compute: (again: boolean) => Uint8Array) {
     this.byteLength = byteLength
     this.#compute = compute
   }
 
   readSync(offset: number, length: number): Uint8Array {
-    if (offset === 0 && length === this.byteLength) return this.#compute()
-    if (held?.source !== this) held = { source: this, bytes: this.#compute() }
+    if (offset === 0 && length === this.byteLength) return this.#compute(false)
+    if (held?.source !== this) held = { source: this, bytes: this.#compute(true) }
     const { bytes } = held
     if (offset + length >= this.byteLength) held = undefined
     return bytes.slice(offset, offset + length)

@@ -16,19 +16,37 @@ export class SpillFile {
   #fd = -1
   #length = 0
   #failed = false
+  #gaps: { readonly offset: number; readonly length: number }[] = []
 
-  /** Writes bytes behind the others. `undefined` where the system does not let us. */
+  /** Writes bytes where there is room, else behind the others. `undefined` where the system does not let us. */
   add(bytes: Uint8Array): DataSource | undefined {
     if (!this.#open()) return undefined
-    const offset = this.#length
+    const gap = this.#gaps.find((g) => g.length >= bytes.byteLength)
+    const offset = gap?.offset ?? this.#length
     try {
       for (let done = 0; done < bytes.byteLength;) done += fs.writeSync(this.#fd, bytes, done, bytes.byteLength - done, offset + done)
     } catch {
       this.#failed = true
       return undefined
     }
-    this.#length += bytes.byteLength
+    if (gap) {
+      const rest = { offset: offset + bytes.byteLength, length: gap.length - bytes.byteLength }
+      this.#gaps = [...this.#gaps.filter((g) => g !== gap), ...(rest.length > 0 ? [rest] : [])]
+    } else this.#length += bytes.byteLength
     return new SpilledSource(this, offset, bytes.byteLength)
+  }
+
+  /** Nobody will read these bytes again: others may take their place. */
+  free(source: DataSource): void {
+    if (source instanceof SpilledSource) this.#gaps.push({ offset: source.offset, length: source.byteLength })
+  }
+
+  /** Sources in it cannot be read any more. */
+  close(): void {
+    if (this.#fd >= 0) fs.closeSync(this.#fd)
+    kLost.unregister(this)
+    this.#fd = -1
+    this.#failed = true
   }
 
   /** @throws `ERR_IO` */
@@ -70,7 +88,7 @@ export class SpillFile {
       try {
         const file = path.join(folder, 'weights')
         this.#fd = fs.openSync(file, 'wx+', 0o600)
-        kLost.register(this, this.#fd)
+        kLost.register(this, this.#fd, this)
         fs.unlinkSync(file)
       } finally {
         fs.rmSync(folder, { recursive: true, force: true })
@@ -86,19 +104,19 @@ class SpilledSource implements DataSource {
   readonly kind = 'file'
   readonly byteLength: number
   readonly #file: SpillFile
-  readonly #offset: number
+  readonly offset: number
 
   constructor(file: SpillFile, offset: number, byteLength: number) {
     this.#file = file
-    this.#offset = offset
+    this.offset = offset
     this.byteLength = byteLength
   }
 
   readSync(offset: number, length: number): Uint8Array {
-    return this.#file.readSync(this.#offset + offset, length)
+    return this.#file.readSync(this.offset + offset, length)
   }
 
   read(offset: number, length: number): Promise<Uint8Array> {
-    return this.#file.read(this.#offset + offset, length)
+    return this.#file.read(this.offset + offset, length)
   }
 }

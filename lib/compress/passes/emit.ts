@@ -1,4 +1,4 @@
-import { attribute, Initializer, MemorySource, Node, type DataSource, type Graph } from '../../model/graph'
+import { attribute, Initializer, Node, type DataSource, type Graph } from '../../model/graph'
 import type { Weight } from '../../model/weights'
 import { sizeOf } from '../../tensor'
 import type { Grid } from '../rounding/grid'
@@ -97,7 +97,7 @@ export class Emitter {
    * Replaces the weight by codes, scales and the nodes that multiply them; readers keep the weight's name. `codes`: one
    * source, or of packed codes one for each plane.
    */
-  replace(weight: Weight, layout: Layout, storage: Storage, codes: readonly DataSource[], scales: Float32Array): void {
+  replace(weight: Weight, layout: Layout, storage: Storage, codes: readonly DataSource[], scales: DataSource): void {
     const { graph, initializer } = weight
     const { name } = initializer
     unlist(graph, name)
@@ -127,7 +127,7 @@ export class Emitter {
     { graph, initializer, view }: Weight,
     layout: Layout,
     codes: DataSource,
-    scales: Float32Array,
+    scales: DataSource,
     q: string,
     s: string,
   ): void {
@@ -156,7 +156,7 @@ export class Emitter {
     layout: Layout,
     { name: kind, planes }: Packing,
     codes: readonly DataSource[],
-    scales: Float32Array,
+    scales: DataSource,
     q: string,
     s: string,
   ): void {
@@ -197,7 +197,7 @@ export class Emitter {
   }
 
   /** Planes of signs, [planes, …], each times its scale, summed over the first axis. */
-  #sum({ graph, initializer }: Weight, layout: Layout, { name: kind, planes }: Packing, codes: DataSource, scales: Float32Array, q: string, s: string): void {
+  #sum({ graph, initializer }: Weight, layout: Layout, { name: kind, planes }: Packing, codes: DataSource, scales: DataSource, q: string, s: string): void {
     const { name, dims } = initializer
     const terms = planes.length
     const [plane] = planes as [Plane]
@@ -220,7 +220,7 @@ export class Emitter {
     { graph, initializer }: Weight,
     layout: Layout,
     codes: DataSource,
-    scales: Float32Array,
+    scales: DataSource,
     q: string,
     s: string,
   ): void {
@@ -294,14 +294,7 @@ function node(opType: string, inputs: string[], output: string, attributes = {})
   return new Node({ opType, inputs, outputs: [output], attributes })
 }
 
-function scaleOf(name: string, dims: readonly number[], scales: Float32Array): Initializer {
-  return new Initializer(
-    name,
-    'float32',
-    dims,
-    new MemorySource(new Uint8Array(scales.buffer as ArrayBuffer, scales.byteOffset, scales.byteLength)),
-  )
-}
+const scaleOf = (name: string, dims: readonly number[], scales: DataSource): Initializer => new Initializer(name, 'float32', dims, scales)
 
 /** The cut axis becomes two: blocks, and values of a block. */
 function blockedDims({ dims, axis, blockSize }: Layout): number[] {

@@ -9,7 +9,7 @@ import { bytes, milliseconds, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { boolean, fail, finite, integer, oneOf, options } from '../../validate'
 import { svd } from '../../kernels'
-import { ComputedSource, firstNonFinite, nonFiniteText } from '../computed'
+import { ComputedSource, firstNonFinite, nonFiniteText, type KeepBudget } from '../computed'
 import { allot, type Allotment, type Shared } from '../factorize/budget'
 import { factorLayerOf, type FactorLayer } from '../factorize/layer'
 import { factorize, macsOf, methodFor, type Factors, type Method } from '../factorize/methods'
@@ -228,21 +228,23 @@ async function slower(model: Model, layer: FactorLayer, found: Factors): Promise
   return after < before ? undefined : `its factors take ${milliseconds(after)} here, the layer ${milliseconds(before)}`
 }
 
-/** Small factors are held, large ones computed again when the model is saved, all of a layer at once. */
+/** Small factors are held, large ones computed again when the model is saved, all of a layer at once, or lie in a file where they cannot be. */
 function sourcesOf(
   found: Factors,
   hold: boolean,
   size: number,
-  keep: { take(bytes: number): boolean },
+  keep: KeepBudget,
   again: () => Factors,
 ): Placed[] {
   const raw = (f: Float32Array): Uint8Array => new Uint8Array(f.buffer as ArrayBuffer, f.byteOffset, f.byteLength)
-  const held = keep.take(size) || hold
+  const held = !hold && keep.take(size)
   // A writer reads the factors of a layer one after the other: the last ones read stay until others are.
   return found.stages.map(({ data, ...rest }, i): Placed => {
-    const source: DataSource = held
-      ? new MemorySource(raw(data))
-      : new ComputedSource(data.byteLength, () => raw(latest(again, i).stages[i]!.data))
+    const source: DataSource = hold
+      ? keep.hold(raw(data))
+      : held
+        ? new MemorySource(raw(data))
+        : new ComputedSource(data.byteLength, () => raw(latest(again, i).stages[i]!.data))
     return { ...rest, source }
   })
 }

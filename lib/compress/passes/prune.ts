@@ -129,15 +129,15 @@ async function apply(model: Model, step: ResolvedPrune, context: Context): Promi
       continue
     }
     const { initializer, graph } = weight
-    const compute = (): Float32Array => pruned(plan, chooser, scratch)
-    const data = compute()
+    const compute = (again: boolean): Float32Array => pruned(plan, chooser, scratch, again)
+    const data = compute(true)
     const error = relativeError(scratch.read(initializer).data as Float32Array, data)
     const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength)
     const source = keep.take(bytes.byteLength)
-      ? new MemorySource(bytes)
-      : new ComputedSource(bytes.byteLength, () => {
-          const again = compute()
-          return new Uint8Array(again.buffer as ArrayBuffer, again.byteOffset, again.byteLength)
+      ? new MemorySource(bytes.slice())
+      : new ComputedSource(bytes.byteLength, (again) => {
+          const data = compute(again)
+          return new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength)
         })
     graph.setInitializer(initializer.name, new Initializer(initializer.name, 'float32', initializer.dims, source))
     layers.push({ ...base, action: 'pruned', bytesAfter: base.bytesBefore, sparsity: sparsityOf(data), error })
@@ -263,7 +263,8 @@ function scoresOf(plan: Plan, values: Tensor<Float32Array>, scratch: Scratch): T
   return importance(values, grouped ? score : { ...score, out: scratch.floats('floats', values.data.length) })
 }
 
-function pruned(plan: Plan, chooser: Chooser, scratch: Scratch): Float32Array {
+/** `again`: in memory that the next call uses again. */
+function pruned(plan: Plan, chooser: Chooser, scratch: Scratch, again: boolean): Float32Array {
   const values = valuesOf(plan, scratch)
   const scores = scoresOf(plan, values, scratch)
   const choice = mask(scores, { ...chooser(plan), out: scratch.bytes('choice', sizeOf(scores.dims)) })
@@ -274,7 +275,7 @@ function pruned(plan: Plan, chooser: Chooser, scratch: Scratch): Float32Array {
         { ...plan.paint, threshold: 0.5, dims: values.dims, out: scratch.bytes('mask', values.data.length) },
       )
     : choice
-  const { data } = applyMask(values, kept)
+  const { data } = applyMask(values, kept, again ? { out: scratch.floats('pruned', values.data.length) } : {})
   return plan.turn ? turned(data, [plan.turn[1], plan.turn[0]]) : data
 }
 

@@ -30,6 +30,8 @@ export interface Exact {
 
 /** Bytes that the nodes and names of one quantized weight take in the file, about. */
 const kOverhead = 160
+/** Bytes of scales that are held whatever the budget: those of channels. */
+const kFewScales = 65536
 
 /** @internal Whether codes follow from what a layer's inputs are. */
 export const isCalibrated = (method: Method): method is CalibratedMethod => method !== 'nearest' && method !== 'omse'
@@ -37,7 +39,7 @@ export const isCalibrated = (method: Method): method is CalibratedMethod => meth
 /** @internal What takes a weight's place. */
 export type Replacement =
   | { readonly halves: DataSource }
-  | { readonly layout: Layout; readonly sources: readonly DataSource[]; readonly scales: Float32Array }
+  | { readonly layout: Layout; readonly sources: readonly DataSource[]; readonly scales: DataSource }
 
 /** @internal Codes, scales and error of one weight; no result where it stays as it is. */
 export function quantizeWeight(
@@ -101,7 +103,9 @@ export function quantizeWeight(
   const floats = back(coded, layout, rounding, scratch.floats('floats', values.length))
   const error = relativeError(values, floats)
   if (error > step.maxError) return kept(overBudget(error, step.maxError), error)
-  const again = (): Coded => roundToNearest(reread(), layout, rounding, coded.scales)
+  // What a source refers to is held until the model is saved: nothing that is as large as the weight.
+  const held = scaleSource(coded.scales, keep)
+  const again = (): Coded => roundToNearest(reread(), layout, rounding, new Float32Array(held.readSync(0, held.byteLength).slice().buffer))
   // What calibration found cannot be found again without it.
   const sources =
     outputError === undefined
@@ -126,7 +130,7 @@ export function quantizeWeight(
       ...(outputError === undefined ? {} : { outputError }),
       sparsity: sparsityOf(floats),
     },
-    result: { layout, sources, scales: coded.scales },
+    result: { layout, sources, scales: held },
   }
 }
 
@@ -146,6 +150,12 @@ function commonScales(values: Float32Array, layout: Layout, step: number): Float
 }
 
 const overBudget = (error: number, most: number): string => `its relative error ${percent(error)} is over ${percent(most)}`
+
+/** Scales of short blocks are an eighth of a weight. */
+function scaleSource(scales: Float32Array, keep: KeepBudget): DataSource {
+  const bytes = new Uint8Array(scales.buffer as ArrayBuffer, scales.byteOffset, scales.byteLength)
+  return bytes.byteLength < kFewScales ? new MemorySource(bytes) : keep.hold(bytes)
+}
 
 /** Sources of bytes that are held while the budget lasts, else computed when they are read, `compute` giving all at once. */
 function kept8(keep: KeepBudget, bytes: number, made: readonly Piece[], compute: () => readonly Piece[]): DataSource[] {

@@ -95,9 +95,9 @@ export function shareWeights(
     perByte === 1 ? all : pack(new Int8Array(all.buffer as ArrayBuffer, all.byteOffset, all.length), planeOf(table, step.bits, perByte))
   const first = filed(codes)
   const final = scales
-  // What calibration found cannot be found again without it.
+  // What calibration found cannot be found again without it; nor are errors' weights, as many as values, held for that.
   const indices =
-    outputError !== undefined
+    outputError !== undefined || (pieces && importance)
       ? keep.hold(first)
       : keep.take(first.byteLength)
         ? new MemorySource(first)

@@ -7,7 +7,6 @@ import type { Tensor } from '../../tensor'
 import type { Calibration, Inputs } from '../calibration'
 import type { KeepBudget } from '../computed'
 import type { Run } from '../progress'
-import { Runner } from '../runner'
 import { inverseFactor } from '../second/linear'
 import { fromRows, rowLayoutOf, toRows, type RowLayout } from '../second/matrix'
 import { samplesOf } from '../second/samples'
@@ -156,29 +155,21 @@ interface Wanted {
 /** Runs the original for all targets at once. What is more than may be kept is left to another call; never the first target's. */
 async function outputsOf(original: Model, targets: readonly Target[], calibration: Calibration, run: Run): Promise<Map<Target, Wanted[]>> {
   const found = new Map<Target, Wanted[]>(targets.map((t) => [t, []]))
-  const session = await Runner.create(upTo(original, [...new Set(targets.map((t) => t.output))]))
+  const outputs = [...new Set(targets.map((t) => t.output))]
   let bytes = 0
-  let set = 0
-  try {
-    for await (const inputs of calibration.inputs()) {
-      run.check()
-      const made = await session.run(inputs, { fetch: [...new Set([...found.keys()].map((t) => t.output))] })
-      const print = fingerprint(inputs)
-      for (const [target, list] of found) {
-        const own = { print, ...sampled(target, made[target.output]!, set) }
-        list.push(own)
-        bytes += own.values.byteLength
-      }
-      for (const last of [...found.keys()].reverse()) {
-        if (bytes <= kMostKept || found.size === 1) break
-        for (const { values } of found.get(last)!) bytes -= values.byteLength
-        found.delete(last)
-      }
-      set++
+  await calibration.each(upTo(original, outputs), outputs, run, (made, set, inputs) => {
+    const print = fingerprint(inputs)
+    for (const [target, list] of found) {
+      const own = { print, ...sampled(target, made.get(target.output)!, set) }
+      list.push(own)
+      bytes += own.values.byteLength
     }
-  } finally {
-    session.dispose()
-  }
+    for (const last of [...found.keys()].reverse()) {
+      if (bytes <= kMostKept || found.size === 1) break
+      for (const { values } of found.get(last)!) bytes -= values.byteLength
+      found.delete(last)
+    }
+  })
   return found
 }
 
@@ -227,24 +218,15 @@ const kBits = new Int32Array(kNumber.buffer)
 async function fit(model: Model, target: Target, wanted: readonly Wanted[], calibration: Calibration, run: Run, ridge: number, keep: KeepBudget): Promise<void> {
   const { node, weight, layout, input, bias } = target
   const { groups, size, outputs: perGroup } = layout
-  const given = model.graph.isInput(input)
-  const source = given ? undefined : await Runner.create(upTo(model, [input]))
   const initializer = model.graph.initializers.get(weight)!
   const sums = new Sums(groups, size, perGroup)
-  try {
-    let set = 0
-    for await (const inputs of calibration.inputs()) {
-      run.check()
-      const x = source ? (await source.run(inputs))[input]! : (inputs[input] as Tensor)
-      const samples = samplesOf(node, 1, layout, initializer.dims, x)
-      const own = wanted[set++]
-      if (own?.rows !== samples.rows || own.print !== fingerprint(inputs))
-        throw new WhittleError('ERR_RANGE', 'calibration', `calibration: expected the same inputs in the same order at every reading, set ${set - 1} differs`)
-      if (own.at.length > 0) sums.add(samples.fill.bind(samples), own.at, own.values)
-    }
-  } finally {
-    source?.dispose()
-  }
+  await calibration.each(model.graph.isInput(input) ? model : upTo(model, [input]), [input], run, (values, set, inputs) => {
+    const samples = samplesOf(node, 1, layout, initializer.dims, values.get(input)!)
+    const own = wanted[set]
+    if (own?.rows !== samples.rows || own.print !== fingerprint(inputs))
+      throw new WhittleError('ERR_RANGE', 'calibration', `calibration: expected the same inputs in the same order at every reading, set ${set} differs`)
+    if (own.at.length > 0) sums.add(samples.fill.bind(samples), own.at, own.values)
+  })
   if (sums.rows === 0) return
   const old = toRows(Float32Array.from(initializer.readSync().data as Float32Array), layout)
   const oldBias = bias ? Float32Array.from(model.graph.initializers.get(bias)!.readSync().data as Float32Array) : new Float32Array(groups * perGroup)
