@@ -154,3 +154,11 @@ export function sparsityOf(data: ArrayLike<number>): number {
   for (let i = 0; i < data.length; i++) if (data[i] === 0) zeros++
   return data.length ? zeros / data.length : 0
 }
+
+/** @internal [..., rows, columns] as [..., columns, rows], in memory of its own. */
+export function transposed<T extends Float32Array | Int8Array>(data: T, rows: number, columns: number): T {
+  const out = new (data.constructor as new (length: number) => T)(data.length)
+  for (let base = 0; base < data.length; base += rows * columns)
+    for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[base + j * rows + i] = data[base + i * columns + j] as number
+  return out
+}

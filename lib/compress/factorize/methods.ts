@@ -1,6 +1,7 @@
 import { lowRank, svd } from '../../kernels'
 import { cp, nmf, separable, tucker, vbmfRank } from '../../kernels/factor'
 import { sizeOf } from '../../tensor'
+import { transposed } from '../computed'
 import type { FactorLayer } from './layer'
 
 /** How a weight is taken apart. */
@@ -194,13 +195,6 @@ function byNmf(values: Values, layer: FactorLayer, { rule, seed, threads }: Meth
 
 type Conv = NonNullable<FactorLayer['conv']>
 
-/** [rows, columns] turned. */
-function turned(data: Values, rows: number, columns: number): Values {
-  const out = new Float32Array(data.length)
-  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[j * rows + i] = data[i * columns + j]!
-  return out
-}
-
 function byTucker(values: Values, { outputs, inputs, kernel }: Conv, { rule, threads }: MethodOptions): Factors {
   const taps = sizeOf(kernel)
   const given = (): number[] => {
@@ -229,7 +223,7 @@ function byTucker(values: Values, { outputs, inputs, kernel }: Conv, { rule, thr
     method: 'tucker',
     ranks: [r0, r1],
     stages: [
-      { dims: [r1, inputs, ...ones], data: turned(v.data, inputs, r1), extent: 'none', group: 1 },
+      { dims: [r1, inputs, ...ones], data: transposed(v.data, inputs, r1), extent: 'none', group: 1 },
       { dims: [r0, r1, ...kernel], data: found.core.data, extent: 'all', group: 1 },
       { dims: [outputs, r0, ...ones], data: u.data, extent: 'none', group: 1 },
     ],
@@ -266,9 +260,9 @@ function byCp(
     method: 'cp',
     ranks: [rank],
     stages: [
-      { dims: [rank, inputs, 1, 1], data: turned(scaled(i), inputs, rank), extent: 'none', group: 1 },
-      { dims: [rank, 1, height, 1], data: turned(scaled(h), height, rank), extent: 'rows', group: rank },
-      { dims: [rank, 1, 1, width], data: turned(scaled(w), width, rank), extent: 'columns', group: rank },
+      { dims: [rank, inputs, 1, 1], data: transposed(scaled(i), inputs, rank), extent: 'none', group: 1 },
+      { dims: [rank, 1, height, 1], data: transposed(scaled(h), height, rank), extent: 'rows', group: rank },
+      { dims: [rank, 1, 1, width], data: transposed(scaled(w), width, rank), extent: 'columns', group: rank },
       { dims: [outputs, rank, 1, 1], data: scaled(o), extent: 'none', group: 1 },
     ],
     error: found.relativeError,

@@ -18,7 +18,7 @@ import { count, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { sizeOf, type Tensor } from '../../tensor'
 import { boolean, fail, finite, integer, oneOf, options, string } from '../../validate'
-import { ComputedSource, relativeError, sparsityOf, type Scratch, nonFiniteText } from '../computed'
+import { ComputedSource, nonFiniteText, relativeError, sparsityOf, transposed, type Scratch } from '../computed'
 import type { Run } from '../progress'
 import { pruneCalibrated, type CalibratedPrune, type Gradients } from '../second/prune'
 import { parseSelector, type LayerSelector, type Layers } from '../selectors'
@@ -245,21 +245,13 @@ function valuesOf(plan: Plan, scratch: Scratch): Tensor<Float32Array> {
   const { initializer } = plan.weight
   const data = scratch.read(initializer).data as Float32Array
   nonFiniteText(initializer.name, data)
-  return { type: 'float32', dims: plan.matrix, data: plan.turn ? turned(data, plan.turn) : data }
-}
-
-/** [outputs, rows, columns] as [outputs, columns, rows]. */
-function turned(data: Float32Array, [rows, columns]: readonly [number, number]): Float32Array {
-  const out = new Float32Array(data.length)
-  for (let base = 0; base < data.length; base += rows * columns)
-    for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[base + j * rows + i] = data[base + i * columns + j] as number
-  return out
+  return { type: 'float32', dims: plan.matrix, data: plan.turn ? transposed(data, ...plan.turn) : data }
 }
 
 function scoresOf(plan: Plan, values: Tensor<Float32Array>, scratch: Scratch): Tensor<Float32Array> {
   const grouped = plan.score.axis !== undefined || plan.score.block !== undefined
   const gradient = plan.gradient?.()
-  const score = gradient ? { ...plan.score, grad: { ...values, data: plan.turn ? turned(gradient, plan.turn) : gradient } } : plan.score
+  const score = gradient ? { ...plan.score, grad: { ...values, data: plan.turn ? transposed(gradient, ...plan.turn) : gradient } } : plan.score
   return importance(values, grouped ? score : { ...score, out: scratch.floats('floats', values.data.length) })
 }
 
@@ -276,7 +268,7 @@ function pruned(plan: Plan, chooser: Chooser, scratch: Scratch, again: boolean):
       )
     : choice
   const { data } = applyMask(values, kept, again ? { out: scratch.floats('pruned', values.data.length) } : {})
-  return plan.turn ? turned(data, [plan.turn[1], plan.turn[0]]) : data
+  return plan.turn ? transposed(data, plan.turn[1], plan.turn[0]) : data
 }
 
 const kKeys = ['step', 'sparsity', 'target', 'pattern', 'scope', 'criterion', 'update', 'damping', 'sequential', 'gradients', 'seed', 'along', 'layers'] as const

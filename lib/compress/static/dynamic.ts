@@ -1,7 +1,7 @@
 import { quantize } from '../../kernels/quantize'
 import { attribute, Initializer, Node, type Graph, type Initializer as Weight } from '../../model/graph'
 import type { Tensor } from '../../tensor'
-import { relativeError } from '../computed'
+import { relativeError, transposed } from '../computed'
 import type { CodedLayer } from './layers'
 
 /** Weights beside which others are nothing become zero: their scale would leave float32's normal numbers. */
@@ -28,13 +28,10 @@ function constantOf(graph: Graph, hint: string, value: number): string {
   return name
 }
 
-/** The matrix whose rows are the columns of this one. */
-function turned(codes: Tensor): Tensor {
-  const [rows, cols] = codes.dims as [number, number]
-  const from = codes.data as Int8Array
-  const data = new Int8Array(from.length)
-  for (let i = 0; i < rows; i++) for (let j = 0; j < cols; j++) data[j * rows + i] = from[i * cols + j] as number
-  return { type: 'int8', dims: [cols, rows], data }
+/** Codes that lie as [outputs, inputs], as [inputs, outputs]. */
+function inputsFirst({ type, dims, data }: Tensor): Tensor {
+  const [rows, columns] = dims as [number, number]
+  return { type, dims: [columns, rows], data: transposed(data as Int8Array, rows, columns) }
 }
 
 /**
@@ -59,7 +56,7 @@ export function computeDynamically(graph: Graph, layers: readonly CodedLayer[]):
     if (!constants) {
       const { codes, scales, error } = codesOfWeight(weight, axis)
       constants = [graph.uniqueName(`${weight.name}_q`), graph.uniqueName(`${weight.name}_s`)]
-      graph.addInitializer(Initializer.from(constants[0], axis === 0 ? turned(codes) : codes))
+      graph.addInitializer(Initializer.from(constants[0], axis === 0 ? inputsFirst(codes) : codes))
       graph.addInitializer(Initializer.from(constants[1], { type: 'float32', dims: [scales.length], data: scales.map((s) => s * alpha) }))
       errors.set(weight.name, error)
       stored.set(key, constants)
