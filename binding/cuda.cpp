@@ -35,6 +35,23 @@ Napi::Value cuda_info(const Napi::CallbackInfo& info) {
   return out;
 }
 
+// NVIDIA's libraries, which are opened to answer.
+Napi::Value cuda_libraries(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const CudaBackend* backend = cuda().backend;
+  Napi::Array out = Napi::Array::New(env);
+  CudaLibrary found;
+  for (int32_t i = 0; backend && backend->library(i, &found); i++) {
+    Napi::Object row = Napi::Object::New(env);
+    row.Set("name", found.name);
+    row.Set("serves", found.serves);
+    row.Set("path", found.path);
+    row.Set("reason", found.why);
+    out.Set(static_cast<uint32_t>(i), row);
+  }
+  return out;
+}
+
 int64_t code_bytes(CodeType type, int64_t n) { return (n * type.bits + 7) / 8; }
 int64_t float_bytes(FloatType type, int64_t n) { return n * (type == kFloat32 ? 4 : 2); }
 
@@ -413,6 +430,7 @@ struct CudaSparseProduct {
 
 void init_cuda(napi_env env, napi_value exports) {
   Napi::Object(env, exports).Set("cudaInfo", Napi::Function::New(env, cuda_info, "cudaInfo"));
+  Napi::Object(env, exports).Set("cudaLibraries", Napi::Function::New(env, cuda_libraries, "cudaLibraries"));
   expose<CudaQuantize>(env, exports, "cudaQuantize", "cudaQuantizeAsync");
   expose<CudaDequantize>(env, exports, "cudaDequantize", "cudaDequantizeAsync");
   expose<CudaScores>(env, exports, "cudaScores", "cudaScoresAsync");

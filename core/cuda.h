@@ -20,7 +20,7 @@
 namespace whittle {
 
 // Raised by any change of this header or of a struct that it passes on.
-constexpr uint32_t kCudaContract = 7;
+constexpr uint32_t kCudaContract = 9;
 
 // Why nothing can run. The names cross into lib/kernels/devices.ts.
 enum CudaState : int32_t {
@@ -47,6 +47,14 @@ struct CudaDevice {
   char name[256];
   int32_t major, minor, multiprocessors;
   int64_t memory;            // bytes
+};
+
+// One of NVIDIA's libraries.
+struct CudaLibrary {
+  char name[48];     // with its major version
+  char serves[96];   // what goes through it
+  char path[1024];   // of the file that was opened, "" where none was
+  char why[1024];    // why none was; else of the last call that it refused and that was answered otherwise, or ""
 };
 
 // y = activation(alpha * op(a) * op(b) + bias): row-major matrices of one type, sums in float32, rounded to the type once.
@@ -136,6 +144,9 @@ struct CudaBackend {
   WhittleStatus (*describe)(int32_t device, CudaDevice* out);
   // The words of the last WHITTLE_DEVICE that a call on this thread answered; valid until the next call.
   const char* (*error)();
+
+  // Number `at` of NVIDIA's libraries, which is opened to answer; false where there are no more.
+  bool (*library)(int32_t at, CudaLibrary* out);
 
   // 256-byte aligned; bytes >= 0. WHITTLE_OUT_OF_MEMORY leaves the device usable.
   WhittleStatus (*allocate)(int32_t device, int64_t bytes, void** memory);

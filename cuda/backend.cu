@@ -9,6 +9,8 @@
 #include <atomic>
 #include <mutex>
 
+#include "cuda/library.h"
+
 namespace whittle {
 namespace {
 
@@ -121,6 +123,13 @@ WhittleStatus describe(int32_t index, CudaDevice* out) {
 }
 
 const char* error() { return message; }
+
+bool library(int32_t at, CudaLibrary* out) {
+  constexpr CudaLibrary (*all[])() = {cublaslt_library, cusolver_library};
+  if (at < 0 || at >= static_cast<int32_t>(sizeof all / sizeof *all)) return false;
+  *out = all[at]();
+  return true;
+}
 
 WhittleStatus allocate(int32_t index, int64_t bytes, void** memory) {
   *memory = nullptr;
@@ -268,6 +277,7 @@ extern "C" WHITTLE_EXPORT const whittle::CudaBackend* whittle_cuda() {
     b.probe = probe;
     b.describe = describe;
     b.error = error;
+    b.library = library;
     b.allocate = allocate;
     b.release = release;
     b.upload = upload;

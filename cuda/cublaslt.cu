@@ -3,9 +3,7 @@
 #include "cuda/cublaslt.h"
 #include "cuda/product.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
-#include <string.h>
 
 #include <map>
 #include <mutex>
@@ -17,9 +15,19 @@ namespace whittle {
 
 #if !defined(WHITTLE_CUBLASLT)
 
+namespace {
+constexpr char kNone[] = "this build of whittle_cuda has no cuBLASLt: its header was not there (pip install nvidia-cublas, then npm run build:cuda)";
+}
+
 bool lt_product(Work&, const LtProduct&, const char** why) {
-  *why = "this build of whittle_cuda has no cuBLASLt: its header was not there (pip install nvidia-cublas, then npm run build:cuda)";
+  *why = kNone;
   return false;
+}
+
+CudaLibrary cublaslt_library() {
+  CudaLibrary out = {"libcublasLt", "gemm, gemmInt8, svd, losses on features and hidden states", "", ""};
+  snprintf(out.why, sizeof out.why, "%s", kNone);
+  return out;
 }
 
 #else
@@ -50,34 +58,21 @@ struct Lt {
 #define X(name) decltype(&::name) name = nullptr;
   WHITTLE_CUBLASLT_FUNCTIONS(X)
 #undef X
-  bool open = false;
-  char why[1024] = "";
+  NvidiaOpened opened;
   std::mutex lock;  // of what follows
   cublasLtHandle_t handles[kMostDevices] = {};
   std::map<Key, Choice> choices;
 };
 
-bool take_functions(Lt* lt, void* library, const char* path) {
-#define X(name)                                                        \
-  lt->name = reinterpret_cast<decltype(&::name)>(dlsym(library, #name)); \
-  if (!lt->name) {                                                     \
-    snprintf(lt->why, sizeof lt->why, "%s has no " #name, path);       \
-    return false;                                                      \
-  }
-  WHITTLE_CUBLASLT_FUNCTIONS(X)
-#undef X
-  return true;
-}
+constexpr NvidiaLibrary kLibrary = {"WHITTLE_CUBLASLT_LIBRARY", "libcublasLt.so." WHITTLE_TEXT(CUBLAS_VER_MAJOR), "nvidia-cublas",
+                                    "gemm, gemmInt8, svd, losses on features and hidden states"};
 
-#define WHITTLE_TEXT_OF(x) #x
-#define WHITTLE_TEXT(x) WHITTLE_TEXT_OF(x)
-constexpr NvidiaLibrary kLibrary = {"WHITTLE_CUBLASLT_LIBRARY", "libcublasLt.so." WHITTLE_TEXT(CUBLAS_VER_MAJOR), "nvidia-cublas"};
-
-// Never closed.
 Lt& library() {
   static Lt* const lt = [] {
     Lt* made = new Lt;
-    made->open = open_nvidia(kLibrary, [&](void* handle, const char* path) { return take_functions(made, handle, path); }, made->why, sizeof made->why);
+#define X(name) {#name, reinterpret_cast<void**>(&made->name)},
+    open_nvidia(kLibrary, {WHITTLE_CUBLASLT_FUNCTIONS(X)}, &made->opened);
+#undef X
     return made;
   }();
   return *lt;
@@ -220,8 +215,8 @@ Choice fastest(Work& work, const Run& run, const cublasLtMatmulHeuristicResult_t
 
 bool lt_product(Work& work, const LtProduct& p, const char** why) {
   Lt& lt = library();
-  *why = lt.why;
-  if (!lt.open || !work.good()) return false;
+  *why = lt.opened.why;
+  if (!lt.opened.open || !work.good()) return false;
   cublasLtHandle_t handle;
   const Key key(p.integers ? 1 : p.doubles ? 2 : 0, p.type, p.d_type, p.transpose_a, p.transpose_b, p.m, p.n, p.k, p.lda, p.ldb, p.ldd, p.batch, p.bias != nullptr,
                 p.a_batch, p.b_batch, work.device());
@@ -269,6 +264,8 @@ bool lt_product(Work& work, const LtProduct& p, const char** why) {
   *why = "cublasLtMatmul failed";
   return false;
 }
+
+CudaLibrary cublaslt_library() { return library_of(library().opened); }
 
 #endif
 

@@ -1,7 +1,6 @@
 // Opening cuSOLVER, and its decompositions: workspaces, statuses. Launches nothing of its own.
 #include "cuda/cusolver.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
 
 #include <mutex>
@@ -19,8 +18,7 @@ struct Api {
 #define X(name) decltype(&::name) name = nullptr;
   WHITTLE_CUSOLVER_FUNCTIONS(X)
 #undef X
-  bool open = false;
-  char why[1024] = "";
+  NvidiaOpened opened;
   // Of each device, used in its turn; `lock` is for their making.
   std::mutex lock;
   cusolverDnHandle_t handles[kMostDevices] = {};
@@ -28,27 +26,15 @@ struct Api {
   gesvdjInfo_t rotations[kMostDevices] = {};
 };
 
-bool take_functions(Api* api, void* library, const char* path) {
-#define X(name)                                                           \
-  api->name = reinterpret_cast<decltype(&::name)>(dlsym(library, #name)); \
-  if (!api->name) {                                                       \
-    snprintf(api->why, sizeof api->why, "%s has no " #name, path);        \
-    return false;                                                         \
-  }
-  WHITTLE_CUSOLVER_FUNCTIONS(X)
-#undef X
-  return true;
-}
+constexpr NvidiaLibrary kLibrary = {"WHITTLE_CUSOLVER_LIBRARY", "libcusolver.so." WHITTLE_TEXT(WHITTLE_CUSOLVER_MAJOR), "nvidia-cusolver",
+                                    "svd, lowRank"};
 
-#define WHITTLE_TEXT_OF(x) #x
-#define WHITTLE_TEXT(x) WHITTLE_TEXT_OF(x)
-constexpr NvidiaLibrary kLibrary = {"WHITTLE_CUSOLVER_LIBRARY", "libcusolver.so." WHITTLE_TEXT(WHITTLE_CUSOLVER_MAJOR), "nvidia-cusolver"};
-
-// Never closed.
 Api& api() {
   static Api* const opened = [] {
     Api* made = new Api;
-    made->open = open_nvidia(kLibrary, [&](void* handle, const char* path) { return take_functions(made, handle, path); }, made->why, sizeof made->why);
+#define X(name) {#name, reinterpret_cast<void**>(&made->name)},
+    open_nvidia(kLibrary, {WHITTLE_CUSOLVER_FUNCTIONS(X)}, &made->opened);
+#undef X
     return made;
   }();
   return *opened;
@@ -67,10 +53,12 @@ const char* words_of(int status) {
 
 }  // namespace
 
+CudaLibrary cusolver_library() { return library_of(api().opened); }
+
 Solver::Solver(Work& work) : work_(work) {
   Api& a = api();
-  if (!a.open) {
-    work.refuse(a.why);
+  if (!a.opened.open) {
+    work.refuse(a.opened.why);
     return;
   }
   if (!work.good()) return;

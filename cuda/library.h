@@ -1,6 +1,10 @@
-// Finding NVIDIA's libraries, which come with a toolkit or as Python wheels and are linked by nothing.
+// Finding and opening NVIDIA's libraries, which come with a toolkit or as Python wheels and are linked by nothing: each at its
+// first use, once for the life of the process.
 #pragma once
-#include <functional>
+#include <initializer_list>
+#include <mutex>
+
+#include "core/cuda.h"
 
 namespace whittle {
 
@@ -8,10 +12,33 @@ struct NvidiaLibrary {
   const char* variable;  // of the environment, a path that is taken before all others
   const char* name;      // with its major version
   const char* package;   // what pip installs
+  const char* serves;    // what goes through it
 };
 
-// Opens it wherever it is first found and `take` accepts it; never closes it. False: `why`, where `take` has not filled it,
-// says what is missing.
-bool open_nvidia(const NvidiaLibrary& library, const std::function<bool(void* handle, const char* path)>& take, char* why, size_t size);
+// A function that is used: where its address goes.
+struct NvidiaFunction {
+  const char* name;
+  void** to;
+};
+
+struct NvidiaOpened {
+  const NvidiaLibrary* library = nullptr;
+  bool open = false;
+  char path[1024] = "", why[1024] = "";  // one of them
+  std::mutex lock;                       // of what follows
+  char refused[256] = "";                // the last call that was answered without the library
+};
+
+// The first one that has all functions, of: what the variable names, and that alone; the process; the linker's places; toolkits;
+// wheels. Never closes it.
+void open_nvidia(const NvidiaLibrary& library, std::initializer_list<NvidiaFunction> functions, NvidiaOpened* opened);
+
+// For whittle doctor: opens the library to answer.
+CudaLibrary library_of(NvidiaOpened& opened);
+CudaLibrary cublaslt_library();
+CudaLibrary cusolver_library();
+
+#define WHITTLE_TEXT_OF(x) #x
+#define WHITTLE_TEXT(x) WHITTLE_TEXT_OF(x)
 
 }  // namespace whittle

@@ -1,4 +1,4 @@
-import { devices } from '../kernels/devices'
+import { cudaLibraries, devices, type CudaLibrary } from '../kernels/devices'
 import { bytes, table } from '../report/format'
 import { version } from '../version'
 import { exitCode, parse, UsageError, type Command } from './args'
@@ -22,14 +22,16 @@ export const doctor: Command = {
     const { values, positionals } = parse(args, { json: { type: 'boolean' } })
     if (positionals.length) throw new UsageError(`takes no argument, got ${JSON.stringify(positionals[0])}`)
     const found = devices()
-    const about = { version: version(), node: process.version, platform: process.platform, ...found }
+    const cuda = { ...found.cuda, libraries: found.cuda.available ? cudaLibraries() : [] }
+    const about = { version: version(), node: process.version, platform: process.platform, ...found, cuda }
     if (values.json) terminal.out(`${JSON.stringify(about, null, 2)}\n`)
     else terminal.out(describe(about))
     return Promise.resolve(exitCode.done)
   },
 }
 
-type About = ReturnType<typeof devices> & { version: string; node: string; platform: string }
+type Found = ReturnType<typeof devices>
+type About = Found & { version: string; node: string; platform: string; cuda: Found['cuda'] & { libraries: readonly CudaLibrary[] } }
 
 function describe({ version, node, platform, cpu, cuda }: About): string {
   const chosen = cpu.tiers.findIndex((t) => t.name === cpu.variant)
@@ -53,6 +55,7 @@ function describe({ version, node, platform, cpu, cuda }: About): string {
     `caches    L1d ${bytes(cpu.caches.l1d)}, L2 ${bytes(cpu.caches.l2)}, L3 ${bytes(cpu.caches.l3)}`,
     `CUDA      ${cuda.available ? `yes${cuda.emulated ? ', emulated on this CPU' : ''}: runtime ${cuda.runtime}, driver ${cuda.driver}` : `no: ${cuda.reason}`}`,
     ...cuda.devices.map((d) => `          ${d.id}: ${d.name}, compute capability ${d.capability}, ${bytes(d.memory)}`),
+    ...cuda.libraries.map((l) => `          ${l.name}: ${l.path || `no: ${l.reason}`} (${l.serves})`),
     '',
     table(['tier', 'state'], tiers),
     ...(kernels.length ? ['', table(['kernel family', 'variant'], kernels)] : []),

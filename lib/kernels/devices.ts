@@ -63,6 +63,18 @@ export interface CudaDevice {
   readonly memory: number
 }
 
+/** @internal One of NVIDIA's libraries, which the package neither links nor brings along. */
+export interface CudaLibrary {
+  /** With its major version, such as `libcublasLt.so.13`. */
+  readonly name: string
+  /** The functions that go through it. */
+  readonly serves: string
+  /** The file, `''` where it cannot be had. */
+  readonly path: string
+  /** Why not; or the last call that it refused and that own kernels answered; or `''`. */
+  readonly reason: string
+}
+
 interface CudaInfo {
   readonly state: number
   readonly file: string
@@ -77,6 +89,7 @@ declare module '../native' {
   interface NativeBinding {
     /** Opens the CUDA library at the first call; the same answer for the life of the process. */
     cudaInfo(): CudaInfo
+    cudaLibraries(): readonly CudaLibrary[]
   }
 }
 
@@ -136,6 +149,9 @@ export function cudaDevices(): Devices['cuda'] {
     })),
   }
 }
+
+/** @internal What there is of NVIDIA's libraries: opens them to say so, none where there is no GPU. */
+export const cudaLibraries = (): readonly CudaLibrary[] => native().cudaLibraries()
 
 function reasonOf(state: CudaState, { file, text, driver, runtime }: CudaInfo): string {
   const words = text ? `: ${text}` : ''
