@@ -10,42 +10,34 @@ static inline vf act_exp(vf x) {
   return v_ldexp(p, n);
 }
 
-// e^-a, a from 0 to 88.2, is power (even - odd) / (even + odd): even and odd in what is left of the exponent after its integer, so
-// that a division for what is made of it does for it as well. Within a unit in the last place; 0 below the normal range.
-struct ActDecay {
-  vf power, even, odd;
-};
-static inline ActDecay act_decay(vf a) {
-  const vf magic = v_set(12582912.0f + 127);
+// e^-a / (1 + e^-a) with a = |x|, or what is missing to 1. e^-a is 2^n (E - O) / (E + O), E even and O odd in the rest: one
+// division does. The constant is one whose inverse makes the value at 0 exactly a half, however v_inverse rounds.
+static inline vf act_sigmoid(vf x) {
+  const vf a = v_min(v_set(88.2f), v_abs(x)), magic = v_set(12582912.0f + 127);
   const vf count = v_fma(a, v_set(-1.44269504f), magic);
   vf r = v_fma(a, v_set(1.44269504f), v_sub(count, magic));
   r = v_fma(a, v_set(1.92596299e-8f), r);
-  const vf u = v_mul(r, r);
-  ActDecay e;
-  e.power = v_power(count);
-  e.even = v_add(u, v_set(20.818924f));
-  e.odd = v_mul(r, v_fma(u, v_set(0.0576900728f), v_set(7.21528912f)));
-  return e;
-}
-
-static inline vf act_sigmoid(vf x) {
-  const ActDecay e = act_decay(v_min(v_set(88.2f), v_abs(x)));
-  const vf more = v_add(e.even, e.odd), less = v_mul(e.power, v_sub(e.even, e.odd));
+  const vf even = v_fma(r, r, v_set(25.0391026f)), power = v_power(count);
+  const vf less = v_mul(power, v_fma(r, v_set(-8.67783742f), even)), more = v_fma(r, v_set(8.67783742f), even);
   const vf z = v_mul(less, v_inverse(v_add(more, less)));
   return v_select(v_negative(x), z, v_sub(v_set(1.0f), z));
 }
 
-// (1 - e^-2a) / (1 + e^-2a), arranged so that nothing cancels. Beyond 9.28 it is 1: that limit was chosen for a fraction that is so
-// to the last bit however v_inverse rounds.
+// x P(x^2) / Q(x^2) to 2.3e-8 where tanh is not 1; beyond, the fraction stays that of 9.1 and the product passes 1.
 static inline vf act_tanh(vf x) {
-  const vf a = v_min(v_set(9.28212166f), v_abs(x)), one = v_set(1.0f);
-  const ActDecay e = act_decay(v_add(a, a));
-  const vf up = v_add(one, e.power), down = v_sub(one, e.power);
-  const vf part = v_fma(e.even, down, v_mul(e.odd, up)), whole = v_fma(e.even, up, v_mul(e.odd, down));
-  return v_copysign(v_min(one, v_mul(part, v_inverse(whole))), x);
+  const vf u = v_min(v_set(82.81f), v_mul(x, x)), one = v_set(1.0f);
+  vf p = v_fma(u, v_set(1.31781618e-08f), v_set(2.04816909e-05f));
+  vf q = v_fma(u, v_set(7.70432025e-07f), v_set(0.000327297212f));
+  p = v_fma(p, u, v_set(0.00348784369f));
+  q = v_fma(q, u, v_set(0.0258475151f));
+  p = v_fma(p, u, v_set(0.133745035f));
+  q = v_fma(q, u, v_set(0.467078173f));
+  p = v_fma(p, u, one);
+  q = v_fma(q, u, one);
+  return v_max(v_set(-1.0f), v_min(one, v_mul(v_mul(x, p), v_inverse(q))));
 }
 
-// max(x, 0) - a e^-a / (1 + e^-a) with a = |x|. e^-a is 2^n (E - O) / (E + O), E even and O odd in the rest: one division does.
+// max(x, 0) - a e^-a / (1 + e^-a) with a = |x|, as above.
 static inline vf act_silu(vf x) {
   const vf a = v_within(v_set(88.2f), x), magic = v_set(12582912.0f + 127);
   const vf count = v_fma(a, v_set(-1.44269504f), magic), r = v_fma(a, v_set(1.44269504f), v_sub(count, magic));
