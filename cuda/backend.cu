@@ -125,7 +125,7 @@ WhittleStatus describe(int32_t index, CudaDevice* out) {
 const char* error() { return message; }
 
 bool library(int32_t at, CudaLibrary* out) {
-  constexpr CudaLibrary (*all[])() = {cublaslt_library, cusolver_library};
+  constexpr CudaLibrary (*all[])() = {cublaslt_library, cusolver_library, cusparse_library, cusparselt_library};
   if (at < 0 || at >= static_cast<int32_t>(sizeof all / sizeof *all)) return false;
   *out = all[at]();
   return true;
@@ -214,6 +214,27 @@ void* Work::take(int64_t bytes) {
   check(take_memory(devices()[device_], &p, bytes > 0 ? bytes : 1));
   if (status_ != WHITTLE_OK) return nullptr;
   return pieces_[count_++] = p;
+}
+
+void* Work::spare_piece(int64_t bytes) {
+  void* p = nullptr;
+  if (status_ != WHITTLE_OK || count_ == kPieces) return nullptr;
+  const cudaError_t e = take_memory(devices()[device_], &p, bytes > 0 ? bytes : 1);
+  if (e == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  check(e);
+  return e == cudaSuccess ? pieces_[count_++] = p : nullptr;
+}
+
+void* Work::spare(int64_t bytes) {
+  if (shared_ < 0 || bytes > shared_bytes_) {
+    if (!spare_piece(bytes)) return nullptr;
+    shared_ = count_ - 1;
+    shared_bytes_ = bytes;
+  }
+  return status_ == WHITTLE_OK ? pieces_[shared_] : nullptr;
 }
 
 void* Work::workspace(int64_t bytes) {

@@ -29,6 +29,9 @@ class Work {
   // Scratch of at least so many bytes for a library's call, which the next such call gets again: it is of use in the order of
   // the stream only.
   void* workspace(int64_t bytes);
+  // scratch() and workspace() that a caller can do without: null where there is no memory, and the work goes on.
+  void* spare_piece(int64_t bytes);
+  void* spare(int64_t bytes);
   // Gives back the scratch that was taken since mark(), in the order of the stream.
   int mark() const { return count_; }
   void release_to(int mark);

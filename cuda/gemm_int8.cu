@@ -146,12 +146,20 @@ __global__ void epilogue_kernel(Epilogue e, const int32_t* sums, const int32_t* 
   put_sum(e, c, sum, y, t);
 }
 
+}  // namespace
+
+void int8_rows(Work& work, const uint8_t* w, bool flip, bool by_rows, int64_t k, int64_t rows, int64_t all, int64_t row, int8_t* out) {
+  if (all > 0 && row > 0) work.launch(blocks_for(all * (row / 16)), kBlock, rows_kernel, w, flip, by_rows, rows, k, all, row, out);
+}
+
+namespace {
+
 bool fits(int64_t n) { return n >= 0 && n <= kMostElements; }
 
 // Signed rows of w and their sums.
 void pack(Work& work, const uint8_t* w, bool flip, bool transposed, int64_t k, int64_t n, int64_t rows, int8_t* data, int32_t* sums) {
   const int64_t row = cuda_int8_row(k);
-  if (rows > 0 && row > 0) work.launch(blocks_for(rows * (row / 16)), kBlock, rows_kernel, w, flip, transposed, n, k, rows, row, data);
+  int8_rows(work, w, flip, transposed, k, n, rows, row, data);
   if (rows > 0) work.launch(blocks_for(rows * kWarp), kBlock, sums_kernel, data, rows, row, sums);
 }
 

@@ -29,6 +29,10 @@ struct Epilogue {
 // Fills the `e.n` columns from the sums of their weights, and raises kFlagSum, kFlagScale and kFlagNonfinite.
 void int8_columns(Work& work, const Epilogue& e, const int32_t* sums, Column* out);
 
+// Rows of `row` signed bytes (a multiple of 16), `all` of them: out[r][p] = w[r][p], or w[p][r] unless by_rows, less 128 where
+// `flip`; 0 beyond `rows` and k.
+void int8_rows(Work& work, const uint8_t* w, bool flip, bool by_rows, int64_t k, int64_t rows, int64_t all, int64_t row, int8_t* out);
+
 namespace {
 
 // Writes element t of the result.

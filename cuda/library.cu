@@ -120,6 +120,22 @@ void open_nvidia(const NvidiaLibrary& library, std::initializer_list<NvidiaFunct
   opened->open = Search(library, functions, opened).run();
 }
 
+void note_refusal(NvidiaOpened& o, const char* words) {
+  const std::lock_guard<std::mutex> guard(o.lock);
+  snprintf(o.refused, sizeof o.refused, "%s", words);
+}
+
+bool call_answered(NvidiaOpened& o, const char* function, int status) {
+  if (status == 0) return true;
+  // cusparseStatus_t
+  const char* said = status == 2 || status == 11 ? "wants for memory" : status == 3 ? "refuses its arguments" : status == 4 ? "does not serve this device"
+                     : status == 10 ? "does not serve this shape" : "failed";
+  char words[200];
+  snprintf(words, sizeof words, "%s %s (status %d)", function, said, status);
+  note_refusal(o, words);
+  return false;
+}
+
 CudaLibrary library_of(NvidiaOpened& o) {
   CudaLibrary out = {};
   snprintf(out.name, sizeof out.name, "%s", o.library->name);

@@ -37,6 +37,13 @@ void open_nvidia(const NvidiaLibrary& library, std::initializer_list<NvidiaFunct
 CudaLibrary library_of(NvidiaOpened& opened);
 CudaLibrary cublaslt_library();
 CudaLibrary cusolver_library();
+CudaLibrary cusparse_library();
+CudaLibrary cusparselt_library();
+
+// Keeps words for a call that own kernels answer.
+void note_refusal(NvidiaOpened& opened, const char* words);
+// Whether a function of cuSPARSE or cuSPARSELt answered success; else its name and what it answered are kept.
+bool call_answered(NvidiaOpened& opened, const char* function, int status);
 
 #define WHITTLE_TEXT_OF(x) #x
 #define WHITTLE_TEXT(x) WHITTLE_TEXT_OF(x)

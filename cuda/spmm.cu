@@ -1,11 +1,13 @@
 // Sparse weights times dense activations. X lies as [k][ld], ld a multiple of 4, either as it came or as a copy; sums lie as
-// [n][ld] and an epilogue takes them to where they belong. Three kernels make the sums:
+// [n][ld] and an epilogue takes them to where they belong. cuSPARSE makes the sums of CSR, cuSPARSELt those of 2:4 bytes; where
+// they cannot, and for all the rest, three kernels do:
 //   few columns   a warp a row of W, lanes over its entries (CSR, n:m)
 //   CSR           a warp a row of W and 128 columns of X, entries passed around by shuffles
 //   panels        mma, a warp 16 rows of W and 32 columns of X; n:m matrices are laid out so for the call
 // Products of floats by mma: both sides as a sum of two TF32 numbers, of whose four products the least is left out (core/cuda.h).
 // Column n of tile q stands for column 4 place_of(n) + q of X: so a lane reads and writes 16 bytes at a time beside its
 // neighbours, and nothing passes through shared memory.
+#include "cuda/cusparse.h"
 #include "cuda/int8.h"
 
 namespace whittle {
@@ -94,6 +96,7 @@ __global__ void few_kernel(Entries w, uint32_t rows, const typename Types<kType>
   const uint32_t end = begin_of(w, row + 1);
   for (uint32_t e = begin_of(w, row) + lane; e < end; e += kWarp) {
     const Sum v = value_at<kType>(w.values, e);
+    if (v == 0) continue;  // what n:m stores for want of another
     const uint64_t at = column_of(w, row, e) * step;
 #pragma unroll
     for (uint32_t j = 0; j < kFewColumns; j++)
@@ -179,8 +182,31 @@ __device__ uint32_t tf32(float v) {
   if ((b & 0x7fffffffu) >= 0x7f7ff000u) return v != v ? b | 0x00400000u : b & 0xffffe000u;
   return (b + 0x1000u) & 0xffffe000u;
 }
-// What it left, likewise; 0 where v is no finite number.
-__device__ uint32_t rest(float v, uint32_t high) { return fabsf(v) <= 3.402823466e38f ? tf32(__fadd_rn(v, -__uint_as_float(high))) : 0; }
+// What it left, likewise.
+__device__ uint32_t rest(float v, uint32_t high) { return tf32(__fadd_rn(v, -__uint_as_float(high))); }
+
+__device__ bool finite(float v) { return fabsf(v) <= 3.402823466e38f; }
+__device__ float or_zero(float v) { return finite(v) ? v : 0; }
+
+// Infinities and NaN of X, which mma does not get to see: they meet the weights of a step that are not 0, and no zero of a
+// neighbour's column. Lanes hold their shares of mma's operands and sums.
+__device__ void meet(float (&c)[4][4], const uint32_t (&w)[4], const float (&above)[4], const float (&below)[4]) {
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int k = 0; k < 8; k++) {
+    const float upper = __uint_as_float(__shfl_sync(kFullMask, w[k / 4 * 2], 4 * g + k % 4));
+    const float lower = __uint_as_float(__shfl_sync(kFullMask, w[k / 4 * 2 + 1], 4 * g + k % 4));
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const float x = __shfl_sync(kFullMask, k < 4 ? above[i] : below[i], 4 * (2 * t + h) + k % 4);
+        if (finite(x)) continue;
+        if (upper != 0) c[i][h] = __fadd_rn(c[i][h], __fmul_rn(upper, x));
+        if (lower != 0) c[i][2 + h] = __fadd_rn(c[i][2 + h], __fmul_rn(lower, x));
+      }
+  }
+}
 
 template <int kType>
 __global__ void panels_kernel(Panels w, const float* x, uint32_t ld, uint64_t stride, float* sums) {
@@ -196,12 +222,13 @@ __global__ void panels_kernel(Panels w, const float* x, uint32_t ld, uint64_t st
     float4 upper = {}, lower = {};
     if (j < ld && p >= 0) upper = *reinterpret_cast<const float4*>(x + uint64_t(p) * ld + j);
     if (j < ld && q >= 0) lower = *reinterpret_cast<const float4*>(x + uint64_t(q) * ld + j);
-    uint32_t high[4], low[4];
+    uint32_t high[4], low[4], whole[4];
     if constexpr (kType == kSparseF32) {
       const float4 a = static_cast<const float4*>(w.values)[uint64_t(s) * kWarp + lane];
       const float values[4] = {a.x, a.y, a.z, a.w};
 #pragma unroll
       for (int i = 0; i < 4; i++) {
+        whole[i] = __float_as_uint(values[i]);
         high[i] = tf32(values[i]);
         low[i] = rest(values[i], high[i]);
       }
@@ -211,17 +238,20 @@ __global__ void panels_kernel(Panels w, const float* x, uint32_t ld, uint64_t st
       high[1] = a.x & 0xffff0000u;
       high[2] = a.y << 16;
       high[3] = a.y & 0xffff0000u;
+#pragma unroll
+      for (int i = 0; i < 4; i++) whole[i] = high[i];
     }
     const float above[4] = {upper.x, upper.y, upper.z, upper.w}, below[4] = {lower.x, lower.y, lower.z, lower.w};
+    bool odd = false;
+#pragma unroll
+    for (int i = 0; i < 4; i++) odd |= !finite(above[i]) || !finite(below[i]);
+    if (__ballot_sync(kFullMask, odd)) meet(c, whole, above, below);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      const uint32_t b[2] = {tf32(above[i]), tf32(below[i])};
-      const uint32_t tail[2] = {rest(above[i], b[0]), rest(below[i], b[1])};
-      if constexpr (kType == kSparseF32) {
-        // An infinity counts once.
-        const uint32_t finite[2] = {fabsf(above[i]) <= 3.402823466e38f ? b[0] : 0, fabsf(below[i]) <= 3.402823466e38f ? b[1] : 0};
-        mma_tf32(c[i], low, finite);
-      }
+      const float p0 = or_zero(above[i]), p1 = or_zero(below[i]);
+      const uint32_t b[2] = {tf32(p0), tf32(p1)};
+      const uint32_t tail[2] = {rest(p0, b[0]), rest(p1, b[1])};
+      if constexpr (kType == kSparseF32) mma_tf32(c[i], low, b);
       mma_tf32(c[i], high, tail);
       mma_tf32(c[i], high, b);
     }
@@ -297,6 +327,27 @@ __global__ void spread_kernel(uint32_t rows, uint32_t groups, uint32_t n, uint32
   out[at] = v;
 }
 
+// n:m bytes to rows of `row`, zeros between and beyond. A thread four of them.
+__global__ void dense_kernel(uint32_t rows, uint32_t groups, uint32_t n, uint32_t m, const uint8_t* places, const uint8_t* values, uint32_t all, uint32_t row,
+                             uint32_t* out) {
+  const uint32_t at = blockIdx.x * blockDim.x + threadIdx.x, each = row / 4, r = at / each;
+  if (r >= all) return;
+  uint32_t word = 0;
+  for (uint32_t b = 0; b < 4; b++) {
+    const uint32_t j = at % each * 4 + b, group = j / m;
+    if (r >= rows || group >= groups) continue;
+    const uint64_t first = (uint64_t(r) * groups + group) * n;
+    for (uint32_t i = 0; i < n; i++)
+      if (places[first + i] == j % m) word |= uint32_t(values[first + i]) << 8 * b;
+  }
+  out[at] = word;
+}
+
+__global__ void widen_kernel(const uint16_t* x, uint32_t n, float* out) {
+  const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = __uint_as_float(static_cast<uint32_t>(x[i]) << 16);
+}
+
 // ---------- what follows the sums ----------
 
 struct Finish {
@@ -342,6 +393,47 @@ __global__ void finish_int8_kernel(Finish f, Epilogue e, const int32_t* sums, co
 
 unsigned part(int64_t n, int64_t each) { return static_cast<unsigned>((n + each - 1) / each); }
 
+// The sums of a CSR matrix's products by cuSPARSE, [batch][rows][ld]; false where it cannot.
+template <int kType>
+bool csr_sums(Work& work, const CudaSparse& w, const typename Types<kType>::X* x, int64_t batch, int64_t ld, typename Types<kType>::Sum* sums) {
+  const void* values = w.values;
+  if (kType == kSparseBf16 && w.stored > 0) {
+    float* wide = static_cast<float*>(work.spare_piece(w.stored * static_cast<int64_t>(sizeof(float))));
+    if (!wide) return false;
+    work.launch(blocks_for(w.stored), kBlock, widen_kernel, static_cast<const uint16_t*>(w.values), w.stored, wide);
+    values = wide;
+  }
+  for (int64_t b = 0; b < batch; b++)
+    if (!csr_product(work, {kType == kSparseInt8, w.rows, w.cols, ld, w.stored, w.first, w.column, values, x + b * w.cols * ld, sums + b * w.rows * ld}))
+      return false;
+  return true;
+}
+
+int64_t pruned(int64_t n) { return (n + kPruned - 1) / kPruned * kPruned; }
+
+// Whether a matrix is one for cuSPARSELt.
+bool is_pruned(const CudaSparse& w) {
+  return w.format == kSparseNm && w.type == kSparseInt8 && w.n == 2 && w.m == 4 && w.cols > 0 && w.cols <= kMostPruned;
+}
+
+// The same by cuSPARSELt, [batch][pruned(rows)][pruned(columns)].
+bool pruned_sums(Work& work, const CudaSparse& w, const CudaSpmm& a, int32_t* sums) {
+  const int64_t rows = pruned(w.rows), row = pruned(w.cols), columns = pruned(a.columns);
+  int8_t* dense = static_cast<int8_t*>(work.spare_piece(rows * row));
+  int8_t* x = static_cast<int8_t*>(work.spare_piece(columns * row));
+  if (!dense || !x) return false;
+  work.launch(blocks_for(rows * row / 4), kBlock, dense_kernel, w.rows, w.cols / w.m, w.n, w.m, w.places, static_cast<const uint8_t*>(w.values), rows, row,
+              reinterpret_cast<uint32_t*>(dense));
+  for (int64_t b = 0; b < a.batch; b++) {
+    int8_rows(work, static_cast<const uint8_t*>(a.x) + b * w.cols * a.columns, !a.x_signed, a.by_rows, w.cols, a.columns, columns, row, x);
+    const int mark = work.mark();
+    const bool done = pruned_product(work, {rows, row, columns, dense, x, sums + b * rows * columns});
+    if (a.batch > 1) work.release_to(mark);
+    if (!done) return false;
+  }
+  return true;
+}
+
 // The sums of `batch` products, [batch][rows][ld].
 template <int kType>
 void sums_of(Work& work, const CudaSparse& w, const CudaSpmm& a, int64_t ld, bool few, typename Types<kType>::Sum* sums) {
@@ -370,6 +462,10 @@ void sums_of(Work& work, const CudaSparse& w, const CudaSpmm& a, int64_t ld, boo
                   packed + b * w.cols * ld, w.cols * ld);
     }
     x = packed;
+  }
+  if (w.format == kSparseCsr && csr_sums<kType>(work, w, x, a.batch, ld, sums)) {
+    work.release_to(static_cast<int>(mark));
+    return;
   }
   const int64_t panels = cuda_sparse_panels(w.rows), step = cuda_sparse_step(kType);
   Panels p = {w.first, w.column, w.values, static_cast<uint32_t>(w.rows), static_cast<uint32_t>(w.cols), 0};
@@ -431,17 +527,32 @@ WhittleStatus cuda_sparse_multiply(int32_t device, const CudaSparse& w, const Cu
   if (size > 0) {
     const bool few = a.columns <= kFewColumns && w.format != kSparseBlock;
     const bool plain = !bytes && !a.by_rows && ld == a.columns && !a.bias && a.activation.kind == kActivationNone;
-    void* sums = plain ? a.out : work.scratch<float>(a.batch * ld * w.rows);
+    // Sums of a library's shape, or the kernels' own.
+    int64_t rows = pruned(w.rows), width = pruned(a.columns);
+    int32_t* theirs = nullptr;
+    const int mark = work.mark();
+    if (!few && is_pruned(w) && fits(a.batch * rows, width)) {
+      theirs = static_cast<int32_t*>(work.spare_piece(a.batch * rows * width * static_cast<int64_t>(sizeof(int32_t))));
+      if (theirs && !pruned_sums(work, w, a, theirs)) {
+        work.release_to(mark);
+        theirs = nullptr;
+      }
+    }
+    if (!theirs) {
+      rows = w.rows;
+      width = ld;
+    }
+    void* sums = theirs ? theirs : plain ? a.out : work.scratch<float>(a.batch * ld * w.rows);
     if (w.type == kSparseF32) sums_of<kSparseF32>(work, w, a, ld, few, static_cast<float*>(sums));
     else if (w.type == kSparseBf16) sums_of<kSparseBf16>(work, w, a, ld, few, static_cast<float*>(sums));
-    else sums_of<kSparseInt8>(work, w, a, ld, few, static_cast<int32_t*>(sums));
-    const Finish f = {static_cast<uint32_t>(w.rows), static_cast<uint32_t>(a.columns), static_cast<uint32_t>(ld), a.by_rows,
-                      static_cast<uint64_t>(w.rows * ld), static_cast<uint64_t>(w.rows * a.columns), a.bias, a.activation};
+    else if (!theirs) sums_of<kSparseInt8>(work, w, a, ld, few, static_cast<int32_t*>(sums));
+    const Finish f = {static_cast<uint32_t>(w.rows), static_cast<uint32_t>(a.columns), static_cast<uint32_t>(width), a.by_rows,
+                      static_cast<uint64_t>(rows * width), static_cast<uint64_t>(w.rows * a.columns), a.bias, a.activation};
     for (int64_t b = 0; b < a.batch && !plain; b += kMostBlocks) {
       const dim3 grid(part(w.rows, 32), part(a.columns, 32), static_cast<unsigned>(a.batch - b < kMostBlocks ? a.batch - b : kMostBlocks));
       const int64_t out_size = bytes && a.out_type != kOutInt32 && a.out_type != kOutFloat32 ? 1 : 4;
       char* const out = static_cast<char*>(a.out) + b * w.rows * a.columns * out_size;
-      if (bytes) work.launch(grid, kBlock, finish_int8_kernel, f, e, static_cast<int32_t*>(sums) + b * w.rows * ld, shares, out);
+      if (bytes) work.launch(grid, kBlock, finish_int8_kernel, f, e, static_cast<int32_t*>(sums) + b * rows * width, shares, out);
       else work.launch(grid, kBlock, finish_kernel, f, static_cast<float*>(sums) + b * w.rows * ld, reinterpret_cast<float*>(out));
     }
   }

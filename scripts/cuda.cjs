@@ -52,12 +52,27 @@ const blasOption = () => `-DWHITTLE_CUBLASLT_HEADERS=${blasHeaders() ?? ''}`
 /** The fake library, for the sources' own search. */
 const fakeBlas = () => (blasHeaders() ? path.join(folder('cuda-emulated'), 'fake_cublaslt.so') : '')
 
-/** cuSOLVER: WHITTLE_CUSOLVER may name a folder with include/ and lib/. Nothing needs its header but the check of our own. */
-const cusolver = process.env.WHITTLE_CUSOLVER ? [path.join(process.env.WHITTLE_CUSOLVER, 'include')] : []
-const solverHeaders = () => (blasHeaders() ? folderOf('cusolverDn.h', ...cusolver) : undefined)
-const fakeSolver = () => path.join(folder('cuda-emulated'), 'fake_cusolver.so')
-const headerOptions = () => [blasOption(), `-DWHITTLE_CUSOLVER_HEADERS=${solverHeaders() ?? ''}`]
-const fakes = () => ({ WHITTLE_CUBLASLT_LIBRARY: fakeBlas(), WHITTLE_CUSOLVER_LIBRARY: fakeSolver() })
+/**
+ * Libraries whose functions cuda/<name>_api.h declares: a folder with include/ and lib/, as NVIDIA's wheels have them, may be named
+ * by WHITTLE_CUSOLVER and so on. Nothing needs their headers but the check of our own declarations.
+ */
+const kDeclared = [
+  { name: 'cusolver', stem: 'cusolver', header: 'cusolverDn.h', wheel: 'nvidia-cusolver', folder: 'cu13' },
+  { name: 'cusparse', stem: 'cusparse', header: 'cusparse.h', wheel: 'nvidia-cusparse', folder: 'cu13' },
+  { name: 'cusparselt', stem: 'cusparseLt', header: 'cusparseLt.h', wheel: 'nvidia-cusparselt-cu13', folder: 'cusparselt' },
+].map((l) => ({ ...l, upper: l.name.toUpperCase(), given: process.env[`WHITTLE_${l.name.toUpperCase()}`] }))
+const foldersOf = (l) => [...(l.given ? [path.join(l.given, 'include')] : []), path.join(wheels, '..', l.folder, 'include')]
+/** Folders for the compiler: the header's, and cuSPARSE's beside cuSPARSELt's. */
+function declaredHeaders(l) {
+  if (!blasHeaders()) return undefined
+  const own = folderOf(l.header, ...foldersOf(l))
+  if (l.name !== 'cusparselt' || !own) return own
+  const sparse = folderOf('cusparse.h', ...foldersOf(kDeclared[1]))
+  return sparse && `${own};${sparse}`
+}
+const fakeOf = (name) => path.join(folder('cuda-emulated'), `fake_${name}.so`)
+const headerOptions = () => [blasOption(), ...kDeclared.map((l) => `-DWHITTLE_${l.upper}_HEADERS=${declaredHeaders(l) ?? ''}`)]
+const fakes = () => ({ WHITTLE_CUBLASLT_LIBRARY: fakeBlas(), ...Object.fromEntries(kDeclared.map((l) => [`WHITTLE_${l.upper}_LIBRARY`, fakeOf(l.name)])) })
 
 const launcher = (language) =>
   process.env.CMAKE_CXX_COMPILER_LAUNCHER ? [`-DCMAKE_${language}_COMPILER_LAUNCHER=${process.env.CMAKE_CXX_COMPILER_LAUNCHER}`] : []
@@ -187,7 +202,7 @@ function checkEmulated(quick, seed) {
   const configs = quick ? ['asan'] : tsan ? ['plain', 'asan', 'tsan'] : ['plain', 'asan']
   const dir = folder('cuda-emulated')
   const configured = run('cmake', ['-S', 'test/cuda', '-B', dir, `-DWHITTLE_CUDA_HEADERS=${include}`, ...headerOptions(), ...launcher('CXX')])
-  const targets = ['whittle_cuda', 'fake_cusolver', ...(blasHeaders() ? ['fake_cublaslt'] : []), ...(solverHeaders() ? ['cusolver_api'] : []), ...configs.map((c) => `cuda_check_${c}`), ...mistakes.map((m) => `broken_${m.name}`), ...(quick ? [] : ['cuda_selftest'])]
+  const targets = ['whittle_cuda', ...kDeclared.map((l) => `fake_${l.name}`), ...(blasHeaders() ? ['fake_cublaslt'] : []), ...kDeclared.filter(declaredHeaders).map((l) => `${l.name}_api`), ...configs.map((c) => `cuda_check_${c}`), ...mistakes.map((m) => `broken_${m.name}`), ...(quick ? [] : ['cuda_selftest'])]
   const built = configured.ok ? run('cmake', ['--build', dir, '--parallel', jobs, '--target', ...targets]) : configured
   if (!built.ok) return report('emulator, build', { failed: 1, print: built.text }, start)
   report('emulator, build', { passed: 1 }, start)
@@ -290,10 +305,11 @@ if (args.includes('--test')) {
     checkSymbols('cublasLt', 'cublaslt.cu', cublas, (name) =>
       withoutBlas(name, "NVIDIA's library is not here (pip install nvidia-cublas --target DIR and WHITTLE_CUBLAS=DIR/nvidia/cu13)"),
     )
-    // Another quarter of a gigabyte: looked at where it is installed.
-    checkSymbols('cusolver', 'cusolver_api.h', cusolver, (name) =>
-      console.log(`NOTE ${name}: NVIDIA's library is not here (pip install nvidia-cusolver --target DIR and WHITTLE_CUSOLVER=DIR/nvidia/cu13)`),
-    )
+    // Hundreds of megabytes each: looked at where they are installed.
+    for (const l of kDeclared)
+      checkSymbols(l.stem, `${l.name}_api.h`, foldersOf(l), (name) =>
+        console.log(`NOTE ${name}: NVIDIA's library is not here (pip install ${l.wheel} --target DIR and WHITTLE_${l.upper}=DIR/nvidia/${l.folder})`),
+      )
     if (nvcc) specs('PTX, interpreted', 'ptx/*', { WHITTLE_NVCC: nvcc.nvcc, ...nvcc.env, WHITTLE_PTX_FULL: quick ? '' : '1', WHITTLE_CUDA: '0' })
     else skip('PTX, interpreted', 'no nvcc')
     checkEmulated(quick, at >= 0 ? (args[at + 1] ?? '1') : '1')

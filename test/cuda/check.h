@@ -103,5 +103,6 @@ bool has_products(Check& c);
 void check_gemm(Check& c);
 void check_svd(Check& c);
 void check_sparse(Check& c);
+void check_sparse_library(Check& c);
 
 }  // namespace whittle

@@ -19,15 +19,15 @@ function doctor(env: Record<string, string>, ...args: string[]): string {
   })
 }
 
-/** What `whittle doctor` says of cuSOLVER. */
-function solver(env: Record<string, string>): { path: string; reason: string } {
+/** What `whittle doctor` says of cuSOLVER, or of another library. */
+function solver(env: Record<string, string>, name = 'libcusolver.'): { path: string; reason: string } {
   const { cuda } = JSON.parse(doctor(env, '--json')) as { cuda: { libraries: { name: string; path: string; reason: string }[] } }
-  return cuda.libraries.find((l) => l.name.startsWith('libcusolver.')) as { path: string; reason: string }
+  return cuda.libraries.find((l) => l.name.startsWith(name)) as { path: string; reason: string }
 }
 
 test('each library that is used says its file or why there is none', () => {
   const all = cudaLibraries()
-  expect(all.map((l) => l.name.split('.')[0])).toEqual(['libcublasLt', 'libcusolver'])
+  expect(all.map((l) => l.name.split('.')[0])).toEqual(['libcublasLt', 'libcusolver', 'libcusparse', 'libcusparseLt'])
   for (const l of all) expect([l.path === '', l.serves.length > 0]).toEqual([l.reason !== '', true])
   expect(all[1]?.path).toBe(fakeSolver)
 })
@@ -64,6 +64,8 @@ test('what is missing, broken, of another version or another library is said', (
   expect(reason({ WHITTLE_CUSOLVER_LIBRARY: join(other, old) })).toMatch(`is ${join(other, old)}, which is of another version`)
   expect(reason({ WHITTLE_CUSOLVER_LIBRARY: join(folder, 'nothing.so') })).toMatch(/WHITTLE_CUSOLVER_LIBRARY cannot be loaded: .*nothing\.so/)
   expect(reason({ WHITTLE_CUSOLVER_LIBRARY: process.env['WHITTLE_CUDA_LIBRARY'] as string })).toMatch(/has no cusolverDnCreate$/)
+  // Its structs and enumerations are others.
+  expect(solver({ FAKE_CUSPARSELT_MINOR: '7' }, 'libcusparseLt.').reason).toMatch(/is cuSPARSELt 0\.7, this build of whittle_cuda needs 0\.8 or later/)
   const broken = join(folder, 'broken', 'lib64')
   mkdirSync(broken, { recursive: true })
   writeFileSync(join(broken, name), 'no library')

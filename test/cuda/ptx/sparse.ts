@@ -193,6 +193,22 @@ export function multiply(r: Runner, w: Stored, p: Product): ArrayBuffer {
       )
       x = packed
     }
+    if (layout === 1 && kind === 1) {
+      // What cuSPARSE is given.
+      const wide = gpu.put(4 * w.count)
+      launch('widen_kernel', blocks(w.count), kBlock, values, w.count, wide)
+      const want = Float32Array.from(new Uint16Array(w.values.buffer, w.values.byteOffset, w.count), ofBfloat)
+      same(raw(new Float32Array(gpu.get(wide, 4 * w.count))), raw(want), 'widened')
+    }
+    if (layout === 3 && kind === 2) {
+      // What cuSPARSELt is given: multiples of 32.
+      const [all, row] = [Math.ceil(rows / 32) * 32, Math.ceil(cols / 32) * 32]
+      const dense = gpu.put(all * row)
+      launch('dense_kernel', blocks((all * row) / 4), kBlock, rows, cols / m, n, m, places, values, all, row, dense)
+      const want = new Uint8Array(all * row)
+      for (let i = 0; i < rows; i++) want.set(w.dense.subarray(i * cols, (i + 1) * cols), i * row)
+      same(new Uint8Array(gpu.get(dense, all * row)), want, 'dense')
+    }
     let each = 0
     if (layout === 3) {
       const step = stepOf(kind)
@@ -274,6 +290,11 @@ export function multiply(r: Runner, w: Stored, p: Product): ArrayBuffer {
 }
 
 // ---------- values ----------
+
+function same(got: Uint8Array, want: Uint8Array, what: string): void {
+  const at = want.findIndex((v, i) => got[i] !== v)
+  if (at >= 0) throw new Error(`spmm ${what}: byte ${at} is ${got[at]}, want ${want[at]}`)
+}
 
 const random = (seed: number): (() => number) => {
   let s = seed + 1
@@ -363,19 +384,22 @@ export function multipliedSparse(r: Runner, full: boolean): void {
           continue
         }
         const x = Float32Array.from({ length: cols * columns }, () => next() * 6 - 3)
+        // Infinities and NaN meet no zeros.
+        if (turn % 2 || full) for (const [i, v] of [Infinity, -Infinity, NaN].entries()) x[(i * 7) % x.length] = v
         const y = new Float32Array(multiply(r, stored, { x, columns, byRows, bias, activation: 'relu' }))
         for (let i = 0; i < rows; i++)
           for (let j = 0; j < columns; j++) {
             let sum = bias ? (bias[i] as number) : 0
             let size = Math.abs(sum)
             for (let p = 0; p < cols; p++) {
-              const product = (of[i * cols + p] as number) * (x[at(p, j)] as number)
+              const product = of[i * cols + p] ? (of[i * cols + p] as number) * (x[at(p, j)] as number) : 0
               sum += product
               size += Math.abs(product)
             }
             const got = y[byRows ? j * rows + i : i * columns + j] as number
-            if (!(Math.abs(got - Math.max(0, sum)) <= size * (2 * cols + 16) * 2 ** -24))
-              throw new Error(`${what}: [${i}, ${j}] is ${got}, want ${Math.max(0, sum)}`)
+            const want = Math.max(0, sum)
+            if (!(Number.isFinite(sum) ? Math.abs(got - want) <= size * (2 * cols + 16) * 2 ** -24 : Object.is(got, want)))
+              throw new Error(`${what}: [${i}, ${j}] is ${got}, want ${want}`)
           }
       }
 }
