@@ -43,6 +43,7 @@ static void amx_panel(const GemmInt8Panel* p) {
 #endif
   int32_t acc[32 * TILE_COLUMNS];
   const GemmInt8Epilogue* e = p->epilogue;
+  const CodeStep step = epilogue_step(e);
   const bool wide = p->columns > 16;
   const bool straight = e->out_type == kOutInt32 && !e->b_zero && p->columns == (wide ? 32 : 16);
   const int64_t b_row = wide ? TILE_COLUMNS * 4 : 64, b_step = b_row * 16;
@@ -99,7 +100,7 @@ static void amx_panel(const GemmInt8Panel* p) {
       if (wide) TILE_STORE(1, to + 16, to_row * 4);
       if (tall) TILE_STORE(2, to + 16 * to_row, to_row * 4);
       if (tall && wide) TILE_STORE(3, to + 16 * to_row + 16, to_row * 4);
-      if (last && !straight) epilogue_tile(p, row, rows, acc, TILE_COLUMNS);
+      if (last && !straight) epilogue_tile(p, row, rows, acc, TILE_COLUMNS, &step);
     }
     s += steps;
   } while (s < p->steps);

@@ -133,17 +133,6 @@ static inline vf v_divide(vf x, vf step, vf reciprocal) {
 #endif
 
 
-// What every row of a tile needs.
-struct EpilogueRows {
-  const GemmInt8Epilogue* e;
-  int64_t column, columns;
-  const int32_t* sums;  // `width` apart by row
-  int64_t rows, width;
-  uint8_t* out;
-  int64_t out_stride;  // bytes
-  float* range;
-};
-
 // What codes are made with: x to the integer nearest to x / step, as a division that rounds correctly has it, half to even.
 struct CodeStep {
   vf step, reciprocal, eighth, low, high, far, minus_far;
@@ -171,8 +160,27 @@ static inline CodeStep code_step(float step, int32_t zero, bool is_signed) {
   return s;
 }
 
+// What every row of a tile needs.
+struct EpilogueRows {
+  const GemmInt8Epilogue* e;
+  int64_t column, columns;
+  const int32_t* sums;  // `width` apart by row
+  int64_t rows, width;
+  uint8_t* out;
+  int64_t out_stride;  // bytes
+  float* range;
+  const CodeStep* step;  // where codes are made
+};
+
+// A call would send every vector in registers through memory and back.
+#if defined(__GNUC__)
+#define WHITTLE_INLINE static inline __attribute__((always_inline))
+#else
+#define WHITTLE_INLINE static inline
+#endif
+
 // -far <= x <= far
-static inline vi codes_exact(vf x, const CodeStep& s) {
+WHITTLE_INLINE vi codes_exact(vf x, const CodeStep& s) {
 #if VF_LANES > 1
   // What rounds to 0 anyway is 0 at once: remainders of tiny numbers fall below the normal range, which is slow.
   if (s.usual) x = v_divide(v_select(v_less(v_abs(x), s.eighth), v_set(0.0f), x), s.step, s.reciprocal);
@@ -184,7 +192,7 @@ static inline vi codes_exact(vf x, const CodeStep& s) {
 
 // -far <= x <= far. The product with the reciprocal of the step is within 0.7 of 2^-13 of what rounds: only where it lies two of
 // those or less from the middle between integers, which one vector in a hundred has, need the division decide.
-static inline vi codes_of(vf x, const CodeStep& s) {
+WHITTLE_INLINE vi codes_of(vf x, const CodeStep& s) {
 #if VF_LANES > 1
   const vi fine = v_bits_of(v_fma(x, s.reciprocal, v_set(1536.5f + 2.0f / kFineOne)));
   if (WHITTLE_LIKELY(!i_clear(fine, s.middle))) return i_down(i_sub(fine, s.fine_zero));
@@ -200,12 +208,11 @@ struct Watch {
 };
 
 template <int32_t kKind, int kWhat>
-static inline void epilogue_vector(const CodeStep& s, vf lo, vf hi, const float* scale, const float* bias, const float* residual,
-                                   const int32_t* sums, int64_t j, int64_t n, Watch* watch, uint8_t* out) {
+WHITTLE_INLINE void epilogue_vector(const CodeStep& s, vf lo, vf hi, vf scale, vf bias, const float* residual, const int32_t* sums,
+                                    int64_t j, int64_t n, Watch* watch, uint8_t* out) {
   const bool whole = n == VF_LANES;
   const vf none = v_set(0.0f);
-  vf x = v_mul(v_from_sums(sums + j, whole, n), whole ? v_load(scale + j) : v_load_part(scale + j, n, none));
-  x = v_add(x, whole ? v_load(bias + j) : v_load_part(bias + j, n, none));
+  vf x = v_add(v_mul(v_from_sums(sums + j, whole, n), scale), bias);
   if (kWhat == kWatched && residual) x = v_add(x, whole ? v_load(residual + j) : v_load_part(residual + j, n, none));
   x = act_apply(x, kKind, lo, hi);
   if (kWhat == kBytes) {
@@ -229,8 +236,9 @@ static inline void epilogue_vector(const CodeStep& s, vf lo, vf hi, const float*
 template <int32_t kKind, int kWhat>
 static void epilogue_kind(const EpilogueRows* r) {
   const GemmInt8Epilogue* e = r->e;
+  // A copy, so that stores of bytes do not reach it.
   CodeStep s;
-  if (kWhat == kBytes) s = code_step(e->out_scale, e->out_zero, e->out_type == kOutInt8);
+  if (kWhat == kBytes) s = *r->step;
   vf lo = v_set(e->activation.lo), hi = v_set(e->activation.hi);
   if (kWhat == kBytes && kKind == kActivationClip) {
     lo = v_min(s.far, v_max(s.minus_far, lo));
@@ -245,16 +253,33 @@ static void epilogue_kind(const EpilogueRows* r) {
                                 ? reinterpret_cast<const uint8_t*>(e->residual) + (out - static_cast<const uint8_t*>(e->out_base))
                                 : nullptr;
   Watch watch = {v_set(0.0f), v_set(0.0f)};
+  const vf none = v_set(0.0f);
+  vf tail_scale = none, tail_bias = none;
+  if (wholes < n) {
+    tail_scale = v_load_part(scale + wholes, n - wholes, none);
+    tail_bias = v_load_part(bias + wholes, n - wholes, none);
+  }
+  if (kWhat == kBytes && n == VF_LANES) {
+    const vf one_scale = v_load(scale), one_bias = v_load(bias);
+    for (int64_t i = 0; i < rows; i++, sums += width, out += stride)
+      epilogue_vector<kKind, kWhat>(s, lo, hi, one_scale, one_bias, nullptr, sums, 0, VF_LANES, &watch, out);
+    return;
+  }
   for (int64_t i = 0; i < rows; i++, sums += width, out += stride) {
     const float* add = residual ? reinterpret_cast<const float*>(residual + i * stride) : nullptr;
     for (int64_t j = 0; j < wholes; j += VF_LANES)
-      epilogue_vector<kKind, kWhat>(s, lo, hi, scale, bias, add, sums, j, VF_LANES, &watch, out);
-    if (wholes < n) epilogue_vector<kKind, kWhat>(s, lo, hi, scale, bias, add, sums, wholes, n - wholes, &watch, out);
+      epilogue_vector<kKind, kWhat>(s, lo, hi, v_load(scale + j), v_load(bias + j), add, sums, j, VF_LANES, &watch, out);
+    if (wholes < n) epilogue_vector<kKind, kWhat>(s, lo, hi, tail_scale, tail_bias, add, sums, wholes, n - wholes, &watch, out);
   }
   if (kWhat == kWatched && r->range) {
     v_store(r->range, v_min(v_load(r->range), watch.lowest));
     v_store(r->range + kGemmInt8Lanes, v_max(v_load(r->range + kGemmInt8Lanes), watch.highest));
   }
+}
+
+// What the codes of an epilogue are made with, once for many tiles.
+static inline CodeStep epilogue_step(const GemmInt8Epilogue* e) {
+  return e->out_type == kOutInt8 || e->out_type == kOutUint8 ? code_step(e->out_scale, e->out_zero, e->out_type == kOutInt8) : CodeStep();
 }
 
 static void epilogue_floats(const EpilogueRows* r) {
@@ -279,7 +304,7 @@ static void epilogue_floats(const EpilogueRows* r) {
 // A tile's rows. `acc` holds the sums, the offset among them, `width` apart by row, and is overwritten; row_sums is null
 // unless the epilogue has zero points of b.
 static inline void epilogue_rows(const GemmInt8Epilogue* e, int64_t column, int64_t columns, const int32_t* row_sums, int64_t rows,
-                                 int32_t* acc, int64_t width, void* out, int64_t out_stride, float* range = nullptr) {
+                                 int32_t* acc, int64_t width, void* out, int64_t out_stride, const CodeStep* step, float* range = nullptr) {
   if (e->b_zero) {
     const int32_t* __restrict zero = e->b_zero + column;
     for (int64_t r = 0; r < rows; r++) {
@@ -296,19 +321,20 @@ static inline void epilogue_rows(const GemmInt8Epilogue* e, int64_t column, int6
     for (int64_t r = 0; r < rows; r++) memcpy(to + r * out_stride, acc + r * width, static_cast<size_t>(columns) * 4);
     return;
   }
-  const EpilogueRows r = {e, column, columns, acc, rows, width, to, out_stride, range};
+  const EpilogueRows r = {e, column, columns, acc, rows, width, to, out_stride, range, step};
   epilogue_floats(&r);
 }
 
-static inline void epilogue_columns(const GemmInt8Epilogue* e, int64_t column, int32_t row_sum, int32_t* acc, int64_t n, void* out) {
-  epilogue_rows(e, column, n, &row_sum, 1, acc, 0, out, 0);
+static inline void epilogue_columns(const GemmInt8Epilogue* e, int64_t column, int32_t row_sum, int32_t* acc, int64_t n, void* out,
+                                    const CodeStep* step) {
+  epilogue_rows(e, column, n, &row_sum, 1, acc, 0, out, 0, step);
 }
 
-static inline void epilogue_tile(const GemmInt8Panel* p, int64_t row, int64_t rows, int32_t* acc, int64_t width) {
+static inline void epilogue_tile(const GemmInt8Panel* p, int64_t row, int64_t rows, int32_t* acc, int64_t width, const CodeStep* step) {
   const GemmInt8Epilogue* e = p->epilogue;
   const int64_t size = e->out_type == kOutInt32 || e->out_type == kOutFloat32 ? 4 : 1;
   epilogue_rows(e, p->column, p->columns, p->a_sums ? p->a_sums + row : nullptr, rows, acc, width,
-                static_cast<uint8_t*>(p->out) + (row * p->out_stride + p->column) * size, p->out_stride * size, p->range);
+                static_cast<uint8_t*>(p->out) + (row * p->out_stride + p->column) * size, p->out_stride * size, step, p->range);
 }
 
 static inline void epilogue_codes(const float* x, int64_t n, float step, int32_t zero, uint8_t* out) {

@@ -11,13 +11,14 @@ typedef void (*TileFn)(const uint8_t* a, int64_t stride, const int8_t* b, int64_
 
 static inline void run_tiles(const GemmInt8Panel* p, const TileFn* tiles_of) {
   int32_t acc[(TILE_ROWS + 1) * TILE_COLUMNS];
+  const CodeStep step = epilogue_step(p->epilogue);
   const int64_t tiles = (p->rows + TILE_ROWS - 1) / TILE_ROWS;
   int64_t row = 0;
   for (int64_t t = 0; t < tiles; t++) {
     const int64_t rows = (p->rows - row + (tiles - t) - 1) / (tiles - t);
     const uint8_t* a = static_cast<const uint8_t*>(p->a) + row * p->a_stride;
     tiles_of[rows - 1](a, p->a_stride, p->b, p->steps, p->epilogue->offset + p->column, acc);
-    epilogue_tile(p, row, rows, acc, TILE_COLUMNS);
+    epilogue_tile(p, row, rows, acc, TILE_COLUMNS, &step);
     row += rows;
   }
 }

@@ -12,6 +12,7 @@ namespace {
 
 void panel(const GemmInt8Panel* p) {
   const int64_t width = p->columns;
+  const CodeStep step = epilogue_step(p->epilogue);
   for (int64_t r = 0; r < p->rows; r++) {
     const int16_t* a = reinterpret_cast<const int16_t*>(static_cast<const uint8_t*>(p->a) + r * p->a_stride);
     uint32_t sums[TILE_COLUMNS] = {0};
@@ -26,7 +27,7 @@ void panel(const GemmInt8Panel* p) {
     }
     int32_t acc[TILE_COLUMNS];
     memcpy(acc, sums, sizeof acc);
-    epilogue_tile(p, r, 1, acc, TILE_COLUMNS);
+    epilogue_tile(p, r, 1, acc, TILE_COLUMNS, &step);
   }
 }
 

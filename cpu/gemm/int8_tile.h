@@ -206,6 +206,7 @@ static void panel(const GemmInt8Panel* p) {
   const int64_t tiles = (p->rows + most_rows - 1) / most_rows;
   const int64_t tile_rows = p->rows / tiles, taller = p->rows % tiles;
   const GemmInt8Epilogue* e = p->epilogue;
+  const CodeStep step = epilogue_step(e);
   const int64_t size = e->out_type == kOutInt32 || e->out_type == kOutFloat32 ? 4 : 1;
   const bool straight = e->out_type == kOutInt32 && !e->b_zero && p->columns == width;
   // Floats of whole vectors, that nothing follows.
@@ -277,7 +278,7 @@ static void panel(const GemmInt8Panel* p) {
       t.ahead_step = more ? t.lines * 64 : 0;
       if (more) ahead += pass;
       of_rows[rows - 1](&t);
-      if (last && !straight && !here) epilogue_tile(p, row, rows, acc, width);
+      if (last && !straight && !here) epilogue_tile(p, row, rows, acc, width, &step);
       row += rows;
       a += rows * p->a_stride;
       out += rows * t.touch_stride;
