@@ -62,6 +62,19 @@ struct ConvWinogradOut {
 };
 constexpr int64_t kConvWinogradPoints = 36;
 
+// Pixels of a convolution that reads planes (an image as it comes, [c][h][w]): sums over taps of x[offset[tap] + pixel * stride] *
+// weight[tap * padded + channel], each added in its turn by one multiply-add.
+struct ConvPlanes {
+  int64_t taps, pixels, stride;
+  int64_t oc, padded;     // padded: oc, rounded up to a multiple of kConvPlanesPad
+  const float* x;
+  const int64_t* offset;  // [taps]
+  const float* weight;    // zeros beyond oc
+  const float* bias;      // [oc], or null
+  float* out;             // out[pixel * oc + channel]
+};
+constexpr int64_t kConvPlanesPad = 16;
+
 struct GemmInt8Epilogue;
 struct ConvKernels {
   void (*depthwise)(const ConvDepthwise*);
@@ -72,6 +85,7 @@ struct ConvKernels {
   // out is row 0 at that column, its rows out_stride elements apart.
   void (*finish_sums)(const GemmInt8Epilogue* epilogue, int64_t rows, int64_t column, int64_t columns, int32_t* sums, void* out,
                       int64_t out_stride);
+  void (*planes)(const ConvPlanes*);
 };
 
 }  // namespace whittle
@@ -132,6 +146,22 @@ WhittleStatus conv_winograd(const ConvProblem& problem, int threads);
 // A 1x1 convolution (stride 1, one group, no padding, packed weights) and the depthwise one behind it, a strip of rows at a time,
 // so that what passes between them stays in cache; first.out is not used. Rows that two strips need are computed twice.
 WhittleStatus conv_pair(const ConvProblem& first, const ConvProblem& second, int threads);
+// A convolution of an image with few channels as it comes, [n, c, h, w] -> [n, oh, ow, oc]. Rows are copied with zeros around
+// them, which is all that is copied. Codes are what bytes_of_floats makes of the results.
+struct ConvPlanesProblem {
+  int64_t n, c, h, w, oh, ow, oc;
+  int64_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+  const float* x;
+  const float* weight;  // [c][ky][kx][oc, padded]
+  const float* bias;    // [oc], or null
+  Activation activation;
+  bool codes, codes_signed;
+  float scale;
+  int32_t zero;
+  void* out;  // floats, or codes
+};
+WhittleStatus conv_planes(const ConvPlanesProblem& problem, int threads);
+
 // One of its 36 matrices of `size` numbers from the nine of the window's taps, which lie one after another.
 void conv_winograd_weights(int64_t size, const float* taps, int point, float* out);
 

@@ -190,6 +190,40 @@ describe('layers of codes', () => {
   })
 })
 
+// The first layer of a net, in float: it reads the image as it comes and writes the codes that follow.
+describe('a convolution of planes', () => {
+  const image = [2, 3, 15, 18]
+  test.each(['uint8', 'int8'] as const)('writes %s codes', async (type) => {
+    const constants = { w: floats([20, 3, 3, 3], 3), b: floats([20], 4), t: scale(0.03), u: zero(type, type === 'int8' ? -20 : 99) }
+    const model = net(image, constants, [
+      ['Conv', ['x', 'w', 'b'], ['c'], { pads: ints([1, 1, 1, 1]), strides: ints([2, 2]) }],
+      ['HardSwish', ['c'], ['h']],
+      ['QuantizeLinear', ['h', 't', 'u'], ['q']],
+      ['DequantizeLinear', ['q', 't', 'u'], ['y']],
+    ])
+    const { got, want, steps } = await both(model, floats(image, 5, 3))
+    expect(furthest(got, want)).toBeLessThanOrEqual(0.03 * 1.001)
+    let apart = 0
+    for (let i = 0; i < want.data.length; i++) if (Math.abs(Number(got.data[i]) - Number(want.data[i])) > 1e-3) apart++
+    expect(apart / want.data.length).toBeLessThan(0.01)
+    expect(new Set(want.data as Float32Array).size).toBeGreaterThan(40)
+    expect(steps.slice(0, 2)).toEqual(['conv_planes', 'dequantize'])
+  })
+
+  test('takes dilated windows, but neither groups nor many channels', async () => {
+    const cases: [Tensor, Record<string, Attribute>, readonly number[], boolean][] = [
+      [floats([8, 3, 3, 3], 3), { dilations: ints([2, 1]) }, image, true],
+      [floats([6, 1, 3, 3], 3), { group: int(3) }, image, false],
+      [floats([8, 5, 3, 3], 3), {}, [2, 5, 15, 18], false],
+    ]
+    for (const [w, attributes, dims, planes] of cases) {
+      const { got, want, steps } = await both(net(dims, { w }, [['Conv', ['x', 'w'], ['y'], attributes]]), floats(dims, 5))
+      expect(furthest(got, want)).toBeLessThanOrEqual(1e-5)
+      expect(steps.includes('conv_planes')).toBe(planes)
+    }
+  })
+})
+
 describe('quantizing a model', () => {
   const random = (dims: readonly number[], seed: number): Record<string, Tensor> => ({ x: floats(dims, seed) })
 

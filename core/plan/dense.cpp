@@ -78,6 +78,20 @@ struct Conv final : Step {
   }
 };
 
+struct ConvPlanesStep final : Step {
+  Operand x, weight, bias, out;
+  ConvPlanesProblem p;
+
+  WhittleStatus run(const RunContext& c) const override {
+    ConvPlanesProblem q = p;
+    q.x = c.at<const float>(x);
+    q.weight = c.at<const float>(weight);
+    q.bias = c.at<const float>(bias);
+    q.out = c.at<void>(out);
+    return conv_planes(q, c.threads);
+  }
+};
+
 struct ConvPair final : Step {
   Operand x, weight, bias, next_weight, next_bias, out;
   ConvProblem first, second;
@@ -196,6 +210,33 @@ Step* make_conv(PlanReader& r) {
   r.require(!s->weight.sparse || !p.by_rows, "sparse weights by rows");
   r.require(!depthwise || s->residual.place == Place::none, "a residual of a depthwise convolution");
   s->out = r.floats(out);
+  return s.release();
+}
+
+// n c h w oh ow oc | kh kw, strides, dilations, pad top and left | activation | 0 floats, 1 uint8, 2 int8, scale, zero | x, weight, bias?, out
+Step* make_conv_planes(PlanReader& r) {
+  auto s = std::make_unique<ConvPlanesStep>();
+  ConvPlanesProblem& p = s->p;
+  p = {};
+  for (int64_t* v : {&p.n, &p.c, &p.h, &p.w, &p.oh, &p.ow, &p.oc}) *v = r.size();
+  for (int64_t* v : {&p.kh, &p.kw, &p.stride_h, &p.stride_w, &p.dilation_h, &p.dilation_w}) *v = r.within(1, 1 << 20);
+  p.pad_top = r.within(0, 1 << 20);
+  p.pad_left = r.within(0, 1 << 20);
+  p.activation = r.activation();
+  const int64_t codes = r.within(0, 2);
+  p.codes = codes > 0;
+  p.codes_signed = codes == 2;
+  p.scale = r.real();
+  p.zero = static_cast<int32_t>(r.within(p.codes_signed ? -128 : 0, p.codes_signed ? 127 : 255));
+  if (!r.ok()) return nullptr;
+  const int64_t out = plan_product({p.n, p.oh, p.ow, p.oc, p.codes ? 1 : 4}), taps = plan_product({p.c, p.kh, p.kw});
+  r.require(out >= 0 && taps >= 0 && plan_product({p.oh, p.stride_h, p.ow, p.stride_w}) >= 0 && (!p.codes || p.scale > 0), "sizes that do not fit");
+  if (!r.ok()) return nullptr;
+  const int64_t padded = (p.oc + kConvPlanesPad - 1) / kConvPlanesPad * kConvPlanesPad;
+  s->x = r.floats(plan_product({p.n, p.c, p.h, p.w}));
+  s->weight = r.floats(plan_product({taps, padded}));
+  s->bias = r.floats(p.oc, true);
+  s->out = r.operand(out);
   return s.release();
 }
 

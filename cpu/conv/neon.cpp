@@ -1,9 +1,13 @@
-// vector.h and winograd.h over this vector.
+// vector.h, planes.h and winograd.h over this vector.
 #define WHITTLE_ISA_FILE
 #include "core/conv.h"
 #include "cpu/common/lanes_neon.h"
 #include "cpu/gemm/activation_neon.h"
+#define PLANES_WIDE 4
+#define PLANES_WIDE_PIXELS 6
+#define PLANES_PIXELS 8
 #include "cpu/conv/vector.h"
+#include "cpu/conv/planes.h"
 #include "cpu/conv/winograd.h"
 
 extern "C" void conv_install_codes_neon(whittle::ConvKernels*);
@@ -11,5 +15,6 @@ extern "C" void conv_install_codes_neon(whittle::ConvKernels*);
 extern "C" void conv_install_neon(whittle::ConvKernels* table) {
   install_vector(table);
   install_winograd(table);
+  table->planes = planes;
   conv_install_codes_neon(table);
 }

@@ -50,6 +50,15 @@ void depthwise_codes(const whittle::ConvDepthwiseCodes* p) {
       }
 }
 
+void planes(const whittle::ConvPlanes* p) {
+  for (int64_t pixel = 0; pixel < p->pixels; pixel++)
+    for (int64_t j = 0; j < p->oc; j++) {
+      float s = p->bias ? p->bias[j] : 0.0f;
+      for (int64_t t = 0; t < p->taps; t++) s = fmaf(p->x[p->offset[t] + pixel * p->stride], p->weight[t * p->padded + j], s);
+      p->out[pixel * p->oc + j] = s;
+    }
+}
+
 }  // namespace
 
 extern "C" void conv_install_codes_scalar(whittle::ConvKernels*);
@@ -58,6 +67,7 @@ extern "C" void conv_install_winograd_scalar(whittle::ConvKernels*);
 extern "C" void conv_install_scalar(whittle::ConvKernels* t) {
   t->depthwise = depthwise;
   t->depthwise_codes = depthwise_codes;
+  t->planes = planes;
   conv_install_codes_scalar(t);
   conv_install_winograd_scalar(t);
 }

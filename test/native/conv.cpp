@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/codes.h"
 #include "core/conv.h"
 #include "core/gemm.h"
 #include "core/gemm_int8.h"
@@ -94,6 +95,36 @@ WHITTLE_CHECK(conv) {
         got.winograd_out(&o);
         h.expect(memcmp(y.data(), out.data(), static_cast<size_t>(size) * 4) == 0, "tile out, %lld channels", (long long)c);
         h.expect(out.intact(), "wrote outside of the tile");
+      }
+    });
+    h.row("planes", [&] {
+      Rng rng = h.rng();
+      for (int round = 0; round < (h.lean() ? 30 : 300); round++) {
+        ConvPlanes p = {};
+        p.taps = rng.between(1, 30);
+        p.pixels = rng.between(1, 20);
+        p.stride = rng.between(1, 3);
+        p.oc = rng.between(1, 100);
+        p.padded = (p.oc + kConvPlanesPad - 1) / kConvPlanesPad * kConvPlanesPad;
+        const int64_t line = (p.pixels - 1) * p.stride + 1;
+        std::vector<int64_t> offset;
+        for (int64_t t = 0; t < p.taps; t++) offset.push_back(rng.below(50));
+        Guarded<float> x(50 + line, round & 1), w(p.taps * p.padded, rng.below(2)), bias(p.oc), want(p.pixels * p.oc), out(p.pixels * p.oc, rng.below(4));
+        fill(rng, x.data(), x.size());
+        for (int64_t i = 0; i < w.size(); i++) w[i] = i % p.padded < p.oc ? rng.normal() : 0.0f;
+        fill(rng, bias.data(), p.oc);
+        p.x = x.data();
+        p.offset = offset.data();
+        p.weight = w.data();
+        p.bias = round % 3 ? bias.data() : nullptr;
+        p.out = want.data();
+        ref.planes(&p);
+        p.out = out.data();
+        got.planes(&p);
+        if (!h.expect(memcmp(want.data(), out.data(), static_cast<size_t>(out.size()) * 4) == 0, "%lld channels, %lld pixels %lld apart",
+                      (long long)p.oc, (long long)p.pixels, (long long)p.stride))
+          return;
+        h.expect(out.intact(), "wrote outside of the pixels");
       }
     });
     h.row("depthwise of codes", [&] {
@@ -213,6 +244,65 @@ WHITTLE_CHECK(conv) {
     codes.d.weight = w.data();
     h.bench("depthwise codes 3x3 row 96x64", 0, [&] { got.depthwise_codes(&codes); }, 2.0 * 9 * 96 * 64);
     h.bench("depthwise 3x3 row 96x64", 0, [&] { got.depthwise(&b); }, 2.0 * 9 * 96 * 64);
+  });
+
+  h.row("convolutions of planes", [&] {
+    Rng rng = h.rng();
+    for (int round = 0; round < (h.lean() ? 20 : 150); round++) {
+      ConvPlanesProblem p = {};
+      p.n = rng.between(1, 2);
+      p.c = rng.between(1, 4);
+      p.h = rng.between(1, 40);
+      p.w = rng.between(1, 60);
+      p.oc = rng.between(1, 70);
+      p.kh = rng.between(1, 4);
+      p.kw = rng.between(1, 4);
+      p.stride_h = rng.between(1, 3);
+      p.stride_w = rng.between(1, 3);
+      p.dilation_h = rng.between(1, 2);
+      p.dilation_w = rng.between(1, 2);
+      p.pad_top = rng.between(0, 4);
+      p.pad_left = rng.between(0, 4);
+      p.oh = out_size(p.h, p.pad_top + rng.between(0, 4), p.kh, p.stride_h, p.dilation_h);
+      p.ow = out_size(p.w, p.pad_left + rng.between(0, 4), p.kw, p.stride_w, p.dilation_w);
+      if (p.oh == 0 || p.ow == 0) continue;
+      const int64_t taps = p.c * p.kh * p.kw, padded = (p.oc + kConvPlanesPad - 1) / kConvPlanesPad * kConvPlanesPad;
+      const int64_t outs = p.n * p.oh * p.ow * p.oc;
+      Guarded<float> x(p.n * p.c * p.h * p.w, round & 1), weight(taps * padded), bias(p.oc), out(outs, rng.below(4));
+      Guarded<uint8_t> codes(outs, rng.below(16));
+      std::vector<uint8_t> want(static_cast<size_t>(outs));
+      fill(rng, x.data(), x.size());
+      for (int64_t i = 0; i < weight.size(); i++) weight[i] = i % padded < p.oc ? rng.normal() : 0.0f;
+      fill(rng, bias.data(), p.oc);
+      p.x = x.data();
+      p.weight = weight.data();
+      p.bias = round % 3 ? bias.data() : nullptr;
+      p.activation = {round % 2 ? kActivationNone : kActivationClip, 0, 6};
+      p.out = out.data();
+      h.expect(conv_planes(p, static_cast<int>(rng.between(1, 2))) == WHITTLE_OK, "refused");
+      for (int64_t i = 0; i < outs; i++) {
+        const int64_t o = i % p.oc, ox = i / p.oc % p.ow, oy = i / p.oc / p.ow % p.oh, n = i / p.oc / p.ow / p.oh;
+        double s = p.bias ? bias[o] : 0.0, scale = 1;
+        for (int64_t t = 0; t < taps; t++) {
+          const int64_t iy = oy * p.stride_h - p.pad_top + t / p.kw % p.kh * p.dilation_h, ix = ox * p.stride_w - p.pad_left + t % p.kw * p.dilation_w;
+          if (iy < 0 || iy >= p.h || ix < 0 || ix >= p.w) continue;
+          const double v = static_cast<double>(x[((n * p.c + t / p.kw / p.kh) * p.h + iy) * p.w + ix]) * weight[t * padded + o];
+          s += v;
+          scale += fabs(v);
+        }
+        if (p.activation.kind == kActivationClip) s = s < 0 ? 0 : s > 6 ? 6 : s;
+        if (!h.expect(fabs(out[i] - s) <= 1e-6 * scale, "round %d, element %lld: %g, want %g", round, (long long)i, out[i], s)) return;
+      }
+      p.codes = true;
+      p.codes_signed = round % 2 != 0;
+      p.scale = 0.02f;
+      p.zero = p.codes_signed ? -10 : 30;
+      p.out = codes.data();
+      h.expect(conv_planes(p, 1) == WHITTLE_OK, "refused codes");
+      bytes_of_floats(out.data(), outs, p.scale, p.zero, p.codes_signed, want.data());
+      if (!h.expect(memcmp(want.data(), codes.data(), static_cast<size_t>(outs)) == 0, "round %d, codes", round)) return;
+      h.expect(out.intact() && codes.intact() && x.intact(), "wrote outside");
+    }
   });
 
   h.row("whole convolutions", [&] {

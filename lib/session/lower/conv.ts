@@ -4,6 +4,7 @@ import type { Lower, Lowering } from '../lowering'
 import type { Argument, Constants, Memory } from '../program'
 import { takeAffines, takeEpilogue, type Affine } from './epilogue'
 import { convOfCodes } from './integer'
+import { convOfPlanes } from './planes'
 import { emitChosen, waysOf, type Way } from './choose'
 import { channelsLast, imageOf, transposedWindow, windowOf, type Window } from './window'
 
@@ -135,6 +136,7 @@ const conv: Lower = (node, l) => {
   const [, oh, ow, oc] = imageOf(outDims)
   const window = windowOf(node, l, w.dims.slice(2), xDims.slice(2), outDims.slice(2))
   const [kh, kw] = window.kernel
+  if (convOfPlanes(node, l, window, weights, (map) => foldedBias(l, node, bName, map))) return
   const order = channelsLast(xDims.length)
   const x = l.inOrder(l.lazy(xName, node), order, node)
   l.float(x, node)
