@@ -71,6 +71,12 @@ static inline vi i_set(int32_t x) { return _mm512_set1_epi32(x); }
 static inline vi i_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 static inline vi i_down(vi a) { return _mm512_srai_epi32(a, kFineBits); }
 static inline bool i_clear(vi a, vi bits) { return _mm512_testn_epi32_mask(a, bits) != 0; }
+static inline vi i_and(vi a, vi b) { return _mm512_and_si512(a, b); }
+// Whether any lane of four is 0; none is negative.
+static inline bool i_any_zero(const vi* a) {
+  const vi least = _mm512_min_epi32(_mm512_min_epi32(a[0], a[1]), _mm512_min_epi32(a[2], a[3]));
+  return _mm512_testn_epi32_mask(least, least) != 0;
+}
 #elif VF_LANES == 8
 typedef __m256i vi;
 static inline vi v_bits_of(vf x) { return _mm256_castps_si256(x); }
@@ -80,6 +86,11 @@ static inline vi i_down(vi a) { return _mm256_srai_epi32(a, kFineBits); }
 static inline bool i_clear(vi a, vi bits) {
   const __m256i none = _mm256_cmpeq_epi32(_mm256_and_si256(a, bits), _mm256_setzero_si256());
   return _mm256_movemask_ps(_mm256_castsi256_ps(none)) != 0;
+}
+static inline vi i_and(vi a, vi b) { return _mm256_and_si256(a, b); }
+static inline bool i_any_zero(const vi* a) {
+  const vi least = _mm256_min_epi32(_mm256_min_epi32(a[0], a[1]), _mm256_min_epi32(a[2], a[3]));
+  return _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(least, _mm256_setzero_si256()))) != 0;
 }
 #elif VF_LANES == 4
 typedef int32x4_t vi;
@@ -337,9 +348,47 @@ static inline void epilogue_tile(const GemmInt8Panel* p, int64_t row, int64_t ro
                 static_cast<uint8_t*>(p->out) + (row * p->out_stride + p->column) * size, p->out_stride * size, step, p->range);
 }
 
+#if VF_LANES >= 8
+// Four vectors of bytes: packing them together costs less than each by itself. Integers as in v_store_bytes.
+static inline void v_store_four(uint8_t* y, const vi* i, bool is_signed) {
+#if VF_LANES == 16
+  const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(i[0], i[1]), _mm512_packs_epi32(i[2], i[3]));
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(y, _mm512_xor_si512(_mm512_permutexvar_epi32(order, bytes), _mm512_set1_epi8(is_signed ? 0 : -128)));
+#else
+  const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(i[0], i[1]), _mm256_packs_epi32(i[2], i[3]));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(y),
+                      _mm256_xor_si256(_mm256_permutevar8x32_epi32(bytes, order), _mm256_set1_epi8(is_signed ? 0 : -128)));
+#endif
+}
+
+// codes_of for four vectors, with one branch.
+static inline void codes_four(const vf* x, const CodeStep& s, vi* to) {
+  vi fine[4], near[4];
+  for (int c = 0; c < 4; c++) fine[c] = v_bits_of(v_fma(x[c], s.reciprocal, v_set(1536.5f + 2.0f / kFineOne)));
+  for (int c = 0; c < 4; c++) near[c] = i_and(fine[c], s.middle);
+  if (WHITTLE_LIKELY(!i_any_zero(near))) {
+    for (int c = 0; c < 4; c++) to[c] = i_down(i_sub(fine[c], s.fine_zero));
+  } else {
+    for (int c = 0; c < 4; c++) to[c] = codes_of(x[c], s);
+  }
+}
+#endif
+
 static inline void epilogue_codes(const float* x, int64_t n, float step, int32_t zero, uint8_t* out) {
   const CodeStep s = code_step(step, zero, false);
   int64_t i = 0;
+#if VF_LANES >= 8
+  for (; i + 4 * VF_LANES <= n; i += 4 * VF_LANES) {
+    vf v[4];
+    vi codes[4];
+    // x86's maximum answers its second operand where the first is NaN.
+    for (int c = 0; c < 4; c++) v[c] = v_min(s.far, v_max(v_load(x + i + c * VF_LANES), s.minus_far));
+    codes_four(v, s, codes);
+    v_store_four(out + i, codes, false);
+  }
+#endif
   // NaN fails the comparison.
   for (; i + VF_LANES <= n; i += VF_LANES) {
     const vf v = v_load(x + i);
