@@ -1,5 +1,5 @@
-// Memory for packed weights: aligned to a cache line, and where large to a huge page if the system can give one, since
-// streaming weights through small pages misses the TLB all the time.
+// Memory for weights and arenas: aligned to a cache line, and where large to a huge page if the system can give one, since
+// streaming them through small pages misses the TLB all the time.
 #pragma once
 #include <stddef.h>
 #include <stdlib.h>
@@ -21,9 +21,9 @@ inline void* aligned_new(size_t bytes) {
 #else
   const size_t huge = size_t(2) << 20;
   void* p = nullptr;
-  if (posix_memalign(&p, bytes >= 2 * huge ? huge : 64, bytes) != 0) return nullptr;
+  if (posix_memalign(&p, bytes >= huge ? huge : 64, bytes) != 0) return nullptr;
 #if defined(__linux__)
-  if (bytes >= 2 * huge) madvise(p, bytes, MADV_HUGEPAGE);
+  if (bytes >= huge) madvise(p, bytes, MADV_HUGEPAGE);
 #endif
   return p;
 #endif
@@ -36,5 +36,9 @@ inline void aligned_delete(void* p) {
   free(p);
 #endif
 }
+
+struct AlignedDelete {
+  void operator()(void* p) const { aligned_delete(p); }
+};
 
 }  // namespace whittle

@@ -27,10 +27,6 @@ const StepRow kSteps[] = {
 };
 constexpr int64_t kStepCount = sizeof kSteps / sizeof *kSteps;
 
-uint8_t* align64(uint8_t* p) {
-  return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(p) + 63) & ~static_cast<uintptr_t>(63));
-}
-
 // Arenas kept for later runs. More are made when more runs meet, and freed after.
 constexpr size_t kSpareArenas = 4;
 
@@ -220,9 +216,9 @@ int64_t PlanModel::add_constant(ConstantKind kind, const void* data, int64_t byt
   } else {
     c->bytes = bytes;
   }
-  c->memory.reset(new (std::nothrow) uint8_t[static_cast<size_t>(c->bytes) + 64]);
+  c->memory.reset(static_cast<uint8_t*>(aligned_new(static_cast<size_t>(c->bytes))));
   if (!c->memory) return -1;
-  c->data = align64(c->memory.get());
+  c->data = c->memory.get();
   if (tiles) {
     const std::unique_ptr<float[]> matrix(new (std::nothrow) float[static_cast<size_t>(k * n + 1)]);
     if (!matrix) return -1;
@@ -329,14 +325,14 @@ uint8_t* PlanModel::take_arena(int64_t bytes, Arena* arena) {
       if (arenas_[i].bytes < bytes) continue;
       *arena = std::move(arenas_[i]);
       arenas_.erase(arenas_.begin() + static_cast<std::ptrdiff_t>(i));
-      return align64(arena->memory.get());
+      return arena->memory.get();
     }
     // None is large enough: a small one makes room.
     if (!arenas_.empty()) arenas_.pop_back();
   }
-  arena->memory.reset(new (std::nothrow) uint8_t[static_cast<size_t>(bytes) + 64]);
+  arena->memory.reset(static_cast<uint8_t*>(aligned_new(static_cast<size_t>(bytes))));
   arena->bytes = bytes;
-  return arena->memory ? align64(arena->memory.get()) : nullptr;
+  return arena->memory.get();
 }
 
 void PlanModel::give_arena(Arena arena) {

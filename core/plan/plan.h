@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/aligned.h"
 #include "core/status.h"
 
 namespace whittle {
@@ -65,7 +66,7 @@ struct Constant {
   ConstantKind kind;
   int64_t groups, k, n;
   int64_t bytes;
-  std::unique_ptr<uint8_t[]> memory;
+  std::unique_ptr<uint8_t, AlignedDelete> memory;
   uint8_t* data;  // 64-byte aligned
   std::unique_ptr<PackedInt8, PackedInt8Delete> packed;
   std::unique_ptr<PackedWeight, PackedWeightDelete> weight;
@@ -153,7 +154,7 @@ class PlanModel {
  private:
   int64_t keep(std::unique_ptr<Constant> constant);
   struct Arena {
-    std::unique_ptr<uint8_t[]> memory;
+    std::unique_ptr<uint8_t, AlignedDelete> memory;
     int64_t bytes;
   };
   uint8_t* take_arena(int64_t bytes, Arena* arena);
