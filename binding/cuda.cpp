@@ -2,6 +2,8 @@
 // the device first, in the order of lib/kernels/cuda), then tensors of that device.
 #include <napi.h>
 
+#include <vector>
+
 #include "binding/device.h"
 #include "binding/families.h"
 #include "binding/numbers.h"
@@ -101,6 +103,53 @@ struct CudaDequantize {
   WhittleStatus run() {
     return remember_device_error(
         cuda().backend->dequantize(device, q.as<void>(), shape, scale.as<float>(), zero.as<void>(), options, type, y.as<void>()));
+  }
+};
+
+// (numbers, x, result): the least of each group, then the greatest
+struct CudaRanges {
+  int32_t device;
+  QuantizeShape shape;
+  FloatType type;
+  DeviceUse x;
+  double* result;
+  bool parse(Args& args) {
+    Numbers n(args, 6);
+    n >> device >> shape.outer >> shape.axis >> shape.inner >> shape.block >> type;
+    if (!args.ok() || !x.read(args, device, float_bytes(type, shape.size()))) return false;
+    result = args.array<double>(2 * shape.scales());
+    return args.ok();
+  }
+  WhittleStatus run() {
+    const size_t count = static_cast<size_t>(shape.scales());
+    std::vector<float> lo(count), hi(count);
+    const WhittleStatus status = remember_device_error(cuda().backend->ranges(device, x.as<void>(), type, shape, lo.data(), hi.data()));
+    for (size_t i = 0; i < count; i++) {
+      result[i] = lo[i];
+      result[count + i] = hi[i];
+    }
+    return status;
+  }
+};
+
+// (numbers, x, result): a factor for each index of the axis, then its counts
+struct CudaHistogram {
+  int32_t device, bins;
+  QuantizeShape shape;
+  FloatType type;
+  DeviceUse x;
+  double* result;
+  bool parse(Args& args) {
+    Numbers n(args, 6);
+    shape.block = 0;
+    n >> device >> shape.outer >> shape.axis >> shape.inner >> type >> bins;
+    if (!args.ok() || bins < 2 || bins > 65536 || !x.read(args, device, float_bytes(type, shape.size()))) return false;
+    result = args.array<double>(shape.axis * (1 + bins));
+    return args.ok();
+  }
+  WhittleStatus run() {
+    std::vector<float> factor(result, result + shape.axis);
+    return remember_device_error(cuda().backend->histogram(device, x.as<void>(), type, shape, factor.data(), bins, result + shape.axis));
   }
 };
 
@@ -433,6 +482,8 @@ void init_cuda(napi_env env, napi_value exports) {
   Napi::Object(env, exports).Set("cudaLibraries", Napi::Function::New(env, cuda_libraries, "cudaLibraries"));
   expose<CudaQuantize>(env, exports, "cudaQuantize", "cudaQuantizeAsync");
   expose<CudaDequantize>(env, exports, "cudaDequantize", "cudaDequantizeAsync");
+  expose<CudaRanges>(env, exports, "cudaRanges", "cudaRangesAsync");
+  expose<CudaHistogram>(env, exports, "cudaHistogram", "cudaHistogramAsync");
   expose<CudaScores>(env, exports, "cudaScores", "cudaScoresAsync");
   expose<CudaLargest>(env, exports, "cudaLargest", "cudaLargestAsync");
   expose<CudaRuns>(env, exports, "cudaRuns", "cudaRunsAsync");

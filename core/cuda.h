@@ -20,7 +20,7 @@
 namespace whittle {
 
 // Raised by any change of this header or of a struct that it passes on.
-constexpr uint32_t kCudaContract = 9;
+constexpr uint32_t kCudaContract = 10;
 
 // Why nothing can run. The names cross into lib/kernels/devices.ts.
 enum CudaState : int32_t {
@@ -162,6 +162,11 @@ struct CudaBackend {
                             float* scale, void* zero, const QuantizeOptions& options, void* q);
   WhittleStatus (*dequantize)(int32_t device, const void* q, const QuantizeShape& shape, const float* scale, const void* zero,
                               const QuantizeOptions& options, FloatType type, void* y);
+
+  // As quantize_ranges and quantize_histogram, for observers: lo, hi, factor and counts are host memory.
+  WhittleStatus (*ranges)(int32_t device, const void* x, FloatType type, const QuantizeShape& shape, float* lo, float* hi);
+  WhittleStatus (*histogram)(int32_t device, const void* x, FloatType type, const QuantizeShape& shape, const float* factor, int32_t bins,
+                             double* counts);
 
   // As select_scores, select_groups, select_largest (of one part; threshold is host memory), select_nm and select_apply.
   WhittleStatus (*scores)(int32_t device, int norm, const float* x, const float* g, int64_t n, float* out);

@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "cuda/library.h"
+#include "cuda/staging.h"
 
 namespace whittle {
 namespace {
@@ -23,6 +24,8 @@ struct Device {
   cudaStream_t stream = nullptr;
   int* found = nullptr;       // pinned: what flags were at the end of an operation
   bool pool = false;
+  std::mutex staging_turn;
+  Staging staging;            // of whoever holds staging_turn
   std::atomic<cudaError_t> lost{cudaSuccess};
 };
 
@@ -154,6 +157,12 @@ WhittleStatus copy(int32_t index, void* to, const void* from, int64_t bytes, cud
   Device& d = devices()[index];
   const WhittleStatus s = open_device(index);
   if (s != WHITTLE_OK) return s;
+  if (bytes >= kStaged && kind != cudaMemcpyDeviceToDevice) {
+    // Two at once would wait for each other's pieces: the second goes the runtime's way.
+    const std::unique_lock<std::mutex> turn(d.staging_turn, std::try_to_lock);
+    if (turn.owns_lock() && d.staging.ready())
+      return status_of(index, kind == cudaMemcpyHostToDevice ? d.staging.upload(to, from, bytes, d.stream) : d.staging.download(to, from, bytes, d.stream));
+  }
   cudaError_t e = cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, d.stream);
   if (e == cudaSuccess) e = cudaStreamSynchronize(d.stream);
   return status_of(index, e);
@@ -306,6 +315,8 @@ extern "C" WHITTLE_EXPORT const whittle::CudaBackend* whittle_cuda() {
     b.copy = copy_within;
     b.quantize = cuda_quantize;
     b.dequantize = cuda_dequantize;
+    b.ranges = cuda_ranges;
+    b.histogram = cuda_histogram;
     b.scores = cuda_scores;
     b.groups = cuda_groups;
     b.largest = cuda_largest;

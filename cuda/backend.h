@@ -83,6 +83,8 @@ WhittleStatus cuda_quantize(int32_t device, const void* x, FloatType type, const
                             float* scale, void* zero, const QuantizeOptions& options, void* q);
 WhittleStatus cuda_dequantize(int32_t device, const void* q, const QuantizeShape& shape, const float* scale, const void* zero,
                               const QuantizeOptions& options, FloatType type, void* y);
+WhittleStatus cuda_ranges(int32_t device, const void* x, FloatType type, const QuantizeShape& shape, float* lo, float* hi);
+WhittleStatus cuda_histogram(int32_t device, const void* x, FloatType type, const QuantizeShape& shape, const float* factor, int32_t bins, double* counts);
 WhittleStatus cuda_scores(int32_t device, int norm, const float* x, const float* g, int64_t n, float* out);
 WhittleStatus cuda_groups(int32_t device, int norm, const float* x, const float* g, int64_t outer, int64_t axis, int64_t inner,
                           float* out);

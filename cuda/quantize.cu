@@ -3,6 +3,10 @@
 // changes. Layout: any [outer, axis, inner] with or without blocks. Every kernel is bound by memory; neighbours in a warp
 // read neighbouring elements, but for runs shorter than a warp. Limit: 2^31 - 1 elements.
 #include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include <vector>
 
 #include "core/quantize_parameter.h"
 #include "cuda/backend.h"
@@ -158,6 +162,37 @@ __global__ void range_columns_kernel(const void* x, Geometry g, uint32_t slices,
   atomicMax(hi + scale, key_of(b));
 }
 
+// ---------- histograms ----------
+
+constexpr uint32_t kOwnBins = 8192;  // that a block counts by itself before it adds them to all
+
+// Counts of floor(x factor) + bins / 2 for each index of the axis. A block a slice of one.
+template <FloatType kType>
+__global__ void histogram_kernel(const void* x, Geometry g, const float* factor, uint32_t bins, uint32_t slices, uint32_t* counts, int* flags) {
+  WHITTLE_SHARED(own, uint32_t[kOwnBins]);
+  const uint32_t channel = blockIdx.x / slices, slice = blockIdx.x % slices, count = g.outer * g.inner, step = slices * kBlock;
+  const bool alone = bins <= kOwnBins;
+  counts += uint64_t(channel) * bins;
+  for (uint32_t i = threadIdx.x; alone && i < bins; i += kBlock) own[i] = 0;
+  __syncthreads();
+  const float by = factor[channel], half = static_cast<float>(bins / 2);
+  bool bad = false;
+  for (uint32_t m = slice * kBlock + threadIdx.x; m < count; m += step) {
+    const uint32_t run = g.outer == 1 ? 0 : m / g.inner;
+    const float v = __fmul_rn(load<kType>(x, (run * g.axis + channel) * g.inner + (m - run * g.inner)), by);
+    if (!(v >= -half && v < half)) {
+      bad = true;
+      continue;
+    }
+    const uint32_t bin = static_cast<uint32_t>(__float2int_rz(floorf(v)) + static_cast<int32_t>(bins / 2));
+    atomicAdd(alone ? &own[bin] : &counts[bin], 1u);
+  }
+  if (bad) atomicOr(flags, kFlagScale);
+  __syncthreads();
+  for (uint32_t i = threadIdx.x; alone && i < bins; i += kBlock)
+    if (own[i]) atomicAdd(&counts[i], own[i]);
+}
+
 // ---------- parameters ----------
 
 // A range of nothing counts as 0; so does -0.
@@ -285,7 +320,59 @@ void ranges(Work& work, const void* x, FloatType type, const Geometry& g, uint32
   });
 }
 
+// As of_key, on the host.
+float number_of(uint32_t k) {
+  const uint32_t bits = k & 0x80000000u ? k ^ 0x80000000u : ~k;
+  float v;
+  memcpy(&v, &bits, sizeof v);
+  return v + 0.0f;  // -0 is 0
+}
+
 }  // namespace
+
+WhittleStatus cuda_ranges(int32_t device, const void* x, FloatType type, const QuantizeShape& shape, float* lo, float* hi) {
+  if (!fits(shape)) return WHITTLE_SHAPE;
+  const Geometry g = geometry(shape);
+  Work work(device);
+  if (g.scales == 0) return work.finish();
+  uint32_t* keys = work.scratch<uint32_t>(2 * int64_t(g.scales));
+  ranges(work, x, type, g, keys, keys + g.scales);
+  std::vector<uint32_t> found(2 * size_t(g.scales));
+  work.fetch(found.data(), keys, 2 * int64_t(g.scales) * int64_t(sizeof(uint32_t)));
+  const WhittleStatus status = work.finish();
+  for (size_t i = 0; i < g.scales && status == WHITTLE_OK; i++) {
+    const bool none = found[i] > found[g.scales + i];
+    lo[i] = none ? 0 : number_of(found[i]);
+    hi[i] = none ? 0 : number_of(found[g.scales + i]);
+  }
+  return status;
+}
+
+WhittleStatus cuda_histogram(int32_t device, const void* x, FloatType type, const QuantizeShape& shape, const float* factor, int32_t bins, double* counts) {
+  if (!fits(shape) || shape.block || bins < 2 || bins % 2 || (shape.axis && bins > kMostElements / shape.axis)) return WHITTLE_SHAPE;
+  for (int64_t i = 0; i < shape.axis; i++) {
+    int e;
+    if (!(factor[i] > 0 && factor[i] <= FLT_MAX) || frexpf(factor[i], &e) != 0.5f) return WHITTLE_RANGE;
+  }
+  const Geometry g = geometry(shape);
+  Work work(device);
+  if (g.size == 0) return work.finish();
+  const int64_t all = shape.axis * bins;
+  uint32_t* totals = work.scratch<uint32_t>(all);
+  float* factors = work.scratch<float>(shape.axis);
+  work.fill(totals, 0, all * int64_t(sizeof(uint32_t)));
+  work.send(factors, factor, shape.axis * int64_t(sizeof(float)));
+  // Enough elements a block that clearing and adding up its bins is the lesser part.
+  const uint32_t slices = slices_for(g.size / g.axis, 4 * static_cast<uint32_t>(bins), g.axis);
+  by_type(type, [&](auto t) {
+    work.launch(dim3(g.axis * slices), kBlock, histogram_kernel<decltype(t)::value>, x, g, factors, bins, slices, totals, work.flags());
+  });
+  std::vector<uint32_t> found(static_cast<size_t>(all));
+  work.fetch(found.data(), totals, all * int64_t(sizeof(uint32_t)));
+  const WhittleStatus status = work.finish();
+  for (size_t i = 0; i < found.size() && status == WHITTLE_OK; i++) counts[i] += found[i];
+  return status;
+}
 
 WhittleStatus cuda_quantize(int32_t device, const void* x, FloatType type, const QuantizeShape& shape, const QuantizeRule* rule,
                             float* scale, void* zero, const QuantizeOptions& o, void* q) {

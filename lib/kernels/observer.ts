@@ -2,6 +2,8 @@ import { pin } from '../async'
 import { WhittleError } from '../errors'
 import { type Tensor, type TensorLike, type TypedArray } from '../tensor'
 import { fail, finite, integer, oneOf } from '../validate'
+import { boundsOf, boundsOfAsync, countsOf, countsOfAsync, groupsOf } from './cuda/observer'
+import { isDeviceTensor, type DeviceTensor } from './device'
 import { entropyThreshold, folded, mseFraction, percentile, type Histogram } from './calibrate'
 import { asParameters, grouped, prepareRanges, type QuantizationParameters } from './ranges'
 import { codesOf, floatCode, kSchemeKeys, options, raw, run, runAsync, shapeArguments, type Codes, type Prepared, type Scheme, type Shape } from './scheme'
@@ -92,43 +94,62 @@ export class Observer {
   /**
    * Takes in a tensor. A call that throws changes nothing.
    *
-   * @param x float32, float16 or bfloat16; finite. With an axis, its length must be the same in every call.
+   * @param x float32, float16 or bfloat16; finite; or a {@link DeviceTensor} of these, of which bounds and counts alone come
+   * to the CPU. With an axis, its length must be the same in every call.
    * @throws {WhittleError} `ERR_RANGE` on `x` for NaN or infinity; `ERR_SHAPE` where the axis' length differs
    */
-  observe(x: TensorLike | TypedArray): this {
-    const { x: read, shape, size } = this.accept(x)
+  observe(x: TensorLike | TypedArray | DeviceTensor): this {
+    if (isDeviceTensor(x)) {
+      const { shape, size } = this.known(groupsOf(x, this.axis))
+      if (size === 0) return this
+      const { lo, hi } = boundsOf(x, shape)
+      const factors = this.widen(lo, hi)
+      if (factors) this.add(countsOf(x, shape, factors, this.bins))
+      return this
+    }
+    const { x: read, shape, size } = this.known(grouped(x, this.axis))
     if (size === 0) return this
     const { lo, hi } = run(prepareRanges(read, shape, this.threads))
-    const scratch = this.widen(lo, hi, read, shape)
-    if (scratch) this.add(run(scratch))
+    const factors = this.widen(lo, hi)
+    if (factors) this.add(run(this.prepareCounts(read, shape, factors)))
     return this
   }
 
   /** {@link observe} on another thread. Calls in flight are taken in in the order in which they were made. */
-  async observeAsync(x: TensorLike | TypedArray): Promise<this> {
-    const { x: given, shape, size } = this.accept(x)
+  async observeAsync(x: TensorLike | TypedArray | DeviceTensor): Promise<this> {
+    if (isDeviceTensor(x)) {
+      const { shape, size } = this.known(groupsOf(x, this.axis))
+      if (size === 0) return this
+      return this.inTurn(boundsOfAsync(x, shape), (factors) => countsOfAsync(x, shape, factors, this.bins))
+    }
+    const { x: given, shape, size } = this.known(grouped(x, this.axis))
     if (size === 0) return this
     const read = { ...given, data: pin(given.data) } // read twice, with turns of the event loop between
-    const ranges = runAsync(prepareRanges(read, shape, this.threads))
+    return this.inTurn(runAsync(prepareRanges(read, shape, this.threads)), (factors) => runAsync(this.prepareCounts(read, shape, factors)))
+  }
+
+  private async inTurn(
+    ranges: Promise<{ lo: Float32Array; hi: Float32Array }>,
+    count: (factors: Float32Array) => Promise<Float64Array>,
+  ): Promise<this> {
     const turn = this.last.then(async () => {
       const { lo, hi } = await ranges
-      const scratch = this.widen(lo, hi, read, shape)
-      if (scratch) this.add(await runAsync(scratch))
+      const factors = this.widen(lo, hi)
+      if (factors) this.add(await count(factors))
     })
     this.last = turn.catch(() => undefined)
     await turn
     return this
   }
 
-  private accept(x: TensorLike | TypedArray): { x: Tensor; shape: Shape; size: number } {
-    const got = grouped(x, this.axis)
+  private known<T extends { shape: Shape }>(got: T): T {
     if (this.lo && got.shape.count !== this.lo.length)
       throw new WhittleError('ERR_SHAPE', 'x.dims', `x.dims: expected ${this.lo.length} along axis ${this.axis} as before, got ${got.shape.count}`)
     return got
   }
 
-  // Takes in the bounds, makes the histogram wide enough, and prepares to count.
-  private widen(lo: Float32Array, hi: Float32Array, x: Tensor, shape: Shape): Prepared<Float64Array> | null {
+  // Takes in the bounds, makes the histogram wide enough, and answers a factor for each group where it is to count.
+  private widen(lo: Float32Array, hi: Float32Array): Float32Array | null {
     const n = lo.length
     if (this.lo && this.lo.length !== n) throw new WhittleError('ERR_SHAPE', 'x.dims', `x.dims: expected ${this.lo.length} along the axis as before, got ${n}`)
     const first = !this.lo
@@ -156,7 +177,11 @@ export class Observer {
       }
       factors[i] = 2 ** (Math.log2(this.bins / 2) - exponents[i]!)
     }
-    const counts = new Float64Array(n * this.bins)
+    return factors
+  }
+
+  private prepareCounts(x: Tensor, shape: Shape, factors: Float32Array): Prepared<Float64Array> {
+    const counts = new Float64Array(shape.count * this.bins)
     return {
       call: 'quantizeHistogram',
       numbers: [...shapeArguments(shape), floatCode(x.type), this.bins, this.threads],

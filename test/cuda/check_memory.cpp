@@ -1,3 +1,7 @@
+#include <string.h>
+
+#include <thread>
+
 #include "check.h"
 
 namespace whittle {
@@ -27,7 +31,48 @@ void check_memory(Check& c) {
     c.expect(cuda.allocate(-1, 16, &p) == WHITTLE_DEVICE && cuda.allocate(64, 16, &p) == WHITTLE_DEVICE, "numbers that are none");
   });
 
+  // 9 MB and a bit: three pinned pieces of 4 MB, the last one short.
+  const auto large = [&](int32_t device, int64_t bytes, uint64_t seed) {
+    std::vector<char> x(static_cast<size_t>(bytes)), y(x.size());
+    Rng own(seed);
+    for (size_t i = 0; i + 8 <= x.size(); i += 8) {
+      const uint64_t v = own.next();
+      memcpy(&x[i], &v, 8);
+    }
+    void* p = nullptr;
+    const bool good = cuda.allocate(device, bytes, &p) == WHITTLE_OK && cuda.upload(device, p, x.data(), bytes) == WHITTLE_OK &&
+                      cuda.download(device, y.data(), p, bytes) == WHITTLE_OK && x == y;
+    cuda.release(device, p);
+    return good;
+  };
+  c.row("memory: large tensors go through pinned pieces", [&](Rng& rng) {
+    for (const int64_t bytes : {int64_t(1) << 20, int64_t(4) << 20, (int64_t(8) << 20) + 1, (int64_t(9) << 20) + 4097})
+      c.expect(large(0, bytes, rng.next()), "%d bytes", int(bytes));
+    // Several at once, of which one has the pieces.
+    std::vector<std::thread> all;
+    int good[3] = {};
+    for (int i = 0; i < 3; i++) all.emplace_back([&, i] { good[i] = large(0, (int64_t(9) << 20) + i, static_cast<uint64_t>(i)); });
+    for (std::thread& t : all) t.join();
+    c.expect(good[0] && good[1] && good[2], "at once");
+  });
+
   if (c.real()) return;
+
+  c.row("memory: without pinned memory large tensors go all the same", [&](Rng& rng) {
+    // A device that no row used before: pieces are asked for once.
+    static int32_t fresh = 40;
+    fake::options().devices = 64;
+    for (int call = 1; call < 3; call++) {
+      fresh++;
+      void* p = nullptr;
+      c.expect(cuda.allocate(fresh, 16, &p) == WHITTLE_OK, "a device");
+      cuda.release(fresh, p);
+      fake::options().fail_pinned = fake::pinned_calls() + call - 1;
+      c.expect(large(fresh, (int64_t(5) << 20) + 3, rng.next()), "call %d", call);
+      c.expect(fake::pinned_calls() > fake::options().fail_pinned, "call %d: was not made", call);
+      fake::options().fail_pinned = -1;
+    }
+  });
 
   c.row("memory: out of device memory at every allocation, and the device works on", [&](Rng& rng) {
     const int64_t n = 300;

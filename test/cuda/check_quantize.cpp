@@ -116,6 +116,53 @@ void check_quantize(Check& c) {
     const QuantizeShape huge = {1, 1, int64_t(1) << 31, 0};
     c.expect(cuda.quantize(0, nullptr, kFloat32, huge, &rule, nullptr, nullptr, o, nullptr) == WHITTLE_SHAPE, "2^31 elements");
   });
+
+  c.row("quantize: ranges and histograms of observers", [&](Rng& rng) {
+    const QuantizeShape shapes[] = {{1, 1, 4100, 0}, {3, 5, 17, 0}, {1, 7, 300, 0}, {129, 6, 1, 0}, {1, 1, 1, 0}, {2, 3, 0, 0}, {1, 1, 20011, 0}, {2, 10, 3, 4}};
+    for (const QuantizeShape& shape : shapes)
+      for (const int type : {kFloat32, kFloat16, kBfloat16}) {
+        const FloatType t = static_cast<FloatType>(type);
+        const int64_t n = shape.size(), scales = shape.scales();
+        std::vector<uint8_t> x(static_cast<size_t>(n * (t == kFloat32 ? 4 : 2)));
+        for (int64_t i = 0; i < n; i++) {
+          const float v = rng.below(9) ? rng.normal() : rng.below(2) ? 0.0f : -0.0f;
+          uint32_t bits;
+          memcpy(&bits, &v, 4);
+          // float16 of the same exponents: 5 bits of them, 10 of the fraction; what is too small is 0.
+          const int32_t e = static_cast<int32_t>(bits >> 23 & 255) - 112;
+          const uint16_t narrow = static_cast<uint16_t>(t == kBfloat16 ? bits >> 16 : (bits >> 16 & 0x8000) | (e > 0 ? static_cast<uint32_t>(e) << 10 | (bits >> 13 & 1023) : 0));
+          if (t == kFloat32) memcpy(&x[static_cast<size_t>(4 * i)], &v, 4);
+          else memcpy(&x[static_cast<size_t>(2 * i)], &narrow, 2);
+        }
+        const Device<uint8_t> dx(x);
+        const size_t count = static_cast<size_t>(scales);
+        std::vector<float> lo(count), hi(count), want_lo(count), want_hi(count);
+        const WhittleStatus want = quantize_ranges(x.data(), t, shape, want_lo.data(), want_hi.data(), 1);
+        if (!c.expect(cuda.ranges(0, dx, t, shape, lo.data(), hi.data()) == want, "ranges: status")) return;
+        for (size_t i = 0; i < count; i++)
+          c.expect(lo[i] == want_lo[i] && hi[i] == want_hi[i], "[%d, %d, %d] type %d: range %d is %g to %g, want %g to %g", int(shape.outer), int(shape.axis),
+                   int(shape.inner), type, int(i), lo[i], hi[i], want_lo[i], want_hi[i]);
+        if (shape.block) continue;
+        for (const int bins : {256, 16384}) {
+          std::vector<float> factor;
+          for (int64_t i = 0; i < shape.axis; i++) factor.push_back(static_cast<float>(bins / 2) / (i % 2 ? 8.0f : 16.0f));
+          // They add to what is there.
+          std::vector<double> counts(static_cast<size_t>(shape.axis * bins), 3), want_counts = counts;
+          c.expect(quantize_histogram(x.data(), t, shape, factor.data(), bins, want_counts.data(), 1) == WHITTLE_OK, "the CPU's");
+          c.expect(cuda.histogram(0, dx, t, shape, factor.data(), bins, counts.data()) == WHITTLE_OK, "histogram: status");
+          const int64_t at = differs(counts, want_counts);
+          if (!c.expect(at < 0, "[%d, %d, %d] type %d, %d bins: count %d", int(shape.outer), int(shape.axis), int(shape.inner), type, bins, int(at))) return;
+        }
+      }
+    const Device<float> x(std::vector<float>{1, 2, NAN}), y(std::vector<float>{1, 2, 4});
+    float lo, hi, factor = 64;
+    std::vector<double> counts(256, 1);
+    c.expect(cuda.ranges(0, x, kFloat32, {1, 1, 3, 0}, &lo, &hi) == WHITTLE_NONFINITE, "NaN");
+    c.expect(cuda.histogram(0, y, kFloat32, {1, 1, 3, 0}, &factor, 256, counts.data()) == WHITTLE_RANGE, "a value outside");
+    c.expect(counts == std::vector<double>(256, 1), "counts of a call that was refused");
+    for (const float bad : {0.0f, -2.0f, 3.0f, float(NAN), float(INFINITY)})
+      c.expect(cuda.histogram(0, y, kFloat32, {1, 1, 3, 0}, &bad, 256, counts.data()) == WHITTLE_RANGE, "factor %g", bad);
+  });
 }
 
 }  // namespace whittle

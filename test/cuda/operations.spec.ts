@@ -14,6 +14,7 @@ import {
   importanceAsync,
   mask,
   maskAsync,
+  Observer,
   quantize,
   quantizeAsync,
   toDevice,
@@ -243,4 +244,40 @@ test('a tensor disposed of in flight still serves the call', async () => {
   const pending = quantizeAsync(there, { axis: 0 })
   there.dispose()
   expect(plain((await pending).data)).toEqual(plain(quantize(x, { axis: 0 })))
+})
+
+test('observers see device tensors as they see others: ranges, parameters, one after the other or at once', async () => {
+  const batches = [normals(3, 4, 3, 70), normals(4, 4, 3, 70), normals(5, 2, 3, 9)]
+  batches[1]!.data[5] = 40
+  for (const method of ['minmax', 'movingAverage', 'percentile', 'entropy', 'mse'] as const)
+    for (const axis of [undefined, 1, -1])
+      for (const type of ['float32', 'bfloat16'] as const) {
+        const given = { method, type: 'uint8' as const, symmetric: false, percentile: 99, ...(axis === undefined ? {} : { axis }), ...(method === 'mse' ? { bins: 256 } : {}) }
+        const some = (axis === -1 ? batches.slice(0, 2) : batches).map((b) => (type === 'float32' ? b : half(b)))
+        const [here, there, later] = [new Observer(given), new Observer(given), new Observer(given)]
+        for (const b of some) {
+          here.observe(b)
+          there.observe(toDevice(b))
+        }
+        await Promise.all(some.map((b) => later.observeAsync(toDevice(b))))
+        for (const o of [there, later]) {
+          expect(o.ranges()).toEqual(here.ranges())
+          expect(o.parameters()).toEqual(here.parameters())
+        }
+      }
+})
+
+test('observers refuse what they refuse elsewhere, and change nothing', async () => {
+  const observer = new Observer({ method: 'percentile', axis: 0 }).observe(toDevice(normals(1, 3, 20)))
+  const before = observer.ranges()
+  const bad = normals(2, 3, 20)
+  bad.data[7] = NaN
+  expect(await caught(() => observer.observe(toDevice(bad)))).toBe('ERR_RANGE x')
+  expect(await caught(() => observer.observeAsync(toDevice(bad)))).toBe('ERR_RANGE x')
+  expect(await caught(() => observer.observe(toDevice(normals(2, 4, 20))))).toBe('ERR_SHAPE x.dims')
+  expect(await caught(() => observer.observe(toDevice(Int32Array.of(1))))).toMatch(/^ERR_(DTYPE x.type|SHAPE x.dims)$/)
+  const gone = toDevice(normals(2, 3, 20))
+  gone.dispose()
+  expect(await caught(() => observer.observe(gone))).toBe('ERR_HANDLE x')
+  expect(observer.ranges()).toEqual(before)
 })

@@ -48,7 +48,7 @@ struct Runtime {
   double clock = 0;
   std::map<int, size_t> used;
   std::mt19937_64 random{1};
-  int64_t allocations = 0, launches = 0;
+  int64_t allocations = 0, launches = 0, pinned_calls = 0;
   std::map<int, cudaError_t> lost;
   cudaError_t sticky(int device) const {
     const auto it = lost.find(device);
@@ -176,6 +176,7 @@ Options& options() {
     made->pools = number("FAKE_CUDA_POOLS", 1) != 0;
     made->memory = number("FAKE_CUDA_MEMORY", made->memory);
     made->fail_allocation = number("FAKE_CUDA_FAIL_ALLOCATION", -1);
+    made->fail_pinned = number("FAKE_CUDA_FAIL_PINNED", -1);
     made->lose_device = number("FAKE_CUDA_LOSE_DEVICE", -1);
     return made;
   }();
@@ -188,6 +189,8 @@ int64_t live() {
   for (const auto& a : runtime().memory) n += runtime().sticky(a.second.device) == cudaSuccess;
   return n;
 }
+
+int64_t pinned_calls() { return runtime().pinned_calls; }
 
 int64_t allocations() { return runtime().allocations; }
 
@@ -356,8 +359,16 @@ cudaError_t cudaFree(void* p) {
 }
 cudaError_t cudaMallocHost(void** p, size_t n) {
   const Guard guard(runtime().lock);
+  if (runtime().pinned_calls++ == options().fail_pinned) return answer(cudaErrorMemoryAllocation);
   *p = calloc(1, n);
   runtime().pinned[static_cast<char*>(*p)] = n;
+  return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* p) {
+  const Guard guard(runtime().lock);
+  if (!runtime().pinned.erase(static_cast<char*>(p))) return answer(cudaErrorInvalidValue);
+  for (Stream* s : runtime().streams) drain(s);
+  free(p);
   return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind kind, cudaStream_t s) {

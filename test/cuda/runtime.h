@@ -26,10 +26,13 @@ struct Options {
   int64_t memory = 256 << 20;     // of a device
   bool pools = true;              // stream-ordered allocation
   int64_t fail_allocation = -1;   // the allocation with this number fails, counted from 0
+  int64_t fail_pinned = -1;       // likewise of pinned memory
   int64_t lose_device = -1;       // the launch with this number fails for good
 };
 Options& options();
 
+// Calls for pinned memory so far.
+int64_t pinned_calls();
 // Device allocations that are alive, but for those of lost devices; and allocations so far.
 int64_t live();
 int64_t allocations();

@@ -8,6 +8,8 @@ import { checkDevice, isDeviceTensor, newDeviceTensor, type DeviceTensor } from 
 type Name =
   | 'cudaQuantize'
   | 'cudaDequantize'
+  | 'cudaRanges'
+  | 'cudaHistogram'
   | 'cudaScores'
   | 'cudaLargest'
   | 'cudaRuns'

@@ -114,6 +114,23 @@ const quantized = (r: Runner, full: boolean): void => {
       )
     }
   })
+  for (const [kind, dims, axis, bins] of [[0, [2, 3, 700], 1, 256], [1, [40, 5], -1, 256], [2, [3000], null, 256], [0, [50], null, 16384]] as const) {
+    const floats = normals(bins + kind, size([...dims]), 1)
+    const data = kind === 0 ? floats : kind === 1 ? halves(floats) : bfloats(floats)
+    const shape = shapeOf(dims, axis, undefined)
+    const factors = Float32Array.from({ length: shape.count }, (_, i) => bins / (i % 2 ? 16 : 32))
+    const want = new Uint32Array(shape.count * bins)
+    const read = kind === 0 ? floats : Float32Array.from(data as Uint16Array, kind === 1 ? ofHalf : ofBfloat)
+    read.forEach((v, i) => {
+      const channel = Math.floor(i / shape.inner) % shape.axis
+      want[channel * bins + Math.floor(v * (factors[channel] as number)) + bins / 2]!++
+    })
+    const got = r.histogram(data, kind, shape, factors, bins)
+    same(raw(got.counts), raw(want), `quantize: histogram of [${dims}] kind ${kind}`)
+    if (got.flags) throw new Error(`quantize: histogram: flags ${got.flags}`)
+  }
+  if (!r.histogram(Float32Array.of(1, 9, 2), 0, shapeOf([3], null, null), Float32Array.of(64), 256).flags)
+    throw new Error('quantize: a value outside of the histogram raises no flag')
   const bad = r.quantize(Float32Array.of(1, NaN, 2), 0, shapeOf([3], null, null), {})
   if (!(bad.flags & kFlags.nonfinite)) throw new Error('quantize: NaN raises no flag')
 }

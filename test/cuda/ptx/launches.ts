@@ -220,6 +220,18 @@ export class Runner {
     return gpu.get(y, bytes)
   }
 
+  /** Counts for each index of the axis; flags beside them. */
+  histogram(x: ArrayBufferView, kind: number, s: Shape, factors: Float32Array, bins: number): { flags: number; counts: Uint32Array } {
+    const { gpu, flags, launch } = this.open('quantize')
+    const counts = gpu.put(new Uint32Array(s.count * bins))
+    const slices = slicesFor(s.outer * s.inner, 4 * bins, s.count)
+    launch(`histogram_kernel<${kind}>`, s.count * slices, kBlock, gpu.put(x), this.geometry(s), gpu.put(factors), bins, slices, counts, flags)
+    return {
+      flags: new Int32Array(gpu.get(flags, 4))[0] as number,
+      counts: new Uint32Array(gpu.get(counts, 4 * s.count * bins)),
+    }
+  }
+
   scores(norm: number, x: Float32Array, g?: Float32Array): Float32Array {
     const { gpu, flags, launch } = this.open('select')
     const out = gpu.put(4 * x.length)
