@@ -135,6 +135,7 @@ struct ConvInt8Problem {
   const float* depthwise;    // [ky][kx][channel], whole numbers
   const float* scales;       // [oc], of the weights; their zero points are 0
   const float* bias;         // [oc], or null
+  const float* residual;     // where results are float32, not depthwise: as in ConvProblem
   Activation activation;
   int32_t out_type, out_zero;  // GemmInt8Out
   float out_scale;

@@ -196,7 +196,8 @@ struct SparseArgs {
   GemmFill fill;
   GemmInt8Fill fill_bytes;  // for int8
   const void* fill_context;
-  const float* residual;    // float values, by_rows, w in tiles: like out, added before the activation; or null
+  // Like out, added before the activation, where x goes by rows and results are float32 (float weights: in tiles only); or null.
+  const float* residual;
   const float* row_scales;  // int8: instead of the matrix's own; or null
   // int8 only, as in core/gemm_int8.h
   bool x_signed;

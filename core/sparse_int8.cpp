@@ -354,6 +354,8 @@ WhittleStatus sparse_int8_multiply(const SparseInt8Kernels& kernels, const Spars
   p.epilogue.out_scale = a.out_scale;
   p.epilogue.out_zero = a.out_zero;
   p.epilogue.out_type = a.out_type;
+  p.epilogue.residual = a.residual;
+  p.epilogue.out_base = a.out;
   p.size = a.out_type == kOutInt32 || a.out_type == kOutFloat32 ? 4 : 1;
   const double work = static_cast<double>(w.nnz + w.rows) * static_cast<double>(a.columns) * static_cast<double>(a.batch);
   p.threads = work < 400e3 ? 1 : a.threads;

@@ -67,6 +67,7 @@ WhittleStatus sparse_gemm_int8(const SparseMatrix& w, const GemmInt8Args& g) {
   a.fill_bytes = g.fill;
   a.fill_context = g.fill_context;
   a.row_scales = g.b_scales;
+  a.residual = g.residual;
   return sparse_multiply(a);
 }
 

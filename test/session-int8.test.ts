@@ -224,6 +224,34 @@ describe('a convolution of planes', () => {
   })
 })
 
+// Residuals go into the sums of the later convolution; where that one's own result is fetched too, a step of its own adds them.
+test.each(['dense', '1x4'])('a residual is added where the sums of a convolution are (%s)', async (choice) => {
+  const dims = [2, 32, 9, 7]
+  const w2 = codes('int8', [32, 32, 3, 3], 5)
+  const data = Int8Array.from(w2.data as Int8Array, (v, i) => ((i / 36) % 5 < 1 ? v : 0))
+  const constants = { s: scale(0.03), z: zero('uint8', 121), w1: codes('int8', [32, 32, 1, 1], 3), w2: { ...w2, data }, ws: per(32), b: floats([32], 4) }
+  const model = net(dims, constants, [
+    ['QuantizeLinear', ['x', 's', 'z'], ['xq']],
+    ['DequantizeLinear', ['xq', 's', 'z'], ['xf']],
+    ['DequantizeLinear', ['w1', 'ws'], ['w1f'], { axis: int(0) }],
+    ['DequantizeLinear', ['w2', 'ws'], ['w2f'], { axis: int(0) }],
+    ['Conv', ['xf', 'w1f', 'b'], ['c1']],
+    ['Conv', ['xf', 'w2f', 'b'], ['c2'], { pads: ints([1, 1, 1, 1]) }],
+    ['Add', ['c1', 'c2'], ['sum']],
+    ['Relu', ['sum'], ['y']],
+  ])
+  const x = floats(dims, 5, 3)
+  const session = await Session.create(model, { threads: 1, tune: { c1: 'dense', c2: choice } })
+  const { steps, choices } = session.plan({ x: dims })
+  expect(steps.map((t) => t.op).filter((op) => op !== 'copy')).toEqual(['quantize', 'conv_int8', 'conv_int8'])
+  expect(choices.c2).toBe(choice)
+  const y = session.runSync({ x }).y as Tensor
+  const apart = session.runSync({ x }, { fetch: ['c2', 'y'] })
+  expect(y).toEqual(apart.y)
+  expect(furthest(y, await theirs(model, x))).toBeLessThan(1e-3)
+  expect(furthest(y, apart.c2 as Tensor)).toBeGreaterThan(1)
+})
+
 describe('quantizing a model', () => {
   const random = (dims: readonly number[], seed: number): Record<string, Tensor> => ({ x: floats(dims, seed) })
 

@@ -226,7 +226,7 @@ struct Finish {
 
 struct ConvInt8 final : Step {
   ConvInt8Problem p;
-  Operand x, weight, scales, bias, out;
+  Operand x, weight, scales, bias, residual, out;
   bool depthwise;
   WhittleStatus run(const RunContext& c) const override {
     ConvInt8Problem q = p;
@@ -236,6 +236,7 @@ struct ConvInt8 final : Step {
     else q.packed = c.at<const PackedInt8>(weight);
     q.scales = c.at<const float>(scales);
     q.bias = c.at<const float>(bias);
+    q.residual = c.at<const float>(residual);
     q.out = c.at<void>(out);
     return conv_int8(q, c.threads);
   }
@@ -321,7 +322,7 @@ Step* make_dynamic_quantize(PlanReader& r) {
 }
 
 // n h w c oh ow oc | kh kw, strides, dilations, pad top and left | depthwise | x signed, zero, scale | activation, result's type,
-// scale, zero | x, weight, scales, bias?, out
+// scale, zero | x, weight, scales, bias?, residual?, out
 Step* make_conv_int8(PlanReader& r) {
   auto s = std::make_unique<ConvInt8>();
   ConvInt8Problem& p = s->p;
@@ -347,7 +348,11 @@ Step* make_conv_int8(PlanReader& r) {
   s->weight = s->depthwise ? r.floats(plan_product({p.kh, p.kw, p.c})) : r.packed_int8(plan_product({p.kh, p.kw, p.c}), p.oc);
   s->scales = r.floats(p.oc);
   s->bias = r.floats(p.oc, true);
+  s->residual = r.floats(out, true);
+  r.require(s->residual.place == Place::none || (!s->depthwise && p.out_type == kOutFloat32), "a residual that cannot be added");
   s->out = r.operand(plan_product({out, f.size()}));
+  r.require(s->residual.place == Place::none || !s->weight.sparse || s->residual.place != s->out.place || s->residual.at != s->out.at,
+            "a residual where sparse results go");
   return s.release();
 }
 

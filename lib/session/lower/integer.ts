@@ -4,7 +4,7 @@ import { codeOf, codesOf, type Code } from '../codes'
 import type { Lowering } from '../lowering'
 import type { Argument, Constants, Memory } from '../program'
 import { identity, type Quantized, type Value } from '../value'
-import { takeAffines, takeEpilogue, type Affine } from './epilogue'
+import { takeAffines, takeEpilogue, type Affine, type Epilogue } from './epilogue'
 import { emitChosen, waysOfCodes } from './choose'
 import { channelsLast, imageOf, windowOf } from './window'
 
@@ -80,10 +80,11 @@ interface Finish {
   readonly type: DataType
   readonly scales: Float32Array
   readonly bias: Float32Array | undefined
+  readonly residual: Epilogue['residual']
 }
 
 /** What follows integer sums of `columns`: scales and shifts, an activation, and the making of codes. */
-function takeFinish(l: Lowering, node: Node, axis: number, order: readonly number[], xScale: number, w: Weights, bias: Float32Array | undefined): Finish {
+function takeFinish(l: Lowering, node: Node, axis: number, order: readonly number[], xScale: number, w: Weights, bias: Float32Array | undefined, residuals = false): Finish {
   const n = w.scales.length
   const name = node.outputs[0] as string
   const before = new Set(l.taken)
@@ -93,8 +94,9 @@ function takeFinish(l: Lowering, node: Node, axis: number, order: readonly numbe
     for (const t of [...l.taken]) if (!before.has(t)) l.taken.delete(t)
     map = { multiply: new Float64Array(n).fill(1), add: new Float64Array(n), output: name }
   }
-  const after = takeEpilogue(l, map.output, order, false, node)
-  const next = l.soleUser(after.output)
+  const after = takeEpilogue(l, map.output, order, residuals && addsFloats(l, map.output), node)
+  // Codes are made of sums that nothing is added to.
+  const next = after.residual ? undefined : l.soleUser(after.output)
   const code = next?.is('QuantizeLinear') && next.inputs[0] === after.output ? codeOf(l, next) : undefined
   const narrow = next && code && (code.type === 'int8' || code.type === 'uint8') ? code : undefined
   if (next && narrow) l.taken.add(next)
@@ -106,7 +108,17 @@ function takeFinish(l: Lowering, node: Node, axis: number, order: readonly numbe
     type,
     scales: w.scales.map((s, i) => s * (map.multiply[i] as number)),
     bias: total.some((v) => v !== 0) ? total : undefined,
+    residual: after.residual,
   }
+}
+
+/** Whether what comes next is the addition of floats that are in memory: codes and expressions cost less where they are added. */
+function addsFloats(l: Lowering, name: string): boolean {
+  const next = l.soleUser(name)
+  const other = next?.is('Add') ? next.inputs[next.inputs[0] === name ? 1 : 0] : undefined
+  if (!next || other === undefined || !l.has(other)) return false
+  const v = l.lazy(other, next)
+  return v.memory !== undefined && !v.quantized
 }
 
 const fits = (s: number): boolean => Math.fround(s) > 2 ** -120 && s < 2 ** 120
@@ -138,18 +150,18 @@ export function convOfCodes(node: Node, l: Lowering): boolean {
   if (depthwise ? taps > kTaps : groups !== 1 || taps * c > kLongest) return false
   const order = channelsLast(xDims.length)
   const codes = l.inOrder(x.codes, order, node)
-  const finish = takeFinish(l, node, 1, order, x.code.scale, w, bias)
+  const finish = takeFinish(l, node, 1, order, x.code.scale, w, bias, !depthwise)
   const key = node.outputs[0] as string
   // W is [oc][ic][tap]; products take a matrix [oc][tap][ic], turned, the depthwise kernel [tap][channel].
   const arranged = (): Int8Array => (taps === 1 ? w.codes : byOutput(w.codes, oc, c, taps))
   const planes = (): Float32Array => byTap(w.codes, oc, taps)
-  const out = l.make(finish.type, outDims, order)
+  let out = l.make(finish.type, outDims, order)
   const numbers = [
     ...[n, h, wide, c, oh, ow, oc],
     ...[kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1], depthwise ? 1 : 0],
     x.code.type === 'int8' ? 1 : 0,
   ]
-  const step = (weights: number | Memory, constants: Constants, from: Memory, to: Memory): Argument[] => [
+  const step = (weights: number | Memory, constants: Constants, from: Memory, add: Memory | null, to: Memory): Argument[] => [
     ...numbers,
     ...[x.code.zero, x.code.scale],
     ...finish.numbers,
@@ -157,16 +169,17 @@ export function convOfCodes(node: Node, l: Lowering): boolean {
     weights,
     constants.raw(`scales ${key} to ${finish.output}`, () => finish.scales),
     finish.bias ? constants.raw(`bias ${key} to ${finish.output}`, () => finish.bias as Float32Array) : null,
+    add,
     to,
   ]
   if (depthwise) {
-    l.program.step('conv_int8', node.label, ...step(l.constants.raw(`conv codes ${key}`, planes), l.constants, codes.memory, out.memory))
+    l.program.step('conv_int8', node.label, ...step(l.constants.raw(`conv codes ${key}`, planes), l.constants, codes.memory, null, out.memory))
   } else {
     const plain = taps === 1 && window.strides.every((s) => s === 1)
     const matrix = { key: `conv ${key}`, m: n * oh * ow, k: taps * c, n: oc, row: 1, col: taps * c }
     const ways = waysOfCodes(l, { ...matrix, raw: w.codes, data: arranged, gathered: !plain })
-    const shape = `conv int8 ${[...numbers, finish.type, finish.numbers[0]].join(' ')}`
-    emitChosen(l, node, 'conv_int8', ways, shape, { x: codes.memory, out }, (_, weights, constants, from, __, to) => step(weights, constants, from, to))
+    const shape = `conv int8 ${[...numbers, finish.type, finish.numbers[0]].join(' ')}${finish.residual ? ' residual' : ''}`
+    out = emitChosen(l, node, 'conv_int8', ways, shape, { x: codes.memory, residual: finish.residual, out }, (_, weights, constants, from, add, to) => step(weights, constants, from, add, to))
   }
   l.define(finish.output, out, node)
   return true
