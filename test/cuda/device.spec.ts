@@ -103,3 +103,14 @@ test('tensors of two devices in one call are ERR_DEVICE, and each device serves 
     const q = w.quantize(b); console.log(q.data.location, q.scale.location, q.data.toHost().data.join())`
   expect(child(script, { FAKE_CUDA_DEVICES: '2' }).trim().split('\n')).toEqual(['ERR_DEVICE teacher true', 'ERR_DEVICE out true', 'cuda:1 cuda:1 42,-85,127'])
 })
+
+test('a device that is lost says so by name from then on; the other one, the CPU and the process go on', () => {
+  // The third launch is the second call's on cuda:1.
+  const script = `const w = require(${dist}); const x = new Float32Array([1, -2, 3]); const a = w.toDevice(x, 'cuda:0'), b = w.toDevice(x, 'cuda:1')
+    const say = (e) => console.log(e.code, e.parameter, /device 1: unspecified launch failure/.test(e.message))
+    const ask = (body) => { try { body(); console.log('done') } catch (e) { say(e) } }
+    ask(() => w.importance(a)); ask(() => w.importance(b)); ask(() => w.importance(b)); ask(() => b.toHost()); ask(() => w.toDevice(x, 'cuda:1'))
+    w.importanceAsync(b).catch(say).then(() => { b.dispose(); console.log(w.importance(a).toHost().data.join(), w.importance({ type: 'float32', dims: [3], data: x }).data.join()) })`
+  const lines = child(script, { FAKE_CUDA_DEVICES: '2', FAKE_CUDA_LOSE_DEVICE: '2' }).trim().split('\n')
+  expect(lines).toEqual(['done', 'done', 'ERR_DEVICE w true', 'ERR_DEVICE tensor true', 'ERR_DEVICE tensor true', 'ERR_DEVICE out true', '1,2,3 1,2,3'])
+})

@@ -52,11 +52,12 @@ function losses(r: Runner, samples: number, classes: number, labels: Int32Array 
   return { gpu, flags, launch, list, answer }
 }
 
-const shapes = [[9, 33], [2, 1056]] as const // prettier-ignore
+const shapes = [[9, 33], [1, 1031]] as const // prettier-ignore
 const schedules = process.env['WHITTLE_PTX_FULL'] === '1' ? ([{}, { order: 'reversed', approximate: -1 }, { order: 'random', seed: 3, approximate: 1 }] as const) : ([{ order: 'random', seed: 3, approximate: 1 }] as const)
 
 test.each(shapes)('decoupled and several teachers, [%d, %d], are those of the CPU', (samples, classes) => {
-  for (const schedule of schedules) {
+  // A block a row is dear, and its barriers leave schedules little to choose.
+  for (const schedule of classes > 1024 ? schedules.slice(-1) : schedules) {
     const r = new Runner(modules, schedule)
     const tensor = (data: Float32Array) => ({ type: 'float32', dims: [samples, classes], data }) as const
     const [s, t, u] = [normals(1, samples * classes), normals(2, samples * classes), normals(3, samples * classes)]
