@@ -80,14 +80,14 @@ void softmax_rows(int64_t rows, int64_t n, const float* x, bool log, float* out,
   });
 }
 
-void layer_rows(int64_t rows, int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out,
+void layer_rows(int64_t rows, int64_t n, bool centered, const float* x, const float* gamma, const float* beta, float epsilon, float* out,
                 float* range, int threads) {
   const NormKernels& k = norm_kernels();
   std::mutex lock;
   if (range) range[0] = range[1] = 0;
   parallel_for(rows, rows_a_chunk(4 * n), threads, [&](int64_t b, int64_t e) {
     float own[2] = {0, 0};
-    k.layer(e - b, n, x + b * n, gamma, beta, epsilon, out + b * n, range ? own : nullptr);
+    k.layer(e - b, n, centered, x + b * n, gamma, beta, epsilon, out + b * n, range ? own : nullptr);
     if (!range) return;
     std::lock_guard<std::mutex> hold(lock);
     if (!(own[0] >= range[0])) range[0] = range[0] == range[0] ? own[0] : range[0];

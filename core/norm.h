@@ -14,9 +14,10 @@ struct NormKernels {
   void (*softmax)(int64_t n, const float* x, int32_t log, float* out);
   // softmax of each of `rows` rows, `stride` floats apart, in place.
   void (*softmax_rows)(int64_t rows, int64_t n, float* x, int64_t stride);
-  // (x - mean) / sqrt(variance + epsilon) * gamma + beta of each of `rows` rows, variance over n; gamma and beta may be null. out
-  // may be x. `range`, unless null, is lowered and raised to hold what is written, and NaN twice where that is not finite.
-  void (*layer)(int64_t rows, int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out, float* range);
+  // (x - mean) / sqrt(variance + epsilon) * gamma + beta of each of `rows` rows, variance over n; where `centered` is 0, the mean is
+  // taken to be 0 (RMS normalization). gamma and beta may be null. out may be x. `range`, unless null, is lowered and raised to hold what is written, and NaN twice where that is not finite.
+  void (*layer)(int64_t rows, int64_t n, int32_t centered, const float* x, const float* gamma, const float* beta, float epsilon, float* out,
+                float* range);
   float (*sum)(int64_t n, const float* x);
   float (*sum_squares)(int64_t n, const float* x);
   float (*sum_abs)(int64_t n, const float* x);
@@ -38,7 +39,7 @@ Tier norm_tier();
 // `rows` rows of n, contiguous.
 void softmax_rows(int64_t rows, int64_t n, const float* x, bool log, float* out, int threads);
 // `range`: null, or two floats that become the lowest and highest result, 0 among them; NaN twice where one is not finite.
-void layer_rows(int64_t rows, int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out,
+void layer_rows(int64_t rows, int64_t n, bool centered, const float* x, const float* gamma, const float* beta, float epsilon, float* out,
                 float* range, int threads);
 
 enum ReduceKind : int32_t { kReduceSum = 0, kReduceMean, kReduceMax, kReduceMin, kReduceL1, kReduceL2, kReduceSumSquare, kReduceLogSum, kReduceLogSumExp, kReduceProd };

@@ -170,3 +170,21 @@ test.each(Object.entries(made))('%s', async (_, c) => {
   for (const [name, t] of Object.entries(want)) expectSame(got[name], t)
   session.dispose()
 })
+
+test.each([
+  [-1, [2, 3, 70], [70]],
+  [1, [2, 3, 7], [3, 7]],
+])('RMSNormalization (opset 23) along axis %d is one step', async (axis, dims, own) => {
+  const [x, g] = [floats(dims, 1), floats(own, 2)]
+  const model = modelOf(graph([['x', 'float32', dims]], { g }, [['RMSNormalization', ['x', 'g'], ['y'], { axis: int(axis), epsilon: attribute.float(1e-3) }]], ['y']), 23)
+  const session = await Session.create(model)
+  expect(session.plan({ x: dims }).steps.map((s) => s.op)).toEqual(['layer_norm'])
+  const y = (await session.run({ x })).y?.data as Float32Array
+  const [from, scale, n] = [x.data as Float32Array, g.data as Float32Array, sizeOf(own)]
+  const want = Float64Array.from(from, (v, i) => {
+    const row = from.subarray(i - (i % n), i - (i % n) + n)
+    return (v / Math.sqrt(row.reduce((a, b) => a + b * b, 0) / n + Math.fround(1e-3))) * (scale[i % n] as number)
+  })
+  for (let i = 0; i < want.length; i++) expect(Math.abs((y[i] as number) - (want[i] as number))).toBeLessThanOrEqual(1e-5)
+  session.dispose()
+})

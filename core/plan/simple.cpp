@@ -71,9 +71,10 @@ struct Softmax final : Step {
 struct LayerNorm final : Step {
   Operand x, gamma, beta, out, range;
   int64_t rows, n;
+  bool centered;
   float epsilon;
   WhittleStatus run(const RunContext& c) const override {
-    layer_rows(rows, n, c.at<const float>(x), c.at<const float>(gamma), c.at<const float>(beta), epsilon, c.at<float>(out),
+    layer_rows(rows, n, centered, c.at<const float>(x), c.at<const float>(gamma), c.at<const float>(beta), epsilon, c.at<float>(out),
                c.at<float>(range), c.threads);
     return WHITTLE_OK;
   }
@@ -233,11 +234,12 @@ Step* make_softmax(PlanReader& r) {
   return s.release();
 }
 
-// rows, n, epsilon | x, gamma?, beta?, out
+// rows, n, whether centered, epsilon | x, gamma?, beta?, out, range?
 Step* make_layer_norm(PlanReader& r) {
   auto s = std::make_unique<LayerNorm>();
   s->rows = r.size();
   s->n = r.size();
+  s->centered = r.within(0, 1) != 0;
   s->epsilon = r.real();
   const int64_t count = plan_product({s->rows, s->n});
   s->x = r.floats(count);

@@ -30,17 +30,18 @@ void softmax_rows(int64_t rows, int64_t n, float* x, int64_t stride) {
   for (int64_t i = 0; i < rows; i++) softmax(n, x + i * stride, 0, x + i * stride);
 }
 
-void layer_row(int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out) {
+void layer_row(int64_t n, int32_t centered, const float* x, const float* gamma, const float* beta, float epsilon, float* out) {
   double mean = 0, variance = 0;
-  for (int64_t i = 0; i < n; i++) mean += x[i];
+  for (int64_t i = 0; i < n && centered; i++) mean += x[i];
   mean /= static_cast<double>(n);
   for (int64_t i = 0; i < n; i++) variance += (x[i] - mean) * (x[i] - mean);
   const double r = 1 / sqrt(variance / static_cast<double>(n) + epsilon);
   for (int64_t i = 0; i < n; i++) out[i] = static_cast<float>((x[i] - mean) * r * (gamma ? gamma[i] : 1.0) + (beta ? beta[i] : 0.0));
 }
 
-void layer(int64_t rows, int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out, float* range) {
-  for (int64_t i = 0; i < rows; i++) layer_row(n, x + i * n, gamma, beta, epsilon, out + i * n);
+void layer(int64_t rows, int64_t n, int32_t centered, const float* x, const float* gamma, const float* beta, float epsilon, float* out,
+           float* range) {
+  for (int64_t i = 0; i < rows; i++) layer_row(n, centered, x + i * n, gamma, beta, epsilon, out + i * n);
   if (!range) return;
   for (int64_t i = 0; i < rows * n; i++) {
     if (!(fabsf(out[i]) < INFINITY)) {

@@ -171,11 +171,15 @@ static inline void written(Written* w, vf y) {
 // kRows rows abreast, for the same reason as above.
 enum { kLayerRows = 4 };
 template <int kRows>
-static inline void layer_abreast(int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out, Written* w) {
+static inline void layer_abreast(int64_t n, int32_t centered, const float* x, const float* gamma, const float* beta, float epsilon, float* out,
+                                 Written* w) {
   const vf one = v_set(1.0f), zero = v_set(0.0f);
   vf s[kRows], center[kRows], r[kRows];
-  for (int k = 0; k < kRows; k++) s[k] = sum_all(n, x + k * n, zero);
-  for (int k = 0; k < kRows; k++) center[k] = v_set(v_sum(s[k]) / (float)n);
+  for (int k = 0; k < kRows; k++) center[k] = s[k] = zero;
+  if (centered) {
+    for (int k = 0; k < kRows; k++) s[k] = sum_all(n, x + k * n, zero);
+    for (int k = 0; k < kRows; k++) center[k] = v_set(v_sum(s[k]) / (float)n);
+  }
   for (int k = 0; k < kRows; k++) s[k] = square_all(n, x + k * n, center[k]);
   for (int k = 0; k < kRows; k++) r[k] = v_set(1.0f / sqrtf(v_sum(s[k]) / (float)n + epsilon));
   int64_t i = 0;
@@ -198,13 +202,13 @@ static inline void layer_abreast(int64_t n, const float* x, const float* gamma, 
   }
 }
 
-static void rows_layer(int64_t rows, int64_t n, const float* x, const float* gamma, const float* beta, float epsilon, float* out,
+static void rows_layer(int64_t rows, int64_t n, int32_t centered, const float* x, const float* gamma, const float* beta, float epsilon, float* out,
                        float* range) {
   const vf zero = v_set(0.0f);
   Written w = {zero, zero, zero};
   int64_t i = 0;
-  for (; i + kLayerRows <= rows; i += kLayerRows) layer_abreast<kLayerRows>(n, x + i * n, gamma, beta, epsilon, out + i * n, range ? &w : nullptr);
-  for (; i < rows; i++) layer_abreast<1>(n, x + i * n, gamma, beta, epsilon, out + i * n, range ? &w : nullptr);
+  for (; i + kLayerRows <= rows; i += kLayerRows) layer_abreast<kLayerRows>(n, centered, x + i * n, gamma, beta, epsilon, out + i * n, range ? &w : nullptr);
+  for (; i < rows; i++) layer_abreast<1>(n, centered, x + i * n, gamma, beta, epsilon, out + i * n, range ? &w : nullptr);
   if (!range) return;
   const float bad = v_sum(w.bad), lowest = -v_top(v_neg(w.lowest)), highest = v_top(w.highest);
   if (bad != bad) {

@@ -77,11 +77,12 @@ WHITTLE_CHECK(norm) {
       }
       // What is close to the mean keeps the rounding of large numbers.
       const double cancelled = 4 * most / sqrt(variance + 1e-3);
-      for (int which = 0; which < 4; which++) {
+      for (int which = 0; which < 8; which++) {
+        const int32_t centered = which < 4;
         const float *g = which & 1 ? gamma.data() : nullptr, *b = which & 2 ? beta.data() : nullptr;
         float range[2] = {0, 0};
-        ref.layer(1, n, x.data(), g, b, 1e-3f, want.data(), nullptr);
-        got.layer(1, n, x.data(), g, b, 1e-3f, out.data(), which == 1 ? nullptr : range);
+        ref.layer(1, n, centered, x.data(), g, b, 1e-3f, want.data(), nullptr);
+        got.layer(1, n, centered, x.data(), g, b, 1e-3f, out.data(), which == 1 ? nullptr : range);
         float lo = 0, hi = 0;
         for (int64_t i = 0; i < n && which != 1; i++) {
           lo = std::min(lo, out[i]);
@@ -96,13 +97,13 @@ WHITTLE_CHECK(norm) {
       const int64_t count = rng.between(2, 5);
       Guarded<float> all(count * n), each(count * n), once(count * n);
       for (int64_t i = 0; i < count * n; i++) all[i] = rng.normal();
-      for (int64_t i = 0; i < count; i++) got.layer(1, n, all.data() + i * n, gamma.data(), nullptr, 1e-3f, each.data() + i * n, nullptr);
+      for (int64_t i = 0; i < count; i++) got.layer(1, n, 1, all.data() + i * n, gamma.data(), nullptr, 1e-3f, each.data() + i * n, nullptr);
       float range[2] = {0, 0};
-      got.layer(count, n, all.data(), gamma.data(), nullptr, 1e-3f, once.data(), range);
+      got.layer(count, n, 1, all.data(), gamma.data(), nullptr, 1e-3f, once.data(), range);
       h.expect(memcmp(each.data(), once.data(), static_cast<size_t>(count * n) * 4) == 0 && range[0] <= range[1], "rows behind each other");
       all[rng.below(count * n)] = rng.below(2) ? NAN : INFINITY;
       range[0] = range[1] = 0;
-      got.layer(count, n, all.data(), gamma.data(), beta.data(), 1e-3f, once.data(), range);
+      got.layer(count, n, 1, all.data(), gamma.data(), beta.data(), 1e-3f, once.data(), range);
       h.expect(isnan(range[0]) && isnan(range[1]), "the range of what is not finite");
     });
     rows("sums", [&](int64_t n, Guarded<float>& x) {

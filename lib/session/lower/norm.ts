@@ -22,7 +22,8 @@ function softmax(log: boolean): Lower {
   }
 }
 
-const layerNorm: Lower = (node, l) => {
+/** LayerNormalization, and RMSNormalization, which takes no mean off and has no shift. */
+const layerNorm = (centered: boolean): Lower => (node, l) => {
   if (node.outputs[1] || node.outputs[2]) l.unsupported(node, 'the outputs Mean and InvStdDev')
   const v = l.value(node.inputs[0] as string, node)
   l.float(v, node)
@@ -42,7 +43,7 @@ const layerNorm: Lower = (node, l) => {
   const rows = n === 0 ? 0 : sizeOf(v.dims) / n
   const name = node.outputs[0] as string
   const range = l.rangeFor(name)
-  l.program.step('layer_norm', node.label, rows, n, node.float('epsilon', 1e-5), x.memory, part(node.inputs[1]), part(node.inputs[2]), out.memory, range)
+  l.program.step('layer_norm', node.label, rows, n, centered ? 1 : 0, node.float('epsilon', 1e-5), x.memory, part(node.inputs[1]), part(node.inputs[2]), out.memory, range)
   l.define(name, range ? { ...out, range } : out, node)
 }
 
@@ -81,7 +82,7 @@ function groupNorm(instance: boolean): Lower {
     const n = sizeOf(dims) / ((dims[0] as number) * groups || 1)
     const x = l.rowMajor(v, node)
     const normal = l.make('float32', dims)
-    l.program.step('layer_norm', node.label, n === 0 ? 0 : (dims[0] as number) * groups, n, node.float('epsilon', 1e-5), x.memory, null, null, normal.memory, null)
+    l.program.step('layer_norm', node.label, n === 0 ? 0 : (dims[0] as number) * groups, n, 1, node.float('epsilon', 1e-5), x.memory, null, null, normal.memory, null)
     const vector = (i: number): Value => {
       const t = l.constant(node.inputs[i], node)
       if (!t || t.type !== 'float32' || (t.data.length !== channels && t.data.length !== groups)) return l.unsupported(node, 'a scale or bias of another form')
@@ -117,7 +118,8 @@ function reduce(kind: number): Lower {
 export const norm: Readonly<Record<string, Lower>> = {
   Softmax: softmax(false),
   LogSoftmax: softmax(true),
-  LayerNormalization: layerNorm,
+  LayerNormalization: layerNorm(true),
+  RMSNormalization: layerNorm(false),
   BatchNormalization: batchNorm,
   GroupNormalization: groupNorm(false),
   InstanceNormalization: groupNorm(true),
