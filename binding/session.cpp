@@ -6,9 +6,11 @@
 #include <vector>
 
 #include "binding/call.h"
+#include "binding/device.h"
 #include "binding/families.h"
 #include "binding/gemm_weight.h"
 #include "binding/handles.h"
+#include "core/cuda.h"
 #include "core/plan/plan.h"
 #include "core/sparse_weights.h"
 
@@ -35,13 +37,15 @@ napi_value names(napi_env env, napi_callback_info) {
   return out;
 }
 
-// sessionNew(bytes) → a handle; `bytes` is what the constants will take, as V8 is to count it.
+// sessionNew(bytes, device) → a handle; `bytes` is what the constants will take, as V8 is to count it; device: a GPU's number, or -1.
 napi_value session_new(napi_env env, napi_callback_info info) {
   Args args(env, info);
   const int64_t bytes = args.integer();
+  const int32_t device = args.small();
   napi_value none = nullptr;
   napi_get_undefined(env, &none);
-  PlanModel* model = args.ok() ? new (std::nothrow) PlanModel : nullptr;
+  if (device >= 0 && (cuda().state != kCudaReady || device >= cuda().devices)) return none;
+  PlanModel* model = args.ok() ? new (std::nothrow) PlanModel(device) : nullptr;
   if (!model) return none;
   HandleEntry* entry = handle_create(HandleKind::session, model, bytes, [](void* p) { delete static_cast<PlanModel*>(p); });
   if (!entry) {
@@ -213,6 +217,7 @@ struct RunCall {
     static_assert(sizeof(std::atomic<int32_t>) == sizeof(int32_t), "a flag in JavaScript's memory");
     PlanModel* model = static_cast<PlanModel*>(use.object());
     const auto* flag = reinterpret_cast<const std::atomic<int32_t>*>(cancel);
+    if (model->device() >= 0) return arena ? WHITTLE_DEVICE : remember_device_error(model->run(*plan, inputs.data(), outputs.data(), threads, flag, times));
     if (arena) return model->run_part(*plan, inputs.data(), outputs.data(), threads, flag, times, arena, from, to);
     return model->run(*plan, inputs.data(), outputs.data(), threads, flag, times);
   }

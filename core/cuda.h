@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "core/activation.h"
+#include "core/cuda_net.h"
 #include "core/distill.h"
 #include "core/gemm_int8.h"
 #include "core/quantize.h"
@@ -20,7 +21,7 @@
 namespace whittle {
 
 // Raised by any change of this header or of a struct that it passes on.
-constexpr uint32_t kCudaContract = 10;
+constexpr uint32_t kCudaContract = 11;
 
 // Why nothing can run. The names cross into lib/kernels/devices.ts.
 enum CudaState : int32_t {
@@ -219,6 +220,9 @@ struct CudaBackend {
   // As sparse_multiply(); int8 has its bits. Floats: products of pairs of TF32 numbers for panels and n:m, float32's for the rest.
   // The same bits from call to call. *fault as gemm_int8's.
   WhittleStatus (*sparse_multiply)(int32_t device, const CudaSparse& w, const CudaSpmm& args, int32_t* fault);
+
+  // Steps of plans, many in one turn.
+  CudaNet net;
 };
 
 // The one symbol that the library exports under this name.

@@ -2,6 +2,7 @@
 // order of that stream. An operation holds its device for itself and waits for its own work before it answers; allocating
 // and releasing wait for none.
 #include "cuda/backend.h"
+#include "cuda/net.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -276,6 +277,10 @@ void Work::fetch(void* host, const void* memory, int64_t bytes) {
   if (status_ == WHITTLE_OK) check(cudaMemcpyAsync(host, memory, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_));
 }
 
+void Work::wait() {
+  if (status_ == WHITTLE_OK) check(cudaStreamSynchronize(stream_));
+}
+
 WhittleStatus Work::finish() {
   int* found = known(device_) ? devices()[device_].found : nullptr;
   fetch(found, flags_, sizeof *found);
@@ -287,6 +292,23 @@ WhittleStatus Work::finish() {
   return seen_ & kFlagNonfinite ? WHITTLE_NONFINITE : WHITTLE_OK;
 }
 
+namespace {
+
+CudaTurn* net_begin(int32_t device) { return new (std::nothrow) CudaTurn(device); }
+
+WhittleStatus net_end(CudaTurn* turn) {
+  const WhittleStatus status = turn->work.finish();
+  delete turn;
+  return status;
+}
+
+void net_wait(CudaTurn* turn) { turn->work.wait(); }
+void net_send(CudaTurn* turn, void* to, const void* host, int64_t bytes) { turn->work.send(to, host, bytes); }
+void net_fetch(CudaTurn* turn, void* host, const void* from, int64_t bytes) {
+  if (bytes > 0) turn->work.fetch(host, from, bytes);
+}
+
+}  // namespace
 }  // namespace whittle
 
 #if defined(_WIN32)
@@ -339,6 +361,8 @@ extern "C" WHITTLE_EXPORT const whittle::CudaBackend* whittle_cuda() {
     b.sparse_fill = cuda_sparse_fill;
     b.sparse_dense = cuda_sparse_dense;
     b.sparse_multiply = cuda_sparse_multiply;
+    b.net = {net_begin, net_end, net_wait, net_send, net_fetch, net_gemm, net_conv, net_attention, net_softmax, net_layer_norm, net_reduce,
+             net_elementwise, net_typed, net_pool, net_copy, net_fill, net_gather, net_resize, net_scatter_taps};
     return b;
   }();
   return &backend;

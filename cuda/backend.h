@@ -49,6 +49,8 @@ class Work {
   // To host memory, there once finish() has answered.
   void fetch(void* host, const void* memory, int64_t bytes);
 
+  void wait();
+
   // Ends the operation with WHITTLE_DEVICE and these words, or for want of memory.
   void refuse(const char* words);
   void refuse_memory();

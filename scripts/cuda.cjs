@@ -279,7 +279,7 @@ function selftest() {
     if (!made.ok) report('contract, build', { failed: 1, print: made.text }, start)
     else for (const seed of ['1', '2', '3']) rows(`contract, seed ${seed}`, 'cuda_selftest', ['--real', '--seed', seed], realLibrary(library, {}))
   }
-  specs('JavaScript', '{operations,distill,gemm,svd,sparse}', { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library })
+  specs('JavaScript', '{operations,distill,gemm,svd,sparse,session}', { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library })
   if (cuda.emulated) return skip('times', 'the library is emulated')
   const times = run(process.execPath, ['-e', kBench, path.join(root, 'dist')], { env: { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library } })
   console.log(times.text.trimEnd())

@@ -1,5 +1,6 @@
 // The attention step.
 #include "core/attention.h"
+#include "core/cuda_net.h"
 #include "core/plan/reader.h"
 
 namespace whittle {
@@ -8,15 +9,18 @@ namespace {
 struct Attention final : Step {
   AttentionProblem p;
   Operand q, k, v, mask, out;
-  WhittleStatus run(const RunContext& c) const override {
+  AttentionProblem bind(const RunContext& c) const {
     AttentionProblem x = p;
     x.q.data = c.at<const float>(q);
     x.k.data = c.at<const float>(k);
     x.v.data = c.at<const float>(v);
     x.mask.data = c.at<const float>(mask);
     x.out = c.at<float>(out);
-    return attention_f32(x, c.threads);
+    return x;
   }
+  WhittleStatus run(const RunContext& c) const override { return attention_f32(bind(c), c.threads); }
+  const char* lacking() const override { return p.depth > kCudaHead || p.wide > kCudaHead ? "has heads of more than 128 columns" : nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override { net.attention(turn, bind(c)); }
 };
 
 // Floats from the first to the last element of a walk; -1 if they leave 2^40.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/cuda_net.h"
 #include "core/plan/reader.h"
 #include "core/resample.h"
 #include "core/threads.h"
@@ -19,6 +20,11 @@ struct Typed final : Step {
     const void* at[3] = {c.at<const void>(in[0]), c.at<const void>(in[1]), c.at<const void>(in[2])};
     typed_run(p, at, c.at<void>(out), c.threads);
     return WHITTLE_OK;
+  }
+  const char* lacking() const override { return cuda_typed_exists(p.op) ? nullptr : "is an operation without a kernel for devices"; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    const void* at[3] = {c.at<const void>(in[0]), c.at<const void>(in[1]), c.at<const void>(in[2])};
+    net.typed(turn, p, at, c.at<void>(out));
   }
 };
 
@@ -43,12 +49,16 @@ struct Gather final : Step {
     });
     return WHITTLE_OK;
   }
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    net.gather(turn, {outer, axis, inner, count, wide, c.at<const void>(x), c.at<const void>(index), c.at<void>(out)});
+  }
 };
 
 struct Resize final : Step {
   ResizeProblem p;
   Operand x, index_y, weight_y, index_x, weight_x, out;
-  WhittleStatus run(const RunContext& c) const override {
+  ResizeProblem bind(const RunContext& c) const {
     ResizeProblem q = p;
     q.x = c.at<const float>(x);
     q.index_y = c.at<const int32_t>(index_y);
@@ -56,21 +66,29 @@ struct Resize final : Step {
     q.index_x = c.at<const int32_t>(index_x);
     q.weight_x = c.at<const float>(weight_x);
     q.out = c.at<float>(out);
-    return resize_f32(q, c.threads);
+    return q;
   }
+  WhittleStatus run(const RunContext& c) const override { return resize_f32(bind(c), c.threads); }
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override { net.resize(turn, bind(c)); }
 };
 
 struct ScatterTaps final : Step {
   ScatterProblem p;
   Operand in, bias, out;
-  WhittleStatus run(const RunContext& c) const override {
+  ScatterProblem bind(const RunContext& c) const {
     ScatterProblem q = p;
     q.in = c.at<const float>(in);
     q.bias = c.at<const float>(bias);
     q.out = c.at<float>(out);
-    scatter_taps(q, c.threads);
+    return q;
+  }
+  WhittleStatus run(const RunContext& c) const override {
+    scatter_taps(bind(c), c.threads);
     return WHITTLE_OK;
   }
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override { net.scatter_taps(turn, bind(c)); }
 };
 
 // Position of the largest (smallest) of n along the middle axis; the first one unless `last`.
@@ -181,7 +199,8 @@ Step* make_resize(PlanReader& r) {
   // Tables are constants, so that they can be checked here once and for all.
   const auto inside = [&](const Operand& table, int64_t count, int64_t size) {
     if (!r.require(table.place == Place::constant, "a table that is no constant")) return;
-    const int32_t* at = static_cast<const int32_t*>(table.fixed);
+    const int32_t* at = static_cast<const int32_t*>(r.content(table));
+    if (!r.require(at != nullptr, "a table that is too large")) return;
     for (int64_t i = 0; i < count; i++) r.require(at[i] >= 0 && at[i] < size, "a tap outside of the image");
   };
   inside(s->index_y, p.oh * p.taps_y, p.h);

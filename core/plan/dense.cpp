@@ -1,5 +1,6 @@
 // Steps that multiply: products and convolutions.
 #include "core/conv.h"
+#include "core/cuda_net.h"
 #include "core/gemm.h"
 #include "core/plan/reader.h"
 #include "core/sparse_weights.h"
@@ -17,7 +18,7 @@ struct Gemm final : Step {
   float alpha;
   Activation activation;
 
-  WhittleStatus run(const RunContext& x) const override {
+  GemmProblem bind(const RunContext& x) const {
     GemmProblem g;
     g.m = m;
     g.n = n;
@@ -49,8 +50,22 @@ struct Gemm final : Step {
     g.b_batch = b_batch;
     g.c_batch = m * n;
     if (!map.empty()) g.map = map.data();
+    return g;
+  }
+  WhittleStatus run(const RunContext& x) const override {
+    const GemmProblem g = bind(x);
     if (b.sparse) return sparse_gemm(*static_cast<const SparseMatrix*>(b.fixed), g, x.threads);
     return gemm_f32(g, x.threads);
+  }
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& x) const override {
+    GemmProblem g = bind(x);
+    if (packed) {
+      g.b = x.at<const float>(b);
+      g.b_row = b.row;
+      g.b_col = b.col;
+    }
+    net.gemm(turn, g);
   }
 };
 
@@ -66,7 +81,7 @@ struct Conv final : Step {
   Operand x, weight, bias, residual, out;
   ConvProblem p;
 
-  WhittleStatus run(const RunContext& c) const override {
+  ConvProblem bind(const RunContext& c) const {
     ConvProblem q = p;
     q.x = c.at<const float>(x);
     if (weight.sparse) q.sparse = static_cast<const SparseMatrix*>(weight.fixed);
@@ -74,8 +89,11 @@ struct Conv final : Step {
     q.bias = c.at<const float>(bias);
     q.residual = c.at<const float>(residual);
     q.out = c.at<float>(out);
-    return conv_f32(q, c.threads);
+    return q;
   }
+  WhittleStatus run(const RunContext& c) const override { return conv_f32(bind(c), c.threads); }
+  const char* lacking() const override { return p.by_rows || p.winograd ? "is laid out for a CPU" : nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override { net.conv(turn, bind(c)); }
 };
 
 struct ConvPlanesStep final : Step {

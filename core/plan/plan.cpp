@@ -6,6 +6,7 @@
 #include <new>
 
 #include "core/conv.h"
+#include "core/cuda.h"
 #include "core/elementwise.h"
 #include "core/gemm.h"
 #include "core/gemm_int8.h"
@@ -98,6 +99,11 @@ Operand PlanReader::operand(int64_t least, bool optional) {
   return o;
 }
 
+const void* PlanReader::content(const Operand& constant) {
+  const Constant* c = model_->constant(constant.at);
+  return c->device >= 0 ? c->memory.get() : c->data;
+}
+
 static Operand sparse_operand(const Constant& c, int64_t number) {
   Operand o;
   o.place = Place::constant;
@@ -121,6 +127,8 @@ Operand PlanReader::packed(int64_t groups, int64_t k, int64_t n) {
   o.at = number;
   o.bytes = c->bytes;
   o.fixed = c->data;
+  o.row = c->row;
+  o.col = c->col;
   return o;
 }
 
@@ -159,7 +167,15 @@ void PackedWeightDelete::operator()(PackedWeight* p) const { free_packed_weight(
 void PackedInt8Delete::operator()(PackedInt8* p) const { free_packed_int8(p); }
 void SparseDelete::operator()(SparseMatrix* p) const { delete p; }
 
-PlanModel::~PlanModel() = default;
+void Step::queue(const CudaNet&, CudaTurn*, const RunContext&) const {}
+
+Constant::~Constant() {
+  if (device >= 0) cuda().backend->release(device, data);
+}
+
+PlanModel::~PlanModel() {
+  if (device_ >= 0) cuda().backend->release(device_, spare_.memory);
+}
 
 const Constant* PlanModel::constant(int64_t number) {
   std::lock_guard<std::mutex> hold(lock_);
@@ -197,6 +213,13 @@ int64_t PlanModel::add_constant(ConstantKind kind, const void* data, int64_t byt
     if (all < 0 || all != bytes) return -1;
     // One stride is 1 and the other spans the matrix, so that every read lies inside.
     if (!(col == 1 && row == n) && !(row == 1 && col == k)) return -1;
+    if (device_ >= 0) {
+      if (tiles) return -1;
+      c->row = row;
+      c->col = col;
+      c->bytes = bytes;
+      return add_on_device(std::move(c), data);
+    }
     if (tiles && groups != 9) return -1;
     each = gemm_packed_size(k, n);
     if (tiles) {
@@ -205,6 +228,7 @@ int64_t PlanModel::add_constant(ConstantKind kind, const void* data, int64_t byt
     }
     c->bytes = each * c->groups * 4;
   } else if (kind == ConstantKind::gemm_int8) {
+    if (device_ >= 0) return -1;
     if (groups != 1 || plan_product({k, n}) != bytes || !((col == 1 && row == n) || (row == 1 && col == k))) return -1;
     const GemmInt8Kernels& table = gemm_int8_kernels();
     c->packed.reset(new_packed_int8(table, false, k, n));
@@ -215,6 +239,7 @@ int64_t PlanModel::add_constant(ConstantKind kind, const void* data, int64_t byt
     return keep(std::move(c));
   } else {
     c->bytes = bytes;
+    if (device_ >= 0) return add_on_device(std::move(c), data);
   }
   c->memory.reset(static_cast<uint8_t*>(aligned_new(static_cast<size_t>(c->bytes))));
   if (!c->memory) return -1;
@@ -243,8 +268,24 @@ int64_t PlanModel::keep(std::unique_ptr<Constant> constant) {
   return static_cast<int64_t>(constants_.size()) - 1;
 }
 
+int64_t PlanModel::add_on_device(std::unique_ptr<Constant> constant, const void* data) {
+  const CudaBackend& backend = *cuda().backend;
+  void* memory = nullptr;
+  if (backend.allocate(device_, constant->bytes, &memory) != WHITTLE_OK) return -1;
+  constant->data = static_cast<uint8_t*>(memory);
+  constant->device = device_;
+  if (backend.upload(device_, memory, data, constant->bytes) != WHITTLE_OK) return -1;
+  constexpr int64_t kTable = 64 << 10;
+  if (constant->kind == ConstantKind::raw && constant->bytes <= kTable) {
+    constant->memory.reset(static_cast<uint8_t*>(aligned_new(static_cast<size_t>(constant->bytes))));
+    if (constant->memory) memcpy(constant->memory.get(), data, static_cast<size_t>(constant->bytes));
+  }
+  return keep(std::move(constant));
+}
+
 int64_t PlanModel::add_weight(int32_t format, int64_t k, int64_t n, int64_t block, bool with_offset,
                               WhittleStatus (*fill)(void* context, PackedWeight* w), void* context) {
+  if (device_ >= 0) return -1;
   auto c = std::make_unique<Constant>();
   c->kind = ConstantKind::gemm_weight;
   c->groups = 1;
@@ -260,7 +301,7 @@ int64_t PlanModel::add_weight(int32_t format, int64_t k, int64_t n, int64_t bloc
 int64_t PlanModel::add_sparse(ConstantKind kind, const void* data, int64_t bytes, int64_t k, int64_t n, int64_t row, int64_t col,
                               const SparseLayout& layout) {
   const bool codes = kind == ConstantKind::sparse_int8;
-  if (plan_product({k, n, codes ? 1 : 4}) != bytes || !((col == 1 && row == n) || (row == 1 && col == k))) return -1;
+  if (device_ >= 0 || plan_product({k, n, codes ? 1 : 4}) != bytes || !((col == 1 && row == n) || (row == 1 && col == k))) return -1;
   std::unique_ptr<uint8_t[]> turned;
   SparseBuild b = {};
   b.rows = n;
@@ -305,6 +346,7 @@ int64_t PlanModel::add_plan(const double* program, int64_t length, std::string* 
     if (!reader.ok()) break;
     std::unique_ptr<Step> step(kSteps[op].make(reader));
     if (!step) reader.refuse("the step cannot be made");
+    if (reader.ok() && device_ >= 0 && step->lacking()) reader.refuse((std::string("device: ") + step->lacking()).c_str());
     if (!reader.ok()) *error = "step " + std::to_string(i) + ", " + kSteps[op].name + ": " + reader.reason();
     plan->steps.push_back(std::move(step));
   }
@@ -342,12 +384,71 @@ void PlanModel::give_arena(Arena arena) {
 
 WhittleStatus PlanModel::run(const Plan& plan, void* const* inputs, void* const* outputs, int threads,
                              const std::atomic<int32_t>* cancel, double* times) {
+  if (device_ >= 0) return run_on_device(plan, inputs, outputs, cancel, times);
   Arena arena;
   uint8_t* memory = take_arena(plan.arena_bytes, &arena);
   if (!memory) return WHITTLE_OUT_OF_MEMORY;
   const WhittleStatus status =
       run_part(plan, inputs, outputs, threads, cancel, times, memory, 0, static_cast<int64_t>(plan.steps.size()));
   give_arena(std::move(arena));
+  return status;
+}
+
+WhittleStatus PlanModel::run_on_device(const Plan& plan, void* const* inputs, void* const* outputs, const std::atomic<int32_t>* cancel,
+                                       double* times) {
+  const CudaBackend& backend = *cuda().backend;
+  const CudaNet& net = backend.net;
+  // Inputs and outputs lie behind the arena.
+  int64_t bytes = plan.arena_bytes;
+  std::vector<int64_t> at;
+  const auto place = [&](const std::vector<int64_t>& sizes) {
+    for (const int64_t size : sizes) {
+      bytes = (bytes + 255) & ~int64_t(255);
+      at.push_back(bytes);
+      bytes += size;
+    }
+  };
+  place(plan.input_bytes);
+  place(plan.output_bytes);
+  DeviceArena arena;
+  {
+    std::lock_guard<std::mutex> hold(lock_);
+    std::swap(arena, spare_);
+  }
+  if (arena.bytes < bytes || !arena.memory) {
+    backend.release(device_, arena.memory);
+    arena = {nullptr, bytes};
+    const WhittleStatus status = backend.allocate(device_, bytes, &arena.memory);
+    if (status != WHITTLE_OK) return status;
+  }
+  std::vector<void*> in, out;
+  for (size_t i = 0; i < at.size(); i++) (i < plan.input_bytes.size() ? in : out).push_back(static_cast<uint8_t*>(arena.memory) + at[i]);
+  const RunContext context = {static_cast<uint8_t*>(arena.memory), in.data(), out.data(), 1};
+  CudaTurn* turn = net.begin(device_);
+  WhittleStatus status = turn ? WHITTLE_OK : WHITTLE_OUT_OF_MEMORY;
+  if (turn) {
+    bool aborted = false;
+    for (size_t i = 0; i < in.size(); i++) net.send(turn, in[i], inputs[i], plan.input_bytes[i]);
+    if (times) net.wait(turn);
+    for (size_t i = 0; i < plan.steps.size() && !aborted; i++) {
+      aborted = cancel && cancel->load(std::memory_order_relaxed);
+      if (aborted) break;
+      const auto start = std::chrono::steady_clock::now();
+      plan.steps[i]->queue(net, turn, context);
+      if (!times) continue;
+      net.wait(turn);
+      times[i] = std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count();
+    }
+    for (size_t i = 0; i < out.size() && !aborted; i++) net.fetch(turn, outputs[i], out[i], plan.output_bytes[i]);
+    status = net.end(turn);
+    if (aborted && status == WHITTLE_OK) status = WHITTLE_ABORTED;
+  }
+  {
+    std::lock_guard<std::mutex> hold(lock_);
+    if (arena.bytes > spare_.bytes || !spare_.memory) std::swap(arena, spare_);
+  }
+  // Another run's, which came first.
+  backend.release(device_, arena.memory);
   return status;
 }
 

@@ -26,8 +26,9 @@ struct Operand {
   Place place = Place::none;
   int64_t at = 0;  // offset or index
   int64_t bytes = 0;
-  const void* fixed = nullptr;  // of a constant
+  const void* fixed = nullptr;  // of a constant; on a device its memory there
   bool sparse = false;  // which is a SparseMatrix
+  int64_t row = 0, col = 0;  // on a device: strides of a matrix that a CPU would have packed
 };
 
 // What a constant holds. The numbers cross into lib/session/program.ts.
@@ -67,7 +68,10 @@ struct Constant {
   int64_t groups, k, n;
   int64_t bytes;
   std::unique_ptr<uint8_t, AlignedDelete> memory;
-  uint8_t* data;  // 64-byte aligned
+  uint8_t* data;  // 64-byte aligned, or memory of `device`
+  int32_t device = -1;
+  int64_t row = 0, col = 0;
+  ~Constant();
   std::unique_ptr<PackedInt8, PackedInt8Delete> packed;
   std::unique_ptr<PackedWeight, PackedWeightDelete> weight;
   std::unique_ptr<SparseMatrix, SparseDelete> sparse;
@@ -90,10 +94,16 @@ struct RunContext {
   }
 };
 
+struct CudaNet;
+struct CudaTurn;
+
 class Step {
  public:
   virtual ~Step() = default;
   virtual WhittleStatus run(const RunContext& context) const = 0;
+  // What keeps a device from it, or null: then queue() serves, with a context of device memory.
+  virtual const char* lacking() const { return "has no kernel for devices"; }
+  virtual void queue(const CudaNet& net, CudaTurn* turn, const RunContext& context) const;
 };
 
 struct Plan {
@@ -128,7 +138,10 @@ class PlanUse {
 
 class PlanModel {
  public:
+  // device: constants, arenas and steps are those of this GPU, which there is; -1: the CPU's.
+  explicit PlanModel(int32_t device = -1) : device_(device) {}
   ~PlanModel();
+  int32_t device() const { return device_; }
   // The constant's number, or -1 if memory is short or the sizes do not fit `bytes`.
   int64_t add_constant(ConstantKind kind, const void* data, int64_t bytes, int64_t groups, int64_t k, int64_t n, int64_t row,
                        int64_t col);
@@ -153,6 +166,12 @@ class PlanModel {
 
  private:
   int64_t keep(std::unique_ptr<Constant> constant);
+  int64_t add_on_device(std::unique_ptr<Constant> constant, const void* data);
+  WhittleStatus run_on_device(const Plan& plan, void* const* inputs, void* const* outputs, const std::atomic<int32_t>* cancel, double* times);
+  struct DeviceArena {
+    void* memory = nullptr;
+    int64_t bytes = 0;
+  };
   struct Arena {
     std::unique_ptr<uint8_t, AlignedDelete> memory;
     int64_t bytes;
@@ -164,6 +183,8 @@ class PlanModel {
   std::vector<std::unique_ptr<Constant>> constants_;
   std::vector<PlanUse> plans_;
   std::vector<Arena> arenas_;
+  int32_t device_;
+  DeviceArena spare_;  // on a device, where runs take turns anyway
 };
 
 // Names of the steps, of the elementwise and of the typed operations, in the order of their numbers.

@@ -67,6 +67,8 @@ class PlanReader {
   // place, at, bytes; `least` bytes or more. A missing operand is (0, 0, 0) and accepted where it is optional.
   Operand operand(int64_t least, bool optional = false);
   Operand floats(int64_t count, bool optional = false) { return operand(count < 0 ? -1 : count * 4, optional); }
+  // What a raw constant holds, where this process can read it; on a device null but for small ones.
+  const void* content(const Operand& constant);
   // A constant packed for `groups` products k x n; a sparse one serves where groups is 1.
   Operand packed(int64_t groups, int64_t k, int64_t n);
   Operand packed_int8(int64_t k, int64_t n);

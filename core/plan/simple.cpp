@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/cuda_net.h"
 #include "core/elementwise.h"
 #include "core/layout.h"
 #include "core/norm.h"
@@ -23,18 +24,46 @@ struct Elementwise final : Step {
     for (size_t i = 0; i < inputs.size(); i++) at[i] = c.at<const void>(inputs[i]);
     return elementwise_run(program, at, c.at<void>(out), c.threads);
   }
+  const char* lacking() const override {
+    bool codes = program.out_code.kind != 0;
+    for (const ElementwiseCode& c : program.code) codes |= c.kind != 0;
+    if (codes) return "reads or writes codes";
+    for (const ElementwiseStep& s : program.steps)
+      if (s.op >= kCudaElementwiseOps) return "has trigonometric operations";
+    return nullptr;
+  }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    CudaElementwise e = {};
+    e.rank = program.rank;
+    e.inputs = program.inputs;
+    e.steps = static_cast<int32_t>(program.steps.size());
+    e.size = 1;
+    for (int k = 0; k < e.rank; k++) e.size *= e.dims[k] = static_cast<uint32_t>(program.dims[k]);
+    for (int i = 0; i < e.inputs; i++) {
+      for (int k = 0; k < e.rank; k++) e.strides[i][k] = static_cast<uint32_t>(program.strides[i][k]);
+      e.input[i] = c.at<const float>(inputs[static_cast<size_t>(i)]);
+    }
+    std::copy(program.steps.begin(), program.steps.end(), e.step);
+    e.out = c.at<float>(out);
+    net.elementwise(turn, e);
+  }
 };
 
 struct PoolStep final : Step {
   Operand x, out;
   PoolProblem p;
-  WhittleStatus run(const RunContext& c) const override {
+  PoolProblem bind(const RunContext& c) const {
     PoolProblem q = p;
     q.x = c.at<const float>(x);
     q.out = c.at<float>(out);
-    pool_f32(q, c.threads);
+    return q;
+  }
+  WhittleStatus run(const RunContext& c) const override {
+    pool_f32(bind(c), c.threads);
     return WHITTLE_OK;
   }
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override { net.pool(turn, bind(c)); }
 };
 
 struct Copy final : Step {
@@ -44,6 +73,10 @@ struct Copy final : Step {
   WhittleStatus run(const RunContext& c) const override {
     layout_copy(copy, c.at<const uint8_t>(in) + from, c.at<uint8_t>(out) + to, c.threads);
     return WHITTLE_OK;
+  }
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    net.copy(turn, copy, c.at<const uint8_t>(in) + from, c.at<uint8_t>(out) + to);
   }
 };
 
@@ -56,6 +89,8 @@ struct Fill final : Step {
     std::fill(p, p + count, value);
     return WHITTLE_OK;
   }
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override { net.fill(turn, count, value, c.at<float>(out)); }
 };
 
 struct Softmax final : Step {
@@ -65,6 +100,10 @@ struct Softmax final : Step {
   WhittleStatus run(const RunContext& c) const override {
     softmax_rows(rows, n, c.at<const float>(x), log, c.at<float>(out), c.threads);
     return WHITTLE_OK;
+  }
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    net.softmax(turn, {rows, n, c.at<const float>(x), nullptr, nullptr, 0, log, c.at<float>(out)});
   }
 };
 
@@ -78,6 +117,10 @@ struct LayerNorm final : Step {
                c.at<float>(range), c.threads);
     return WHITTLE_OK;
   }
+  const char* lacking() const override { return !centered ? "takes no mean off" : range.place == Place::none ? nullptr : "tells its range"; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    net.layer_norm(turn, {rows, n, c.at<const float>(x), c.at<const float>(gamma), c.at<const float>(beta), epsilon, false, c.at<float>(out)});
+  }
 };
 
 struct Reduce final : Step {
@@ -86,6 +129,10 @@ struct Reduce final : Step {
   ReduceKind kind;
   WhittleStatus run(const RunContext& c) const override {
     return reduce_middle(kind, outer, n, inner, c.at<const float>(x), c.at<float>(out), c.threads) ? WHITTLE_OK : WHITTLE_OUT_OF_MEMORY;
+  }
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    net.reduce(turn, kind, outer, n, inner, c.at<const float>(x), c.at<float>(out));
   }
 };
 

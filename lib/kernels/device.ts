@@ -30,16 +30,16 @@ export function checkDevice(status: number, parameter: string): void {
   check(status, parameter)
 }
 
-/** The number of a device named `cuda:N`, or `cuda` for the first. */
-function deviceIndex(device: unknown): number {
-  if (typeof device !== 'string') fail('ERR_DTYPE', 'device', "a string such as 'cuda:0'", device)
+/** @internal The number of a device named `cuda:N`, or `cuda` for the first. */
+export function deviceIndex(device: unknown, parameter = 'device', expected = "'cuda' or 'cuda:N'"): number {
+  if (typeof device !== 'string') fail('ERR_DTYPE', parameter, "a string such as 'cuda:0'", device)
   const match = /^cuda(?::(\d{1,3}))?$/.exec(device)
-  if (!match) fail('ERR_RANGE', 'device', "'cuda' or 'cuda:N'", device)
+  if (!match) fail('ERR_RANGE', parameter, expected, device)
   const found = cudaDevices()
-  if (!found.available) throw new WhittleError('ERR_DEVICE', 'device', `device: ${device} was asked for, but ${found.reason}`)
+  if (!found.available) throw new WhittleError('ERR_DEVICE', parameter, `${parameter}: ${device} was asked for, but ${found.reason}`)
   const index = Number(match[1] ?? 0)
   if (index >= found.devices.length)
-    throw new WhittleError('ERR_DEVICE', 'device', `device: there is no ${device}; there are ${found.devices.map((d) => d.id).join(', ')}`)
+    throw new WhittleError('ERR_DEVICE', parameter, `${parameter}: there is no ${device}; there are ${found.devices.map((d) => d.id).join(', ')}`)
   return index
 }
 

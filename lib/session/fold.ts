@@ -54,7 +54,7 @@ export function foldConstants(graph: Graph, shapes: Shapes, folded: Folded): voi
 }
 
 function compute(graph: Graph, shapes: Shapes, names: readonly string[], nodes: ReadonlySet<Node>): readonly Tensor[] {
-  const session = native().sessionNew(0)
+  const session = native().sessionNew(0, -1)
   if (!session) return []
   const lowered = lower({ graph, shapes }, names, nodes, new Constants(session))
   const numbers = lowered.program.encode()

@@ -1,4 +1,4 @@
-import type { PlanStep } from './session'
+import type { PlanStep } from './types'
 
 /** Time of one step of a plan, over all profiled runs. */
 export interface ProfileStep extends PlanStep {

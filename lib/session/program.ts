@@ -9,7 +9,7 @@ import type { Tuner } from './tune'
 declare module '../native' {
   interface NativeBinding {
     sessionNames(): readonly [steps: readonly string[], elementwise: readonly string[], typed: readonly string[]]
-    sessionNew(bytes: number): object | undefined
+    sessionNew(bytes: number, device: number): object | undefined
     sessionConstant(
       session: object,
       kind: number,
@@ -99,10 +99,13 @@ export class Constants {
   readonly #known = new Map<string, Memory>()
   /** who chooses between kernels; none: what is best for dense weights */
   readonly tuner: Tuner | undefined
+  /** the GPU whose memory they lie in, by name */
+  readonly device: string | undefined
 
-  constructor(session: object, tuner?: Tuner) {
+  constructor(session: object, tuner?: Tuner, device?: string) {
     this.#session = session
     this.tuner = tuner
+    this.device = device
   }
 
   /** Data as it is. `key` names it: the same key, the same data. */

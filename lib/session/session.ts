@@ -2,85 +2,19 @@ import { WhittleError } from '../errors'
 import { pin } from '../async'
 import { Handle, handleObject, registerHandle } from '../handle'
 import { Model, type Dim } from '../model'
-import { check, native } from '../native'
+import { checkDevice } from '../kernels/device'
+import { native } from '../native'
 import { isDataType, type Tensor, type TensorLike, type TypedArray } from '../tensor'
 import { fail, integer, options as checkOptions, tensor } from '../validate'
 import { callAgain, remember, type Seen } from './again'
 import { prepare } from './prepare'
 import { Profiler, type ProfileReport } from './profile'
+import { checkDeviceOps, kCpu, place, type Placed } from './device'
 import { Constants, type RunArguments } from './program'
 import { Fallback } from './foreign'
 import { checkOps, execute, Stage, type NativeCall, type RunEvent, type Waiting } from './stages'
-import { checkTune, Tuner, type CheckedTune, type Choices, type Tune } from './tune'
-
-/** Options of {@link Session.create}. */
-export interface SessionOptions {
-  /** Threads that a run may use, 1 … 256. Default: the process's limit (`setThreads`, `WHITTLE_THREADS`). */
-  threads?: number
-  /** Times every step of every run, for {@link Session.profile}. Default false, which costs nothing. */
-  profile?: boolean
-  /**
-   * What becomes of nodes that sessions have no kernel for. Default: `ERR_UNSUPPORTED_OP` at {@link Session.create}. With
-   * `'onnxruntime'` they run in onnxruntime-node, which must be installed: those that hang together as one model, a control flow node
-   * with such nodes inside as a whole. onnxruntime-node is asynchronous only: {@link Session.runSync} is then an error where it
-   * comes upon them. Values between such nodes cannot be fetched or tapped.
-   */
-  fallback?: 'onnxruntime'
-  /**
-   * How kernels are chosen where a layer has several, such as sparse ones for weights that are mostly zero.
-   *
-   * - `'model'` (default): by a model of this CPU's kernels; the same on every machine of a kind
-   * - `'measure'`: by timing them here when a plan is made. What was measured is kept in a file under `WHITTLE_CACHE`, else
-   *   `$XDG_CACHE_HOME/whittle`, else `~/.cache/whittle`; one that is missing, broken or cannot be written does no harm
-   * - what {@link Session.plan} answered, or its `choices`: those again; layers that it does not name go by the model
-   *
-   * Float32 results of different kernels differ by rounding; integer ones never do.
-   */
-  tune?: Tune
-}
-
-/** Options of {@link Session.run}. */
-export interface RunOptions {
-  /** Names of values to be answered instead of the model's outputs: any value of the graph that survives fusion is cheap. */
-  fetch?: readonly string[]
-  /** Ends the run early with `ERR_ABORTED`. */
-  signal?: AbortSignal
-}
-
-/**
- * Looks at a value while a run makes it. `view` may lie in the run's working memory: it is good until the function returns
- * (in {@link Session.run}: until the promise that it returns is settled) and must not be written; copy what is to be kept.
- */
-export type TapFunction = (view: Tensor, name: string) => unknown
-
-/** An input or output of a session. */
-export interface SessionValue {
-  readonly name: string
-  readonly type: string
-  /** a string is a symbolic size, null one that is not known */
-  readonly dims: readonly Dim[] | null
-}
-
-/** One step of {@link Session.plan}. */
-export interface PlanStep {
-  /** the kernel: conv, gemm, elementwise, …; `onnxruntime` for what runs there (steps of that kind are told last) */
-  readonly op: string
-  /** the ONNX node it begins with; of a part that runs in onnxruntime all nodes, joined by ` + ` */
-  readonly node: string
-  /** where there was a choice: `dense`, `rows` (a dense convolution row by row), `csr`, or blocks such as `1x4` */
-  readonly choice?: string
-}
-
-/** What {@link Session.plan} tells of the plan for one set of input shapes. */
-export interface PlanReport {
-  readonly steps: readonly PlanStep[]
-  /** bytes of working memory that a run takes */
-  readonly arenaBytes: number
-  /** bytes of weights, packed for this machine's kernels, shared by all plans of the session */
-  readonly weightBytes: number
-  /** what was chosen for layers that can be computed in several ways; good for `SessionOptions.tune` */
-  readonly choices: Choices
-}
+import { checkTune, Tuner, type CheckedTune } from './tune'
+import type { PlanReport, RunOptions, SessionOptions, SessionValue, TapFunction } from './types'
 
 type Steps = Generator<RunEvent, Map<string, Tensor>, void>
 
@@ -92,7 +26,7 @@ class SessionHandle extends Handle {
 registerHandle('Session', (object) => new SessionHandle(object))
 
 /**
- * A model ready to run on the CPU: lowered once for each set of input shapes to a flat list of kernels, with batch
+ * A model ready to run, on the CPU or a GPU: lowered once for each set of input shapes to a flat list of kernels, with batch
  * normalization, activations and residual additions folded into products, weights packed for this machine, and working
  * memory laid out beforehand. A run is one native call.
  *
@@ -105,10 +39,12 @@ registerHandle('Session', (object) => new SessionHandle(object))
  */
 export class Session {
   #model!: Model
-  readonly #handle: SessionHandle
+  #handle!: SessionHandle
   readonly #threads: number
   readonly #profiler: Profiler | undefined
-  readonly #constants: Constants
+  #constants!: Constants
+  #placed: Placed
+  readonly #tune: CheckedTune
   readonly #fallback: Fallback | undefined
   #stage!: Stage
   #given: Model
@@ -121,16 +57,14 @@ export class Session {
   readonly inputs: readonly SessionValue[]
   readonly outputs: readonly SessionValue[]
 
-  private constructor(model: Model, threads: number, profile: boolean, tune: CheckedTune, fallback: Fallback | undefined) {
+  private constructor(model: Model, threads: number, profile: boolean, tune: CheckedTune, fallback: Fallback | undefined, placed: Placed) {
     this.#profiler = profile ? new Profiler() : undefined
     this.#given = model
     this.#fallback = fallback
     this.#threads = threads
-    const object = native().sessionNew([...model.graph.initializers.values()].reduce((sum, i) => sum + i.byteLength, 0))
-    if (!object) throw new WhittleError('ERR_OUT_OF_MEMORY', 'model', 'model: no memory for a session')
-    this.#handle = new SessionHandle(object)
-    this.#constants = new Constants(object, new Tuner(tune, threads))
-    this.#build(object)
+    this.#tune = tune
+    this.#placed = placed
+    this.#open()
     const { graph } = this.#model
     this.inputs = graph.inputs
       .filter((i) => !graph.initializers.has(i.name))
@@ -146,13 +80,16 @@ export class Session {
    * `ERR_DEVICE` for a fallback that is not installed; `ERR_RANGE` for a `tune` that names no kernel of a layer
    */
   static async create(model: Model | string | Uint8Array | ArrayBuffer, options?: SessionOptions): Promise<Session> {
-    const { threads, profile, fallback, tune } = checkOptions(options, 'options', ['threads', 'profile', 'fallback', 'tune'])
+    const { threads, profile, fallback, tune, device } = checkOptions(options, 'options', ['threads', 'profile', 'fallback', 'tune', 'device'])
     if (profile !== undefined && typeof profile !== 'boolean') fail('ERR_DTYPE', 'options.profile', 'a boolean', profile)
     if (fallback !== undefined && fallback !== 'onnxruntime') fail('ERR_RANGE', 'options.fallback', "'onnxruntime'", fallback)
     const n = threads === undefined ? 0 : integer(threads, 'options.threads', 1, 256)
     const how = checkTune(tune)
+    const placed = place(device)
+    if (device !== undefined && device !== 'cpu' && (fallback !== undefined || tune !== undefined))
+      fail('ERR_RANGE', fallback !== undefined ? 'options.fallback' : 'options.tune', "nothing where options.device is not 'cpu'", fallback ?? tune)
     const loaded = model instanceof Model ? model : await Model.load(model)
-    const session = new Session(loaded, n, profile === true, how, fallback && new Fallback(loaded, n))
+    const session = new Session(loaded, n, profile === true, how, fallback && new Fallback(loaded, n), placed)
     // Branches and bodies have names of their own.
     if (typeof how === 'object' && !session.#given.graph.nodes.some((node) => node.subgraphs().length > 0))
       for (const name of Object.keys(how.choices)) session.#checkNames([name], `options.tune.${name}`)
@@ -176,7 +113,7 @@ export class Session {
     if (again) {
       const { args, done } = this.#arguments(again, null)
       args[2] = args[2].map((d) => pin(d))
-      check(await native().sessionRunAsync(...args), 'inputs')
+      checkDevice(await native().sessionRunAsync(...args), 'inputs')
       done()
       return Object.fromEntries(again.plan.outputs.map(({ name }, i) => [name, again.outputs[i] as Tensor]))
     }
@@ -215,7 +152,7 @@ export class Session {
         }
         const { args, done } = this.#arguments(step.value, flag)
         args[2] = args[2].map((d) => pin(d))
-        check(await native().sessionRunAsync(...args), 'inputs')
+        checkDevice(await native().sessionRunAsync(...args), 'inputs')
         done()
         if (!this.#fallback && options === undefined) this.#last = remember(step.value, tensors, names)
       }
@@ -230,16 +167,23 @@ export class Session {
     const again = this.#again(inputs, options)
     if (again) {
       const { args, done } = this.#arguments(again, null)
-      check(native().sessionRun(...args), 'inputs')
+      checkDevice(native().sessionRun(...args), 'inputs')
       done()
       return Object.fromEntries(again.plan.outputs.map(({ name }, i) => [name, again.outputs[i] as Tensor]))
     }
     const { tensors, names } = this.#prepare(inputs, options)
     const taps = this.#tapped()
-    const steps = this.#begin(tensors, names, taps)
+    let steps = this.#begin(tensors, names, taps)
     try {
       for (;;) {
-        const step = steps.next()
+        let step: ReturnType<Steps['next']>
+        try {
+          step = steps.next()
+        } catch (error) {
+          if (!this.#leave(error)) throw error
+          steps = this.#begin(tensors, names, taps)
+          continue
+        }
         if (step.done) return pickOutputs(step.value, names)
         if ('wait' in step.value) {
           const { waits } = step.value
@@ -250,7 +194,7 @@ export class Session {
           continue
         }
         const { args, done } = this.#arguments(step.value, null)
-        check(native().sessionRun(...args), 'inputs')
+        checkDevice(native().sessionRun(...args), 'inputs')
         done()
         if (!this.#fallback && options === undefined) this.#last = remember(step.value, tensors, names)
       }
@@ -280,6 +224,7 @@ export class Session {
    */
   tap(name: string | readonly string[], view: TapFunction): () => void {
     this.#object()
+    if (this.#placed.index >= 0) throw new WhittleError('ERR_DEVICE', 'name', `name: values on ${this.#placed.name} cannot be tapped; fetch them`)
     const names = this.#checkNames(typeof name === 'string' ? [name] : name, 'name')
     if (typeof view !== 'function') fail('ERR_DTYPE', 'view', 'a function', view)
     // Of its own, so that the same function may tap a value twice.
@@ -302,7 +247,7 @@ export class Session {
    * tensor instead of its dims; where it depends on what the model finds on the way, the plan up to there is told.
    */
   plan(dims: Readonly<Record<string, readonly number[] | TensorLike>>): PlanReport {
-    const object = this.#object()
+    this.#object()
     const known = new Map<string, { type: Tensor['type']; dims: readonly number[]; data?: Tensor['data'] }>()
     for (const [name, given] of Object.entries(dims)) {
       const type = this.inputs.find((i) => i.name === name)?.type
@@ -320,7 +265,7 @@ export class Session {
       }
     const { plan } = action
     const choices = Object.fromEntries(plan?.program.steps.flatMap(({ choice }) => (choice ? [[choice.layer, choice.name]] : [])) ?? [])
-    return { choices, steps: [...(plan?.report ?? []), ...(this.#fallback?.steps.flat() ?? [])], arenaBytes: plan?.arenaBytes ?? 0, weightBytes: native().sessionBytes(object) }
+    return { choices, steps: [...(plan?.report ?? []), ...(this.#fallback?.steps.flat() ?? [])], arenaBytes: plan?.arenaBytes ?? 0, weightBytes: native().sessionBytes(this.#object()) }
   }
 
   /**
@@ -336,6 +281,16 @@ export class Session {
     return this.#profiler.report()
   }
 
+  /** Where the session computes: `cpu`, or a GPU such as `cuda:0`. With `device: 'auto'` a plan may still bring it to the CPU. */
+  get device(): string {
+    return this.#placed.name
+  }
+
+  /** Why `device: 'auto'` came to the CPU; `''` otherwise. */
+  get deviceReason(): string {
+    return this.#placed.reason
+  }
+
   /** Frees native memory. Runs in flight end first. */
   dispose(): void {
     this.#handle.dispose()
@@ -346,6 +301,30 @@ export class Session {
     this.dispose()
   }
 
+  /** A native session where it is to be, with the model prepared for it. */
+  #open(): void {
+    const { index, name } = this.#placed
+    const object = native().sessionNew([...this.#given.graph.initializers.values()].reduce((sum, i) => sum + i.byteLength, 0), index)
+    if (!object) throw new WhittleError('ERR_OUT_OF_MEMORY', 'model', 'model: no memory for a session')
+    this.#handle = new SessionHandle(object)
+    this.#constants = index < 0 ? new Constants(object, new Tuner(this.#tune, this.#threads)) : new Constants(object, undefined, name)
+    try {
+      this.#build(object)
+    } catch (error) {
+      if (!this.#leave(error)) throw error
+    }
+  }
+
+  /** Whether the session goes on on the CPU, for want of a kernel elsewhere. */
+  #leave(error: unknown): boolean {
+    const { free, index } = this.#placed
+    if (!free || index < 0 || !(error instanceof WhittleError) || error.code !== 'ERR_UNSUPPORTED_OP') return false
+    this.#handle.dispose()
+    this.#placed = { ...kCpu, reason: error.message }
+    this.#open()
+    return true
+  }
+
   /** Prepares the model; what has no kernel goes to the fallback, where there is one. */
   #build(object: object): void {
     for (;;)
@@ -353,6 +332,7 @@ export class Session {
         if (this.#fallback) this.#given = this.#fallback.model()
         this.#model = prepare(this.#given)
         checkOps(this.#model.graph)
+        if (this.#placed.index >= 0) checkDeviceOps(this.#model, this.#placed.name)
         break
       } catch (error) {
         if (!this.#fallback?.take(error, true)) throw error
@@ -363,6 +343,7 @@ export class Session {
 
   /** Whether the fallback takes what a plan could not be made of; plans are then made anew. */
   #retake(error: unknown): boolean {
+    if (this.#leave(error)) return true
     if (!this.#fallback?.take(error, false)) return false
     this.#build(this.#object())
     return true
@@ -435,7 +416,7 @@ export class Session {
   #stageFor(names: readonly string[]): Stage {
     if (names.every((name) => this.#model.graph.defines(name))) return this.#stage
     const object = this.#object()
-    return (this.#plain ??= new Stage(this.#unfused(), object, new Constants(object, this.#constants.tuner), this.#fallback))
+    return (this.#plain ??= new Stage(this.#unfused(), object, new Constants(object, this.#constants.tuner, this.#constants.device), this.#fallback))
   }
 
   /** The taps of a run that begins now. */

@@ -8,8 +8,9 @@ import type { Folded } from './fold'
 import { hasHost, hostOf, type Foreign, type HostRun, type Inner } from './hosts'
 import { knownTensor } from './lowering'
 import { kernelOf, lower, type Lowered, type Tap } from './plan'
+import { refuse } from './device'
 import { Constants } from './program'
-import type { PlanStep } from './session'
+import type { PlanStep } from './types'
 import { specialize, type Known, type Special } from './specialize'
 
 /** Inputs by whose content an op decides its shape or its work: they must be known when a plan is made. */
@@ -170,6 +171,10 @@ export class Stage {
       return maker !== undefined && ready.has(maker)
     })
     const plan = outputs.length + tapped.length > 0 ? this.#plan(special, outputs, ready, tapped) : undefined
+    // Data would leave the device for each of them.
+    const { device } = this.#constants
+    const [seen] = blocked
+    if (device && seen) refuse(seen.opType, seen.label, device, 'depends on data that the plan computes, or has no kernel')
     // The rest goes on from here: branches that were chosen stay chosen.
     const rest = new Model({ graph, opsets: this.#model.opsets, irVersion: this.#model.irVersion })
     const hosts: { node: Node; run: HostRun }[] = []
@@ -187,7 +192,7 @@ export class Stage {
 
   #inner(model: Model): Inner {
     // Names of a body are its own: so are its constants.
-    const stage = new Stage(model, this.#session, new Constants(this.#session, this.#constants.tuner?.inner()))
+    const stage = new Stage(model, this.#session, new Constants(this.#session, this.#constants.tuner?.inner(), this.#constants.device))
     return { execute: (given, fetch) => execute(stage, given, fetch), forget: () => stage.forget() }
   }
 
@@ -197,7 +202,10 @@ export class Stage {
     const number = native().sessionPlan(this.#session, numbers.length, numbers)
     if (typeof number !== 'number') {
       // Sizes that no node may have: attributes that do not fit its operands.
-      const node = lowered.program.steps[Number(/^step (\d+)/.exec(number)?.[1] ?? -1)]?.node ?? 'model'
+      const step = lowered.program.steps[Number(/^step (\d+)/.exec(number)?.[1] ?? -1)]
+      const node = step?.node ?? 'model'
+      const [, lacking] = /: device: (.*)$/.exec(number) ?? []
+      if (lacking && step) refuse(step.op, node, this.#constants.device ?? 'the device', lacking)
       throw new WhittleError('ERR_MODEL_FORMAT', node, `${node}: attributes or operands that do not fit: ${number}`)
     }
     this.#constants.tuner?.save()

@@ -97,7 +97,7 @@ export class Tuner {
   #measure<C extends Candidate>(layer: Layer<C>): C | undefined {
     const sparse = layer.candidates.filter((c) => c.cost > 0).sort((a, b) => a.cost - b.cost)
     const tried = layer.candidates.filter((c) => !isSparse(c.name) || sparse.filter((s) => isSparse(s.name)).slice(0, kMeasured).includes(c))
-    const session = native().sessionNew(0)
+    const session = native().sessionNew(0, -1)
     if (!session) return undefined
     const inputs: TypedArray[] = [bytes(layer.bytes.x), ...(layer.bytes.residual ? [bytes(layer.bytes.residual)] : [])]
     const outputs = [allocate('uint8', layer.bytes.out)]

@@ -104,5 +104,6 @@ void check_gemm(Check& c);
 void check_svd(Check& c);
 void check_sparse(Check& c);
 void check_sparse_library(Check& c);
+void check_net(Check& c);
 
 }  // namespace whittle

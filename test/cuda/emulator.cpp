@@ -286,6 +286,8 @@ void run_block(Machine& m, dim3 block) {
   drop_shared(m);
   prepare(m, block);
   std::vector<unsigned> ready;
+  uint64_t waiting = 0;
+  int rounds = 0;
   for (;;) {
     size_t at_barrier = 0, done = 0;
     ready.clear();
@@ -308,15 +310,19 @@ void run_block(Machine& m, dim3 block) {
       for (const unsigned i : ready) enter(m.fibers[i]);
       continue;
     }
-    // Half of the warps wait, so that the others run ahead of them as far as barriers let them.
+    // Half of the warps wait, now and then so long that the others run ahead of them as far as barriers let them.
     std::shuffle(ready.begin(), ready.end(), m.random);
-    const uint64_t waiting = m.random();
+    if (rounds-- == 0) {
+      waiting = m.random();
+      rounds = m.random() % 16 ? 0 : 255;
+    }
     bool any = false;
     for (const unsigned i : ready) {
       if (waiting >> (i / 32) & 1) continue;
       enter(m.fibers[i]);
       any = true;
     }
+    if (!any) rounds = 0;
     if (!any) enter(m.fibers[ready[0]]);
     release_warps(m);
   }

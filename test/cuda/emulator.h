@@ -149,6 +149,9 @@ inline unsigned atomicMax(unsigned* p, unsigned v) { return emulator_swap(p, v, 
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fsqrt_rn(float a) { return sqrtf(a); }
+inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline int __float2int_rn(float v) { return int(nearbyintf(v)); }
 inline int __float2int_rz(float v) { return int(v); }
 inline unsigned __float_as_uint(float v) {

@@ -136,7 +136,7 @@ const conv: Lower = (node, l) => {
   const [, oh, ow, oc] = imageOf(outDims)
   const window = windowOf(node, l, w.dims.slice(2), xDims.slice(2), outDims.slice(2))
   const [kh, kw] = window.kernel
-  if (convOfPlanes(node, l, window, weights, (map) => foldedBias(l, node, bName, map))) return
+  if (!l.constants.device && convOfPlanes(node, l, window, weights, (map) => foldedBias(l, node, bName, map))) return
   const order = channelsLast(xDims.length)
   const x = l.inOrder(l.lazy(xName, node), order, node)
   l.float(x, node)
@@ -183,7 +183,7 @@ const conv: Lower = (node, l) => {
       weights: () => (ways[0] as Way).weights(l.constants),
       bias: () => (hasBias ? l.constants.raw(`bias ${key}`, () => bias) : null),
     }
-    if (plain && emitPair(l, node, output, oc, first)) return
+    if (plain && !l.constants.device && emitPair(l, node, output, oc, first)) return
     if (groups === 1 && taps > 1 && window.dilations[1] === 1) {
       const cost = (ways[0] as Way).cost * (goesByRows(window, groups, c, ow, oc) ? 0.8 : 1.1)
       ways.splice(1, 0, { name: 'rows', cost, weights: (constants) => constants.gemm(`conv by rows ${key}`, kh, kw * ic, oc, 1, kw * ic, arranged(kw)) })

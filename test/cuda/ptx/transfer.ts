@@ -168,7 +168,8 @@ function load(d: Decoding): Step | undefined {
     const bytes = widthOf(type)
     const { slot, wide, offset } = d.address(1)
     const to = d.names(0).map((s) => put(d, s, type))
-    if (!d.isParameter(1)) return undefined
+    // By name, or by an address that was made from one; outside of the parameters a DataView throws.
+    if (!d.isParameter(1) && !wide) return undefined
     return each((w, l) => {
       const at = addressOf(w, slot * 32 + l, wide, offset)
       to.forEach((f, i) => f(w, l, w.context.parameters, at + i * bytes))

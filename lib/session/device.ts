@@ -1,0 +1,64 @@
+import { WhittleError } from '../errors'
+import { deviceIndex } from '../kernels/device'
+import { cudaDevices } from '../kernels/devices'
+import { inferShapes, type Graph, type Model, type Node } from '../model'
+import { fail } from '../validate'
+import { hasHost } from './hosts'
+
+/** Where a session computes. */
+export interface Placed {
+  /** a GPU's number, -1: the CPU */
+  readonly index: number
+  readonly name: string
+  /** why `'auto'` came to the CPU, `''` otherwise */
+  readonly reason: string
+  /** whether the CPU takes what the GPU lacks */
+  readonly free: boolean
+}
+
+export const kCpu: Placed = { index: -1, name: 'cpu', reason: '', free: false }
+
+/** Checks `options.device`. */
+export function place(device: unknown): Placed {
+  if (device === undefined || device === 'cpu') return kCpu
+  if (typeof device !== 'string') fail('ERR_DTYPE', 'options.device', "'cpu', 'cuda', 'cuda:N' or 'auto'", device)
+  if (device !== 'auto') {
+    const index = deviceIndex(device, 'options.device', "'cpu', 'cuda', 'cuda:N' or 'auto'")
+    return { index, name: `cuda:${index}`, reason: '', free: false }
+  }
+  const { available, reason } = cudaDevices()
+  return available ? { index: 0, name: 'cuda:0', reason: '', free: true } : { ...kCpu, reason }
+}
+
+// What lowers to steps that devices have (core/cuda_net.h); what depends on attributes is found when a plan is made.
+const kOps = new Set(
+  ('Abs Add And AveragePool BatchNormalization Cast CastLike Ceil Celu Clip Concat ConstantOfShape Conv ConvTranspose DepthToSpace Div Dropout ' +
+    'Elu Equal Erf Exp Expand Flatten Floor Gather Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GroupNormalization ' +
+    'HardSigmoid HardSwish Identity InstanceNormalization IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool ' +
+    'Mean Min Mish Mul Neg Not Or Pad Pow PRelu Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ' +
+    'ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round Selu Shape Shrink Sigmoid Sign Size Slice Softmax Softplus Softsign ' +
+    'SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tanh ThresholdedRelu Tile Transpose Unsqueeze Where Xor').split(' '),
+)
+
+function hasKernel(node: Node): boolean {
+  if (node.domain === 'whittle') return node.opType === 'Attention'
+  return node.is() && kOps.has(node.opType)
+}
+
+/** Refuses what the device lacks, with op and node. */
+export function refuse(op: string, node: string, device: string, what: string): never {
+  throw new WhittleError('ERR_UNSUPPORTED_OP', node, `${op} ${node}: ${what} on ${device}; device: 'cpu' runs it`)
+}
+
+/** Refuses a graph with a node that needs a kernel and has none. Arithmetic on integers alone may be a shape in the making. */
+export function checkDeviceOps(model: Model, device: string): void {
+  const { graph } = model
+  const shapes = inferShapes(graph, model.opsets)
+  const number = (g: Graph, name: string): boolean => /float|undefined/.test(g.constant(name)?.type ?? shapes.get(name, g)?.type ?? '')
+  for (const node of graph.nodes) {
+    if (node.is('Constant') || hasKernel(node)) continue
+    if (node.subgraphs().length === 0 && node.is() && !/Linear|Integer/.test(node.opType) && ![...node.inputs, ...node.outputs].some((n) => n && number(graph, n)) && !hasHost(node))
+      continue
+    refuse(`${node.domain ? `${node.domain}.` : ''}${node.opType}`, node.label, device, 'has no kernel')
+  }
+}
