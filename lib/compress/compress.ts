@@ -12,6 +12,7 @@ import { KeepBudget, Scratch } from './computed'
 import { planSteps } from './auto'
 import { settle, type Built } from './backoff'
 import { Calibration, type CalibrationData } from './calibration'
+import { exposeWeights } from './fold/exposed'
 import { checkMeasurable, measure, type Evaluate } from './gate'
 import { inFileBytes, narrow, widen } from './half/widen'
 import { passOf, type ResolvedStep } from './passes'
@@ -49,7 +50,8 @@ export interface CompressResult {
 /**
  * Makes a model smaller by the steps of a recipe. Nothing is written: save the model that comes back.
  *
- * Weights in `Constant` nodes become initializers first, and the opset is raised to what the written ops need and no
+ * Weights in `Constant` nodes, and those that nodes compute from constants alone (a transposed matrix, gates of an LSTM that were put in
+ * another order), become initializers first, and the opset is raised to what the written ops need and no
  * further. A model that computes in float16 or bfloat16 is worked on in float32; its inputs and outputs keep their types. After
  * steps that leave floats (fold, prune, factorize …) a float16 model computes in float16 again; with codes in it, it comes back in
  * float32 between Casts, what did not become codes stored in the 16 bits that it had.
@@ -103,6 +105,7 @@ export async function compress(
         : undefined
     const base = original.clone()
     foldConstantNodes(base)
+    await exposeWeights(base, new KeepBudget())
     const halves = widen(base)
     const build = async (chosen: readonly ResolvedStep[], spared: ReadonlySet<string>, own = run): Promise<Built> => {
       const model = base.clone()

@@ -7,6 +7,7 @@ import type { Shapes } from '../../model/ops/infer'
 import { ownerOf } from '../../model/weights'
 import { Session } from '../../session'
 import { bitsOf, isDataType, sizeOf, type Tensor } from '../../tensor'
+import type { KeepBudget } from '../computed'
 
 /** A result may be this much larger than what it is made of, or this small. */
 const kGrowth = 1
@@ -28,8 +29,8 @@ function bytesOf(shapes: Shapes, graph: Graph, name: string): number {
   return (sizeOf(known.dims as number[]) * bitsOf(known.type)) / 8
 }
 
-/** Nodes of one graph that depend on constants alone. */
-function constantNodes(graph: Graph, shapes: Shapes): Node[] {
+/** Nodes of one graph that depend on constants alone and give no more bytes than they need, in order. */
+export function constantNodes(graph: Graph, shapes: Shapes): Node[] {
   const made = new Set<string>()
   const nodes: Node[] = []
   for (const node of graph.topologicalOrder()) {
@@ -82,21 +83,26 @@ export async function foldConstants(model: Model, shapes: Shapes): Promise<numbe
     if (nodes.length === 0) continue
     const gone = new Set(nodes)
     const wanted = nodes.flatMap((n) => n.outputs).filter((o) => o && (graph.isOutput(o) || graph.users(o).some((u) => !gone.has(u))))
-    const results = (await compute(model, graph, nodes, wanted)) ?? new Map<string, Tensor>()
+    const results = (await computeConstants(model, graph, nodes, wanted)) ?? new Map<string, Tensor>()
     const ready = new Set(results.keys())
     if (ready.size === 0) continue
     // An output must be made by a node: its constant gets another name.
     const replaced = nodes.filter((n) => n.outputs.every((o) => !o || !graph.isOutput(o)))
     const out = new Set(replaced.filter((n) => n.outputs.every((o) => !o || ready.has(o) || graph.users(o).every((u) => gone.has(u)))))
     graph.setNodes(graph.nodes.filter((n) => !out.has(n)))
-    for (const n of out) for (const o of n.outputs) if (ready.has(o)) place(model.graph, graph, Initializer.from(o, results.get(o) as Tensor), shared)
+    for (const n of out) for (const o of n.outputs) if (ready.has(o)) placeConstant(model.graph, graph, o, results.get(o) as Tensor, shared)
     count += out.size
   }
   return count
 }
 
-/** Puts what a branch computes where all can read it, once: branches compute the same of what is around them. */
-function place(root: Graph, graph: Graph, made: Initializer, shared: Map<string, string>): void {
+/**
+ * Puts a computed value, of which no node is left, into its graph; what a branch computes where all can read it, once: branches compute the
+ * same of what is around them. With a budget what goes beyond it lies in a file.
+ */
+export function placeConstant(root: Graph, graph: Graph, value: string, tensor: Tensor, shared: Map<string, string>, keep?: KeepBudget): void {
+  const plain = Initializer.from(value, tensor)
+  const made = keep ? new Initializer(value, plain.type, plain.dims, keep.hold(plain.source.readSync(0, plain.byteLength))) : plain
   if (graph === root || made.byteLength < kShared) return void graph.addInitializer(made)
   const key = `${made.type} ${made.dims.join('x')} ${createHash('sha256').update(made.source.readSync(0, made.byteLength)).digest('hex')}`
   let name = shared.get(key)
@@ -109,7 +115,8 @@ function place(root: Graph, graph: Graph, made: Initializer, shared: Map<string,
   graph.valueInfo.delete(made.name)
 }
 
-async function compute(model: Model, home: Graph, nodes: readonly Node[], wanted: readonly string[]): Promise<Map<string, Tensor> | undefined> {
+/** The values that nodes of `home` compute from constants; `undefined` where they cannot be computed here. */
+export async function computeConstants(model: Model, home: Graph, nodes: readonly Node[], wanted: readonly string[]): Promise<Map<string, Tensor> | undefined> {
   const graph = new Graph('constants')
   for (const name of new Set(nodes.flatMap((n) => n.inputs))) {
     const c = name ? home.constant(name) : undefined

@@ -6,6 +6,7 @@ import { weights, type Weight } from '../../model/weights'
 import { bytes, short } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { firstNonFinite } from '../computed'
+import { unreached } from '../fold/exposed'
 import { allocate, candidatesOf, type Candidate } from '../mixed'
 import { rowLayoutOf, type LayerMoments } from '../moments'
 import { sampled, stepsFor, type Sampled } from '../rounding/entropy'
@@ -13,7 +14,7 @@ import type { Format } from '../rounding/grid'
 import { Inspected, type Seen } from '../rounding/inspected'
 import { isCalibrated, quantizeWeight, type Exact, type Replacement } from '../rounding/layer'
 import { fail, finite, integer, oneOf, options } from '../../validate'
-import { parseSelector, type LayerSelector, type Layers } from '../selectors'
+import { parseSelector, selects, type LayerSelector, type Layers } from '../selectors'
 import { Emitter, type Storage } from './emit'
 import { chooseLayers, type Context, type Pass, type PassResult } from './pass'
 
@@ -117,6 +118,7 @@ export const quantizePass: Pass<ResolvedQuantize> = {
 async function apply(model: Model, step: ResolvedQuantize, context: Context): Promise<PassResult> {
   const { run, memory } = context
   const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, { spared: context.spared })
+  const left = unreached(model).filter((l) => selects(step.layers, l, kMinElements))
   const steps = step.coding === 'entropy' ? await entropySteps(chosen, step, context) : undefined
   // Inputs are looked at once for both, where their moments may be held.
   const seen = new Inspected(model, chosen, isCalibrated(step.method) || step.bits === 'auto', context, step.method === 'prox' ? kFolds : 0)
@@ -155,7 +157,7 @@ async function apply(model: Model, step: ResolvedQuantize, context: Context): Pr
   }
   emitter.finish()
   await run.tell('quantize', chosen.length, chosen.length)
-  const reports = chosen.map((w) => layers.get(w)!)
+  const reports = [...chosen.map((w) => layers.get(w)!), ...left]
   return { layers: reports, summary: summarize(reports, step) }
 }
 

@@ -9,10 +9,11 @@ import { bytes, count } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { fail, oneOf, options, string } from '../../validate'
 import { ComputedSource, relativeError, sparsityOf } from '../computed'
+import { unreached } from '../fold/exposed'
 import { toHalf } from '../half/graph'
 import { holds } from '../half/widen'
 import { keptNodes, kMostHalf, magnitudes, readFloats, typesOf } from '../half/plan'
-import { parseSelector, type LayerSelector, type Layers } from '../selectors'
+import { parseSelector, selects, type LayerSelector, type Layers } from '../selectors'
 import { Emitter } from './emit'
 import { chooseLayers, describeWeight, type Context, type Memory, type PassResult } from './pass'
 import type { QuantizeStep } from './quantize'
@@ -91,6 +92,7 @@ export async function applyHalf(model: Model, step: ResolvedHalf, context: Conte
   const all = weights(graph)
   const chosen = chooseLayers(all, step.layers, 0, { spared })
   const names = new Set(chosen.map((w) => w.initializer.name))
+  const left = unreached(model).filter((l) => selects(step.layers, l, 0))
   const typeOf = typesOf(model)
 
   const beyond = new Set<string>()
@@ -157,7 +159,7 @@ export async function applyHalf(model: Model, step: ResolvedHalf, context: Conte
   })
   emitter.finish()
   await run.tell('quantize', floats.length, floats.length)
-  return { layers, summary: summarize(layers, kept, casts, clipped, [...beyond].length, keep, unseen) }
+  return { layers: [...layers, ...left], summary: summarize(layers, kept, casts, clipped, [...beyond].length, keep, unseen) }
 }
 
 function summarize(layers: readonly LayerReport[], kept: ReadonlyMap<{ readonly opType: string }, string>, casts: number, clipped: number, beyond: number, keep: boolean, unseen?: string): string {

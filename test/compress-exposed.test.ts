@@ -1,0 +1,95 @@
+import path from 'node:path'
+import { attribute, compress, Graph, Initializer, Session, ValueInfo, type Model } from '../lib'
+import { bool, float, floats, graph, ints, modelOf, theirs, type Input, type Step, type Values } from './graphs'
+
+// Weights that nodes make from constants: exporters leave gates of an LSTM to be put in another order, and matrices to be transposed.
+const hidden = 16
+const gates = (from: string, to: string): Step[] => [
+  ...[0, 1, 2].map((i): Step => ['Slice', [from, `at${i}`, `end${i}`, 'zero'], [`${to}_${i}`]]),
+  ['Concat', [`${to}_1`, `${to}_0`, `${to}_2`], [`${to}_j`], { axis: attribute.int(0) }],
+  ['Unsqueeze', [`${to}_j`, 'zero'], [to]],
+]
+const cut: Values = { zero: ints(0), at0: ints(0), at1: ints(hidden), at2: ints(2 * hidden), end0: ints(hidden), end1: ints(2 * hidden), end2: ints(4 * hidden) }
+
+/** An LSTM in a branch; what it reads is made there, of constants around it or its own. */
+function branch(name: string, last: string, own: Values = {}): Graph {
+  const steps: Step[] = [...gates('w', `${name}_w`), ...gates(own.r ? 'r' : 'u', `${name}_r`), ['LSTM', ['x', `${name}_w`, `${name}_r`], [`${name}_y`], { hidden_size: attribute.int(hidden) }], [last, [`${name}_y`], [`${name}_o`]]]
+  return graph([], own, steps, [`${name}_o`])
+}
+const inBranches = (): Model =>
+  modelOf(
+    graph(
+      [['c', 'bool', []], ['x', 'float32', [3, 1, 24]]],
+      { ...cut, w: floats([4 * hidden, 24], 3), u: floats([4 * hidden, hidden], 4) },
+      [['If', ['c'], ['y'], { then_branch: attribute.graph(branch('then', 'Relu')), else_branch: attribute.graph(branch('else', 'Neg', { r: floats([4 * hidden, hidden], 5) })) }]],
+      ['y'],
+    ),
+  ) // prettier-ignore
+
+/** Both runtimes give the same, near to what the original gives. */
+async function expectNear(made: Model, small: Model, feeds: Values, within: number): Promise<void> {
+  const [want, got, other] = [await (await Session.create(made)).run(feeds), await (await Session.create(small)).run(feeds), await theirs(small, feeds)]
+  const distance = (a: ArrayLike<number>, b: ArrayLike<number>): number => Math.hypot(...Array.from(a, (v, i) => v - b[i]!)) / Math.hypot(...Array.from(b))
+  const [w, g, o] = [want.y!.data, got.y!.data, other.y!.data] as [Float32Array, Float32Array, Float32Array]
+  expect(distance(g, w)).toBeLessThan(within)
+  expect(distance(o, g)).toBeLessThan(1e-5)
+}
+
+test.each(['int8-weights', 'transformers.js', 'transformers.js-fp16'] as const)('%s reaches the weights of LSTMs in branches', async (preset) => {
+  const made = inBranches()
+  const { model, report } = await compress(made, preset)
+  const layers = report.steps.at(-1)!.layers
+  expect(layers.map((l) => [l.op, l.elements, l.action])).toEqual([1536, 1024, 1024].map((n) => ['LSTM', n, 'quantized']))
+  for (const c of [true, false]) await expectNear(made, model, { c: bool(c), x: floats([3, 1, 24], 7) }, 0.02)
+})
+
+test('a transposed matrix is quantized; a preset for products sees it', async () => {
+  const made = modelOf(graph([['x', 'float32', [2, 64]]], { w: floats([96, 64], 3) }, [['Transpose', ['w'], ['t'], { perm: attribute.ints([1, 0]) }], ['MatMul', ['x', 't'], ['y']]], ['y']))
+  for (const preset of ['int8-weights', 'transformers.js-q4'] as const) {
+    const { model, report } = await compress(made, preset)
+    expect(report.steps.at(-1)!.layers.map((l) => [l.op, l.dims, l.action])).toEqual([['MatMul', [64, 96], 'quantized']])
+    await expectNear(made, model, { x: floats([2, 64], 5) }, 0.15)
+  }
+  // What layers share by an Identity stays one tensor.
+  const tied = modelOf(graph([['x', 'float32', [2, 64]]], { w: floats([64, 64], 3) }, [['Identity', ['w'], ['t']], ['MatMul', ['x', 'w'], ['h']], ['MatMul', ['h', 't'], ['y']]], ['y']))
+  const both = await compress(tied, { steps: [{ step: 'quantize' }] })
+  expect(both.report.steps[0]!.layers.map((l) => l.weight)).toEqual(['w'])
+  expect(both.report.after.bytes).toBeLessThan(6000)
+  await expectNear(tied, both.model, { x: floats([2, 64], 5) }, 0.02)
+  // The recipe of a report, which names weights that were spared, means the same ones.
+  const spared = await compress(made, { steps: [{ step: 'quantize' }], spared: ['t'] })
+  expect(spared.report.steps[0]!.layers).toEqual([])
+})
+
+test('weights that a step cannot reach are named, with the reason', async () => {
+  const choice = (n: number): Graph => {
+    const g = new Graph('choice')
+    g.addInitializer(Initializer.from(`w${n}`, floats([32, 32], n)))
+    g.outputs = [new ValueInfo(`w${n}`, 'float32', [32, 32])]
+    return g
+  }
+  const inputs: Input[] = [['c', 'bool', []], ['x', 'float32', [2, 32]]]
+  const chosen = modelOf(graph(inputs, { k: float([32], ...new Float32Array(32).fill(0.5)) }, [
+    ['If', ['c'], ['w'], { then_branch: attribute.graph(choice(1)), else_branch: attribute.graph(choice(2)) }],
+    ['MatMul', ['x', 'w'], ['h'], {}],
+    ['Mul', ['h', 'k'], ['y']],
+  ], ['y'])) // prettier-ignore
+  for (const preset of ['int8-weights', 'transformers.js-fp16'] as const) {
+    const { model, report } = await compress(chosen, preset)
+    expect(report.steps.at(-1)!.layers.map((l) => [l.name, l.weight, l.dims, l.action, l.reason])).toEqual([
+      ['MatMul1', 'w', [32, 32], 'kept', 'the model computes it (If) from constants, which stayed as they are'],
+    ])
+    await expectNear(chosen, model, { c: bool(true), x: floats([2, 32], 5) }, 0.01)
+  }
+  // What is quantized already is no such weight.
+  const { model: once } = await compress(inBranches(), { steps: [{ step: 'quantize', storage: 'qdq' }] })
+  const again = await compress(once, 'int8-weights')
+  expect(again.report.steps.at(-1)!.layers).toEqual([])
+})
+
+test('Silero VAD with the preset int8-weights', async () => {
+  const file = path.join(__dirname, '../node_modules/@ricky0123/vad-web/dist/silero_vad_v5.onnx')
+  const { report } = await compress(file, 'int8-weights')
+  expect(report.after.bytes).toBeLessThan(660e3)
+  expect(report.steps.at(-1)!.layers.filter((l) => l.op === 'LSTM')).toHaveLength(4)
+})
