@@ -3,7 +3,7 @@ import type { Node } from '../../model/node'
 import { opOf } from '../../model/ops'
 import { captured } from '../../model/graph'
 import type { Shapes } from '../../model/ops/infer'
-import type { Axis, CoupleContext, Role } from '../../model/ops/op'
+import type { Axis, CoupleContext, Role, Split } from '../../model/ops/op'
 
 /** @internal One axis of a weight with a role: who uses it, and how. */
 export interface WeightAxis {
@@ -163,15 +163,16 @@ export class Coupling {
           this.#flags[root] = (this.#flags[root] as number) | kBits[role]
         }
       },
-      pick: (axes) => {
+      pick: (axes, split) => {
         const id = `${node.outputs[0]}\0${pickCount++}`
         const choice = picks.get(id) ?? 0
+        const order = this.#likeliest(axes, split)
         axes.forEach((a, i) => {
           mentioned.add(key(a.value, a.axis))
-          if (i !== choice) this.#blockAxis(a, `${label} takes them as parts of others`, true)
+          if (i !== order[choice]) this.#blockAxis(a, `${label} takes them as parts of others`, true)
         })
-        made.push({ id, axes, choice })
-        return choice
+        made.push({ id, axes: order.map((i) => axes[i]!), choice })
+        return order[choice]!
       },
       onCut: () => undefined,
     }
@@ -186,6 +187,24 @@ export class Coupling {
     for (const n of names) this.dims(n)?.forEach((_, axis) => {
       if (!mentioned.has(key(n, axis))) this.#blockAxis({ value: n, axis }, `${label} needs all of them`, false)
     })
+  }
+
+  /**
+   * The axes that a reshape may choose among, those first that lead somewhere: an axis that is blocked as a whole does not, or only where
+   * another reshape chooses anew; where indices that are split hang together already, parts that keep such sets apart come before those
+   * that join them all.
+   */
+  #likeliest(axes: readonly Axis[], split?: Split): number[] {
+    const stuck = axes.map((a) => {
+      const place = this.#place(a.value, a.axis)
+      const blocks = place ? Array.from(this.rootsOf(place), (r) => this.#blocks[r] as number) : []
+      return blocks.length === 0 || blocks.includes(0) ? 0 : blocks.some((b) => b < 0) ? 1 : 2
+    })
+    const whole = split && this.#place(split.whole.value, split.whole.axis)
+    const roots = whole ? this.rootsOf(whole) : new Int32Array(0)
+    const joined = new Set(roots).size < roots.length
+    const apart = axes.map((_, k) => (split && joined ? setsApart(roots, split.part(k)) : 0))
+    return axes.map((_, k) => k).sort((a, b) => stuck[a]! - stuck[b]! || apart[b]! - apart[a]! || a - b)
   }
 
   /** The weight of a layer whose rule cannot be asked: it stays, and is told. */
@@ -283,6 +302,22 @@ export class Coupling {
       if (own === 0 || (own < 0 && !soft)) this.#blocks[root] = soft ? -id : id
     }
   }
+}
+
+/** How many sets are left where indices hang together by `roots` and by the part that they belong to. */
+function setsApart(roots: Int32Array, part: (i: number) => number): number {
+  const parent = new Map<string, string>()
+  const find = (id: string): string => {
+    let root = id
+    for (let up = parent.get(root); up !== undefined && up !== root; up = parent.get(root)) root = up
+    return root
+  }
+  roots.forEach((root, i) => {
+    const [a, b] = [find(`r${root}`), find(`p${part(i)}`)]
+    parent.set(a, a)
+    parent.set(b, a)
+  })
+  return [...parent].filter(([id, up]) => id === up).length
 }
 
 interface Spot {

@@ -126,14 +126,14 @@ export function structureOf(model: Model, dims?: ReadonlyMap<string, readonly nu
 function guessDims(model: Model): ReadonlyMap<string, readonly number[]> {
   const { graph, opsets } = model
   const open = graph.inputs.filter((i) => !graph.initializers.has(i.name) && i.dims)
-  const given = (batch: number, other: number): Map<string, readonly number[]> => {
+  const given = (batch: number, other: number, sequence = Math.min(other, 13)): Map<string, readonly number[]> => {
     const symbols = new Map<string, number>()
     return new Map(
       open.map((i) => [
         i.name,
         i.dims!.map((d, axis) => {
           if (typeof d === 'number') return d
-          const guess = axis === 0 ? batch : i.dims!.length >= 4 ? other : Math.min(other, 13)
+          const guess = axis === 0 ? batch : i.dims!.length >= 4 ? other : sequence
           if (d === null) return guess
           if (!symbols.has(d)) symbols.set(d, guess)
           return symbols.get(d)!
@@ -144,14 +144,27 @@ function guessDims(model: Model): ReadonlyMap<string, readonly number[]> {
   if (open.every((i) => i.dims!.every((d) => typeof d === 'number'))) return given(1, 1)
   // An odd batch is rarely mistaken for another size. Images: what networks with many strides take.
   let best: { readonly dims: Map<string, readonly number[]>; readonly unknown: number } | undefined
-  for (const batch of [7, 1])
-    for (const other of [320, 224, 256, 640, 64, 32]) {
-      const dims = given(batch, other)
-      const unknown = unknownsOf(graph, inferShapes(graph, opsets, { dims }))
-      if (!best || unknown < best.unknown) best = { dims, unknown }
-      if (unknown === 0) return dims
-    }
+  const tried = (dims: Map<string, readonly number[]>): boolean => {
+    const unknown = unknownsOf(graph, inferShapes(graph, opsets, { dims }))
+    if (!best || unknown < best.unknown) best = { dims, unknown }
+    return unknown === 0
+  }
+  for (const batch of [7, 1]) for (const other of [320, 224, 256, 640, 64, 32]) if (tried(given(batch, other))) return best!.dims
+  // Exporters write the length that they were shown into sizes of what a model says is open.
+  for (const n of writtenSizes(graph)) for (const [first, other] of [[7, n], [1, n], [n, 7]] as const) if (tried(given(first, other, other))) return best!.dims
   return best!.dims
+}
+
+/** Numbers that the graph's sizes are put together from, the most frequent first. */
+function writtenSizes(graph: Graph): number[] {
+  const times = new Map<number, number>()
+  for (const node of graph.nodes)
+    for (const name of node.is('Concat') ? node.inputs : node.is('Reshape', 'Expand') ? [node.inputs[1] ?? ''] : []) {
+      const found = graph.constant(name)
+      if (found?.type !== 'int64' || found.elementCount > 8) continue
+      for (const v of found.readSync().data as BigInt64Array) if (v > 1n && v <= 4096n) times.set(Number(v), (times.get(Number(v)) ?? 0) + 1)
+    }
+  return [...times].sort((a, b) => b[1] - a[1] || b[0] - a[0]).slice(0, 8).map(([n]) => n)
 }
 
 function unknownsOf(graph: Graph, shapes: Shapes): number {

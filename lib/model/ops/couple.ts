@@ -71,6 +71,7 @@ function runsOf(x: readonly number[], y: readonly number[]): Run[] | undefined {
 /**
  * A reshape: an axis that stays goes with itself. Where one is split into several (or several become one), whole indices of
  * one of these are what can go: heads of an attention, maps of a flattened image. Which one of them is `c.pick`'s choice.
+ * Where several become several others, what can go is a factor of both: [batch, heads · width] as [batch · heads, width].
  */
 export function reshapeChannels(c: CoupleContext): void {
   const [x, y] = [c.inputs[0], c.outputs[0]]
@@ -78,15 +79,41 @@ export function reshapeChannels(c: CoupleContext): void {
   for (const { from, to } of runsOf(x, y) ?? []) {
     if (from.length === 1 && to.length === 1) c.couple(c.in(0, from[0]!), c.out(0, to[0]!))
     if (from.length === 1 && to.length > 1) {
-      const k = c.pick(to.map((axis) => c.out(0, axis)))
-      const inner = to.slice(k + 1).reduce((n, axis) => n * y[axis]!, 1)
-      c.couple(c.in(0, from[0]!), c.out(0, to[k]!), (i) => Math.floor(i / inner) % y[to[k]!]!)
+      const part = (k: number): ((i: number) => number) => {
+        const inner = to.slice(k + 1).reduce((n, axis) => n * y[axis]!, 1)
+        return (i) => Math.floor(i / inner) % y[to[k]!]!
+      }
+      const k = c.pick(to.map((axis) => c.out(0, axis)), { whole: c.in(0, from[0]!), part })
+      c.couple(c.in(0, from[0]!), c.out(0, to[k]!), part(k))
     }
     if (from.length > 1 && to.length === 1) {
       const k = c.pick(from.map((axis) => c.in(0, axis)))
       const inner = from.slice(k + 1).reduce((n, axis) => n * x[axis]!, 1)
       c.couple(c.out(0, to[0]!), c.in(0, from[k]!), (i) => Math.floor(i / inner) % x[from[k]!]!)
     }
+    if (from.length > 1 && to.length > 1) regrouped(c, from, to)
+  }
+}
+
+/** Several axes that become several others: indices of the innermost factor of an axis on the side that ends in the finer one. */
+function regrouped(c: CoupleContext, from: readonly number[], to: readonly number[]): void {
+  const [x, y] = [from.map((axis) => c.in(0, axis)), to.map((axis) => c.out(0, axis))]
+  const [fine, coarse] = x[x.length - 1]!.size < y[y.length - 1]!.size ? [x, y] : [y, x]
+  const choice = fine[c.pick(fine)]!
+  // Elements between two neighbours, on each side: a factor is what lies between two such numbers.
+  const stride = fine.slice(fine.indexOf(choice) + 1).reduce((n, a) => n * a.size, 1)
+  let inner = 1
+  for (const axis of [...coarse].reverse()) {
+    const outer = inner * axis.size
+    if (stride >= inner && stride < outer) {
+      const size = Math.min(outer / stride, choice.size)
+      if (stride % inner !== 0 || outer % stride !== 0 || choice.size % size !== 0) return
+      const step = stride / inner
+      c.couple(choice, axis, (i) => (i % size) * step)
+      c.couple(axis, choice, (j) => Math.floor(j / step) % size)
+      return
+    }
+    inner = outer
   }
 }
 

@@ -45,6 +45,12 @@ export interface Axis {
  */
 export type Role = 'output' | 'input' | 'scale' | 'gamma'
 
+/** An axis that is taken apart, and which index of the k-th part each of its indices falls to. */
+export interface Split {
+  readonly whole: Axis
+  part(k: number): (i: number) => number
+}
+
 /** What an op's coupling rule sees, and where it says which channels go together. All sizes are known numbers. */
 export interface CoupleContext {
   readonly node: Node
@@ -63,8 +69,8 @@ export interface CoupleContext {
   /** Indices of the axis are on their own: removing some changes nothing else at this node. */
   leave(a: Axis): void
   weight(input: number, axis: number, role: Role): void
-  /** Which of several axes an index of their product is to follow; the others stay whole. */
-  pick(axes: readonly Axis[]): number
+  /** Which of several axes an index of their product is to follow; the others stay whole. `split`: the product, where it is an axis already. */
+  pick(axes: readonly Axis[], split?: Split): number
   /** What else has to change at the node once channels are gone. */
   onCut(change: (cut: Cut) => void): void
 }
