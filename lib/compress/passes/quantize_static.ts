@@ -7,6 +7,7 @@ import type { LayerReport } from '../../report/types'
 import { count } from '../../report/format'
 import { boolean, fail, finite, integer, oneOf } from '../../validate'
 import { correctBias, kBiasSets } from '../static/bias'
+import { behindLogarithms } from '../static/logarithms'
 import { codedLayers, type CodedLayer } from '../static/layers'
 import { betweenLayers, closeLayers, codeBiases, sharedCodes } from '../static/operators'
 import { withoutTraces } from '../static/dynamic'
@@ -109,7 +110,10 @@ export async function applyStatic(pass: Pass<ResolvedQuantize>, model: Model, st
   model.graph.sort()
   const graph = model.graph
   const chosen = new Set(chooseLayers(weights(graph), step.layers, 0, { spared: context.spared }).map((w) => w.initializer.name))
-  const all = codedLayers(graph, { minChannels: step.minChannels }).filter((l) => chosen.has(l.weight.name))
+  const logarithms = behindLogarithms(graph)
+  const able = codedLayers(graph, { minChannels: step.minChannels }).filter((l) => chosen.has(l.weight.name))
+  const all = able.filter((l) => !logarithms.has(l.node))
+  const spectra = new Set(able.filter((l) => logarithms.has(l.node)).map((l) => l.weight.name))
   const operators = step.target !== 'session'
   const values = new Set(all.map((l) => l.input))
   if (operators) for (const value of betweenLayers(graph, all).values) values.add(value)
@@ -140,10 +144,13 @@ export async function applyStatic(pass: Pass<ResolvedQuantize>, model: Model, st
   }
   const corrected = reference ? await correctBias(reference, model, calibration, run, { sets: kBiasSets }) : []
   return {
-    layers: result.layers.map((l) => withReason(l, all, noise, float)),
-    summary: `${result.summary} ${count(layers.length)} layers read 8-bit codes${float.size ? `; ${count(all.filter((l) => float.has(l.input)).length)} keep float inputs for less noise` : ''}${corrected.length ? `; ${count(corrected.length)} biases corrected` : ''}.`,
+    layers: result.layers.map((l) => (spectra.has(l.weight) && l.action === 'quantized' ? { ...l, reason: kLogarithm } : withReason(l, all, noise, float))),
+    summary: `${result.summary} ${count(layers.length)} layers read 8-bit codes${spectra.size ? `; ${count(spectra.size)} keep float inputs before a logarithm` : ''}${float.size ? `; ${count(all.filter((l) => float.has(l.input)).length)} keep float inputs for less noise` : ''}${corrected.length ? `; ${count(corrected.length)} biases corrected` : ''}.`,
   }
 }
+
+/** @internal Why a layer's input stays float; see {@link behindLogarithms}. */
+export const kLogarithm = 'its input stays float: a logarithm is taken of what it makes, which codes would distort where it is small'
 
 /** Weights of layers that read codes as the target wants them, all others as constants that a runtime folds. */
 async function applyWeights(pass: Pass<ResolvedQuantize>, model: Model, step: ResolvedStatic, context: Context, coded: readonly CodedLayer[]): Promise<PassResult> {
