@@ -88,8 +88,8 @@ struct Kmeans {
 // WHITTLE_NONFINITE; WHITTLE_RANGE where x has fewer distinct values than clusters (result[3] says how many).
 WhittleStatus codebook_kmeans(const Kmeans& problem);
 
-// Ascending copy of finite x in `out`; `spare` has room for n. WHITTLE_NONFINITE leaves rubbish.
-WhittleStatus codebook_sort(const float* x, int64_t n, float* out, float* spare, int threads);
+// Ascending copy of finite x in `out`, with a megabyte a thread beside it. WHITTLE_NONFINITE leaves rubbish.
+WhittleStatus codebook_sort(const float* x, int64_t n, float* out, int threads);
 
 }  // namespace whittle
 #endif

@@ -38,9 +38,69 @@ float value_of(uint32_t key) {
   return x;
 }
 
-constexpr int64_t kSmall = 2048;    // below: comparison sort
-constexpr int64_t kSlices = 32;     // of a radix pass
-constexpr int kDigits = 256;
+constexpr int64_t kSmall = 2048;    // up to this: comparison sort
+constexpr int64_t kSlices = 32;     // of the first pass, at most
+constexpr int64_t kSlice = 8192;    // values of one, at least
+constexpr int kBits = 11;           // of a digit
+constexpr int64_t kBuckets = 1 << kBits;
+constexpr int64_t kSpare = 1 << 18; // keys that one thread sorts by way of another place, in cache
+constexpr int64_t kFew = 64;        // keys that are sorted by comparing
+
+// What to shift numbers up to `range` by to leave `bits` bits.
+int shift_of(uint32_t range, int bits) {
+  int shift = 0;
+  while (range >> shift >> bits) shift++;
+  return shift;
+}
+
+// Stable passes over the low `bits` bits, from the lowest; kSpare keys at most.
+void sort_low_bits(uint32_t* keys, int64_t n, int bits, uint32_t* spare) {
+  uint32_t *from = keys, *to = spare;
+  for (int done = 0; done < bits; done += kBits) {
+    const uint32_t mask = (1u << std::min(kBits, bits - done)) - 1;
+    int32_t at[kBuckets];
+    memset(at, 0, (mask + 1) * sizeof *at);
+    for (int64_t i = 0; i < n; i++) at[from[i] >> done & mask]++;
+    int32_t sum = 0;
+    for (uint32_t d = 0; d <= mask; d++) {
+      const int32_t count = at[d];
+      at[d] = sum;
+      sum += count;
+    }
+    for (int64_t i = 0; i < n; i++) to[at[from[i] >> done & mask]++] = from[i];
+    std::swap(from, to);
+  }
+  if (from != keys) memcpy(keys, from, size_t(n) * sizeof *keys);
+}
+
+// Sorts keys that differ in their low `bits` bits only. Many are put into buckets by exchanging them (American flag sort: McIlroy,
+// Bostic and McIlroy 1993), so that no second array of their length is held.
+void sort_keys(uint32_t* keys, int64_t n, int bits, uint32_t* spare) {
+  if (n < 2 || bits == 0) return;
+  if (n <= kFew) {
+    std::sort(keys, keys + n);
+    return;
+  }
+  if (n <= kSpare) {
+    sort_low_bits(keys, n, bits, spare);
+    return;
+  }
+  const int shift = std::max(0, bits - kBits);
+  const uint32_t mask = (1u << (bits - shift)) - 1;
+  int64_t starts[kBuckets + 1] = {}, at[kBuckets];
+  for (int64_t i = 0; i < n; i++) starts[(keys[i] >> shift & mask) + 1]++;
+  for (int64_t d = 0; d < kBuckets; d++) {
+    starts[d + 1] += starts[d];
+    at[d] = starts[d];
+  }
+  for (int64_t d = 0; d < kBuckets; d++)
+    while (at[d] < starts[d + 1]) {
+      uint32_t key = keys[at[d]];
+      for (int64_t to = key >> shift & mask; to != d; to = key >> shift & mask) std::swap(key, keys[at[to]++]);
+      keys[at[d]++] = key;
+    }
+  for (int64_t d = 0; d < kBuckets; d++) sort_keys(keys + starts[d], starts[d + 1] - starts[d], shift, spare);
+}
 
 // Sums of consecutive values and of their squares, about `middle`: blocks of 64, 64 blocks, and so on. A range is added
 // up from the parts inside it, so nothing cancels however small it is beside the rest.
@@ -294,7 +354,7 @@ class Lloyd {
 
 }  // namespace
 
-WhittleStatus codebook_sort(const float* x, int64_t n, float* out, float* spare, int threads) {
+WhittleStatus codebook_sort(const float* x, int64_t n, float* out, int threads) {
   if (n <= kSmall) {
     for (int64_t i = 0; i < n; i++) {
       if (!isfinite(x[i])) return WHITTLE_NONFINITE;
@@ -303,74 +363,89 @@ WhittleStatus codebook_sort(const float* x, int64_t n, float* out, float* spare,
     std::sort(out, out + n);
     return WHITTLE_OK;
   }
-  const int64_t slice = (n + kSlices - 1) / kSlices;
-  std::unique_ptr<int64_t[]> counts(new (std::nothrow) int64_t[kSlices * kDigits]);
-  if (!counts) return WHITTLE_OUT_OF_MEMORY;
+  const int64_t slices = std::min(kSlices, (n + kSlice - 1) / kSlice), slice = (n + slices - 1) / slices;
+  uint32_t lows[kSlices], highs[kSlices];
   std::atomic<bool> finite{true};
-  // Keys live in the two arrays as bits; the first pass reads x, each next one what the last wrote.
-  uint32_t* to = reinterpret_cast<uint32_t*>(spare);
-  uint32_t* other = reinterpret_cast<uint32_t*>(out);
-  const uint32_t* from = nullptr;
-  for (int pass = 0; pass < 4; pass++) {
-    const int shift = pass * 8;
-    parallel_for(kSlices, 1, threads, [&](int64_t first, int64_t last) {
-      for (int64_t t = first; t < last; t++) {
-        int64_t* c = counts.get() + t * kDigits;
-        memset(c, 0, kDigits * sizeof(int64_t));
-        const int64_t b = t * slice, e = std::min(n, b + slice);
-        if (from) {
-          for (int64_t i = b; i < e; i++) c[from[i] >> shift & 255]++;
-        } else {
-          int bad = 0;
-          for (int64_t i = b; i < e; i++) {
-            uint32_t u;
-            memcpy(&u, x + i, 4);
-            bad |= (u & 0x7f800000u) == 0x7f800000u;
-            c[key_of(x[i]) & 255]++;
-          }
-          if (bad) finite = false;
+  parallel_for(slices, 1, threads, [&](int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; t++) {
+      uint32_t low = UINT32_MAX, high = 0;
+      int bad = 0;
+      for (int64_t i = t * slice; i < std::min(n, (t + 1) * slice); i++) {
+        uint32_t u;
+        memcpy(&u, x + i, 4);
+        bad |= (u & 0x7f800000u) == 0x7f800000u;
+        const uint32_t key = key_of(x[i]);
+        low = std::min(low, key);
+        high = std::max(high, key);
+      }
+      if (bad) finite = false;
+      lows[t] = low;
+      highs[t] = high;
+    }
+  });
+  if (!finite) return WHITTLE_NONFINITE;
+  const uint32_t least = *std::min_element(lows, lows + slices);
+  const int shift = shift_of(*std::max_element(highs, highs + slices) - least, kBits);
+
+  // Into buckets by the highest bits that differ at all, straight from x; then each bucket where it lies.
+  std::unique_ptr<int64_t[]> counts(new (std::nothrow) int64_t[size_t(slices * kBuckets)]);
+  if (!counts) return WHITTLE_OUT_OF_MEMORY;
+  memset(counts.get(), 0, size_t(slices * kBuckets) * sizeof(int64_t));
+  uint32_t* keys = reinterpret_cast<uint32_t*>(out);
+  parallel_for(slices, 1, threads, [&](int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; t++)
+      for (int64_t i = t * slice; i < std::min(n, (t + 1) * slice); i++) counts[t * kBuckets + ((key_of(x[i]) - least) >> shift)]++;
+  });
+  std::vector<int64_t> starts(kBuckets + 1);
+  int64_t at = 0;
+  for (int64_t d = 0; d < kBuckets; d++) {
+    starts[size_t(d)] = at;
+    for (int64_t t = 0; t < slices; t++) {
+      const int64_t count = counts[t * kBuckets + d];
+      counts[t * kBuckets + d] = at;
+      at += count;
+    }
+  }
+  starts[kBuckets] = at;
+  parallel_for(slices, 1, threads, [&](int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; t++)
+      for (int64_t i = t * slice; i < std::min(n, (t + 1) * slice); i++) {
+        const uint32_t key = key_of(x[i]) - least;
+        keys[counts[t * kBuckets + (key >> shift)]++] = key;
+      }
+  });
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> room{true};
+  const int workers = threads > 0 ? threads : thread_limit();
+  parallel_for(workers, 1, threads, [&](int64_t first, int64_t last) {
+    for (int64_t w = first; w < last; w++) {
+      // A second worker on the same thread finds nothing left to do.
+      if (next.load() >= kBuckets) return;
+      const std::unique_ptr<uint32_t[]> spare(new (std::nothrow) uint32_t[size_t(std::min(n, kSpare))]);
+      if (!spare) {
+        room = false;
+        return;
+      }
+      for (int64_t d = next++; d < kBuckets; d = next++) {
+        uint32_t* b = keys + starts[size_t(d)];
+        const int64_t count = starts[size_t(d) + 1] - starts[size_t(d)];
+        sort_keys(b, count, shift, spare.get());
+        for (int64_t i = 0; i < count; i++) {
+          const float v = value_of(b[i] + least);
+          memcpy(b + i, &v, 4);
         }
       }
-    });
-    if (!finite) return WHITTLE_NONFINITE;
-    int64_t at = 0;
-    for (int d = 0; d < kDigits; d++)
-      for (int64_t t = 0; t < kSlices; t++) {
-        const int64_t count = counts[t * kDigits + d];
-        counts[t * kDigits + d] = at;
-        at += count;
-      }
-    parallel_for(kSlices, 1, threads, [&](int64_t first, int64_t last) {
-      for (int64_t t = first; t < last; t++) {
-        int64_t* c = counts.get() + t * kDigits;
-        const int64_t b = t * slice, e = std::min(n, b + slice);
-        if (pass == 0)
-          for (int64_t i = b; i < e; i++) {
-            const uint32_t key = key_of(x[i]);
-            to[c[key & 255]++] = key;
-          }
-        else if (pass < 3)
-          for (int64_t i = b; i < e; i++) to[c[from[i] >> shift & 255]++] = from[i];
-        else
-          for (int64_t i = b; i < e; i++) {
-            const float v = value_of(from[i]);
-            memcpy(to + c[from[i] >> 24]++, &v, 4);
-          }
-      }
-    });
-    from = to;
-    std::swap(to, other);
-  }
-  return WHITTLE_OK;  // the fourth pass wrote `out`
+    }
+  });
+  return room ? WHITTLE_OK : WHITTLE_OUT_OF_MEMORY;
 }
 
 WhittleStatus codebook_kmeans(const Kmeans& p) {
   for (int i = 0; i < 4; i++) p.result[i] = 0;
-  Floats sorted(new (std::nothrow) float[size_t(p.n)]), spare(new (std::nothrow) float[size_t(p.n)]);
-  if (!sorted || !spare) return WHITTLE_OUT_OF_MEMORY;
-  const WhittleStatus status = codebook_sort(p.x, p.n, sorted.get(), spare.get(), p.threads);
+  Floats sorted(new (std::nothrow) float[size_t(p.n)]);
+  if (!sorted) return WHITTLE_OUT_OF_MEMORY;
+  const WhittleStatus status = codebook_sort(p.x, p.n, sorted.get(), p.threads);
   if (status != WHITTLE_OK) return status;
-  spare.reset();
   const float* s = sorted.get();
   int64_t distinct = 1;
   for (int64_t i = 1; i < p.n && distinct < p.clusters; i++) distinct += s[i] != s[i - 1];

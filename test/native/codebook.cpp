@@ -114,15 +114,20 @@ WHITTLE_CHECK(codebook) {
     h.begin_variant("codebook", Tier::scalar);
     h.row("codebook_sort", [&] {
       Rng rng = h.rng();
-      for (int64_t n : {int64_t(1), int64_t(2048), int64_t(2049), int64_t(20000)}) {
-        std::vector<float> x(static_cast<size_t>(n)), out(x.size()), spare(x.size());
-        for (float& v : x) v = rng.below(8) ? rng.normal() * (rng.below(9) ? 1.0f : 1e-40f) : -0.0f;
-        h.expect(codebook_sort(x.data(), n, out.data(), spare.data(), 0) == WHITTLE_OK, "status");
+      // The last two have buckets of more values than a thread sorts beside their place, and one bucket alone.
+      const auto mixed = [&] { return rng.below(8) ? rng.normal() * (rng.below(9) ? 1.0f : 1e-40f) : -0.0f; };
+      const auto narrow = [&] { return rng.uniform(1, 1.125f); };
+      const auto few = [&] { return static_cast<float>(rng.below(3)); };
+      for (int64_t n : {int64_t(1), int64_t(2048), int64_t(2049), int64_t(20000), int64_t(1000000), int64_t(600000), int64_t(600001)}) {
+        std::vector<float> x(static_cast<size_t>(n)), out(x.size());
+        for (float& v : x) v = n == 600000 ? narrow() : n == 600001 ? few() : mixed();
+        if (n == 600000) x[5] = -1e30f;
+        h.expect(codebook_sort(x.data(), n, out.data(), 0) == WHITTLE_OK, "status");
         std::vector<float> want = x;
         std::sort(want.begin(), want.end());
         h.expect(out == want, "n %d", int(n));
         x[size_t(rng.below(n))] = NAN;
-        h.expect(codebook_sort(x.data(), n, out.data(), spare.data(), 0) == WHITTLE_NONFINITE, "NaN, n %d", int(n));
+        h.expect(codebook_sort(x.data(), n, out.data(), 0) == WHITTLE_NONFINITE, "NaN, n %d", int(n));
       }
     });
   }
