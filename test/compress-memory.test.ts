@@ -7,6 +7,7 @@ import vm from 'node:vm'
 
 import { compress, type Step } from '../lib/compress'
 import { ComputedSource, firstNonFinite, KeepBudget, relativeError, Scratch } from '../lib/compress/computed'
+import { gathered } from '../lib/compress/pieces'
 import { Initializer, MemorySource, Model } from '../lib/model'
 import { readQuantized, quantizedWeight } from '../lib/model/quantized'
 import { netOf, noise } from './nets'
@@ -126,6 +127,25 @@ describe('memory that is used again', () => {
     expect(Buffer.compare(new Uint8Array(tensor.data.buffer as ArrayBuffer, 0, bytes.length), bytes)).toBe(0)
     expect(scratch.floats('tensor', 10).buffer).toBe(tensor.data.buffer)
     expect(scratch.floats('tensor', 1_000_000).buffer).not.toBe(tensor.data.buffer)
+  })
+
+  test('holds the weights of a piece, and those of the next one in the same place', () => {
+    const scratch = new Scratch()
+    const of = (name: string, length: number, kind: string) => {
+      const data = Uint8Array.from({ length }, (_, i) => (i * 7 + length) % 251)
+      return new Initializer(name, 'uint8', [length], { kind, byteLength: length, readSync: (o: number, n: number) => data.slice(o, o + n) } as unknown as MemorySource)
+    }
+    const small = of('small', 10, 'file')
+    const first = [of('a', 5_000_001, 'file'), small, of('b', 1_000_003, 'external')]
+    const held = gathered(first, scratch)
+    expect(held.map((w) => w.source.kind)).toEqual(['memory', 'file', 'memory'])
+    expect(held[1]).toBe(small)
+    for (const [i, w] of held.entries()) expect(Buffer.compare(w.readSync().data as Uint8Array, first[i]!.readSync().data as Uint8Array)).toBe(0)
+    const [next] = gathered([of('c', 1_000_000, 'file')], scratch)
+    expect(next!.readSync().data.buffer).toBe(held[0]!.readSync().data.buffer)
+    // What is computed may be computed in that memory.
+    const [computed] = gathered([of('d', 1_000_000, 'computed')], scratch)
+    expect(computed!.readSync().data.buffer).not.toBe(next!.readSync().data.buffer)
   })
 
   test('a budget is spent once', () => {
@@ -307,13 +327,13 @@ if (process.env['WHITTLE_LONG'])
       file = large(48, n, 'blocks')
     }, 600_000)
     test.each(kLong.map(([recipe, rows]) => [typeof recipe === 'string' ? recipe : nameOf(recipe), recipe, rows] as const))(
-      'are compressed in three tensors and 128 MB, by codebooks and calibration in four, with second moments: %s (long)',
+      'are compressed in three tensors and 128 MB, by calibration in four, with second moments: %s (long)',
       (_name, recipe, rows) => {
         const { grown } = peak(file, typeof recipe === 'string' ? recipe : { steps: [recipe] }, rows)
         const moments = 8 * n * n
         // Of one run 48 values of each layer at most.
-        const calibrated = rows === undefined ? 0 : Math.max(256e6, moments) + 2 * moments + 48 * 4 * n * rows
-        const tensors = rows === undefined && !(typeof recipe === 'object' && recipe.step === 'codebook') ? 3 : 4
+        const calibrated = rows === undefined ? 0 : Math.max(128e6, moments) + 2 * moments + 48 * 4 * n * rows
+        const tensors = rows === undefined ? 3 : 4
         expect(grown).toBeLessThan(tensors * n * n * 4 + 128e6 + calibrated)
       },
       3_000_000,

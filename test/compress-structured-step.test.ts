@@ -103,6 +103,38 @@ describe('the prune step with a structure', () => {
     expect((await failure(() => prune({ criterion: 'taylor' }, {}, model))).message).toMatch(/gradients: expected gradients by weight name/)
   })
 
+  test('merges as a search of all pairs in float64 does, of more units than are compared at a time', async () => {
+    const [units, size] = [530, 20]
+    const w1 = floats([units, size, 1, 1], 7)
+    const w2 = floats([3, units, 1, 1], 8)
+    const a = w1.data as Float32Array
+    const b = w2.data as Float32Array
+    // Far from the origin, so that distances are small beside the values; one pair nearly equal.
+    for (let i = 0; i < a.length; i++) a[i]! += 3
+    for (let k = 0; k < size; k++) a[520 * size + k] = a[7 * size + k]! + 1e-6
+    const model = modelOf(graph([['x', 'float32', [1, size, 2, 2]]], { w1, w2 }, [conv('x', 'w1', 'h'), ['Relu', ['h'], ['r']], conv('r', 'w2', 'y')], ['y']))
+    const left = new Set(Array.from({ length: units }, (_, i) => i))
+    const sends = Array.from({ length: units }, (_, j) => [0, 1, 2].map((o) => b[o * units + j]!))
+    for (let turn = 0; turn < 5; turn++) {
+      let [best, from, into] = [Infinity, -1, -1]
+      for (const j of left)
+        for (const i of left) {
+          if (i === j) continue
+          let distance = 0
+          for (let k = 0; k < size; k++) distance += (a[i * size + k]! - a[j * size + k]!) ** 2
+          const saliency = distance * sends[j]!.reduce((s, v) => s + v * v, 0)
+          if (saliency < best) [best, from, into] = [saliency, j, i]
+        }
+      left.delete(from)
+      sends[into] = sends[into]!.map((v, o) => v + sends[from]![o]!)
+    }
+    const { model: merged } = await prune({ merge: true, sparsity: 5 / units }, {}, model)
+    const kept = merged.graph.initializers.get('w1')!.readSync().data as Float32Array
+    expect(Array.from(kept)).toEqual([...left].flatMap((i) => Array.from(a.slice(i * size, (i + 1) * size))))
+    const sent = merged.graph.initializers.get('w2')!.readSync().data as Float32Array
+    expect(Array.from(sent)).toEqual([0, 1, 2].flatMap((o) => [...left].map((i) => expect.closeTo(sends[i]![o]!, 4) as number)))
+  })
+
   test('merges units that are alike: equal ones at no cost', async () => {
     const rows = [[1, 2, 3], [-1, 0.5, 2], [1, 2, 3], [0.3, -1, 1], [-1, 0.5, 2], [1, 2, 3]]
     const twins = modelOf(

@@ -8,7 +8,7 @@ import { weights } from '../model/weights'
 import type { CompressReport, ModelFigures, StepReport } from '../report/types'
 import { fail, nearest, oneOf, options as checkOptions } from '../validate'
 import { version } from '../version'
-import { KeepBudget, Scratch } from './computed'
+import { KeepBudget } from './computed'
 import { planSteps } from './auto'
 import { settle, type Built } from './backoff'
 import { Calibration, type CalibrationData } from './calibration'
@@ -57,8 +57,8 @@ export interface CompressResult {
  * float32 between Casts, what did not become codes stored in the 16 bits that it had.
  *
  * Memory: tensors are worked on one at a time, and results beyond 8 MB are computed again while the model is saved. Steps that look at weights
- * alone take no more than three times the largest tensor (codebook four times) and 128 MB, whatever the size of the model. Steps that look at
- * calibration inputs take four times the largest tensor and 128 MB; beside that lie second moments of layers' inputs, up to 256 MB at a time (those of one layer where it alone has more) and twice those of the layer at work,
+ * alone take no more than three times the largest tensor and 128 MB, whatever the size of the model. Steps that look at
+ * calibration inputs take four times the largest tensor and 128 MB; beside that lie second moments of layers' inputs, up to 128 MB at a time (those of one layer where it alone has more) and twice those of the layer at work,
  * and the values that they look at in one run of the model. Models with more than 128 MB of weights are run piece by piece, the values in between in
  * a temporary file; smaller ones are held by a session meanwhile. What such steps find goes to a temporary file beyond the 8 MB. `evaluate`
  * takes what it takes.
@@ -109,7 +109,7 @@ export async function compress(
     const halves = widen(base)
     const build = async (chosen: readonly ResolvedStep[], spared: ReadonlySet<string>, own = run): Promise<Built> => {
       const model = base.clone()
-      const context = { run: own, calibration, spared, judge, original: base, memory: { keep: new KeepBudget(), scratch: new Scratch() } }
+      const context = { run: own, calibration, spared, judge, original: base, memory: { keep: new KeepBudget(), scratch: own.scratch } }
       const steps: StepReport[] = []
       for (const step of chosen) {
         const began = performance.now()

@@ -64,6 +64,11 @@ export class Scratch {
     return new Float32Array(buffer as ArrayBuffer, 0, count)
   }
 
+  doubles(slot: string, count: number): Float64Array<ArrayBuffer> {
+    const { buffer } = this.bytes(slot, count * 8)
+    return new Float64Array(buffer as ArrayBuffer, 0, count)
+  }
+
   /** Reads a tensor in pieces into memory of this scratch. The result is overwritten by the next read. */
   read(initializer: Initializer, slot = 'tensor'): Tensor {
     const { source, type, dims, byteLength } = initializer

@@ -44,7 +44,7 @@ export interface LayerMoments {
 /** @internal */
 export interface MomentsOptions {
   readonly run: Run
-  /** Bytes of second moments that are held at a time; a layer that is larger by itself comes alone. Default 256 MB. */
+  /** Bytes of second moments that are held at a time; a layer that is larger by itself comes alone. Default 128 MB. */
   readonly budget?: number
   /** Most layers between two runs of the model. Default: as many as the budget allows. */
   readonly block?: number
@@ -88,7 +88,7 @@ export async function* moments(
   model: Model,
   weights: readonly Weight[],
   calibration: Calibration,
-  { run, budget = 256e6, block = Infinity, maxRows, threads }: MomentsOptions,
+  { run, budget = 128e6, block = Infinity, maxRows, threads }: MomentsOptions,
 ): AsyncGenerator<LayerMoments, void, void> {
   for (let at = 0; at < weights.length; ) {
     const users = usersOf(model)

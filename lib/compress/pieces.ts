@@ -1,7 +1,8 @@
-import { Graph, reads, ValueInfo, type Node } from '../model/graph'
+import { Graph, Initializer, MemorySource, reads, ValueInfo, type Node } from '../model/graph'
 import { Model } from '../model/model'
 import type { Tensor, TensorLike, TypedArray } from '../tensor'
 import type { Inputs } from './calibration'
+import type { Scratch } from './computed'
 import type { Run } from './progress'
 import { Runner } from './runner'
 import { SpillFile } from './spill'
@@ -53,11 +54,43 @@ export type Kept = { readonly like: object | undefined } & (
   { readonly data: unknown } | { readonly source: DataSource; readonly of: Constructor }
 )
 
+/** Of fewer bytes a weight is read as it is. */
+const kLarge = 1e6
+
+/**
+ * @internal The same weights, those that are large and not in memory yet read into memory of `scratch`: valid until it is asked again. A
+ * session that reads each for itself leaves a copy behind that is only collected some time later. Only computed ones need memory beside that
+ * of the steps, where they are made.
+ */
+export function gathered(weights: readonly Initializer[], scratch: Scratch): Initializer[] {
+  const isLarge = ({ source, byteLength }: Initializer): boolean => source.kind !== 'memory' && byteLength >= kLarge
+  const room = ({ byteLength }: Initializer): number => Math.ceil(byteLength / 64) * 64
+  const slot = weights.some((w) => isLarge(w) && w.source.kind === 'computed') ? 'weights' : 'floats'
+  const bytes = scratch.bytes(slot, weights.filter(isLarge).reduce((sum, w) => sum + room(w), 0))
+  let at = 0
+  return weights.map((w) => {
+    if (!isLarge(w)) return w
+    const own = bytes.subarray(at, at + w.byteLength)
+    let done = 0
+    for (const piece of w.chunksSync()) {
+      own.set(piece, done)
+      done += piece.byteLength
+    }
+    at += room(w)
+    return new Initializer(w.name, w.type, w.dims, new MemorySource(own))
+  })
+}
+
 interface Piece {
   /** Those that depend on constants alone among them. */
   readonly nodes: ReadonlySet<Node>
   readonly inputs: readonly string[]
   readonly outputs: readonly string[]
+}
+
+interface Made {
+  readonly inputs: Inputs
+  readonly found: Readonly<Record<string, Tensor>>
 }
 
 /**
@@ -137,7 +170,7 @@ export class Pieces {
   async *run(
     sets: AsyncIterable<Inputs>,
     { run, threads }: { readonly run: Run; readonly threads?: number | undefined },
-  ): AsyncGenerator<{ readonly inputs: Inputs; readonly found: Readonly<Record<string, Tensor>> }, void, void> {
+  ): AsyncGenerator<Made, void, void> {
     const values = new Values()
     const settings = threads === undefined ? {} : { threads }
     try {
@@ -181,7 +214,7 @@ export class Pieces {
         const feeds = Object.fromEntries(
           [...piece.inputs.filter((n) => set.has(n)), ...strange].map((n) => [n, values.get(set.get(n)!)]),
         )
-        runner ??= await Runner.create(this.#modelOf(piece, feeds), [], settings)
+        runner ??= await Runner.create(this.#modelOf(piece, feeds, run.scratch), [], settings)
         const found = await runner.run(feeds, run.signal ? { signal: run.signal } : {})
         for (const name of piece.outputs) set.set(name, values.put(found[name]!))
         for (const [name, kept] of set) {
@@ -195,16 +228,14 @@ export class Pieces {
     }
   }
 
-  #modelOf({ nodes, inputs, outputs }: Piece, feeds: Inputs): Model {
+  #modelOf({ nodes, inputs, outputs }: Piece, feeds: Inputs, scratch: Scratch): Model {
     const { graph } = this.#model
     const piece = new Graph('piece')
     piece.inputs = inputs.map(
       (name) => graph.inputs.find((i) => i.name === name) ?? new ValueInfo(name, (feeds[name] as Tensor).type, null),
     )
-    for (const name of new Set([...nodes].flatMap((n) => [...reads(n)]))) {
-      const weight = graph.initializers.get(name)
-      if (weight) piece.addInitializer(weight)
-    }
+    const weights = [...new Set([...nodes].flatMap((n) => [...reads(n)]))].flatMap((name) => graph.initializers.get(name) ?? [])
+    for (const weight of gathered(weights, scratch)) piece.addInitializer(weight)
     const chosen = new Set(graph.nodes.flatMap((n, i) => (nodes.has(n) ? [i] : [])))
     const copy = graph.clone()
     const copies = copy.nodes.filter((_, i) => chosen.has(i))

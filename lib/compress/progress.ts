@@ -1,4 +1,5 @@
 import { WhittleError } from '../errors'
+import { Scratch } from './computed'
 
 /** What `onProgress` hears, a few times for each step. */
 export interface Progress {
@@ -30,19 +31,22 @@ export interface Progress {
 export class Run {
   readonly #onProgress: ((progress: Progress) => void) | undefined
   readonly signal: AbortSignal | undefined
+  /** Memory for weights: all that the run does takes turns with it. */
+  readonly scratch: Scratch
   readonly #end: number
   #last = 0
 
   /** `end`: by `performance.now()`, when there is no more time. */
-  constructor(onProgress?: (progress: Progress) => void, signal?: AbortSignal, end = Infinity) {
+  constructor(onProgress?: (progress: Progress) => void, signal?: AbortSignal, end = Infinity, scratch = new Scratch()) {
     this.#onProgress = onProgress
     this.signal = signal
     this.#end = end
+    this.scratch = scratch
   }
 
   /** The same with a time at which it is as if the caller's signal fired. */
   until(end: number): Run {
-    return new Run(this.#onProgress, this.signal, end)
+    return new Run(this.#onProgress, this.signal, end, this.scratch)
   }
 
   /** Throws `ERR_ABORTED` if the caller's signal fired, or time is up: `parameter` tells which. */

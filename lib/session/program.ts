@@ -178,6 +178,21 @@ export class Constants {
   }
 }
 
+let room: WeakRef<ArrayBuffer> | undefined
+
+/**
+ * Memory for weights on their way to a session, which copies them: valid until the next call. Used again, since what is left behind for each
+ * weight of a large model would only be collected some time later; held weakly.
+ */
+export function roomFor(floats: number): Float32Array<ArrayBuffer> {
+  let buffer = room?.deref()
+  if (!buffer || buffer.byteLength < 4 * floats) {
+    buffer = new ArrayBuffer(4 * floats)
+    room = new WeakRef(buffer)
+  }
+  return new Float32Array(buffer, 0, floats)
+}
+
 let tables: readonly ReadonlyMap<string, number>[] | undefined
 
 function numberOf(table: 0 | 1 | 2, name: string): number {

@@ -164,7 +164,9 @@ export class Linear {
     const scaled = this.#rows !== undefined || this.#columns !== undefined
     if (scaled) {
       const compute = (): Uint8Array => {
-        const data = this.#scaled((weight.readSync().data as Float32Array).slice())
+        const read = weight.readSync().data as Float32Array
+        // What is small or in memory may be seen by others.
+        const data = this.#scaled(weight.source.kind === 'memory' || weight.byteLength < 1e6 ? read.slice() : read)
         return new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength)
       }
       const source = keep.take(weight.byteLength) ? new MemorySource(compute()) : new ComputedSource(weight.byteLength, compute)

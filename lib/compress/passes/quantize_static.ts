@@ -129,9 +129,9 @@ export async function applyStatic(pass: Pass<ResolvedQuantize>, model: Model, st
   for (const name of new Set(coded.map((l) => l.weight.name))) {
     const weight = graph.initializers.get(name)
     if (!weight) continue
-    const data = weight.readSync().data as Float32Array
+    const data = context.memory.scratch.read(weight).data as Float32Array
     const clean = withoutTraces(data)
-    if (clean.some((v, i) => v !== data[i])) graph.setInitializer(name, { type: 'float32', dims: weight.dims, data: clean })
+    if (clean !== data) graph.setInitializer(name, { type: 'float32', dims: weight.dims, data: clean })
   }
   const result = await applyWeights(pass, model, step, context, coded)
   const done = new Set(result.layers.filter((l) => l.action === 'quantized').map((l) => l.weight))

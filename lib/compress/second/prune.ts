@@ -4,7 +4,7 @@ import { Initializer } from '../../model/graph'
 import type { Model } from '../../model/model'
 import type { Weight } from '../../model/weights'
 import type { LayerReport } from '../../report/types'
-import { relativeError, sparsityOf, nonFiniteText } from '../computed'
+import { relativeError, sparsityOf, nonFiniteText, type Scratch } from '../computed'
 import { fromRows, moments, toRows, type LayerMoments, type Moments, type RowLayout } from '../moments'
 import { describeWeight, type Context } from '../passes/pass'
 import { allocate } from '../../tensor'
@@ -47,7 +47,7 @@ export async function pruneCalibrated(model: Model, chosen: readonly Weight[], s
     const { weight } = found
     await run.tell('prune', layers.length, chosen.length, weight.name)
     const base = describeWeight(weight)
-    const matrix = matrixOf(found, step, gradients)
+    const matrix = matrixOf(found, step, gradients, context.memory.scratch)
     const kept = (reason: string): void => void layers.push({ ...base, action: 'kept', reason, bytesAfter: base.bytesBefore })
     if (typeof matrix === 'string') {
       kept(matrix)
@@ -59,7 +59,7 @@ export async function pruneCalibrated(model: Model, chosen: readonly Weight[], s
       continue
     }
     const solved = solve(matrix, step, ratio, layers.length)
-    const before = weight.initializer.readSync().data as Float32Array
+    const before = context.memory.scratch.read(weight.initializer).data as Float32Array
     const data = matrix.restore(solved.rows)
     const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength)
     const { initializer, graph } = weight
@@ -94,7 +94,8 @@ interface Matrix {
   restore(rows: Float32Array): Float32Array
 }
 
-function matrixOf({ weight, layout, moments: m, reason }: LayerMoments, step: CalibratedPrune, gradients: Gradients): Matrix | string {
+/** Valid until the scratch is used for another weight. */
+function matrixOf({ weight, layout, moments: m, reason }: LayerMoments, step: CalibratedPrune, gradients: Gradients, scratch: Scratch): Matrix | string {
   const { initializer } = weight
   if (initializer.type !== 'float32') return `${initializer.type} weights are not pruned`
   if (!m || !layout) return reason ?? 'calibration gave it no inputs'
@@ -103,7 +104,7 @@ function matrixOf({ weight, layout, moments: m, reason }: LayerMoments, step: Ca
   const turn = step.along === 'inputs' && taps > 1 && step.pattern !== 'unstructured' ? taps : 1
   const refusal = unsuited(step.pattern, groups * outputs, size, size / turn)
   if (refusal) return refusal
-  const data = initializer.readSync().data as Float32Array
+  const data = scratch.read(initializer).data as Float32Array
   nonFiniteText(initializer.name, data)
   // Channels behind taps, so that groups of channels are neighbours.
   const order = turn > 1 ? Int32Array.from({ length: size }, (_, i) => (i % (size / turn)) * turn + Math.floor(i / (size / turn))) : undefined
@@ -114,15 +115,16 @@ function matrixOf({ weight, layout, moments: m, reason }: LayerMoments, step: Ca
   const hessian = (group: number): Float64Array => (turned[group] ??= order ? permutedBoth(given(group), size, order) : given(group))
   const gradient = gradients(initializer.name)
   const rowsOf = (values: Float32Array): Float32Array => reordered(toRows(values, layout), size, order, true)
+  const rows = rowsOf(data)
   return {
     name: initializer.name,
-    rows: rowsOf(data),
+    rows,
     gradients: gradient && rowsOf(gradient),
     groups,
     outputs,
     size,
     hessian,
-    spread: () => spreadOf(toRows(data, layout), layout, m),
+    spread: () => spreadOf(order ? toRows(data, layout) : rows, layout, m),
     factor: (group) => (factors[group] ??= inverseFactor(hessian(group), size, step.damping).factor),
     restore: (rows) => restored(rows, layout, order),
   }
@@ -285,7 +287,7 @@ interface Segment {
  * A ratio for each weight, so that together `target` of all chosen values go and the sum of the layers' output errors, each
  * against the variance of the layer's outputs, is least: each layer's errors at nine ratios, their lower hull, and its cheapest stretches first.
  */
-async function scan(model: Model, chosen: readonly Weight[], step: CalibratedPrune, gradients: Gradients, { run, calibration }: Context): Promise<Map<string, number>> {
+async function scan(model: Model, chosen: readonly Weight[], step: CalibratedPrune, gradients: Gradients, { run, calibration, memory }: Context): Promise<Map<string, number>> {
   const segments: Segment[] = []
   const ratios = new Map<string, number>()
   let possible = 0
@@ -293,7 +295,7 @@ async function scan(model: Model, chosen: readonly Weight[], step: CalibratedPru
   for await (const found of moments(model, chosen, calibration!, { run })) {
     const { initializer } = found.weight
     await run.tell('calibrate', index, chosen.length, found.weight.name)
-    const matrix = matrixOf(found, step, gradients)
+    const matrix = matrixOf(found, step, gradients, memory.scratch)
     ratios.set(initializer.name, 0)
     if (typeof matrix !== 'string') {
       const all = matrix.spread()

@@ -2,8 +2,9 @@ import { Initializer, type Graph, type Node } from '../../model/graph'
 import type { Model } from '../../model/model'
 import { sizeOf, type Tensor } from '../../tensor'
 import { become } from '../become'
-import type { Calibration } from '../calibration'
+import type { Calibration, Inputs } from '../calibration'
 import { numbersOf } from '../half/widen'
+import { Pieces } from '../pieces'
 import type { Run } from '../progress'
 import { Runner } from '../runner'
 import { AffineFit, type Affine } from './affine'
@@ -129,8 +130,8 @@ export async function correctBias(reference: Model, model: Model, calibration: C
   const held = !again ? [] : given.length > sets ? given.slice(sets) : given.length > 3 ? given.slice(-Math.floor(given.length / 4)) : given
   if (held !== given) given.length -= held.length
   const untouched = again ? model.clone() : undefined
-  const right = new Segments(reference, given, { ...settings, asked: layers.map((l) => l.value) })
-  const segments = new Segments(model, given, settings)
+  const right = new Segments(reference, given, { ...settings, scratch: run.scratch, asked: layers.map((l) => l.value) })
+  const segments = new Segments(model, given, { ...settings, scratch: run.scratch })
   const done: Correction[] = []
   for (const [i, layer] of layers.entries()) {
     await run.tell('repair', i, layers.length, layer.node.label)
@@ -166,7 +167,13 @@ export async function correctBias(reference: Model, model: Model, calibration: C
 
 /** How far the outputs of each model are from the reference's. */
 async function distances(reference: Model, sets: readonly Map<string, Tensor>[], models: readonly Model[], settings: { readonly threads?: number }, run: Run): Promise<number[]> {
-  const answers = async (model: Model): Promise<Record<string, Tensor>[]> => {
+  const answers = async (model: Model): Promise<Readonly<Record<string, Tensor>>[]> => {
+    const pieces = Pieces.of(model, model.graph.outputs.map((o) => o.name))
+    if (pieces) {
+      const all: Readonly<Record<string, Tensor>>[] = []
+      for await (const { found } of pieces.run(listed(sets), { run, ...settings })) all.push(found)
+      return all
+    }
     const session = await Runner.create(model, [], settings)
     try {
       const found: Record<string, Tensor>[] = []
@@ -182,8 +189,13 @@ async function distances(reference: Model, sets: readonly Map<string, Tensor>[],
   return found
 }
 
+async function* listed(sets: readonly Map<string, Tensor>[]): AsyncGenerator<Inputs, void, void> {
+  await Promise.resolve()
+  for (const set of sets) yield Object.fromEntries(set)
+}
+
 /** Σ over float outputs of Σ(y − ŷ)² / Σy². */
-function distance(want: readonly Record<string, Tensor>[], got: readonly Record<string, Tensor>[]): number {
+function distance(want: readonly Readonly<Record<string, Tensor>>[], got: readonly Readonly<Record<string, Tensor>>[]): number {
   let all = 0
   for (const name of Object.keys(want[0] ?? {})) {
     let [off, size] = [0, 0]

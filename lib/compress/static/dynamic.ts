@@ -4,11 +4,13 @@ import type { Tensor } from '../../tensor'
 import { relativeError, transposed } from '../computed'
 import type { CodedLayer } from './layers'
 
-/** Weights beside which others are nothing become zero: their scale would leave float32's normal numbers. */
+/** Weights beside which others are nothing become zero: their scale would leave float32's normal numbers. Without any: the same array. */
 export function withoutTraces(weights: Float32Array): Float32Array {
   let top = 0
   for (const w of weights) top = Math.max(top, Math.abs(w))
-  return weights.map((w) => (Math.abs(w) < top * 2 ** -40 ? 0 : w))
+  const least = top * 2 ** -40
+  const isTrace = (w: number): boolean => w !== 0 && Math.abs(w) < least
+  return weights.some(isTrace) ? weights.map((w) => (isTrace(w) ? 0 : w)) : weights
 }
 
 /** Codes of a weight, one scale an index of `axis`, −127 to 127, and what they are wrong by. */

@@ -1,11 +1,14 @@
-import { Graph, reads, ValueInfo, type Node } from '../../model/graph'
+import { Graph, reads, ValueInfo, type Initializer, type Node } from '../../model/graph'
 import { Model } from '../../model/model'
+import type { Scratch } from '../computed'
+import { gathered } from '../pieces'
 import { Runner } from '../runner'
 import type { Tensor } from '../../tensor'
 
 /**
  * Runs a model piece by piece over several sets of inputs at once, so that what comes early can be changed before what
- * comes later is computed, and nothing is computed twice. Holds the values that later pieces need, for every set.
+ * comes later is computed, and nothing is computed twice. Holds the values that later pieces need, for every set. Pieces of the same
+ * `scratch` take turns: what one computes is done before another begins.
  */
 export class Segments {
   readonly #model: Model
@@ -16,11 +19,13 @@ export class Segments {
   readonly #values: Map<string, Tensor>[]
   /** Values that will be asked for, in whichever order. */
   readonly #asked: Set<string>
+  readonly #scratch: Scratch
   #at = 0
 
-  constructor(model: Model, sets: readonly ReadonlyMap<string, Tensor>[], { asked = [], threads }: { readonly asked?: Iterable<string>; readonly threads?: number } = {}) {
+  constructor(model: Model, sets: readonly ReadonlyMap<string, Tensor>[], { asked = [], threads, scratch }: { readonly asked?: Iterable<string>; readonly threads?: number; readonly scratch: Scratch }) {
     this.#model = model
     this.#asked = new Set(asked)
+    this.#scratch = scratch
     this.#threads = threads === undefined ? {} : { threads }
     this.#values = sets.map((s) => new Map(s))
     const graph = model.graph
@@ -73,11 +78,13 @@ export class Segments {
     const first = this.#values[0]!
     const given = [...new Set(nodes.flatMap(readsOf))].filter((r) => !made.has(r) && first.has(r))
     piece.inputs = given.map((name) => new ValueInfo(name, first.get(name)!.type, null))
+    const weights = new Map<string, Initializer>()
     for (const node of all)
       for (const r of readsOf(node)) {
         const c = graph.constant(r)
-        if (c && !piece.initializers.has(r) && !first.has(r)) piece.addInitializer(c)
+        if (c && !first.has(r)) weights.set(c.name, c)
       }
+    for (const weight of gathered([...weights.values()], this.#scratch)) piece.addInitializer(weight)
     const clone = graph.clone()
     const copies = clone.nodes.filter((n) => wanted.has(n.outputs.find((o) => o) as string))
     clone.setNodes([])

@@ -1,3 +1,4 @@
+import { gemm } from '../../kernels/gemm'
 import { Initializer, type Graph } from '../../model/graph'
 import { ComputedSource, type Scratch } from '../computed'
 import type { Group, Member } from './groups'
@@ -19,77 +20,123 @@ const kMostUnits = 4096
 export function similarUnits(graph: Graph, group: Group, count: number, scratch: Scratch): Merge[] | string {
   const { units } = group
   if (units > kMostUnits) return `more than ${kMostUnits} units are not compared`
-  const distances = new Float64Array(place(units, 0))
-  const sent = new Float64Array(place(units, 0))
+  const [distances, sent] = ['distances', 'sent'].map((slot) => scratch.doubles(slot, place(units, 0)).fill(0)) as [Float64Array, Float64Array]
   for (const member of group.members) {
     const slices = slicesOf(graph, member, scratch)
     if (!slices) return `${member.tensor}: only float32 weights are merged`
     addProducts(slices, member, units, member.role === 'input' ? sent : distances, member.role !== 'input')
   }
-  const left = new Set(Array.from({ length: units }, (_, u) => u))
+  const left = Uint8Array.from({ length: units }, () => 1)
+  const nearest = Int32Array.from({ length: units }, (_, j) => nearestOf(j, distances, left))
   const merges: Merge[] = []
-  while (merges.length < count && left.size > 1) {
-    let [best, from, into] = [Infinity, -1, -1]
-    for (const j of left) {
-      const own = sent[place(j, j)]!
-      for (const i of left) {
-        const saliency = own * distances[place(i, j)]!
-        if (i !== j && saliency < best) [best, from, into] = [saliency, j, i]
-      }
+  while (merges.length < Math.min(count, units - 1)) {
+    let [best, from] = [Infinity, -1]
+    for (let j = 0; j < units; j++) {
+      if (left[j] === 0) continue
+      const saliency = sent[place(j, j)]! * distances[place(nearest[j]!, j)]!
+      if (saliency < best) [best, from] = [saliency, j]
     }
     if (from < 0) break
-    left.delete(from)
+    const into = nearest[from]!
+    left[from] = 0
     merges.push({ from, into })
     // What i sends on is now the sum of both.
     const old = sent[place(into, into)]!
     const both = sent[place(into, from)]!
-    for (const v of left) if (v !== into) sent[place(into, v)] = sent[place(into, v)]! + sent[place(from, v)]!
+    for (let v = 0; v < units; v++) {
+      if (left[v] === 0) continue
+      if (v !== into) sent[place(into, v)]! += sent[place(from, v)]!
+      if (nearest[v] === from) nearest[v] = nearestOf(v, distances, left)
+    }
     sent[place(into, into)] = old + 2 * both + sent[place(from, from)]!
   }
   return merges
 }
 
+/** The unit that is left, another than j, at the least distance; of equal ones the first, -1 for none. */
+function nearestOf(j: number, distances: Float64Array, left: Uint8Array): number {
+  let [best, found] = [Infinity, -1]
+  for (let i = 0; i < left.length; i++) {
+    if (left[i] === 0 || i === j) continue
+    const d = distances[place(i, j)]!
+    if (d < best || found < 0) [best, found] = [d, i]
+  }
+  return found
+}
+
 /** Where the pair (i, j) lies in the lower triangle, row by row. */
 const place = (i: number, j: number): number => (i >= j ? (i * (i + 1)) / 2 + j : (j * (j + 1)) / 2 + i)
 
-/** Units whose values are laid out at a time: no second matrix of the weight's size is held. */
-const kTile = 32
+/** Units that are laid out at a time, and their values: no second matrix of the weight's size is held. */
+const kTile = 512
+const kTileValues = 2 ** 21
+/** Terms of a product that are summed in float32; beyond in float64. */
+const kChunk = 256
+/** Squared distances below this share of the squared norms are taken from the differences: of products little is left there. */
+const kClose = 1e-3
 
 /** Adds ⟨w_i, w_j⟩ or ‖w_i − w_j‖² of all pairs to a triangle. */
 function addProducts(slices: Slices, member: Member, units: number, into: Float64Array, differences: boolean): void {
   const length = slices.outer * slices.inner * member.per
-  const rows = new Float64Array(kTile * length)
-  const others = new Float64Array(kTile * length)
-  for (let i0 = 0; i0 < units; i0 += kTile) {
-    const i1 = Math.min(units, i0 + kTile)
-    lay(slices, member, i0, i1, rows, length)
-    for (let j0 = 0; j0 <= i0; j0 += kTile) {
-      const j1 = Math.min(units, j0 + kTile)
-      lay(slices, member, j0, j1, others, length)
-      for (let i = i0; i < i1; i++)
-        for (let j = j0; j < Math.min(i + 1, j1); j++) {
-          const [p, q] = [(i - i0) * length, (j - j0) * length]
-          into[place(i, j)]! += differences ? distance(rows, p, others, q, length) : product(rows, p, others, q, length)
+  const tile = Math.min(units, kTile, Math.max(16, Math.floor(kTileValues / Math.max(1, length))))
+  const rows = new Float32Array(tile * length)
+  const others = new Float32Array(tile * length)
+  const products = new Float32Array(tile * tile)
+  const sums = new Float64Array(tile * tile)
+  const squares = new Float64Array(units)
+  for (let j0 = 0; j0 < units; j0 += tile) {
+    const m = Math.min(units, j0 + tile) - j0
+    lay(slices, member, j0, m, others)
+    for (let j = 0; j < m; j++) squares[j0 + j] = exactly(others, j, m, others, j, m, length, false)
+    for (let i0 = j0; i0 < units; i0 += tile) {
+      const n = Math.min(units, i0 + tile) - i0
+      if (i0 > j0) {
+        lay(slices, member, i0, n, rows)
+        for (let i = 0; i < n; i++) squares[i0 + i] = exactly(rows, i, n, rows, i, n, length, false)
+      }
+      const left = i0 > j0 ? rows : others
+      sums.fill(0, 0, n * m)
+      for (let k = 0; k < length; k += kChunk) {
+        const depth = Math.min(kChunk, length - k)
+        const out = products.subarray(0, n * m)
+        gemm(left.subarray(k * n, (k + depth) * n), others.subarray(k * m, (k + depth) * m), { aDims: [n, depth], bDims: [m, depth], transposeB: true, out })
+        for (let at = 0; at < n * m; at++) sums[at]! += out[at]!
+      }
+      for (let i = 0; i < n; i++)
+        for (let j = 0; j < (i0 > j0 ? m : i + 1); j++) {
+          const both = squares[i0 + i]! + squares[j0 + j]!
+          const product = sums[i * m + j]!
+          const value = differences ? both - 2 * product : product
+          // Squares beyond float32 have products that are not finite.
+          const exact = !Number.isFinite(value) || (differences && value <= kClose * both)
+          into[place(i0 + i, j0 + j)]! += exact ? exactly(left, i, n, others, j, m, length, differences) : value
         }
     }
   }
 }
 
-function lay(slices: Slices, { indices, per }: Member, from: number, to: number, rows: Float64Array, length: number): void {
-  for (let u = from; u < to; u++) for (let k = 0, at = (u - from) * length; k < per; k++) at = sliceAt(slices, indices[u * per + k]!, rows, at)
+/** Units in chunks of their values: [chunks, units, values of a chunk]. */
+function lay(slices: Slices, { indices, per }: Member, first: number, count: number, out: Float32Array): void {
+  const length = slices.outer * slices.inner * per
+  const values = new Float64Array(length)
+  for (let u = 0; u < count; u++) {
+    for (let k = 0, at = 0; k < per; k++) at = sliceAt(slices, indices[(first + u) * per + k]!, values, at)
+    for (let k = 0; k < length; k += kChunk) {
+      const depth = Math.min(kChunk, length - k)
+      for (let i = 0, at = k * count + u * depth; i < depth; i++) out[at + i] = values[k + i]!
+    }
+  }
 }
 
-function product(a: Float64Array, p: number, b: Float64Array, q: number, length: number): number {
+/** ⟨a, b⟩ or ‖a − b‖² of two units in {@link lay}'s order, in float64. */
+function exactly(a: Float32Array, i: number, n: number, b: Float32Array, j: number, m: number, length: number, differences: boolean): number {
   let sum = 0
-  for (let k = 0; k < length; k++) sum += a[p + k]! * b[q + k]!
-  return sum
-}
-
-function distance(a: Float64Array, p: number, b: Float64Array, q: number, length: number): number {
-  let sum = 0
-  for (let k = 0; k < length; k++) {
-    const d = a[p + k]! - b[q + k]!
-    sum += d * d
+  for (let k = 0; k < length; k += kChunk) {
+    const depth = Math.min(kChunk, length - k)
+    for (let t = 0, p = k * n + i * depth, q = k * m + j * depth; t < depth; t++) {
+      const d = differences ? a[p + t]! - b[q + t]! : 0
+      sum += differences ? d * d : a[p + t]! * b[q + t]!
+    }
   }
   return sum
 }

@@ -1,7 +1,7 @@
 import type { Node } from '../../model'
 import { sizeOf, type Tensor } from '../../tensor'
 import type { Lower, Lowering } from '../lowering'
-import type { Argument, Memory } from '../program'
+import { roomFor, type Argument, type Memory } from '../program'
 import { identity, stridesOf, type Value } from '../value'
 import { takeAffines, takeEpilogue } from './epilogue'
 import { productOfCodes } from './integer'
@@ -100,7 +100,7 @@ function withWeights(l: Lowering, node: Node, a: Value, w: Tensor, transposed: b
   const data = (): Float32Array => {
     const from = w.data as Float32Array
     if (!scaled) return from
-    const to = new Float32Array(from.length)
+    const to = roomFor(from.length)
     for (let p = 0; p < k; p++)
       for (let j = 0; j < n; j++) {
         const i = transposed ? j * k + p : p * n + j
