@@ -214,7 +214,7 @@ test.each(written)('what compress writes runs on packed kernels: %s', async (_, 
   const { model } = await compress(encoder(), recipe)
   const i: Tensor = { type: 'int64', dims: [2, 7], data: BigInt64Array.from({ length: 14 }, (__, k) => BigInt((k * 37) % 200)) }
   const found = await ops(model, { i })
-  expect(found.filter((o) => o !== 'copy')).toEqual([gather, 'gemm_weight', 'gemm_weight', 'conv'])
+  expect(found.filter((o) => o !== 'copy')).toEqual([gather, 'gemm_weight', 'gemm_weight', 'conv_planes'])
   const session = await Session.create(model)
   expectSame((await session.run({ i })).y, (await theirs(model, { i }, kAsWritten)).y)
   // Every value has its name still, and the same content.
