@@ -44,13 +44,20 @@ constexpr int64_t kSlice = 8192;    // values of one, at least
 constexpr int kBits = 11;           // of a digit
 constexpr int64_t kBuckets = 1 << kBits;
 constexpr int64_t kSpare = 1 << 18; // keys that one thread sorts by way of another place, in cache
-constexpr int64_t kFew = 64;        // keys that are sorted by comparing
+constexpr int64_t kFew = 192;       // keys that are sorted by comparing: counting digits of fewer costs more
 
-// What to shift numbers up to `range` by to leave `bits` bits.
-int shift_of(uint32_t range, int bits) {
-  int shift = 0;
-  while (range >> shift >> bits) shift++;
-  return shift;
+int bits_of(uint32_t range) {
+  int bits = 0;
+  while (bits < 32 && range >> bits) bits++;
+  return bits;
+}
+
+// The floats that keys above `least` stand for, in their place.
+void write_values(uint32_t* keys, int64_t n, uint32_t least) {
+  for (int64_t i = 0; i < n; i++) {
+    const float v = value_of(keys[i] + least);
+    memcpy(keys + i, &v, 4);
+  }
 }
 
 // Stable passes over the low `bits` bits, from the lowest; kSpare keys at most.
@@ -385,13 +392,22 @@ WhittleStatus codebook_sort(const float* x, int64_t n, float* out, int threads) 
   });
   if (!finite) return WHITTLE_NONFINITE;
   const uint32_t least = *std::min_element(lows, lows + slices);
-  const int shift = shift_of(*std::max_element(highs, highs + slices) - least, kBits);
+  const uint32_t range = *std::max_element(highs, highs + slices) - least;
+  uint32_t* keys = reinterpret_cast<uint32_t*>(out);
+  if (n <= kSpare) {
+    const std::unique_ptr<uint32_t[]> spare(new (std::nothrow) uint32_t[size_t(n)]);
+    if (!spare) return WHITTLE_OUT_OF_MEMORY;
+    for (int64_t i = 0; i < n; i++) keys[i] = key_of(x[i]) - least;
+    sort_low_bits(keys, n, bits_of(range), spare.get());
+    write_values(keys, n, least);
+    return WHITTLE_OK;
+  }
+  const int shift = std::max(0, bits_of(range) - kBits);
 
   // Into buckets by the highest bits that differ at all, straight from x; then each bucket where it lies.
   std::unique_ptr<int64_t[]> counts(new (std::nothrow) int64_t[size_t(slices * kBuckets)]);
   if (!counts) return WHITTLE_OUT_OF_MEMORY;
   memset(counts.get(), 0, size_t(slices * kBuckets) * sizeof(int64_t));
-  uint32_t* keys = reinterpret_cast<uint32_t*>(out);
   parallel_for(slices, 1, threads, [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; t++)
       for (int64_t i = t * slice; i < std::min(n, (t + 1) * slice); i++) counts[t * kBuckets + ((key_of(x[i]) - least) >> shift)]++;
@@ -430,10 +446,7 @@ WhittleStatus codebook_sort(const float* x, int64_t n, float* out, int threads) 
         uint32_t* b = keys + starts[size_t(d)];
         const int64_t count = starts[size_t(d) + 1] - starts[size_t(d)];
         sort_keys(b, count, shift, spare.get());
-        for (int64_t i = 0; i < count; i++) {
-          const float v = value_of(b[i] + least);
-          memcpy(b + i, &v, 4);
-        }
+        write_values(b, count, least);
       }
     }
   });
