@@ -43,7 +43,7 @@ Napi::Value cuda_libraries(const Napi::CallbackInfo& info) {
   const CudaBackend* backend = cuda().backend;
   Napi::Array out = Napi::Array::New(env);
   CudaLibrary found;
-  for (int32_t i = 0; backend && backend->library(i, &found); i++) {
+  for (int32_t i = 0; backend && backend->nth_library(i, &found); i++) {
     Napi::Object row = Napi::Object::New(env);
     row.Set("name", found.name);
     row.Set("serves", found.serves);

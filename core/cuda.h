@@ -147,7 +147,7 @@ struct CudaBackend {
   const char* (*error)();
 
   // Number `at` of NVIDIA's libraries, which is opened to answer; false where there are no more.
-  bool (*library)(int32_t at, CudaLibrary* out);
+  bool (*nth_library)(int32_t at, CudaLibrary* out);
 
   // 256-byte aligned; bytes >= 0. WHITTLE_OUT_OF_MEMORY leaves the device usable.
   WhittleStatus (*allocate)(int32_t device, int64_t bytes, void** memory);

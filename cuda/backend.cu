@@ -329,7 +329,7 @@ extern "C" WHITTLE_EXPORT const whittle::CudaBackend* whittle_cuda() {
     b.probe = probe;
     b.describe = describe;
     b.error = error;
-    b.library = library;
+    b.nth_library = library;
     b.allocate = allocate;
     b.release = release;
     b.upload = upload;

@@ -116,7 +116,7 @@ class Search {
 }  // namespace
 
 void open_nvidia(const NvidiaLibrary& library, std::initializer_list<NvidiaFunction> functions, NvidiaOpened* opened) {
-  opened->library = &library;
+  opened->wanted = &library;
   opened->open = Search(library, functions, opened).run();
 }
 
@@ -138,8 +138,8 @@ bool call_answered(NvidiaOpened& o, const char* function, int status) {
 
 CudaLibrary library_of(NvidiaOpened& o) {
   CudaLibrary out = {};
-  snprintf(out.name, sizeof out.name, "%s", o.library->name);
-  snprintf(out.serves, sizeof out.serves, "%s", o.library->serves);
+  snprintf(out.name, sizeof out.name, "%s", o.wanted->name);
+  snprintf(out.serves, sizeof out.serves, "%s", o.wanted->serves);
   snprintf(out.path, sizeof out.path, "%s", o.path);
   const std::lock_guard<std::mutex> guard(o.lock);
   snprintf(out.why, sizeof out.why, "%s", o.open ? o.refused : o.why);

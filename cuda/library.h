@@ -22,7 +22,7 @@ struct NvidiaFunction {
 };
 
 struct NvidiaOpened {
-  const NvidiaLibrary* library = nullptr;
+  const NvidiaLibrary* wanted = nullptr;
   bool open = false;
   char path[1024] = "", why[1024] = "";  // one of them
   std::mutex lock;                       // of what follows

@@ -23,7 +23,7 @@ std::vector<double> product(const Dense& d, const std::vector<float>& x, int64_t
 
 std::string why(const CudaBackend& cuda, const char* name) {
   CudaLibrary found;
-  for (int32_t i = 0; cuda.library(i, &found); i++)
+  for (int32_t i = 0; cuda.nth_library(i, &found); i++)
     if (strncmp(found.name, name, strlen(name)) == 0) return found.why;
   return "no such library";
 }
