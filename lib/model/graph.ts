@@ -267,12 +267,12 @@ export class Graph {
     return removed
   }
 
-  /** Drops nodes none of whose outputs is read, until there are none. Returns the dropped nodes. */
-  removeDeadNodes(): Node[] {
+  /** Drops nodes none of whose outputs is read, until there are none; of all, or of those in `among`. Returns the dropped nodes. */
+  removeDeadNodes(among?: ReadonlySet<Node>): Node[] {
     const removed: Node[] = []
     for (;;) {
-      const dead = this.#nodes.filter((n) =>
-        n.outputs.every((o) => !o || (!this.isOutput(o) && this.users(o).length === 0)),
+      const dead = this.#nodes.filter(
+        (n) => (!among || among.has(n)) && n.outputs.every((o) => !o || (!this.isOutput(o) && this.users(o).length === 0)),
       )
       if (dead.length === 0) return removed
       const gone = new Set(dead)

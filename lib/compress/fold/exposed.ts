@@ -30,12 +30,7 @@ export async function exposeWeights(model: Model, keep: KeepBudget): Promise<voi
       graph.removeNode(maker)
       for (const name of read) placeConstant(model.graph, graph, name, results.get(name)!, shared, keep)
     }
-    const left = new Set(constant)
-    for (let gone = true; gone; ) {
-      const dead = graph.nodes.filter((n) => left.has(n) && n.outputs.every((o) => !o || (graph.users(o).length === 0 && !graph.isOutput(o))))
-      graph.setNodes(graph.nodes.filter((n) => !dead.includes(n)))
-      gone = dead.length > 0
-    }
+    graph.removeDeadNodes(new Set(constant))
   }
   model.graph.removeDeadInitializers()
 }
