@@ -11,7 +11,6 @@ import { Run } from './progress'
 import { correctBias, kBiasSets } from './static/bias'
 import { codesOfWeight, computeDynamically } from './static/dynamic'
 import { codedLayers, type CodedLayer } from './static/layers'
-import { behindLogarithms } from './static/logarithms'
 import { codeBiases } from './static/operators'
 import { insertPair } from './static/pairs'
 import { observeRanges } from './static/ranges'
@@ -103,8 +102,7 @@ export async function quantizeStatic(model: Model | string | Uint8Array | ArrayB
   const sets = Calibration.from(calibration, 'calibration')
   const { copy, halves } = ready(isModel(model) ? model : await Model.load(model))
   const graph = copy.graph
-  const logarithms = behindLogarithms(graph)
-  const layers = codedLayers(graph, { exclude: excluded(o.exclude), minChannels }).filter((l) => !logarithms.has(l.node))
+  const layers = codedLayers(graph, { exclude: excluded(o.exclude), minChannels })
   if (layers.length === 0) return swept(copy, layers, halves)
   const reference = repair ? copy.clone() : undefined
   const codes = await observeRanges(copy, layers.map((l) => l.input), sets, new Run(), { type, method, percentile, ...threads })
@@ -142,8 +140,7 @@ export function quantizeDynamic(model: Model, options?: DynamicOptions): Model {
   const o = checkOptions(options, 'options', ['exclude'])
   if (!isModel(model)) fail('ERR_DTYPE', 'model', 'a Model, as Model.load gives', model)
   const { copy, halves } = ready(model)
-  const logarithms = behindLogarithms(copy.graph)
-  computeDynamically(copy.graph, codedLayers(copy.graph, { exclude: excluded(o.exclude), products: true }).filter((l) => !logarithms.has(l.node)))
+  computeDynamically(copy.graph, codedLayers(copy.graph, { exclude: excluded(o.exclude), products: true }))
   narrow(copy, halves)
   return copy
 }

@@ -3,7 +3,6 @@ import { oneOf, options } from '../../validate'
 import { parseSelector, type LayerSelector, type Layers } from '../selectors'
 import { weights } from '../../model/weights'
 import { count } from '../../report/format'
-import { behindLogarithms } from '../static/logarithms'
 import { codedLayers } from '../static/layers'
 import { computeDynamically } from '../static/dynamic'
 import { raiseIrVersion } from '../../model/fold'
@@ -40,8 +39,7 @@ async function applyDynamic(model: Model, step: ResolvedDynamic, { run, spared }
   raiseOpset(model, 13)
   model.graph.sort()
   const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, { ops: ['MatMul', 'Gemm'], spared })
-  const logarithms = behindLogarithms(model.graph)
-  const coded = codedLayers(model.graph, { products: true }).filter((l) => !logarithms.has(l.node))
+  const coded = codedLayers(model.graph, { products: true })
   const layers = chosen.filter((w) => coded.some((l) => l.weight.name === w.initializer.name))
   await run.tell('quantize', 0, layers.length)
   const errors = computeDynamically(model.graph, coded.filter((l) => layers.some((w) => w.initializer.name === l.weight.name)))

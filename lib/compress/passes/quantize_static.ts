@@ -7,7 +7,6 @@ import type { LayerReport } from '../../report/types'
 import { count } from '../../report/format'
 import { boolean, fail, finite, integer, oneOf } from '../../validate'
 import { correctBias, kBiasSets } from '../static/bias'
-import { behindLogarithms } from '../static/logarithms'
 import { codedLayers, type CodedLayer } from '../static/layers'
 import { betweenLayers, closeLayers, codeBiases, sharedCodes } from '../static/operators'
 import { withoutTraces } from '../static/dynamic'
@@ -110,10 +109,9 @@ export async function applyStatic(pass: Pass<ResolvedQuantize>, model: Model, st
   model.graph.sort()
   const graph = model.graph
   const chosen = new Set(chooseLayers(weights(graph), step.layers, 0, { spared: context.spared }).map((w) => w.initializer.name))
-  const logarithms = behindLogarithms(graph)
-  const able = codedLayers(graph, { minChannels: step.minChannels }).filter((l) => chosen.has(l.weight.name))
-  const all = able.filter((l) => !logarithms.has(l.node))
-  const spectra = new Set(able.filter((l) => logarithms.has(l.node)).map((l) => l.weight.name))
+  const able = (logarithms: boolean) => codedLayers(graph, { minChannels: step.minChannels, logarithms }).filter((l) => chosen.has(l.weight.name))
+  const all = able(false)
+  const spectra = new Set(able(true).map((l) => l.weight.name))
   const operators = step.target !== 'session'
   const values = new Set(all.map((l) => l.input))
   if (operators) for (const value of betweenLayers(graph, all).values) values.add(value)

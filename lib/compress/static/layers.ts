@@ -1,4 +1,5 @@
 import type { Graph, Initializer, Node } from '../../model/graph'
+import { behindLogarithms } from './logarithms'
 
 /** A node whose weights and input can be codes. */
 export interface CodedLayer {
@@ -16,16 +17,19 @@ interface CodedOptions {
   readonly exclude?: ReadonlySet<string>
   readonly minChannels?: number
   readonly products?: boolean
+  readonly logarithms?: boolean
 }
 
 /**
  * Convolutions of one group or one channel a group, Gemm and MatMul with constant float32 weights and a computed input. With
- * `products` no convolutions, but Gemm with any alpha and beta. Convolutions with fewer input channels than `minChannels` are left out.
+ * `products` no convolutions, but Gemm with any alpha and beta. Convolutions with fewer input channels than `minChannels` are left out, and so are layers
+ * behind logarithms (see {@link behindLogarithms}); with `logarithms` the answer is those instead of the others.
  */
-export function codedLayers(graph: Graph, { exclude, minChannels = 1, products = false }: CodedOptions = {}): CodedLayer[] {
+export function codedLayers(graph: Graph, { exclude, minChannels = 1, products = false, logarithms = false }: CodedOptions = {}): CodedLayer[] {
   const found: CodedLayer[] = []
+  const spectra = behindLogarithms(graph)
   for (const node of graph.nodes) {
-    if (exclude?.has(node.name)) continue
+    if (exclude?.has(node.name) || spectra.has(node) !== logarithms) continue
     const weight = node.inputs[1] ? graph.constant(node.inputs[1]) : undefined
     const input = node.inputs[0]
     if (!weight || weight.type !== 'float32' || !input || graph.constant(input) || graph.isInput(weight.name)) continue
