@@ -1,6 +1,6 @@
 import path from 'node:path'
-import { attribute, compress, Graph, Initializer, Session, ValueInfo, type Model } from '../lib'
-import { bool, float, floats, graph, ints, modelOf, theirs, type Input, type Step, type Values } from './graphs'
+import { attribute, compress, Graph, Initializer, Node, Session, ValueInfo, type Model, type Preset } from '../lib'
+import { bool, float, floats, graph, ints, modelOf, theirs, type Step, type Values } from './graphs'
 
 // Weights that nodes make from constants: exporters leave gates of an LSTM to be put in another order, and matrices to be transposed.
 const hidden = 16
@@ -61,25 +61,49 @@ test('a transposed matrix is quantized; a preset for products sees it', async ()
   expect(spared.report.steps[0]!.layers).toEqual([])
 })
 
+// Branches of an If that answer a weight: an initializer of theirs, a Constant, one around them by Identity, or another If's choice.
+const answer = (node?: Node, own?: readonly [string, number]): Graph => {
+  const g = new Graph('choice')
+  if (node) g.addNode(node)
+  else g.addInitializer(Initializer.from(own![0], floats([32, 32], own![1])))
+  g.outputs = [new ValueInfo(node ? node.outputs[0]! : own![0], 'float32', [32, 32])]
+  return g
+}
+const either = (to: string, a: Graph, b: Graph, by = 'c'): Node => new Node({ opType: 'If', inputs: [by], outputs: [to], attributes: { then_branch: attribute.graph(a), else_branch: attribute.graph(b) } })
+const chosen = (): Model => {
+  const constant = new Node({ opType: 'Constant', inputs: [], outputs: ['w2'], attributes: { value: attribute.tensor(Initializer.from('', floats([32, 32], 2))) } })
+  const copy = new Node({ opType: 'Identity', inputs: ['w3'], outputs: ['w3c'] })
+  const g = graph([['c', 'bool', []], ['d', 'bool', []], ['x', 'float32', [2, 32]]], { w3: floats([32, 32], 3) }, [['MatMul', ['x', 'w'], ['y'], {}]], ['y'])
+  const inner = either('wi', answer(constant), answer(copy), 'd')
+  g.addNode(either('w', answer(undefined, ['w1', 1]), answer(inner)), { before: g.nodes[0]! })
+  return modelOf(g)
+}
+
+test.each([
+  ['int8-weights', 0.02, 'quantized'],
+  ['transformers.js-fp16', 0.002, 'quantized'],
+  [{ steps: [{ step: 'quantize', bits: 4, storage: 'folded' }] }, 0.3, 'quantized'],
+  [{ steps: [{ step: 'codebook', bits: 6 }] }, 0.1, 'quantized'],
+  [{ steps: [{ step: 'prune', sparsity: 0.2 }, { step: 'quantize' }] }, 0.2, 'quantized'],
+] as const)('%j reaches the constants that an If chooses between', async (recipe, within, action) => {
+  const made = chosen()
+  const { model, report } = await compress(made, recipe as Preset)
+  expect(report.steps.at(-1)!.layers.map((l) => [l.weight, l.op, l.dims, l.action])).toEqual(['w1', 'w2', 'w3'].map((w) => [w, 'MatMul', [32, 32], action]))
+  expect(report.after.bytes).toBeLessThan(0.75 * report.before.bytes)
+  for (const [c, d] of [[true, true], [false, true], [false, false]] as const) await expectNear(made, model, { c: bool(c), d: bool(d), x: floats([2, 32], 5) }, within)
+})
+
 test('weights that a step cannot reach are named, with the reason', async () => {
-  const choice = (n: number): Graph => {
-    const g = new Graph('choice')
-    g.addInitializer(Initializer.from(`w${n}`, floats([32, 32], n)))
-    g.outputs = [new ValueInfo(`w${n}`, 'float32', [32, 32])]
-    return g
-  }
-  const inputs: Input[] = [['c', 'bool', []], ['x', 'float32', [2, 32]]]
-  const chosen = modelOf(graph(inputs, { k: float([32], ...new Float32Array(32).fill(0.5)) }, [
-    ['If', ['c'], ['w'], { then_branch: attribute.graph(choice(1)), else_branch: attribute.graph(choice(2)) }],
-    ['MatMul', ['x', 'w'], ['h'], {}],
-    ['Mul', ['h', 'k'], ['y']],
-  ], ['y'])) // prettier-ignore
+  const computed = (): Graph => graph([], { k: float([1], 2) }, [['Add', ['w3', 'x0'], ['s']], ['Mul', ['s', 'k'], ['w2']]], ['w2'])
+  const g = graph([['c', 'bool', []], ['x', 'float32', [2, 32]]], { w3: floats([32, 32], 3), x0: floats([32, 32], 4) }, [['MatMul', ['x', 'w'], ['y'], {}]], ['y'])
+  g.addNode(either('w', computed(), computed()), { before: g.nodes[0]! })
+  const made = modelOf(g)
   for (const preset of ['int8-weights', 'transformers.js-fp16'] as const) {
-    const { model, report } = await compress(chosen, preset)
+    const { model, report } = await compress(made, preset)
     expect(report.steps.at(-1)!.layers.map((l) => [l.name, l.weight, l.dims, l.action, l.reason])).toEqual([
-      ['MatMul1', 'w', [32, 32], 'kept', 'the model computes it (If) from constants, which stayed as they are'],
+      ['MatMul0', 'w', [32, 32], 'kept', 'the model computes it (Add, If, Mul) from constants, which stayed as they are'],
     ])
-    await expectNear(chosen, model, { c: bool(true), x: floats([2, 32], 5) }, 0.01)
+    await expectNear(made, model, { c: bool(true), x: floats([2, 32], 5) }, 0.01)
   }
   // What is quantized already is no such weight.
   const { model: once } = await compress(inBranches(), { steps: [{ step: 'quantize', storage: 'qdq' }] })

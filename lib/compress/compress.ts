@@ -3,8 +3,8 @@ import path from 'node:path'
 import { WhittleError } from '../errors'
 import type { Model as ModelType } from '../model/model'
 import { Model } from '../model/model'
-import { foldConstantNodes } from '../model/fold'
-import { weights } from '../model/weights'
+import { foldConstantsOf } from '../model/fold'
+import { chosenWeights, weights } from '../model/weights'
 import type { CompressReport, ModelFigures, StepReport } from '../report/types'
 import { fail, nearest, oneOf, options as checkOptions } from '../validate'
 import { version } from '../version'
@@ -104,7 +104,8 @@ export async function compress(
           }
         : undefined
     const base = original.clone()
-    foldConstantNodes(base)
+    // What a branch of an If answers may be a weight.
+    foldConstantsOf(base, (graph) => graph.parent !== undefined)
     await exposeWeights(base, new KeepBudget())
     const halves = widen(base)
     const build = async (chosen: readonly ResolvedStep[], spared: ReadonlySet<string>, own = run): Promise<Built> => {
@@ -171,7 +172,7 @@ function checkJudge(evaluate: Evaluate | undefined, limits: Limits): void {
 
 /** The names, each of which must be an initializer's. */
 function spareable(model: ModelType, names: readonly string[]): Set<string> {
-  const known = new Set(weights(model.graph).map((w) => w.initializer.name))
+  const known = new Set([...weights(model.graph), ...chosenWeights(model.graph)].map((w) => w.initializer.name))
   for (const [i, name] of names.entries())
     if (!known.has(name))
       throw new WhittleError('ERR_RANGE', `recipe.spared[${i}]`, `recipe.spared[${i}]: no weight is called ${JSON.stringify(name)}${nearest(name, [...known])}`)

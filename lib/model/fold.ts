@@ -12,16 +12,21 @@ import type { Attribute, Node } from './node'
  * no initializer that is not an input.
  */
 export function foldConstantNodes(model: Model): number {
+  return foldConstantsOf(model, () => false)
+}
+
+/** @internal The same; in graphs that `answers` allows constants that are outputs too, which runtimes take as initializers. */
+export function foldConstantsOf(model: Model, answers: (graph: Graph) => boolean): number {
   let count = 0
-  for (const graph of model.graph.graphs()) count += foldGraph(graph)
+  for (const graph of model.graph.graphs()) count += foldGraph(graph, answers(graph))
   if (count > 0) raiseIrVersion(model, 4)
   return count
 }
 
-function foldGraph(graph: Graph): number {
+function foldGraph(graph: Graph, answers: boolean): number {
   const keep: Node[] = []
   const made: Initializer[] = []
-  const outputs = new Set(graph.outputs.map((o) => o.name))
+  const outputs = new Set(answers ? [] : graph.outputs.map((o) => o.name))
   for (const node of graph.nodes) {
     const name = node.outputs[0]
     const made1 = node.is('Constant') && name && !outputs.has(name) ? constantOf(node, name) : undefined

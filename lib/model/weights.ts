@@ -102,6 +102,44 @@ export function weights(graph: Graph): Weight[] {
   return [...found.values()]
 }
 
+/**
+ * @internal Weight tensors that nodes read through an `If`: its branches answer constants (their own, or those around them by `Identity`),
+ * and the condition chooses between them. {@link weights} does not have them, since no node names them as its input.
+ */
+export function chosenWeights(graph: Graph): Weight[] {
+  const direct = new Set(weights(graph).map((w) => w.initializer))
+  const found = new Map<Initializer, Weight & { sharedBy: string[] }>()
+  graph.walk((node, inner) => {
+    for (const index of weightInputsOf(node))
+      for (const { home, initializer } of choicesOf(inner, node.inputs[index] ?? '')) {
+        if (direct.has(initializer) || !isFloat(initializer) || home.isInput(initializer.name)) continue
+        const name = node.name || initializer.name
+        const known = found.get(initializer)
+        const view = weightViewOf(node, index, initializer.dims)
+        if (known) known.sharedBy.push(name)
+        else if (view) found.set(initializer, { name, op: node.opType, node, initializer, graph: home, view, sharedBy: [] })
+      }
+  })
+  return [...found.values()]
+}
+
+/** The constants that an `If` chooses between where it makes `value`. */
+function choicesOf(graph: Graph, value: string): { home: Graph; initializer: Initializer }[] {
+  let home: Graph | undefined = graph
+  while (home && !home.defines(value)) home = home.parent
+  const maker = home?.producer(value)
+  if (!maker?.is('If')) return []
+  return maker.subgraphs().flatMap((branch) => {
+    let [at, name]: [Graph | undefined, string] = [branch, branch.outputs[maker.outputs.indexOf(value)]?.name ?? '']
+    for (let copy = at.producer(name); copy?.is('Identity'); copy = at?.producer(name)) {
+      name = copy.inputs[0] ?? ''
+      while (at && !at.defines(name)) at = at.parent
+    }
+    const initializer = at?.initializers.get(name)
+    return at && initializer ? [{ home: at, initializer }] : choicesOf(branch, name)
+  })
+}
+
 /** @internal Which inputs of a node are weights, by its op. */
 export function weightInputsOf(node: Node): readonly number[] {
   return node.is(...weightOps) ? kWeightInputs[node.opType]!.map(([index]) => index) : []

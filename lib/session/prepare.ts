@@ -19,7 +19,7 @@ export function prepare(model: Model, plain = false): Model {
   const copy = model.clone()
   const opset = copy.opsets.get('') ?? 1
   checkGraph(copy.graph, 'model')
-  constantsOfOutputs(copy.graph)
+  for (const graph of copy.graph.graphs()) constantsOfOutputs(graph)
   foldConstantNodes(copy)
   widen(copy)
   if (opset < kOpset) raiseOpset(copy, kOpset)

@@ -1,7 +1,7 @@
 import { Graph, type Initializer, type Node } from '../../model/graph'
 import type { Model } from '../../model/model'
 import { inferShapes } from '../../model/ops/infer'
-import { ownerOf, weightInputsOf, weights, weightViewOf } from '../../model/weights'
+import { chosenWeights, ownerOf, weightInputsOf, weights, weightViewOf } from '../../model/weights'
 import type { LayerReport } from '../../report/types'
 import { sizeOf } from '../../tensor'
 import type { KeepBudget } from '../computed'
@@ -53,7 +53,7 @@ export function unreached(model: Model): LayerReport[] {
   const computed = computedInputs(model.graph)
   if (computed.length === 0) return []
   const shapes = inferShapes(model.graph, model.opsets)
-  const known = new Set(weights(model.graph).map((w) => w.initializer))
+  const known = new Set([...weights(model.graph), ...chosenWeights(model.graph)].map((w) => w.initializer))
   const found = new Map<string, LayerReport>()
   for (const { node, graph, index } of computed) {
     const weight = node.inputs[index]!

@@ -2,7 +2,7 @@ import { raiseIrVersion } from '../../model/fold'
 import type { Graph, Node } from '../../model/graph'
 import type { Model } from '../../model/model'
 import { raiseOpset } from '../../model/opset'
-import { weights, type Weight } from '../../model/weights'
+import { chosenWeights, weights, type Weight } from '../../model/weights'
 import { bytes } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { fail, finite, integer, oneOf, options } from '../../validate'
@@ -86,7 +86,7 @@ const looksAtInputs = ({ weighting, method }: ResolvedCodebook): boolean => weig
 
 async function apply(model: Model, step: ResolvedCodebook, context: Context): Promise<PassResult> {
   const { run, spared, calibration, memory } = context
-  const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, { spared })
+  const chosen = chooseLayers([...weights(model.graph), ...chosenWeights(model.graph)], step.layers, kMinElements, { spared })
   const layers: LayerReport[] = []
   const results: [Weight, Shared][] = []
   const one = async (weight: Weight, given?: LayerMoments): Promise<void> => {

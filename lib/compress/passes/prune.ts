@@ -13,7 +13,7 @@ import {
 import { Initializer, MemorySource } from '../../model/graph'
 import type { Model } from '../../model/model'
 import { SafeTensors } from '../../model/safetensors'
-import { weights, type Weight } from '../../model/weights'
+import { chosenWeights, weights, type Weight } from '../../model/weights'
 import { count, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { sizeOf, type Tensor } from '../../tensor'
@@ -108,7 +108,8 @@ export const prunePass: Pass<ResolvedPrune> = { name: 'prune', resolve: resolveP
 
 async function apply(model: Model, step: ResolvedPrune, context: Context): Promise<PassResult> {
   const { run, memory: { keep, scratch } } = context
-  const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, { ops: kOps, spared: context.spared })
+  const all = isCalibrated(step) ? weights(model.graph) : [...weights(model.graph), ...chosenWeights(model.graph)]
+  const chosen = chooseLayers(all, step.layers, kMinElements, { ops: kOps, spared: context.spared })
   const gradients = await gradientsOf(step, chosen)
   if (isCalibrated(step)) {
     const { target = 0, update = false, damping = 0.01, sequential = true, seed = 0 } = step

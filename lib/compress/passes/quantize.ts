@@ -2,7 +2,7 @@ import { WhittleError } from '../../errors'
 import { raiseIrVersion } from '../../model/fold'
 import type { Model } from '../../model/model'
 import { raiseOpset } from '../../model/opset'
-import { weights, type Weight } from '../../model/weights'
+import { chosenWeights, weights, type Weight } from '../../model/weights'
 import { bytes, short } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { firstNonFinite } from '../computed'
@@ -117,7 +117,7 @@ export const quantizePass: Pass<ResolvedQuantize> = {
 
 async function apply(model: Model, step: ResolvedQuantize, context: Context): Promise<PassResult> {
   const { run, memory } = context
-  const chosen = chooseLayers(weights(model.graph), step.layers, kMinElements, { spared: context.spared })
+  const chosen = chooseLayers([...weights(model.graph), ...chosenWeights(model.graph)], step.layers, kMinElements, { spared: context.spared })
   const left = unreached(model).filter((l) => selects(step.layers, l, kMinElements))
   const steps = step.coding === 'entropy' ? await entropySteps(chosen, step, context) : undefined
   // Inputs are looked at once for both, where their moments may be held.

@@ -4,7 +4,7 @@ import { fromHalves, toHalves } from '../../model/half'
 import type { Model } from '../../model/model'
 import { raiseOpset } from '../../model/opset'
 import { elementCodeOf } from '../../model/types'
-import { weights } from '../../model/weights'
+import { chosenWeights, weights } from '../../model/weights'
 import { bytes, count } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { fail, oneOf, options, string } from '../../validate'
@@ -89,7 +89,7 @@ export async function applyHalf(model: Model, step: ResolvedHalf, context: Conte
   raiseIrVersion(model, 4)
   raiseOpset(model, 7)
   const { graph } = model
-  const all = weights(graph)
+  const all = [...weights(graph), ...chosenWeights(graph)]
   const chosen = chooseLayers(all, step.layers, 0, { spared })
   const names = new Set(chosen.map((w) => w.initializer.name))
   const left = unreached(model).filter((l) => selects(step.layers, l, 0))
@@ -151,7 +151,7 @@ export async function applyHalf(model: Model, step: ResolvedHalf, context: Conte
     }
     const base = describeWeight(weight)
     const values = memory.scratch.read(now).data as Float32Array
-    if (outside(values) > 0 || initializer.elementCount < 64 || weight.graph.isOutput(initializer.name))
+    if (outside(values) > 0 || initializer.elementCount < 64 || (!weight.graph.parent && weight.graph.isOutput(initializer.name)))
       return report?.action === 'kept' ? report : { ...base, action: 'kept' as const, reason: 'the nodes that read it stay in float32', bytesAfter: base.bytesBefore }
     const halves = fromHalves(halvesFrom(values, kClip))
     emitter.replaceByHalves(weight, halfSource(now, memory, kClip))
