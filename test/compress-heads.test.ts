@@ -69,6 +69,14 @@ const regrouped: Step[] = [
   concat(['t_l', 'b_l', 'width'], 'back'), ['Reshape', ['n', 'back'], ['j']], ...out,
 ] // prettier-ignore
 
+/** Two layers in a row with the same weights, as exports of layers that were copied and not yet trained share them. */
+const tied = (steps: readonly Step[]): Step[] =>
+  ['x', 'x2'].flatMap((from, i) => {
+    const known = new Set([...Object.keys(weights), 'inner', 'width'])
+    const named = (n: string): string => (n === 'x' ? from : n === 'y' ? ['x2', 'y'][i]! : known.has(n) ? n : `${n}_${i}`)
+    return steps.map(([op, inputs, outputs, attributes]): Step => [op, inputs.map(named), outputs.map(named), ...(attributes ? [attributes] : [])] as unknown as Step)
+  })
+
 const netOf = (steps: readonly Step[], opset = 17): Model => {
   const model = modelOf(graph([['x', 'float32', ['batch', 'length', hidden]]], { ...weights, inner: ints(1, 2), width: ints(hidden) }, steps, ['y']), opset)
   model.graph.removeDeadInitializers()
@@ -83,6 +91,7 @@ test.each<[string, readonly Step[], string]>([
   ['compared with a mask of their size', masked, 'head 6x4'],
   ['packed with queries, keys and values', packed, 'head 6x12'],
   ['regrouped with a batch that comes second', regrouped, 'head 6x4'],
+  ['packed, in two layers with the same weights,', tied(packed), 'head 6x12'],
 ])('heads whose number is %s can go, and what is left is right for every batch and length', async (_, steps, want) => {
   for (const opset of [14, 20]) {
     const model = netOf(steps, opset)

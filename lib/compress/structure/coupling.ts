@@ -45,7 +45,7 @@ export class Coupling {
 
   /** `shapes` with numbers wherever they can be known; values without stay whole. */
   static of(graph: Graph, opsets: ReadonlyMap<string, number>, shapes: Shapes): Coupling {
-    const picks = new Map<string, number>()
+    const picks: Picks = new Map()
     for (let round = 0; ; round++) {
       const coupling = new Coupling(graph, shapes)
       const made = coupling.#build(opsets, picks)
@@ -103,7 +103,7 @@ export class Coupling {
     return (this.#flags[root] as number) & kBits.input ? undefined : 'no weight reads these channels'
   }
 
-  #build(opsets: ReadonlyMap<string, number>, picks: ReadonlyMap<string, number>): Choice[] {
+  #build(opsets: ReadonlyMap<string, number>, picks: Picks): Choice[] {
     const made: Choice[] = []
     const { graph } = this
     for (const i of graph.inputs) if (!graph.initializers.has(i.name)) this.#blockValue(i.name, `${i.name} is an input of the model`)
@@ -112,7 +112,7 @@ export class Coupling {
     return made
   }
 
-  #visit(node: Node, opset: number, picks: ReadonlyMap<string, number>, made: Choice[]): void {
+  #visit(node: Node, opset: number, picks: Picks, made: Choice[]): void {
     const rule = opOf(node)?.channels
     const subgraphs = node.subgraphs()
     const names = [...node.inputs, ...node.outputs].filter((n) => n)
@@ -165,14 +165,16 @@ export class Coupling {
       },
       pick: (axes, split) => {
         const id = `${node.outputs[0]}\0${pickCount++}`
-        const choice = picks.get(id) ?? 0
-        const order = this.#likeliest(axes, split)
+        const given = picks.get(id)
+        // Which are likeliest may change from round to round; what was tried does not.
+        const order = this.#likeliest(axes, split).filter((i) => !given?.has(i))
+        const choice = order[0]!
         axes.forEach((a, i) => {
           mentioned.add(key(a.value, a.axis))
-          if (i !== order[choice]) this.#blockAxis(a, `${label} takes them as parts of others`, true)
+          if (i !== choice) this.#blockAxis(a, `${label} takes them as parts of others`, true)
         })
-        made.push({ id, axes: order.map((i) => axes[i]!), choice })
-        return order[choice]!
+        made.push({ id, axis: axes[choice]!, choice, last: order.length === 1 })
+        return choice
       },
       onCut: () => undefined,
     }
@@ -217,9 +219,9 @@ export class Coupling {
   }
 
   /** Another factor for the first reshape whose choice led nowhere; false if all choices stand. */
-  #advance(made: readonly Choice[], picks: Map<string, number>): boolean {
+  #advance(made: readonly Choice[], picks: Picks): boolean {
     const state = (p: Choice): 'good' | 'soft' | 'hard' => {
-      const a = p.axes[p.choice] as Axis
+      const a = p.axis
       let soft = false
       for (let i = 0; i < a.size; i++) {
         const root = this.root(a.value, a.axis, i) as number
@@ -231,8 +233,8 @@ export class Coupling {
     let any = false
     for (const wish of ['hard', 'soft'] as const) {
       for (const p of made) {
-        if (p.choice + 1 >= p.axes.length || state(p) !== wish) continue
-        picks.set(p.id, p.choice + 1)
+        if (p.last || state(p) !== wish) continue
+        picks.set(p.id, new Set(picks.get(p.id)).add(p.choice))
         any = true
         if (wish === 'soft') return true
       }
@@ -325,10 +327,16 @@ interface Spot {
   readonly axis: number
 }
 
+/** Of each choice at a reshape the axes that led nowhere. */
+type Picks = Map<string, ReadonlySet<number>>
+
 interface Choice {
   readonly id: string
-  readonly axes: readonly Axis[]
+  readonly axis: Axis
+  /** Which of the axes it is. */
   readonly choice: number
+  /** Whether all others were tried. */
+  readonly last: boolean
 }
 
 /** @internal */
