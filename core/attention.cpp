@@ -7,6 +7,7 @@
 
 #include "core/gemm.h"
 #include "core/norm.h"
+#include "core/quantize.h"
 #include "core/scratch.h"
 #include "core/threads.h"
 
@@ -59,24 +60,68 @@ void product(const GemmKernels& kernels, const Packed& b, GemmTile t, const A& a
   }
 }
 
+// Masks from here on hide a key where any other lies at kSeen or above: its exponential is 0 for every score between.
+constexpr float kHidden = -1e30f, kSeen = -1e20f;
+
+bool all_finite(const float* x, int64_t row, int64_t col, int64_t rows, int64_t cols) {
+  if (col != 1) {
+    std::swap(row, col);
+    std::swap(rows, cols);
+  }
+  float lo = 0, hi = 0;
+  for (int64_t i = 0; cols > 0 && i < rows; i++)
+    if (quantize_kernels().range(x + i * row, 1, cols, &lo, &hi)) return false;
+  return true;
+}
+
+struct Keys {
+  int64_t first, last;
+};
+
+// The keys that a mask of all rows leaves: those hidden at both ends, as padding is, are passed over where their numbers are finite.
+Keys seen_keys(const AttentionProblem& p, const float* mask, const float* k, const float* v) {
+  Keys s = {0, p.keys};
+  float top = mask[0];
+  for (int64_t j = 1; j < p.keys; j++) top = std::max(top, mask[j]);
+  if (!(top >= kSeen)) return s;
+  while (mask[s.last - 1] <= kHidden) s.last--;
+  while (mask[s.first] <= kHidden) s.first++;
+  const Keys hidden[] = {{0, s.first}, {s.last, p.keys}};
+  for (const Keys& h : hidden) {
+    const int64_t n = h.last - h.first;
+    if (!all_finite(k + h.first * p.k.col, p.k.row, p.k.col, p.depth, n) || !all_finite(v + h.first * p.v.row, p.v.row, p.v.col, n, p.wide))
+      return {0, p.keys};
+  }
+  return s;
+}
+
 // Rows [first, last) of one head: K and V are packed, then scores, softmax and what V makes of them follow each other while a
 // tile's rows are in L1.
 bool packed_rows(const AttentionProblem& p, int64_t b, int64_t h, int64_t first, int64_t last) {
   static thread_local Scratch scratch;
   const GemmEngine& e = gemm_default();
   const GemmKernels& kernels = e.kernels;
-  const int64_t block = std::max<int64_t>(1, 16 / kernels.mr) * kernels.mr, stride = round_up(p.keys, 16) + kGap;
-  Packed k(p.depth, p.keys, e), v(p.keys, p.wide, e);
+  const float *from_k = p.k.data + b * p.k.batch + h * p.k.head, *from_v = p.v.data + b * p.v.batch + h * p.v.head;
+  const float* q = p.q.data + b * p.q.batch + h * p.q.head;
+  const float* mask = p.mask.data ? p.mask.data + b * p.mask.batch + h * p.mask.head : nullptr;
+  const bool shared = mask && p.mask.row == 0 && p.mask.col == 1;  // by all rows
+  int64_t keys = p.keys;
+  if (shared) {
+    const Keys seen = seen_keys(p, mask, from_k, from_v);
+    keys = seen.last - seen.first;
+    from_k += seen.first * p.k.col;
+    from_v += seen.first * p.v.row;
+    mask += seen.first;
+  }
+  const int64_t block = std::max<int64_t>(1, 16 / kernels.mr) * kernels.mr, stride = round_up(keys, 16) + kGap;
+  Packed k(p.depth, keys, e), v(keys, p.wide, e);
   const int64_t parts[] = {round_up(k.size(), 16), round_up(v.size(), 16), round_up(block * kGemmRowStride, 16)};
   k.data = static_cast<float*>(scratch.take((parts[0] + parts[1] + parts[2] + block * stride) * 4));
   if (!k.data) return false;
   v.data = k.data + parts[0];
   float *a = v.data + parts[1], *scores = a + parts[2];
-  k.fill(kernels, p.k.data + b * p.k.batch + h * p.k.head, p.k.row, p.k.col);
-  v.fill(kernels, p.v.data + b * p.v.batch + h * p.v.head, p.v.row, p.v.col);
-  const float* q = p.q.data + b * p.q.batch + h * p.q.head;
-  const float* mask = p.mask.data ? p.mask.data + b * p.mask.batch + h * p.mask.head : nullptr;
-  const bool shared = mask && p.mask.row == 0 && p.mask.col == 1;  // by all rows
+  k.fill(kernels, from_k, p.k.row, p.k.col);
+  v.fill(kernels, from_v, p.v.row, p.v.col);
   const int64_t tiles = (last - first + block - 1) / block;
   for (int64_t i = 0; i < tiles; i++) {
     const int64_t row = first + (last - first) * i / tiles;
@@ -89,14 +134,15 @@ bool packed_rows(const AttentionProblem& p, int64_t b, int64_t h, int64_t first,
     if (mask && !shared) {
       t.beta = 1;
       for (int64_t r = 0; r < t.rows; r++)
-        for (int64_t j = 0; j < p.keys; j++) scores[r * stride + j] = mask[(row + r) * p.mask.row + j * p.mask.col];
+        for (int64_t j = 0; j < keys; j++) scores[r * stride + j] = mask[(row + r) * p.mask.row + j * p.mask.col];
     }
     t.a_row = kGemmRowStride;
     product(kernels, k, t, [&](int64_t at, int64_t length) {
       kernels.pack_a(t.rows, length, q + row * p.q.row + at * p.q.col, p.q.row, p.q.col, a);
       return a;
     });
-    norm_kernels().softmax_rows(t.rows, p.keys, scores, stride);
+    float factors[kGemmMaxRows];
+    norm_kernels().softmax_rows(t.rows, keys, scores, stride, factors);
     t.c = p.out + b * p.out_batch + h * p.out_head + row * p.out_row;
     t.ldc = p.out_row;
     t.alpha = 1;
@@ -104,6 +150,7 @@ bool packed_rows(const AttentionProblem& p, int64_t b, int64_t h, int64_t first,
     t.bias = nullptr;
     t.a_row = stride;
     product(kernels, v, t, [&](int64_t at, int64_t) { return scores + at; });
+    norm_kernels().scale_rows(t.rows, p.wide, t.c, t.ldc, factors);
   }
   return true;
 }

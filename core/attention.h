@@ -1,7 +1,8 @@
 // Attention: softmax(scale * Q K + mask) V for each batch and head, a block of query rows at a time, so that the scores stay
 // in cache and are never all in memory. Q, K, V and the mask are read where they lie.
 //
-// Numbers: the two products as gemm_f32, the rows as softmax (core/norm.h). A row whose mask is all -inf becomes NaN.
+// Numbers: the two products as gemm_f32, the rows as softmax (core/norm.h), divided by their sums after the second product. A row
+// whose mask is all -inf becomes NaN. Keys that a mask hides from all rows (-1e30 or less) have no part in them.
 #pragma once
 #include <stdint.h>
 

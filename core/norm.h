@@ -12,8 +12,11 @@ namespace whittle {
 struct NormKernels {
   // out may be x. log: the logarithm of the softmax.
   void (*softmax)(int64_t n, const float* x, int32_t log, float* out);
-  // softmax of each of `rows` rows, `stride` floats apart, in place.
-  void (*softmax_rows)(int64_t rows, int64_t n, float* x, int64_t stride);
+  // softmax of each of `rows` rows, `stride` floats apart, in place. `factors`, unless null: exponentials are left as they are,
+  // at most 1, and a row's factor is what makes them a softmax.
+  void (*softmax_rows)(int64_t rows, int64_t n, float* x, int64_t stride, float* factors);
+  // Row i times factors[i], in place.
+  void (*scale_rows)(int64_t rows, int64_t n, float* x, int64_t stride, const float* factors);
   // (x - mean) / sqrt(variance + epsilon) * gamma + beta of each of `rows` rows, variance over n; where `centered` is 0, the mean is
   // taken to be 0 (RMS normalization). gamma and beta may be null. out may be x. `range`, unless null, is lowered and raised to hold what is written, and NaN twice where that is not finite.
   void (*layer)(int64_t rows, int64_t n, int32_t centered, const float* x, const float* gamma, const float* beta, float epsilon, float* out,

@@ -46,6 +46,7 @@ struct Tail {
   __m512 alpha, beta, lo, hi;
   bool add;           // beta is not 0
   bool plain;         // alpha and beta are 1 (or beta 0), nothing follows
+  bool scaled;        // alpha and a bias, nothing else
   const float* bias;  // of the panel, or null
   // Lines to prefetch meanwhile, one every four steps: a burst would hold up the loads of B.
   const float* near;
@@ -120,6 +121,13 @@ static void micro(int64_t k, const float* a, int64_t a_row, const float* b, int6
       }
     return;
   }
+  if (!kMask && !kFar && R > 6 && s->scaled) {
+    UNROLL for (int v = 0; v < V; v++) {
+      const __m512 b = s->bias ? _mm512_loadu_ps(s->bias + 16 * v) : _mm512_setzero_ps();
+      UNROLL for (int i = 0; i < R; i++) _mm512_storeu_ps(c + i * ldc + 16 * v, _mm512_fmadd_ps(s->alpha, acc[i][v], b));
+    }
+    return;
+  }
   __m512 bias[V];
   UNROLL for (int v = 0; v < V; v++)
     bias[v] = !s->bias ? _mm512_setzero_ps()
@@ -180,9 +188,10 @@ static void thin(const GemmTile* t, const float* b, float* c, const float* bias)
 }
 
 static void tile(const GemmTile* t) {
-  Tail s = {_mm512_set1_ps(t->alpha), _mm512_set1_ps(t->beta), _mm512_set1_ps(t->lo), _mm512_set1_ps(t->hi), t->beta != 0, false, nullptr, nullptr, 0, 0, 0};
-  s.plain = t->alpha == 1 && (t->beta == 0 || t->beta == 1) && !t->bias &&
-            t->lo < -3.4028235e38f && t->hi > 3.4028235e38f;
+  Tail s = {_mm512_set1_ps(t->alpha), _mm512_set1_ps(t->beta), _mm512_set1_ps(t->lo), _mm512_set1_ps(t->hi), t->beta != 0, false, false, nullptr, nullptr, 0, 0, 0};
+  const bool open = t->lo < -3.4028235e38f && t->hi > 3.4028235e38f;
+  s.plain = t->alpha == 1 && (t->beta == 0 || t->beta == 1) && !t->bias && open;
+  s.scaled = t->beta == 0 && open;
   const int64_t groups = t->rows <= kMr ? 1 : (t->rows + kMr - 1) / kMr;
   // In place B advances a whole matrix row per step, which no hardware prefetcher follows for long.
   const bool direct = t->b_panel == kNr;

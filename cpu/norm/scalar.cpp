@@ -26,8 +26,26 @@ void softmax(int64_t n, const float* x, int32_t log_, float* out) {
   for (int64_t i = 0; i < n; i++) out[i] = static_cast<float>(log_ ? (x[i] - m) - l : exp(x[i] - m) / sum);
 }
 
-void softmax_rows(int64_t rows, int64_t n, float* x, int64_t stride) {
-  for (int64_t i = 0; i < rows; i++) softmax(n, x + i * stride, 0, x + i * stride);
+void softmax_rows(int64_t rows, int64_t n, float* x, int64_t stride, float* factors) {
+  for (int64_t i = 0; i < rows; i++, x += stride) {
+    if (!factors) {
+      softmax(n, x, 0, x);
+      continue;
+    }
+    const double m = top(n, x);
+    double sum = 0;
+    for (int64_t j = 0; j < n; j++) {
+      const double e = exp(x[j] - m);
+      sum += e;
+      x[j] = static_cast<float>(e);
+    }
+    factors[i] = static_cast<float>(1 / sum);
+  }
+}
+
+void scale_rows(int64_t rows, int64_t n, float* x, int64_t stride, const float* factors) {
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < n; j++) x[i * stride + j] *= factors[i];
 }
 
 void layer_row(int64_t n, int32_t centered, const float* x, const float* gamma, const float* beta, float epsilon, float* out) {
@@ -73,4 +91,4 @@ float sum_abs(int64_t n, const float* x) {
 
 }  // namespace
 
-extern "C" void norm_install_scalar(whittle::NormKernels* t) { *t = {softmax, softmax_rows, layer, sum, sum_squares, sum_abs, top, bottom}; }
+extern "C" void norm_install_scalar(whittle::NormKernels* t) { *t = {softmax, softmax_rows, scale_rows, layer, sum, sum_squares, sum_abs, top, bottom}; }

@@ -43,7 +43,15 @@ WHITTLE_CHECK(attention) {
       if (hides)
         for (size_t i = 0; i < mask.size(); i += 3) mask[i] = -3.4e38f;
       switch (round % 4) {
-        case 1: p.mask = {mask.data(), p.keys, 0, 0, 1}; break;
+        case 1:
+          p.mask = {mask.data(), p.keys, 0, 0, 1};
+          // As padding on either side is, or all of a sequence.
+          for (int64_t b = 0; b < p.batch; b++) {
+            const int64_t first = rng.between(0, p.keys), last = rng.below(4) == 0 ? first : rng.between(first, p.keys);
+            for (int64_t j = 0; j < p.keys; j++)
+              if (j < first || j >= last) mask[static_cast<size_t>(b * p.keys + j)] = -3.4e38f;
+          }
+          break;
         case 2: p.mask = {mask.data(), p.rows * p.keys, 0, p.keys, 1}; break;
         case 3: p.mask = {mask.data(), 0, 0, 1, 0}; break;
         default: break;
@@ -88,6 +96,25 @@ WHITTLE_CHECK(attention) {
       for (size_t i = 0; gap > 0 && i < out.size(); i++)
         if (static_cast<int64_t>(i) % p.out_row >= p.heads * p.wide) intact &= out[i] == 7.0f;
       if (!h.expect(intact, "wrote between rows")) return;
+    }
+  });
+  h.row("hidden keys that are not finite", [&] {
+    for (int which = 0; which < 4; which++) {
+      constexpr int64_t kRows = 20, kKeys = 30, kDepth = 8;
+      std::vector<float> q, k, v, mask(kKeys, 0.0f), out(kRows * kDepth);
+      fill(&q, kRows * kDepth);
+      fill(&k, kKeys * kDepth);
+      fill(&v, kKeys * kDepth);
+      for (size_t j = 24; j < kKeys; j++) mask[j] = -3.4e38f;
+      if (which) (which == 1 ? k : v)[28 * kDepth + 3] = which == 3 ? INFINITY : NAN;
+      AttentionProblem p = {1, 1, kRows, kKeys, kDepth, kDepth, 0.2f, {q.data(), 0, 0, kDepth, 1}, {k.data(), 0, 0, 1, kDepth},
+                            {v.data(), 0, 0, kDepth, 1}, {mask.data(), 0, 0, 0, 1}, out.data(), 0, 0, kDepth};
+      if (!h.expect(attention_f32(p, 1) == WHITTLE_OK, "no memory")) return;
+      for (int64_t i = 0; i < kRows; i++)
+        for (int64_t j = 0; j < kDepth; j++) {
+          const bool nan = which == 1 || (which > 1 && j == 3);
+          if (!h.expect(isnan(out[static_cast<size_t>(i * kDepth + j)]) == nan, "case %d: a NaN is missing or too many", which)) return;
+        }
     }
   });
 }

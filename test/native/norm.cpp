@@ -48,8 +48,15 @@ WHITTLE_CHECK(norm) {
       const bool hidden = rng.below(3) == 0;
       if (hidden)
         for (int64_t i = 0; i < size; i += 2) want[i] = out[i] = i % 4 ? -INFINITY : -3.4e38f;
-      ref.softmax_rows(count, n, want.data(), stride);
-      got.softmax_rows(count, n, out.data(), stride);
+      ref.softmax_rows(count, n, want.data(), stride, nullptr);
+      if (rng.below(2)) {
+        got.softmax_rows(count, n, out.data(), stride, nullptr);
+      } else {
+        Guarded<float> factors(count, 1);
+        got.softmax_rows(count, n, out.data(), stride, factors.data());
+        got.scale_rows(count, n, out.data(), stride, factors.data());
+        h.expect(factors.intact(), "wrote outside of the factors");
+      }
       for (int64_t i = 0; i < size; i++) {
         if (i % stride >= n) {
           if (!h.expect(out[i] == want[i], "wrote between rows")) return;
@@ -60,7 +67,7 @@ WHITTLE_CHECK(norm) {
       }
       h.expect(out.intact(), "wrote outside of the rows");
       out[0] = NAN;
-      got.softmax_rows(1, n, out.data(), stride);
+      got.softmax_rows(1, n, out.data(), stride, nullptr);
       for (int64_t i = 0; i < n; i++) h.expect(isnan(out[i]), "a NaN was passed over");
     });
     rows("layer", [&](int64_t n, Guarded<float>& x) {
