@@ -188,3 +188,40 @@ test.each([
   for (let i = 0; i < want.length; i++) expect(Math.abs((y[i] as number) - (want[i] as number))).toBeLessThanOrEqual(1e-5)
   session.dispose()
 })
+
+/** x / √(mean(x²) + ε) as exporters write it, times g where `scaled`. */
+function rmsSteps(form: 'div' | 'reciprocal' | 'quotient', scaled: boolean): Step[] {
+  const end = scaled ? 'n' : 'y'
+  return [
+    form === 'quotient' ? ['Mul', ['x', 'x'], ['p']] : ['Pow', ['x', 'two'], ['p']],
+    ['ReduceMean', ['p'], ['m'], { axes: attribute.ints([-1]), keepdims: attribute.int(1) }],
+    ['Add', ['m', 'eps'], ['a']],
+    ['Sqrt', ['a'], ['s']],
+    ...(form === 'quotient' ? [] : [form === 'div' ? (['Div', ['one', 's'], ['r']] as Step) : (['Reciprocal', ['s'], ['r']] as Step)]),
+    form === 'quotient' ? ['Div', ['x', 's'], [end]] : ['Mul', ['x', 'r'], [end]],
+    ...(scaled ? [['Mul', ['g', 'n'], ['y']] as Step] : []),
+  ]
+}
+
+test.each([
+  ['div', true],
+  ['reciprocal', true],
+  ['quotient', true],
+  ['quotient', false],
+  ['div', false],
+] as const)('a root-mean-square normalization written out (%s, scaled: %s) is one step', async (form, scaled) => {
+  const constants = { g: floats([70], 2), two: float([], 2), one: float([], 1), eps: float([], 0.1) }
+  const inputs: [string, 'float32', number[]][] = [['x', 'float32', [2, 3, 70]]]
+  const feeds = { x: floats([2, 3, 70], 1) }
+  const model = modelOf(graph(inputs, constants, rmsSteps(form, scaled), ['y']), 14)
+  const session = await Session.create(model)
+  expect(session.plan({ x: [2, 3, 70] }).steps.map((s) => s.op)).toEqual(['layer_norm'])
+  expectSame((await session.run(feeds)).y, (await theirs(model, feeds)).y)
+  session.dispose()
+  // What someone else reads is still made.
+  const seen = modelOf(graph(inputs, constants, rmsSteps(form, scaled), ['y', 'm']), 14)
+  const both = await Session.create(seen)
+  const [got, want] = [both.runSync(feeds), await theirs(seen, feeds)]
+  for (const name of ['y', 'm']) expectSame(got[name], want[name])
+  both.dispose()
+})

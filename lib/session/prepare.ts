@@ -1,5 +1,6 @@
 import { checkGraph, foldConstantNodes, inferShapes, Node, raiseOpset, type Graph, type Model } from '../model'
 import { fuseLayerNorm } from '../model/layernorm'
+import { fuseRmsNorm } from '../model/rms'
 import { foldConstants } from './fold'
 import { fuseActivations } from './fuse/activations'
 import { fuseAttention } from './fuse/attention'
@@ -58,6 +59,7 @@ export function prepareBody(model: Model): Model {
 export function fuse(model: Model): void {
   fuseActivations(model.graph)
   fuseLayerNorm(model.graph)
+  fuseRmsNorm(model.graph)
   fuseAttention(model)
   model.graph.removeDeadNodes()
 }
