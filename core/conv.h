@@ -8,6 +8,7 @@
 //
 // A third way for 3x3 windows of stride 1, `winograd`: F(4x4, 3x3) of Lavin and Gray, 2015, a quarter of the multiplications.
 // Tiles of 6 x 6 inputs become 36 numbers a channel, 36 products sum over channels, and their results become 4 x 4 outputs.
+// F(2x2, 3x3) takes 16 of 36 of the multiplications, and of the weights 16 numbers for 9 instead of 36: for few pixels.
 //
 // Numbers: gemm's bound with k = kh * kw * c / groups. winograd: within 1e-5 of the largest sum of |x| |weight| of any window,
 // as measured; NaN and infinities spread over their tile of 4 x 4.
@@ -40,8 +41,10 @@ struct ConvDepthwiseCodes {
   int32_t* sums;  // like out
 };
 
-// One tile of winograd's input, all channels: v[p * point + channel] of 6 x 6 pixels from (iy, ix) on, zeros outside of the image.
+// One tile of winograd's input, all channels: v[p * point + channel] of 6 x 6 pixels (tile 4) or 4 x 4 (tile 2) from (iy, ix)
+// on, zeros outside of the image.
 struct ConvWinogradIn {
+  int64_t tile;
   int64_t h, w, c;
   const float* x;  // image
   int64_t iy, ix;
@@ -49,8 +52,9 @@ struct ConvWinogradIn {
   int64_t point;
 };
 
-// One tile of its output: rows x cols <= 4 x 4 pixels from m[p * point + output channel], bias and residual added, clipped.
+// One tile of its output: rows x cols <= tile x tile pixels from m[p * point + output channel], bias and residual added, clipped.
 struct ConvWinogradOut {
+  int64_t tile;
   int64_t rows, cols, oc;
   const float* m;
   int64_t point;
@@ -60,7 +64,7 @@ struct ConvWinogradOut {
   int64_t line;           // floats between rows of out and of residual
   float lo, hi;
 };
-constexpr int64_t kConvWinogradPoints = 36;
+constexpr int64_t conv_winograd_points(int64_t tile) { return (tile + 2) * (tile + 2); }
 
 // Pixels of a convolution that reads planes (an image as it comes, [c][h][w]): sums over taps of x[offset[tap] + pixel * stride] *
 // weight[tap * padded + channel], each added in its turn by one multiply-add.
@@ -106,10 +110,10 @@ struct ConvProblem {
   int64_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
   int64_t groups;
   bool by_rows;   // then groups is 1 and dilation_w 1
-  bool winograd;  // then groups, strides and dilations are 1, the window 3 x 3
+  int64_t winograd;  // 4 or 2: outputs of a tile a side; then groups, strides and dilations are 1, the window 3 x 3
   const float* x;
   // depthwise: [kh][kw][c]. Otherwise packed matrices (gemm_packed_size floats each), one after another: `groups` of
-  // kh * kw * c / groups rows, or by_rows kh of kw * c, or winograd 36 of c: point 6 i + j is (G g G')[i][j] of the window g.
+  // kh * kw * c / groups rows, or by_rows kh of kw * c, or winograd 36 (or 16) of c: point 6 i + j (4 i + j) is (G g G')[i][j] of the window g.
   const float* weight;
   const SparseMatrix* sparse;  // instead of weight where groups is 1 and by_rows is not set: oc rows of kh * kw * c; or null
   const float* bias;      // [oc], or null
@@ -163,8 +167,8 @@ struct ConvPlanesProblem {
 };
 WhittleStatus conv_planes(const ConvPlanesProblem& problem, int threads);
 
-// One of its 36 matrices of `size` numbers from the nine of the window's taps, which lie one after another.
-void conv_winograd_weights(int64_t size, const float* taps, int point, float* out);
+// One of its matrices of `size` numbers from the nine of the window's taps, which lie one after another.
+void conv_winograd_weights(int64_t tile, int64_t size, const float* taps, int point, float* out);
 
 // True if weights are to be laid out for `depthwise`.
 inline bool conv_is_depthwise(int64_t c, int64_t oc, int64_t groups) { return groups > 1 && groups == c && oc == c; }

@@ -14,17 +14,20 @@ namespace {
 
 // Tiles that share one pass over the weights, which lie in a farther cache than a block's numbers: enough of them that the
 // passes cost little, few enough that the numbers stay near.
-constexpr int64_t kMostTiles = 42;
+constexpr int64_t kMostTiles = 56;
 
-// G of F(4x4, 3x3), points 0, 1, -1, 2, -2 and infinity.
+// G of F(4x4, 3x3), points 0, 1, -1, 2, -2 and infinity, and of F(2x2, 3x3), points 0, 1, -1 and infinity.
 constexpr double kTransform[6][3] = {{1 / 4.0, 0, 0},          {-1 / 6.0, -1 / 6.0, -1 / 6.0}, {-1 / 6.0, 1 / 6.0, -1 / 6.0},
                                      {1 / 24.0, 1 / 12.0, 1 / 6.0}, {1 / 24.0, -1 / 12.0, 1 / 6.0}, {0, 0, 1}};
+constexpr double kSmall[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
 
 }  // namespace
 
-void conv_winograd_weights(int64_t size, const float* taps, int point, float* out) {
+void conv_winograd_weights(int64_t tile, int64_t size, const float* taps, int point, float* out) {
   double factor[9];
-  for (int t = 0; t < 9; t++) factor[t] = kTransform[point / 6][t / 3] * kTransform[point % 6][t % 3];
+  const double(*transform)[3] = tile == 4 ? kTransform : kSmall;
+  const int side = static_cast<int>(tile) + 2;
+  for (int t = 0; t < 9; t++) factor[t] = transform[point / side][t / 3] * transform[point % side][t % 3];
   for (int64_t i = 0; i < size; i++) {
     double sum = 0;
     for (int t = 0; t < 9; t++) sum += factor[t] * static_cast<double>(taps[t * size + i]);
@@ -37,12 +40,13 @@ WhittleStatus conv_winograd(const ConvProblem& p, int threads) {
   const ConvKernels& kernels = conv_kernels();
   const GemmEngine& engine = gemm_default();
   const GemmKernels& gemm = engine.kernels;
-  const int64_t down = (p.oh + 3) / 4, across = (p.ow + 3) / 4, total = p.n * down * across;
+  const int64_t size = p.winograd, points = conv_winograd_points(size);
+  const int64_t down = (p.oh + size - 1) / size, across = (p.ow + size - 1) / size, total = p.n * down * across;
   const int64_t step = gemm_k_block(p.c), panels = (p.oc + gemm.nr - 1) / gemm.nr, each = gemm_packed_size(p.c, p.oc);
   // Rows of a product that no two lie in the same sets of a cache.
   const int64_t wide = (p.c + 15) / 16 * 16 + 16, out_wide = (p.oc + 15) / 16 * 16 + 16;
   const int64_t team = threads > 0 ? threads : thread_limit();
-  const int64_t blocks = std::max((total + kMostTiles - 1) / kMostTiles, std::min(team, (total + 3) / 4));
+  const int64_t fit = kMostTiles * 36 / points, blocks = std::max((total + fit - 1) / fit, std::min(team, (total + 3) / 4));
   const int64_t most = (total + blocks - 1) / blocks, most_rows = std::min<int64_t>(gemm.mr, kGemmMaxRows);
   const bool clip = p.activation.kind == kActivationClip, after = !clip && p.activation.kind != kActivationNone;
   const std::vector<float> none(p.bias ? 0 : static_cast<size_t>(p.oc), 0.0f);
@@ -50,17 +54,17 @@ WhittleStatus conv_winograd(const ConvProblem& p, int threads) {
   parallel_for(blocks, 1, threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch scratch;
     const int64_t point = most * wide, out_point = most * out_wide;
-    float* v = static_cast<float*>(scratch.take(kConvWinogradPoints * (point + out_point) * 4));
+    float* v = static_cast<float*>(scratch.take(points * (point + out_point) * 4));
     if (!v) {
       failed = true;
       return;
     }
-    float* m = v + kConvWinogradPoints * point;
+    float* m = v + points * point;
     for (int64_t block = begin; block < end; block++) {
       const int64_t first = total * block / blocks, tiles = total * (block + 1) / blocks - first;
       for (int64_t i = 0; i < tiles; i++) {
-        const int64_t t = first + i, image = t / (down * across), oy = t / across % down * 4, ox = t % across * 4;
-        const ConvWinogradIn in = {p.h, p.w, p.c, p.x + image * p.h * p.w * p.c, oy - p.pad_top, ox - p.pad_left, v + i * wide, point};
+        const int64_t t = first + i, image = t / (down * across), oy = t / across % down * size, ox = t % across * size;
+        const ConvWinogradIn in = {size, p.h, p.w, p.c, p.x + image * p.h * p.w * p.c, oy - p.pad_top, ox - p.pad_left, v + i * wide, point};
         kernels.winograd_in(&in);
       }
       GemmTile tile = {};
@@ -73,7 +77,7 @@ WhittleStatus conv_winograd(const ConvProblem& p, int threads) {
       tile.lo = -INFINITY;
       tile.hi = INFINITY;
       const int64_t chunks = (tiles + most_rows - 1) / most_rows;
-      for (int64_t q = 0; q < kConvWinogradPoints; q++)
+      for (int64_t q = 0; q < points; q++)
         for (int64_t k0 = 0; k0 < p.c; k0 += step) {
           tile.k = std::min(step, p.c - k0);
           tile.b_panel = tile.k * gemm.nr;
@@ -83,15 +87,21 @@ WhittleStatus conv_winograd(const ConvProblem& p, int threads) {
             const int64_t row = tiles * i / chunks;
             tile.rows = tiles * (i + 1) / chunks - row;
             tile.cold = i == 0;
+            // Weights lie in the order of their use: the next ones come near while these are used.
+            const int64_t count = std::min(tile.b_panel * panels, p.weight + points * each - (tile.b + tile.b_panel * panels));
+            const int64_t from = count * i / chunks / 16 * 16;
+            tile.ahead = tile.b + tile.b_panel * panels + from;
+            tile.ahead_strips = 1;
+            tile.ahead_length = count * (i + 1) / chunks / 16 * 16 - from;
             tile.a = v + q * point + row * wide + k0;
             tile.c = m + q * out_point + row * out_wide;
             gemm.tile(&tile);
           }
         }
       for (int64_t i = 0; i < tiles; i++) {
-        const int64_t t = first + i, image = t / (down * across), oy = t / across % down * 4, ox = t % across * 4;
+        const int64_t t = first + i, image = t / (down * across), oy = t / across % down * size, ox = t % across * size;
         const int64_t at = ((image * p.oh + oy) * p.ow + ox) * p.oc, line = p.ow * p.oc;
-        const ConvWinogradOut out = {std::min<int64_t>(4, p.oh - oy), std::min<int64_t>(4, p.ow - ox), p.oc, m + i * out_wide, out_point,
+        const ConvWinogradOut out = {size, std::min(size, p.oh - oy), std::min(size, p.ow - ox), p.oc, m + i * out_wide, out_point,
                                      p.bias ? p.bias : none.data(), p.residual ? p.residual + at : nullptr, p.out + at, line,
                                      clip ? p.activation.lo : -INFINITY, clip ? p.activation.hi : INFINITY};
         kernels.winograd_out(&out);

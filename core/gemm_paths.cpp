@@ -40,13 +40,14 @@ void fill_rows(const GemmMatrix& m, int64_t row, int64_t rows, int64_t k, int64_
   else m.e->kernels.pack_a(rows, length, m.a + row * g.a_row + k * g.a_col, g.a_row, g.a_col, out);
 }
 
-// True where rows of A may be read as they lie: the lines that a tile reads at a time must not crowd a few sets of L1
-// (64 sets of 8 lines nearly everywhere).
+// True where rows of A may be read as they lie: the lines that a tile reads at a time must leave room in each set of L1
+// (64 sets of 8 or 12 lines nearly everywhere).
 bool rows_apart(int64_t stride, int64_t rows) {
-  constexpr int64_t kSets = 64, kMost = 4;
+  constexpr int64_t kSets = 64, kRoom = 4;
+  const int64_t most = std::max(kRoom, cache_sizes().l1d / (kSets * 64) - kRoom);
   uint8_t used[kSets] = {0};
   for (int64_t i = 0; i < rows; i++)
-    if (++used[i * stride / 16 % kSets] > kMost) return false;
+    if (++used[i * stride / 16 % kSets] > most) return false;
   return true;
 }
 
@@ -58,6 +59,7 @@ struct Panels {
   GemmRect r;
   int64_t step, tiles, blocks;
   bool in_place;  // rows of A are read as they lie
+  bool near_b;    // packed B is brought near a block ahead
 };
 
 void block_columns(const Panels& p, int64_t q, int64_t* col, int64_t* cols);
@@ -68,7 +70,7 @@ void look_ahead(const Panels& p, int64_t q, int64_t i, int64_t k, int64_t length
   const GemmProblem& g = *p.m->g;
   t->ahead = nullptr;
   t->ahead_stride = 0;
-  if (g.packed && p.in_place && p.tiles > 1) {
+  if (p.near_b) {
     k += length;
     q += k >= g.k;
     k = k >= g.k ? 0 : k;
@@ -109,10 +111,12 @@ bool run_packed(const GemmMatrix& m, const GemmRect& r) {
   const int64_t nr = kernels.nr;
   // Few rows against packed B are one tile, so that each panel is read once from memory.
   const bool few = g.packed && g.m <= std::min<int64_t>(2 * kernels.mr, kGemmMaxRows);
-  Panels p = {&m, r, gemm_k_block(g.k, *m.e), few ? 1 : gemm_ceil_div(r.rows, kernels.mr), 1, false};
+  Panels p = {&m, r, gemm_k_block(g.k, *m.e), few ? 1 : gemm_ceil_div(r.rows, kernels.mr), 1, false, false};
   p.in_place = !g.fill && g.a_col == 1 && rows_apart(g.a_row, kernels.mr);
+  // Rows to be copied need it more, unless all of them stay in L2. What fills rows knows best itself.
+  p.near_b = g.packed && p.tiles > 1 && (p.in_place || g.fill || r.rows * g.k * 4 <= cache_sizes().l2 / 2);
   // Where the next block of packed B comes near while this one is used, two must fit.
-  const int64_t most = g.packed && p.in_place ? std::max(nr, m.e->block_cols / 2) : m.e->block_cols;
+  const int64_t room = m.e->block_cols * m.e->max_k / p.step / nr * nr, most = p.near_b ? std::max(nr, room / 2 / nr * nr) : room;
   p.blocks = gemm_ceil_div(r.cols, most);
   const int64_t a_floats = (few ? kGemmMaxRows : kernels.mr) * kGemmRowStride;
   float* a = scratch_floats(a_floats + (g.packed ? 0 : gemm_ceil_div(std::min(r.cols, most), nr) * (nr * p.step + kPanelGap)));

@@ -26,6 +26,19 @@ describe('image classifiers with batch normalization of its own', () => {
     session.dispose()
   })
 
+  test.each(['tiles', 'tiles2'])('3 x 3 windows by %s give the same', async (way) => {
+    const model = models['ResNet-50'] as Model
+    const input = floats([2, 3, image, image], 4)
+    const plan = await Session.create(model)
+    const { choices } = plan.plan({ input: input.dims })
+    plan.dispose()
+    const tune = Object.fromEntries(Object.entries(choices).map(([layer, choice]) => [layer, choice.startsWith('tiles') ? way : choice]))
+    expect(Object.values(tune)).toContain(way)
+    const session = await Session.create(model, { tune })
+    expectSame(session.runSync({ input }).output as never, (await theirs(model, { input })).output)
+    session.dispose()
+  })
+
   test('every tier that this CPU has agrees with onnxruntime', async () => {
     const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'whittle-images-'))
     const script = `const { Session } = require(${JSON.stringify(path.join(__dirname, '..', 'dist'))});

@@ -197,7 +197,7 @@ Step* make_gemm(PlanReader& r) {
   return s.release();
 }
 
-// n h w c oh ow oc | kh kw, strides, dilations, pad top and left, groups, way: 1 by rows, 2 winograd | activation | x, weight, bias?, residual?, out
+// n h w c oh ow oc | kh kw, strides, dilations, pad top and left, groups, way: 1 by rows, 2 winograd, 3 of tiles of 2 | activation | x, weight, bias?, residual?, out
 Step* make_conv(PlanReader& r) {
   auto s = std::make_unique<Conv>();
   ConvProblem& p = s->p;
@@ -206,9 +206,9 @@ Step* make_conv(PlanReader& r) {
   p.pad_top = r.within(0, 1 << 20);
   p.pad_left = r.within(0, 1 << 20);
   p.groups = r.within(1, 1 << 20);
-  const int64_t way = r.within(0, 2);
+  const int64_t way = r.within(0, 3);
   p.by_rows = way == 1;
-  p.winograd = way == 2;
+  p.winograd = way == 2 ? 4 : way == 3 ? 2 : 0;
   p.activation = r.activation();
   if (!r.ok()) return nullptr;
   const int64_t in = plan_product({p.n, p.h, p.w, p.c}), out = plan_product({p.n, p.oh, p.ow, p.oc});
@@ -219,7 +219,7 @@ Step* make_conv(PlanReader& r) {
   r.require(!p.winograd || (p.groups == 1 && p.kh == 3 && p.kw == 3 && p.stride_h == 1 && p.stride_w == 1 && p.dilation_h == 1 &&
                             p.dilation_w == 1 && p.c > 0),
             "a convolution that winograd cannot do");
-  s->weight = p.winograd ? r.packed(kConvWinogradPoints, p.c, p.oc)
+  s->weight = p.winograd ? r.packed(conv_winograd_points(p.winograd), p.c, p.oc)
               : p.by_rows ? r.packed(p.kh, p.kw * p.c, p.oc)
               : depthwise ? r.floats(plan_product({p.kh, p.kw, p.c}))
                           : r.packed(p.groups, p.kh * p.kw * (p.c / p.groups), p.oc / p.groups);

@@ -207,7 +207,7 @@ int64_t PlanModel::add_constant(ConstantKind kind, const void* data, int64_t byt
   c->k = k;
   c->n = n;
   int64_t each = 0;
-  const bool tiles = kind == ConstantKind::tiles;
+  const int64_t tiles = kind == ConstantKind::tiles ? 4 : kind == ConstantKind::small_tiles ? 2 : 0;
   if (kind == ConstantKind::gemm || tiles) {
     const int64_t all = plan_product({groups, k, n, 4});
     if (all < 0 || all != bytes) return -1;
@@ -224,7 +224,7 @@ int64_t PlanModel::add_constant(ConstantKind kind, const void* data, int64_t byt
     each = gemm_packed_size(k, n);
     if (tiles) {
       c->kind = ConstantKind::gemm;
-      c->groups = kConvWinogradPoints;
+      c->groups = conv_winograd_points(tiles);
     }
     c->bytes = each * c->groups * 4;
   } else if (kind == ConstantKind::gemm_int8) {
@@ -248,7 +248,7 @@ int64_t PlanModel::add_constant(ConstantKind kind, const void* data, int64_t byt
     const std::unique_ptr<float[]> matrix(new (std::nothrow) float[static_cast<size_t>(k * n + 1)]);
     if (!matrix) return -1;
     for (int64_t g = 0; g < c->groups; g++) {
-      conv_winograd_weights(k * n, static_cast<const float*>(data), static_cast<int>(g), matrix.get());
+      conv_winograd_weights(tiles, k * n, static_cast<const float*>(data), static_cast<int>(g), matrix.get());
       if (gemm_pack_b(k, n, matrix.get(), row, col, reinterpret_cast<float*>(c->data) + g * each, 0) != WHITTLE_OK) return -1;
     }
   } else if (kind == ConstantKind::gemm) {

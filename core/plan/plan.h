@@ -40,6 +40,7 @@ enum class ConstantKind : int32_t {
   sparse = 4,  // a float32 matrix k x n, as SparseMatrix (of n rows and k columns)
   sparse_int8 = 5,  // the same of int8
   tiles = 6,  // 3 x 3 windows as nine matrices k x n, to be 36 of kind gemm (core/conv.h, winograd)
+  small_tiles = 7,  // the same, to be 16
 };
 
 struct PackedInt8;

@@ -45,10 +45,11 @@ INLINE __mmask16 head_mask(int64_t n) { return n >= 16 ? (__mmask16)0xffff : (__
 struct Tail {
   __m512 alpha, beta, lo, hi;
   bool add;           // beta is not 0
-  bool plain;         // alpha and beta are 1 (or beta 0), nothing follows
+  bool one;           // alpha and beta are 1 (or beta 0)
+  bool plain;         // and nothing follows
   bool scaled;        // alpha and a bias, nothing else
   const float* bias;  // of the panel, or null
-  // Lines to prefetch meanwhile, one every four steps: a burst would hold up the loads of B.
+  // Lines to prefetch meanwhile, spread over the steps: a burst would hold up the loads of B.
   const float* near;
   int64_t near_step, near_count;
   int64_t far;        // floats from a step's B to what kFar prefetches of it
@@ -81,27 +82,19 @@ static void micro(int64_t k, const float* a, int64_t a_row, const float* b, int6
   const float* to = c;
   const float* near = s->near;
   int64_t near_left = s->near_count, rows_left = R;
+  // Rows of C to ask for in 16 steps: short sums have few of these.
+  const int64_t lines = (near_left + k / 16 - 1) / (k / 16 + (k < 16));
+  const int64_t soon = k >= 16 * R ? 1 : (R + k / 16 - 1) / (k / 16 + (k < 16));
   int64_t p = 0;
   for (; p + 16 <= k; p += 16) {
     // Spread out: a burst of prefetches would hold up the loads of B.
-    if (rows_left > 0) {
+    for (int64_t i = soon; i > 0 && rows_left > 0; i--) {
       _mm_prefetch((const char*)to, _MM_HINT_T0);
       _mm_prefetch((const char*)(to + 31), _MM_HINT_T0);
       to += ldc;
       rows_left--;
     }
-    if (near_left > 0) {
-      _mm_prefetch((const char*)near, _MM_HINT_T1);
-      _mm_prefetch((const char*)(near + s->near_step), _MM_HINT_T1);
-      near += 2 * s->near_step;
-      near_left -= 2;
-      if (near_left > 0) {
-        _mm_prefetch((const char*)near, _MM_HINT_T1);
-        _mm_prefetch((const char*)(near + s->near_step), _MM_HINT_T1);
-        near += 2 * s->near_step;
-        near_left -= 2;
-      }
-    }
+    for (int64_t i = lines; i > 0 && near_left > 0; i--, near_left--, near += s->near_step) _mm_prefetch((const char*)near, _MM_HINT_T1);
     for (int g = 0; g < 4; g++) {
       opaque(a_row);
       UNROLL for (int u = 0; u < 4; u++) step<R, V, kMask, kFar>(acc, base, a_row, u, b + u * row, far, mask);
@@ -125,6 +118,17 @@ static void micro(int64_t k, const float* a, int64_t a_row, const float* b, int6
     UNROLL for (int v = 0; v < V; v++) {
       const __m512 b = s->bias ? _mm512_loadu_ps(s->bias + 16 * v) : _mm512_setzero_ps();
       UNROLL for (int i = 0; i < R; i++) _mm512_storeu_ps(c + i * ldc + 16 * v, _mm512_fmadd_ps(s->alpha, acc[i][v], b));
+    }
+    return;
+  }
+  if (!kMask && s->one) {
+    UNROLL for (int v = 0; v < V; v++) {
+      const __m512 bias = s->bias ? _mm512_loadu_ps(s->bias + 16 * v) : _mm512_set1_ps(-0.0f);
+      UNROLL for (int i = 0; i < R; i++) {
+        float* to = c + i * ldc + 16 * v;
+        const __m512 y = s->add ? _mm512_add_ps(acc[i][v], _mm512_loadu_ps(to)) : acc[i][v];
+        _mm512_storeu_ps(to, _mm512_min_ps(s->hi, _mm512_max_ps(s->lo, _mm512_add_ps(y, bias))));
+      }
     }
     return;
   }
@@ -188,9 +192,10 @@ static void thin(const GemmTile* t, const float* b, float* c, const float* bias)
 }
 
 static void tile(const GemmTile* t) {
-  Tail s = {_mm512_set1_ps(t->alpha), _mm512_set1_ps(t->beta), _mm512_set1_ps(t->lo), _mm512_set1_ps(t->hi), t->beta != 0, false, false, nullptr, nullptr, 0, 0, 0};
+  Tail s = {_mm512_set1_ps(t->alpha), _mm512_set1_ps(t->beta), _mm512_set1_ps(t->lo), _mm512_set1_ps(t->hi), t->beta != 0, false, false, false, nullptr, nullptr, 0, 0, 0};
   const bool open = t->lo < -3.4028235e38f && t->hi > 3.4028235e38f;
-  s.plain = t->alpha == 1 && (t->beta == 0 || t->beta == 1) && !t->bias && open;
+  s.one = t->alpha == 1 && (t->beta == 0 || t->beta == 1);
+  s.plain = s.one && !t->bias && open;
   s.scaled = t->beta == 0 && open;
   const int64_t groups = t->rows <= kMr ? 1 : (t->rows + kMr - 1) / kMr;
   // In place B advances a whole matrix row per step, which no hardware prefetcher follows for long.

@@ -67,7 +67,7 @@ export type RunArguments = [
 
 // core/plan/plan.h
 const kPlaces = { none: 0, arena: 1, constant: 2, input: 3, output: 4 } as const
-const kConstantKinds = { raw: 0, gemm: 1, gemm_int8: 2, tiles: 6, sparse: 4, sparse_int8: 5 } as const
+const kConstantKinds = { raw: 0, gemm: 1, gemm_int8: 2, tiles: 6, small_tiles: 7, sparse: 4, sparse_int8: 5 } as const
 
 /** Memory that steps read and write. Offsets are given out once all steps are known. */
 export interface Memory {
@@ -118,9 +118,9 @@ export class Constants {
     return this.#add(`gemm ${key}`, 'gemm', data, groups, k, n, row, col)
   }
 
-  /** Nine matrices of n x k floats, of the taps of 3 x 3 windows, as the 36 that convolutions by tiles multiply with. */
-  tiles(key: string, k: number, n: number, data: () => Float32Array): Memory {
-    return this.#add(`tiles ${key}`, 'tiles', data, 9, k, n, 1, k)
+  /** Nine matrices of n x k floats, of the taps of 3 x 3 windows, as the 36 (or 16) that convolutions by tiles multiply with. */
+  tiles(key: string, k: number, n: number, small: boolean, data: () => Float32Array): Memory {
+    return this.#add(`tiles ${small ? 2 : 4} ${key}`, small ? 'small_tiles' : 'tiles', data, 9, k, n, 1, k)
   }
 
   /** A k x n matrix of int8 codes, packed for integer products. */

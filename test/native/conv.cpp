@@ -71,24 +71,24 @@ WHITTLE_CHECK(conv) {
     h.row("winograd transforms", [&] {
       Rng rng = h.rng();
       for (int round = 0; round < (h.lean() ? 20 : 200); round++) {
-        const int64_t c = rng.between(1, 50), height = rng.between(1, 12), width = rng.between(1, 12), point = c + rng.below(20);
-        Guarded<float> x(height * width * c, round & 1), want(35 * point + c), v(35 * point + c, rng.below(2));
+        const int64_t tile = round % 2 ? 2 : 4, last = (tile + 2) * (tile + 2) - 1, c = rng.between(1, 50), height = rng.between(1, 12), width = rng.between(1, 12), point = c + rng.below(20);
+        Guarded<float> x(height * width * c, round & 1), want(last * point + c), v(last * point + c, rng.below(2));
         fill(rng, x.data(), x.size());
         memset(want.data(), 0, static_cast<size_t>(want.size()) * 4);
         memset(v.data(), 0, static_cast<size_t>(v.size()) * 4);
-        ConvWinogradIn in = {height, width, c, x.data(), rng.between(-3, height - 1), rng.between(-3, width - 1), want.data(), point};
+        ConvWinogradIn in = {tile, height, width, c, x.data(), rng.between(-3, height - 1), rng.between(-3, width - 1), want.data(), point};
         ref.winograd_in(&in);
         in.v = v.data();
         got.winograd_in(&in);
         h.expect(memcmp(want.data(), v.data(), static_cast<size_t>(v.size()) * 4) == 0, "tile in, %lld channels", (long long)c);
         h.expect(v.intact(), "wrote outside of the tile");
-        const int64_t rows = rng.between(1, 4), cols = rng.between(1, 4), line = cols * c + rng.below(30), size = (rows - 1) * line + cols * c;
+        const int64_t rows = rng.between(1, tile), cols = rng.between(1, tile), line = cols * c + rng.below(30), size = (rows - 1) * line + cols * c;
         Guarded<float> bias(c, 1), residual(size), y(size), out(size, rng.below(2));
         fill(rng, bias.data(), c);
         fill(rng, residual.data(), size);
         memset(y.data(), 0, static_cast<size_t>(size) * 4);
         memset(out.data(), 0, static_cast<size_t>(size) * 4);
-        ConvWinogradOut o = {rows, cols, c, v.data(), point, bias.data(), round % 2 ? residual.data() : nullptr, y.data(), line,
+        ConvWinogradOut o = {tile, rows, cols, c, v.data(), point, bias.data(), rng.below(2) ? residual.data() : nullptr, y.data(), line,
                              round % 3 ? -INFINITY : 0.0f, round % 3 == 1 ? 0.5f : INFINITY};
         ref.winograd_out(&o);
         o.out = out.data();
@@ -419,7 +419,8 @@ WHITTLE_CHECK(conv) {
     Rng rng = h.rng();
     for (int round = 0; round < (h.lean() ? 6 : 30); round++) {
       ConvProblem p = {};
-      p.winograd = true;
+      p.winograd = round % 2 ? 2 : 4;
+      const int points = static_cast<int>(conv_winograd_points(p.winograd));
       p.groups = p.stride_h = p.stride_w = p.dilation_h = p.dilation_w = 1;
       p.kh = p.kw = 3;
       p.n = rng.between(1, 2);
@@ -433,20 +434,20 @@ WHITTLE_CHECK(conv) {
       p.ow = out_size(p.w, p.pad_left + rng.between(0, 2), 3, 1, 1);
       if (p.oh == 0 || p.ow == 0) continue;
       const int64_t each = gemm_packed_size(p.c, p.oc), outs = p.n * p.oh * p.ow * p.oc;
-      std::vector<float> weight(static_cast<size_t>(9 * p.c * p.oc)), matrix(static_cast<size_t>(p.c * p.oc)), ready(static_cast<size_t>(36 * each));
+      std::vector<float> weight(static_cast<size_t>(9 * p.c * p.oc)), matrix(static_cast<size_t>(p.c * p.oc)), ready(static_cast<size_t>(points * each));
       Guarded<float> x(p.n * p.h * p.w * p.c), bias(p.oc), residual(outs), out(outs);
       fill(rng, weight.data(), static_cast<int64_t>(weight.size()));
       fill(rng, x.data(), x.size());
       fill(rng, bias.data(), p.oc);
       fill(rng, residual.data(), outs);
-      for (int q = 0; q < 36; q++) {
-        conv_winograd_weights(p.c * p.oc, weight.data(), q, matrix.data());
+      for (int q = 0; q < points; q++) {
+        conv_winograd_weights(p.winograd, p.c * p.oc, weight.data(), q, matrix.data());
         gemm_pack_b(p.c, p.oc, matrix.data(), p.oc, 1, ready.data() + q * each, 1);
       }
       p.x = x.data();
       p.weight = ready.data();
       p.bias = round % 3 ? bias.data() : nullptr;
-      p.residual = round % 2 ? residual.data() : nullptr;
+      p.residual = rng.below(2) ? residual.data() : nullptr;
       p.activation = {round % 4 == 0 ? kActivationClip : round % 4 == 1 ? kActivationSigmoid : kActivationNone, 0, INFINITY};
       p.out = out.data();
       h.expect(conv_f32(p, static_cast<int>(rng.between(1, 2))) == WHITTLE_OK, "refused");

@@ -31,11 +31,20 @@ function mayGoByTiles({ kernel, strides, dilations }: Window, c: number, oc: num
   return [...strides, ...dilations].every((s) => s === 1) && kernel.every((k) => k === 3) && c >= 16 && oc >= 16
 }
 
-/** Cycles of that: a quarter of the products, two transforms, and four times the weights, of which memory gives 4 bytes a cycle. */
-function tilesCost(n: number, c: number, oh: number, ow: number, oc: number): number {
-  const tiles = n * Math.ceil(oh / 4) * Math.ceil(ow / 4)
-  return denseCost(36 * tiles, c, oc) + tiles * 12 * (c + oc) + 27 * c * oc
+/**
+ * Cycles of that, or of tiles of 2 x 2: products, two transforms, and more weights, of which memory gives 4 bytes a cycle while
+ * products go on, as far as they last.
+ */
+function tilesCost(size: 4 | 2, n: number, c: number, oh: number, ow: number, oc: number): number {
+  const tiles = n * Math.ceil(oh / size) * Math.ceil(ow / size)
+  const points = (size + 2) ** 2
+  const products = denseCost(points * tiles, c, oc)
+  const weights = points * c * oc
+  return Math.max(products, weights) + Math.min(products, weights) / 2 + (tiles * points * (c + oc)) / 3
 }
+
+/** The step's number of a way to compute it; any other is 0. */
+const kWays: readonly string[] = ['dense', 'rows', 'tiles', 'tiles2']
 
 /**
  * Weights without those that are nothing beside the largest one: arithmetic on numbers below the smallest normal float is a
@@ -158,7 +167,7 @@ const conv: Lower = (node, l) => {
   const shape = `conv f32 ${[...numbers, ...activation.slice(0, 1)].join(' ')}${hasBias ? ' bias' : ''}${residual ? ' residual' : ''}`
   const step = (way: Way, weights: number | Memory, constants: Constants, from: Memory, add: Memory | null, to: Memory): Argument[] => [
     ...numbers,
-    way.name === 'rows' ? 1 : way.name === 'tiles' ? 2 : 0,
+    Math.max(0, kWays.indexOf(way.name)),
     ...activation,
     from,
     weights,
@@ -189,7 +198,10 @@ const conv: Lower = (node, l) => {
       ways.splice(1, 0, { name: 'rows', cost, weights: (constants) => constants.gemm(`conv by rows ${key}`, kh, kw * ic, oc, 1, kw * ic, arranged(kw)) })
     }
     if (groups === 1 && mayGoByTiles(window, c, oc))
-      ways.splice(1, 0, { name: 'tiles', cost: tilesCost(n, c, oh, ow, oc), weights: (constants) => constants.tiles(`conv by tiles ${key}`, c, oc, arranged(1)) })
+      for (const size of [4, 2] as const) {
+        const weights = (constants: Constants): Memory => constants.tiles(`conv by tiles ${key}`, c, oc, size === 2, arranged(1))
+        ways.splice(1, 0, { name: size === 2 ? 'tiles2' : 'tiles', cost: tilesCost(size, n, c, oh, ow, oc), weights })
+      }
     out = emitChosen(l, node, 'conv', ways, shape, { x: x.memory, residual, out }, step)
   }
   l.define(output, out, node)
