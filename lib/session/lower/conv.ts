@@ -1,7 +1,7 @@
 import type { Node } from '../../model'
 import { denseCost } from '../cost'
 import type { Lower, Lowering } from '../lowering'
-import type { Argument, Constants, Memory } from '../program'
+import { roomFor, type Argument, type Constants, type Memory } from '../program'
 import { takeAffines, takeEpilogue, type Affine } from './epilogue'
 import { convOfCodes } from './integer'
 import { convOfPlanes } from './planes'
@@ -51,9 +51,14 @@ const kWays: readonly string[] = ['dense', 'rows', 'tiles', 'tiles2']
  * hundred times slower, and pruned channels of trained models are full of them.
  */
 function withoutTraces(weights: Float32Array): Float32Array {
-  let top = 0
-  for (const w of weights) top = Math.max(top, Math.abs(w))
+  let [top, low] = [0, Infinity]
+  for (let i = 0; i < weights.length; i++) {
+    const a = Math.abs(weights[i] as number)
+    if (a > top) top = a
+    if (a < low && a !== 0) low = a
+  }
   const least = Math.max(2 ** -126, top * 2 ** -100)
+  if (low >= least) return weights
   for (let i = 0; i < weights.length; i++) if (Math.abs(weights[i] as number) < least) weights[i] = 0
   return weights
 }
@@ -63,7 +68,7 @@ function withoutTraces(weights: Float32Array): Float32Array {
  * closure: V8 would not optimize what is made anew for each layer.
  */
 function byOutput(weights: Float32Array, factors: Float64Array, oc: number, ic: number, taps: number, split: number): Float32Array {
-  const to = new Float32Array(weights.length)
+  const to = roomFor(weights.length)
   for (let o = 0; o < oc; o++) {
     const factor = factors[o] as number
     for (let t = 0; t < taps; t++) {
