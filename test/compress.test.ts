@@ -237,6 +237,13 @@ describe('quantize', () => {
     expect(await failure(() => chosen('nobody'))).toMatchObject({ code: 'ERR_RANGE', parameter: 'recipe.steps[0].layers' })
     expect(await failure(() => chosen(['w22']))).toMatchObject({ message: "recipe.steps[0].layers: no weight is called \"w22\", perhaps 'w2'" })
     expect(await failure(() => chosen({ ops: ['Convv'] }))).toMatchObject({ code: 'ERR_RANGE', parameter: 'recipe.steps[0].layers.ops[0]' })
+    // A choice of nothing is a mistake unless it is said to be none.
+    for (const none of [{ ops: ['LSTM'] }, { exclude: '*' }, { minElements: 1e9 }, 'w1']) {
+      expect(await failure(() => chosen(none))).toMatchObject({ code: 'ERR_RANGE', parameter: 'recipe.steps[0].layers', message: expect.stringMatching(/at least one of 4 weights, got .* fits none/) as unknown })
+      expect(await chosen({ ...(typeof none === 'string' ? { include: none } : none), optional: true })).toEqual([])
+    }
+    expect(await chosen({ include: 'nobody', optional: true })).toEqual([])
+    expect(await failure(() => compress(netOf(specs), 'balancd' as 'balanced'))).toMatchObject({ message: expect.stringContaining("perhaps 'balanced'") as unknown })
   })
 
   test('the model that goes in stays as it is, and what comes out can be compressed again without change', async () => {

@@ -70,7 +70,7 @@ const kPresets = {
   ],
   'transformers.js-q4': [
     { step: 'dedupe' },
-    { step: 'quantize', bits: 4, blockSize: 32, method: 'omse', layers: { ops: ['MatMul', 'Gemm'] } },
+    { step: 'quantize', bits: 4, blockSize: 32, method: 'omse', layers: { ops: ['MatMul', 'Gemm'], optional: true } },
   ],
   'transformers.js-fp16': [{ step: 'dedupe' }, { step: 'quantize', format: 'float16', activations: 'float16' }],
 } as const satisfies Record<string, readonly Step[]>
@@ -108,7 +108,7 @@ export function resolveRecipe(value: unknown): ResolvedRecipe {
       throw new WhittleError(
         'ERR_RANGE',
         'recipe',
-        `recipe: no preset is called ${JSON.stringify(value)}; there are ${presets.join(', ')}`,
+        `recipe: no preset is called ${JSON.stringify(value)}${nearest(value, presets)}; there are ${presets.join(', ')}`,
       )
     return {
       name: value,

@@ -1,6 +1,6 @@
 import { WhittleError } from '../errors'
 import { weightOps } from '../model/weights'
-import { fail, integer, nearest, oneOf, options } from '../validate'
+import { boolean, fail, integer, nearest, oneOf, options } from '../validate'
 
 /**
  * Which layers a step works on.
@@ -16,6 +16,8 @@ export interface LayerSelector {
   readonly ops?: readonly string[]
   /** Smaller weights are left as they are. The default depends on the step. */
   readonly minElements?: number
+  /** Choosing nothing is an error, a typing mistake more likely than a wish, and so is a name that fits no weight; `true`: neither is. */
+  readonly optional?: boolean
 }
 
 /** A {@link LayerSelector}, or names and globs alone, which is short for its `include`. */
@@ -33,7 +35,7 @@ export interface Selectable {
 export function parseSelector(value: unknown, parameter: string): LayerSelector {
   if (value === undefined) return {}
   if (typeof value === 'string' || Array.isArray(value)) return { include: globs(value, parameter) }
-  const given = options(value, parameter, ['include', 'exclude', 'ops', 'minElements'])
+  const given = options(value, parameter, ['include', 'exclude', 'ops', 'minElements', 'optional'])
   return {
     ...(given.include === undefined ? {} : { include: globs(given.include, `${parameter}.include`) }),
     ...(given.exclude === undefined ? {} : { exclude: globs(given.exclude, `${parameter}.exclude`) }),
@@ -41,6 +43,7 @@ export function parseSelector(value: unknown, parameter: string): LayerSelector 
     ...(given.minElements === undefined
       ? {}
       : { minElements: integer(given.minElements, `${parameter}.minElements`, 0) }),
+    ...(given.optional === undefined ? {} : { optional: boolean(given.optional, `${parameter}.optional`) }),
   }
 }
 
@@ -92,12 +95,23 @@ export function selects(selector: LayerSelector, layer: Selectable, defaultMin: 
  * @returns the error, which `compress` completes by the step
  */
 export function unmatchedError(selector: LayerSelector, layers: readonly Selectable[]): WhittleError | undefined {
+  if (selector.optional) return undefined
   const unmatched = unmatchedNames(selector, layers)
   if (unmatched.length === 0) return undefined
   const known = layers.flatMap((l) => [l.name, l.weight])
   const [only] = unmatched
   const hint = unmatched.length === 1 ? nearest(only, known) : ''
   return new WhittleError('ERR_RANGE', 'layers', `layers: no weight is called ${unmatched.map((u) => JSON.stringify(u)).join(', ')}${hint}`)
+}
+
+/** @internal The error where a selector that says something chooses none of the weights that there are. */
+export function emptyError({ optional, ...selector }: LayerSelector, layers: number, defaultMin = 0, ops?: readonly string[]): WhittleError | undefined {
+  if (optional || layers === 0 || Object.keys(selector).length === 0) return undefined
+  const standard = [
+    ...(selector.minElements === undefined && defaultMin > 1 ? [`of ${defaultMin} values or more`] : []),
+    ...(selector.ops === undefined && ops ? [`of ${ops.join(', ')}`] : []),
+  ].join(', ')
+  return new WhittleError('ERR_RANGE', 'layers', `layers: expected to choose at least one of ${layers} weights, got ${JSON.stringify(selector)}, which fits none${standard && ` ${standard}`}`)
 }
 
 /** @internal */

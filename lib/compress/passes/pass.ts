@@ -4,7 +4,7 @@ import type { LayerReport } from '../../report/types'
 import type { Calibration } from '../calibration'
 import type { KeepBudget, Scratch } from '../computed'
 import type { Run } from '../progress'
-import { selects, unmatchedError, type LayerSelector, type Selectable } from '../selectors'
+import { emptyError, selects, unmatchedError, type LayerSelector, type Selectable } from '../selectors'
 
 /** @internal What the passes of one run share. */
 export interface Memory {
@@ -55,7 +55,7 @@ export interface Choice {
   readonly spared?: ReadonlySet<string>
 }
 
-/** @internal The weights that a selector chooses. Names that fit no weight of the model are an error. */
+/** @internal The weights that a selector chooses. Names that fit no weight of the model are an error, and so is a choice of none. */
 export function chooseLayers(all: readonly Weight[], selector: LayerSelector, defaultMin: number, { ops, spared }: Choice = {}): Weight[] {
   const seen = all.map((weight): Selectable & { weight: string; of: Weight } => ({
     name: weight.name,
@@ -66,9 +66,10 @@ export function chooseLayers(all: readonly Weight[], selector: LayerSelector, de
   }))
   const error = unmatchedError(selector, seen)
   if (error) throw error
-  return seen
-    .filter((s) => (selector.ops || !ops || ops.includes(s.op)) && selects(selector, s, defaultMin) && !spared?.has(s.weight))
-    .map((s) => s.of)
+  const chosen = seen.filter((s) => (selector.ops || !ops || ops.includes(s.op)) && selects(selector, s, defaultMin))
+  const empty = chosen.length === 0 ? emptyError(selector, seen.length, defaultMin, ops) : undefined
+  if (empty) throw empty
+  return chosen.filter((s) => !spared?.has(s.weight)).map((s) => s.of)
 }
 
 /** @internal The part of a layer's report that is known before anything is done. */

@@ -292,12 +292,14 @@ async function scan(model: Model, chosen: readonly Weight[], step: CalibratedPru
   const ratios = new Map<string, number>()
   let possible = 0
   let index = 0
+  const reasons = new Set<string>()
   for await (const found of moments(model, chosen, calibration!, { run })) {
     const { initializer } = found.weight
     await run.tell('calibrate', index, chosen.length, found.weight.name)
     const matrix = matrixOf(found, step, gradients, memory.scratch)
     ratios.set(initializer.name, 0)
-    if (typeof matrix !== 'string') {
+    if (typeof matrix === 'string') reasons.add(matrix)
+    else {
       const all = matrix.spread()
       const errors = kRatios.map((ratio) => (ratio === 0 || !(all > 0) ? 0 : solve(matrix, step, ratio, index, kScanIterations).error / all))
       const elements = initializer.elementCount
@@ -311,7 +313,7 @@ async function scan(model: Model, chosen: readonly Weight[], step: CalibratedPru
   let left = step.target * total
   const most = kRatios[kRatios.length - 1]!
   if (left > most * possible)
-    throw new WhittleError('ERR_RANGE', 'target', `target: expected at most ${((most * possible) / Math.max(1, total)).toFixed(3)}, what the chosen layers can lose, got ${step.target}`)
+    throw new WhittleError('ERR_RANGE', 'target', `target: expected at most ${((most * possible) / Math.max(1, total)).toFixed(3)}, what the chosen layers can lose${reasons.size ? ` (of some: ${[...reasons].join('; ')})` : ''}, got ${step.target}`)
   // Stable: equal slopes in the order of the graph. A hull's stretches rise, so that each layer's come in their order.
   segments.sort((a, b) => a.slope - b.slope)
   for (const { name, elements, to } of segments) {

@@ -3,7 +3,7 @@ import { weights } from '../../model/weights'
 import type { Calibration } from '../calibration'
 import type { Scratch } from '../computed'
 import type { Run } from '../progress'
-import { selects, unmatchedError, type LayerSelector } from '../selectors'
+import { emptyError, selects, unmatchedError, type LayerSelector } from '../selectors'
 import { activityScores, kActivityCriteria, type ActivityCriterion } from './activity'
 import { Gradients, taylorScores } from './gradients'
 import type { Group, Structure } from './groups'
@@ -87,6 +87,8 @@ export function chooseGroups(model: Model, { groups, kept }: Structure, step: Wi
   const error = unmatchedError(step.layers, named)
   if (error) throw error
   const wanted = new Set(named.filter((n) => selects(step.layers, n, 0)).map((n) => n.weight))
+  const empty = wanted.size === 0 ? emptyError(step.layers, named.length) : undefined
+  if (empty) throw empty
   const excluded = step.layers.exclude ? new Set(named.filter((n) => !selects({ exclude: step.layers.exclude! }, n, 0)).map((n) => n.weight)) : new Set<string>()
   const reasons = new Map([...kept].filter(([tensor]) => wanted.has(tensor)))
   const kind = step.structure === 'channel' ? 'filter' : step.structure
