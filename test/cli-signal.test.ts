@@ -24,6 +24,16 @@ beforeAll(async () => {
       console.error('judging')
     })`,
   )
+  // Answers for both models, and then nothing more: the report asks.
+  fs.writeFileSync(
+    at('asked.cjs'),
+    `let asked = 0
+    module.exports = (model, { signal }) => ++asked <= 2 ? 1 : new Promise((resolve, reject) => {
+      signal.addEventListener('abort', () => reject(new Error('stopped')))
+      setInterval(() => {}, 1000)
+      console.error('reporting')
+    })`,
+  )
   // Says when the result's temporary file is there, and writes slowly from then on.
   fs.writeFileSync(
     at('writing.cjs'),
@@ -82,4 +92,10 @@ posix.each([
 ] as const)('%s while the result is written ends with %i, without the temporary file', async (signal, code) => {
   const run = await stopped(signal, 'writing', [], ['--require', at('writing.cjs')])
   expect(run).toMatchObject({ code, left: ['out.onnx'] })
+})
+
+posix('SIGTERM while the report is made leaves neither report nor result', async () => {
+  const run = await stopped('SIGTERM', 'reporting', ['--evaluate', at('asked.cjs'), '--sensitivity', '--report', at('report.html')])
+  expect(run).toMatchObject({ code: 143, left: ['out.onnx'] })
+  expect(fs.existsSync(at('report.html'))).toBe(false)
 })

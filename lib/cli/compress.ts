@@ -124,15 +124,17 @@ export const compressCommand: Command = {
       // The result may take the original's place.
       const original = values.report ? await Model.load(input) : undefined
       try {
+        const tell = { signal: terminal.signal, onProgress: ({ phase, done, total, detail }: Progress) => bar.update(phase, done, total, detail) }
+        // Before the output: it appears when all is done.
+        const section =
+          values.report && original
+            ? await sectionOf(input, original, model, report, calibration, tell, values.sensitivity ? evaluate : undefined, values.sensitivity === true)
+            : undefined
         const saved = await model.save(output, {
           signal: terminal.signal,
           onProgress: ({ bytes: done, total }) => bar.update('write', done, total, output),
         })
-        if (values.report && original) {
-          const tell = { signal: terminal.signal, onProgress: ({ phase, done, total, detail }: Progress) => bar.update(phase, done, total, detail) }
-          const section = await sectionOf(input, original, model, report, calibration, tell, values.sensitivity ? evaluate : undefined, values.sensitivity === true)
-          writeFileWhole(values.report, /\.json$/i.test(values.report) ? `${JSON.stringify(section)}\n` : renderHtml([section]))
-        }
+        if (section) writeFileWhole(values.report!, /\.json$/i.test(values.report!) ? `${JSON.stringify(section)}\n` : renderHtml([section]))
         bar.clear()
         terminal.out(
           values.json
