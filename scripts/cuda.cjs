@@ -1,12 +1,14 @@
 'use strict'
 // npm run build:cuda [-- --release]: whittle_cuda.so by nvcc, put beside the addon. Without nvcc: says so, exit code 0.
-// npm run test:cuda [-- --quick | --tsan] [--seed N]: what can be checked of the CUDA sources without a GPU (docs/cuda.md); its
-// last line is `N passed, N failed, N skipped`. --quick is the part that npm test runs; --tsan adds the thread sanitizer.
+// npm run test:cuda [-- --quick] [--seed N]: what can be checked of the CUDA sources without a GPU (docs/cuda.md); its last
+// line is `N passed, N failed, N skipped`. --quick is the part that npm test runs.
+// node scripts/cuda.cjs --budgets: writes the table of docs/cuda.md anew from test/cuda/budgets.json.
 // node scripts/cuda.cjs --selftest: the same cases on a real GPU, then how long operations take there. Without one: exit code 1.
 const path = require('node:path')
 const fs = require('node:fs')
 const os = require('node:os')
 const { spawnSync } = require('node:child_process')
+const budgets = require('./budgets.cjs')
 
 const root = path.join(__dirname, '..')
 const args = process.argv.slice(2)
@@ -81,7 +83,7 @@ const launcher = (language) =>
 function build(nvcc, release) {
   const dir = folder(release ? 'cuda-release' : 'cuda')
   const list = ['-S', 'cuda', '-B', dir, blasOption(), ...launcher('CUDA')]
-  if (release) list.push('-DCMAKE_CUDA_ARCHITECTURES=75-real;80-real;90-real;100-real;120')
+  list.push(release ? '-DCMAKE_CUDA_ARCHITECTURES=75-real;80-real;90-real;100-real;120' : '-DWHITTLE_CUDA_CLEAR=ON')
   const configured = run('cmake', list, { env: nvcc.env })
   if (!configured.ok) return { ...configured, file: '' }
   return { ...run('cmake', ['--build', dir, '--parallel', jobs], { env: nvcc.env }), file: path.join(dir, 'whittle_cuda.so') }
@@ -122,6 +124,8 @@ function checkNvcc(nvcc) {
   const sane = asked.ok && ['ready', 'no-driver', 'driver-too-old', 'no-device', 'failed'].includes(JSON.parse(asked.out).state)
   const bad = [one ? '' : `exports ${symbols.join(', ')}`, sane ? '' : `devices(): ${asked.text}`].filter(Boolean)
   report('nvcc, sm_80 and PTX, no spills', { passed: 3 - bad.length, failed: bad.length, print: bad.join('\n') }, start)
+  const { kernels, wrong } = budgets.check(folder('cuda'), run(nvcc.nvcc, ['--version']).out)
+  report('registers, shared memory, warps', { passed: Math.max(0, kernels - wrong.length), failed: wrong.length, print: wrong.join('\n') }, Date.now())
 }
 
 /** Every function of NVIDIA's that a source's table names, in NVIDIA's own library. */
@@ -196,10 +200,9 @@ function checkEmulated(quick, seed) {
   const include = headers()
   if (!include) return skip('emulator', "NVIDIA's headers are not here: a CUDA toolkit, or pip install nvidia-cuda-runtime nvidia-cuda-crt and WHITTLE_CUDA_HEADERS=<folder>")
   const start = Date.now()
-  const tsan = args.includes('--tsan') && !quick
-  const mistakes = kMistakes.filter((m) => m.config !== 'ptx' && (quick ? m.quick : tsan || m.config !== 'tsan') && (!['cublaslt', 'cusolver', 'svd', 'svd_krylov'].includes(m.file) || blasHeaders()))
+  const mistakes = kMistakes.filter((m) => m.config !== 'ptx' && (!quick || m.quick) && (!['cublaslt', 'cusolver', 'svd', 'svd_krylov'].includes(m.file) || blasHeaders()))
   writeMistakes(mistakes)
-  const configs = quick ? ['asan'] : tsan ? ['plain', 'asan', 'tsan'] : ['plain', 'asan']
+  const configs = quick ? ['asan'] : ['plain', 'asan', 'tsan']
   const dir = folder('cuda-emulated')
   const configured = run('cmake', ['-S', 'test/cuda', '-B', dir, `-DWHITTLE_CUDA_HEADERS=${include}`, ...headerOptions(), ...launcher('CXX')])
   const targets = ['whittle_cuda', ...kDeclared.map((l) => `fake_${l.name}`), ...(blasHeaders() ? ['fake_cublaslt'] : []), ...kDeclared.filter(declaredHeaders).map((l) => `${l.name}_api`), ...configs.map((c) => `cuda_check_${c}`), ...mistakes.map((m) => `broken_${m.name}`), ...(quick ? [] : ['cuda_selftest'])]
@@ -209,7 +212,7 @@ function checkEmulated(quick, seed) {
   rows('emulator, address sanitizer', 'cuda_check_asan', ['--lean', '--seed', seed])
   if (!quick) {
     rows('emulator', 'cuda_check_plain', ['--seed', seed])
-    if (tsan) rows('emulator, thread sanitizer', 'cuda_check_tsan', ['--lean', '--seed', seed])
+    rows('emulator, thread sanitizer', 'cuda_check_tsan', ['--lean', '--seed', seed])
     // What a machine with a GPU runs, in the library's place the emulated one.
     rows('selftest, on the emulated library', 'cuda_selftest', ['--real', '--lean', '--seed', seed], realLibrary(path.join(dir, 'whittle_cuda.so'), { ...fakes(), ...(fakeBlas() ? {} : { WHITTLE_CUBLASLT_LIBRARY: '/nowhere.so' }) }))
     for (const other of ['2', '3']) rows(`emulator, seed ${other}`, 'cuda_check_plain', ['--seed', other])
@@ -310,13 +313,15 @@ if (args.includes('--test')) {
       checkSymbols(l.stem, `${l.name}_api.h`, foldersOf(l), (name) =>
         console.log(`NOTE ${name}: NVIDIA's library is not here (pip install ${l.wheel} --target DIR and WHITTLE_${l.upper}=DIR/nvidia/${l.folder})`),
       )
-    if (nvcc) specs('PTX, interpreted', 'ptx/*', { WHITTLE_NVCC: nvcc.nvcc, ...nvcc.env, WHITTLE_PTX_FULL: quick ? '' : '1', WHITTLE_CUDA: '0' })
+    if (nvcc) specs('PTX, interpreted', 'ptx/*', { WHITTLE_NVCC: nvcc.nvcc, ...nvcc.env, WHITTLE_CUDA_OBJECTS: path.join(folder('cuda'), 'CMakeFiles', 'whittle_cuda.dir'), WHITTLE_PTX_FULL: quick ? '' : '1', WHITTLE_CUDA: '0' })
     else skip('PTX, interpreted', 'no nvcc')
     checkEmulated(quick, at >= 0 ? (args[at + 1] ?? '1') : '1')
     checkJavaScript(quick)
   }
   console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`)
   process.exitCode = total.failed ? 1 : 0
+} else if (args.includes('--budgets')) {
+  budgets.writeTable()
 } else if (args.includes('--selftest')) {
   selftest()
   console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`)

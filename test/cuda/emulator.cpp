@@ -111,6 +111,17 @@ struct Fiber {
   void* fake = nullptr;            // ASan's fake stack
 };
 
+#if defined(EMULATOR_TSAN)
+// TSan's thread for a device thread, with its stack. Making one maps megabytes, so they serve again: blocks take turns with
+// kTracks sets of them. What a set has seen in a barrier of an earlier block of its own it takes as ordered, so races of a block
+// show with the next kTracks - 1, not with every one.
+constexpr size_t kTracks = 3;
+struct Track {
+  void* checker = nullptr;
+  char* stack = nullptr;
+};
+#endif
+
 struct Shared {
   const void* key;
   char* memory;
@@ -126,8 +137,11 @@ struct Machine {
   std::string error, last_fault;
   std::mt19937_64 random{1};
   // Two tokens a barrier: the next arrival of a fast thread must not order what a slow one still reads.
-  char block_token[2], done_token, warp_token[32][2];
+  char block_token[2], start_token, done_token, warp_token[32][2];
   void* main_checker = nullptr;
+#if defined(EMULATOR_TSAN)
+  std::vector<Track> tracks[kTracks];
+#endif
   void* main_fake = nullptr;
   const void* main_bottom = nullptr;
   size_t main_size = 0;
@@ -175,6 +189,9 @@ EMULATOR_UNCHECKED void entry() {
   Machine& m = machine();
 #if defined(EMULATOR_ASAN)
   __sanitizer_finish_switch_fiber(nullptr, &m.main_bottom, &m.main_size);
+#endif
+#if defined(EMULATOR_TSAN)
+  __tsan_acquire(&m.start_token);
 #endif
   try {
     if (m.error.empty()) m.body();
@@ -261,16 +278,24 @@ void unblock(Machine& m, size_t at_barrier, size_t done) {
   }
 }
 
-void prepare(Machine& m, dim3 block) {
+void prepare(Machine& m, dim3 block, size_t turn) {
+#if defined(EMULATOR_TSAN)
+  std::vector<Track>& tracks = m.tracks[turn % kTracks];
+  if (tracks.size() < m.fibers.size()) tracks.resize(m.fibers.size());
+#else
+  (void)turn;
+#endif
   for (size_t i = 0; i < m.fibers.size(); i++) {
     Fiber& f = m.fibers[i];
 #if defined(EMULATOR_TSAN)
-    // A new stack has no history that could look like a race.
-    free(f.stack);
-    f.stack = nullptr;
-    f.checker = __tsan_create_fiber(0);
-#endif
+    // A stack stays with its thread: what others left on it would look like a race.
+    Track& t = tracks[i];
+    if (!t.checker) t = {__tsan_create_fiber(0), static_cast<char*>(malloc(kStack))};
+    f.checker = t.checker;
+    f.stack = t.stack;
+#else
     if (!f.stack) f.stack = static_cast<char*>(malloc(kStack));
+#endif
     f.state = State::ready;
     f.linear = static_cast<unsigned>(i);
     f.index.x = f.linear % block.x;
@@ -282,9 +307,9 @@ void prepare(Machine& m, dim3 block) {
   }
 }
 
-void run_block(Machine& m, dim3 block) {
+void run_block(Machine& m, dim3 block, size_t turn) {
   drop_shared(m);
-  prepare(m, block);
+  prepare(m, block, turn);
   std::vector<unsigned> ready;
   uint64_t waiting = 0;
   int rounds = 0;
@@ -326,12 +351,6 @@ void run_block(Machine& m, dim3 block) {
     if (!any) enter(m.fibers[ready[0]]);
     release_warps(m);
   }
-#if defined(EMULATOR_TSAN)
-  for (Fiber& f : m.fibers) {
-    __tsan_destroy_fiber(f.checker);
-    f.checker = nullptr;
-  }
-#endif
 }
 
 }  // namespace
@@ -425,7 +444,9 @@ bool run(dim3 grid, dim3 block, size_t, const std::function<void()>& body) {
   m.error.clear();
   const size_t n = size_t(block.x) * block.y * block.z;
   if (m.fibers.size() != n) {
+#if !defined(EMULATOR_TSAN)
     for (Fiber& f : m.fibers) free(f.stack);
+#endif
     m.fibers = std::vector<Fiber>(n);
   }
   gridDim = grid;
@@ -433,13 +454,14 @@ bool run(dim3 grid, dim3 block, size_t, const std::function<void()>& body) {
 #if defined(EMULATOR_TSAN)
   m.main_checker = __tsan_get_current_fiber();
 #endif
+  release(&m.start_token);
   const size_t blocks = size_t(grid.x) * grid.y * grid.z;
   for (size_t i = 0; i < blocks && m.error.empty(); i++) {
     const size_t b = settings().order == Order::in_order ? i : blocks - 1 - i;
     blockIdx.x = static_cast<unsigned>(b % grid.x);
     blockIdx.y = static_cast<unsigned>(b / grid.x % grid.y);
     blockIdx.z = static_cast<unsigned>(b / grid.x / grid.y);
-    run_block(m, block);
+    run_block(m, block, i);
   }
   drop_shared(m);
   acquire(&m.done_token);

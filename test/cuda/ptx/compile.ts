@@ -1,10 +1,12 @@
-// The PTX that nvcc emits from cuda/*.cu with the flags of the real build (cuda/CMakeLists.txt). WHITTLE_NVCC names nvcc;
-// scripts/cuda.cjs sets it.
+// The PTX that nvcc emits from cuda/*.cu with the flags of the real build (cuda/CMakeLists.txt). WHITTLE_NVCC names nvcc,
+// WHITTLE_CUDA_OBJECTS the folder of that build's objects; scripts/cuda.cjs sets them.
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parse, type Module } from './parse'
+// eslint-disable-next-line @typescript-eslint/no-require-imports
+const { read } = require('../../../scripts/cubin.cjs') as { read: (file: string) => { ptx: string } }
 
 const root = join(__dirname, '..', '..', '..')
 const folder = join(root, 'build', 'cuda-ptx')
@@ -40,8 +42,15 @@ function edited(edit: Edit): string {
   return parts.slice(0, at).join(edit.find) + edit.replace + parts.slice(at).join(edit.find)
 }
 
+/** Objects of the real build, made just before: they hold the same PTX, and nvcc need not run again. */
+export const objects = process.env['WHITTLE_CUDA_OBJECTS'] ?? ''
+
 /** The module of cuda/<stem>.cu, with one edit where given. Kept under build/ until something changes. */
 export async function compile(stem: string, edit?: Edit): Promise<Module> {
+  if (objects && !edit) {
+    const { ptx } = read(join(objects, `${stem}.cu.o`))
+    if (ptx) return parse(ptx)
+  }
   const name = `${stem}-${digest(edit, stem)}`
   const file = join(folder, `${name}.ptx`)
   if (!existsSync(file)) {

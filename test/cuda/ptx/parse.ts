@@ -218,6 +218,7 @@ export function parse(source: string): Module {
   if (/(?:^|\n)\s*(?:\.visible\s+|\.weak\s+)*\.func\b/.test(text))
     throw new PtxError('functions are not supported: .func')
   const entry = /\.entry\s+([$\w]+)\s*\(([^)]*)\)\s*((?:\.\w+[^{\n]*\n?\s*)*)\{/g
+  const bodies = new Map<Kernel, string>()
   let rest = ''
   let from = 0
   for (let m = entry.exec(text); m; m = entry.exec(text)) {
@@ -240,6 +241,7 @@ export function parse(source: string): Module {
     parseBody(kernel, text.slice(entry.lastIndex, end - 1), text.slice(0, entry.lastIndex).split('\n').length)
     if (module.kernels.has(kernel.name)) throw new PtxError(`two kernels have the name ${kernel.name}`)
     module.kernels.set(kernel.name, kernel)
+    bodies.set(kernel, text.slice(entry.lastIndex, end))
     from = entry.lastIndex = end
   }
   rest += text.slice(from)
@@ -252,5 +254,9 @@ export function parse(source: string): Module {
     if (!v) throw new PtxError(`${statement.slice(0, 80)} is not understood`)
     module.variables.set(...v)
   }
+  // What a function shares that was compiled into several kernels lies outside of them: each block has its own.
+  for (const [name, v] of module.variables)
+    if (v.space === 'shared')
+      for (const [kernel, body] of bodies) if (body.includes(name)) kernel.variables.set(name, v)
   return module
 }
