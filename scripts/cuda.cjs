@@ -215,6 +215,7 @@ function checkEmulated(quick, seed) {
     rows('emulator, thread sanitizer', 'cuda_check_tsan', ['--lean', '--seed', seed])
     // What a machine with a GPU runs, in the library's place the emulated one.
     rows('selftest, on the emulated library', 'cuda_selftest', ['--real', '--lean', '--seed', seed], realLibrary(path.join(dir, 'whittle_cuda.so'), { ...fakes(), ...(fakeBlas() ? {} : { WHITTLE_CUBLASLT_LIBRARY: '/nowhere.so' }) }))
+    if (blasHeaders()) direct(true, '')
     for (const other of ['2', '3']) rows(`emulator, seed ${other}`, 'cuda_check_plain', ['--seed', other])
   }
   checkMistakes(mistakes, seed)
@@ -283,9 +284,28 @@ function selftest() {
     else for (const seed of ['1', '2', '3']) rows(`contract, seed ${seed}`, 'cuda_selftest', ['--real', '--seed', seed], realLibrary(library, {}))
   }
   specs('JavaScript', '{operations,distill,gemm,svd,sparse,session}', { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library })
+  direct(cuda.emulated, library)
   if (cuda.emulated) return skip('times', 'the library is emulated')
   const times = run(process.execPath, ['-e', kBench, path.join(root, 'dist')], { env: { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library } })
   console.log(times.text.trimEnd())
+  const python = process.env.WHITTLE_BENCH_PYTHON || 'python3'
+  const torch = run(python, [path.join(root, 'bench', 'gpu_torch.py')])
+  if (torch.ok) console.log(torch.out.trimEnd())
+  else console.log(`NOTE PyTorch: ${torch.text.trim().split('\n').pop() || 'not here'}`)
+}
+
+/** Products beside cuBLASLt called directly: with the toolkit's runtime, or on the emulator, where only that it works is shown. */
+function direct(emulated, library) {
+  const include = headers()
+  if (!include || !blasHeaders()) return withoutBlas('cuBLASLt called directly', include ? kNoBlas : "NVIDIA's headers are not here")
+  const start = Date.now()
+  const dir = folder('cuda-emulated')
+  const target = emulated ? 'cuda_direct_emulated' : 'cuda_direct'
+  const configured = run('cmake', ['-S', 'test/cuda', '-B', dir, `-DWHITTLE_CUDA_HEADERS=${include}`, ...headerOptions(), ...launcher('CXX')])
+  const made = configured.ok ? run('cmake', ['--build', dir, '--parallel', jobs, '--target', target, ...(emulated ? ['fake_cublaslt'] : [])]) : configured
+  if (!made.ok) return report('cuBLASLt called directly, build', { failed: 1, print: made.text }, start)
+  const r = run(path.join(dir, target), emulated ? ['--small'] : [], { env: { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library, ...(emulated ? fakes() : {}) } })
+  report('products beside cuBLASLt called directly', { passed: r.ok ? 1 : 0, failed: r.ok ? 0 : 1, print: r.ok && emulated ? '' : r.text }, start)
 }
 
 /** The public functions on the emulated library. */
