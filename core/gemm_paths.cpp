@@ -116,7 +116,7 @@ bool run_packed(const GemmMatrix& m, const GemmRect& r) {
   // Rows to be copied need it more, unless all of them stay in L2. What fills rows knows best itself.
   p.near_b = g.packed && p.tiles > 1 && (p.in_place || g.fill || r.rows * g.k * 4 <= cache_sizes().l2 / 2);
   // Where the next block of packed B comes near while this one is used, two must fit.
-  const int64_t room = m.e->block_cols * m.e->max_k / p.step / nr * nr, most = p.near_b ? std::max(nr, room / 2 / nr * nr) : room;
+  const int64_t most = p.near_b ? std::max(nr, m.e->block_cols / 2) : m.e->block_cols;
   p.blocks = gemm_ceil_div(r.cols, most);
   const int64_t a_floats = (few ? kGemmMaxRows : kernels.mr) * kGemmRowStride;
   float* a = scratch_floats(a_floats + (g.packed ? 0 : gemm_ceil_div(std::min(r.cols, most), nr) * (nr * p.step + kPanelGap)));
