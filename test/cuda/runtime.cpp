@@ -134,7 +134,8 @@ cudaError_t take(void** p, size_t n) {
     *p = nullptr;
     return cudaErrorInvalidValue;
   }
-  if (r.allocations++ == options().fail_allocation || r.used[current_device] + n > size_t(options().memory)) {
+  const int64_t rate = options().fail_rate;
+  if (r.allocations++ == options().fail_allocation || (rate > 0 && r.random() % uint64_t(rate) == 0) || r.used[current_device] + n > size_t(options().memory)) {
     *p = nullptr;
     return cudaErrorMemoryAllocation;
   }
@@ -176,6 +177,7 @@ Options& options() {
     made->pools = number("FAKE_CUDA_POOLS", 1) != 0;
     made->memory = number("FAKE_CUDA_MEMORY", made->memory);
     made->fail_allocation = number("FAKE_CUDA_FAIL_ALLOCATION", -1);
+    made->fail_rate = number("FAKE_CUDA_FAIL_RATE", 0);
     made->fail_pinned = number("FAKE_CUDA_FAIL_PINNED", -1);
     made->lose_device = number("FAKE_CUDA_LOSE_DEVICE", -1);
     return made;

@@ -26,6 +26,7 @@ struct Options {
   int64_t memory = 256 << 20;     // of a device
   bool pools = true;              // stream-ordered allocation
   int64_t fail_allocation = -1;   // the allocation with this number fails, counted from 0
+  int64_t fail_rate = 0;          // one allocation of so many fails, at random
   int64_t fail_pinned = -1;       // likewise of pinned memory
   int64_t lose_device = -1;       // the launch with this number fails for good
 };
