@@ -71,8 +71,8 @@ export interface QuantizeStep {
   /**
    * `'folded'` (default) writes ops that onnxruntime evaluates once, when it loads the model (int8: `Cast` → `Mul`,
    * at the opset the file has): the run is as fast as float. `'qdq'` writes `DequantizeLinear` (opset 13, blocks 21),
-   * which tools look for, but which onnxruntime evaluates anew in every run unless the session option
-   * `extra: { session: { disable_quant_qdq: '1' } }` is set.
+   * which tools look for, but which onnxruntime evaluates anew in every run, or multiplies by activations that
+   * it rounds to 8 bits (a third more error), unless the session option `extra: { session: { disable_quant_qdq: '1' } }` is set.
    */
   readonly storage?: Storage
   /**
