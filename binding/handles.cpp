@@ -147,11 +147,14 @@ HandleEntry* handle_of(napi_env env, napi_value value, HandleKind kind) {
 }
 
 bool HandleUse::read(Args& args, HandleKind kind) {
-  napi_value value = args.any_value();
+  return take(args.env(), args.any_value(), kind);
+}
+
+bool HandleUse::take(napi_env env, napi_value value, HandleKind kind) {
   napi_valuetype type;
-  if (!value || napi_typeof(args.env(), value, &type) != napi_ok) return false;
+  if (!value || napi_typeof(env, value, &type) != napi_ok) return false;
   if (type == napi_null || type == napi_undefined) return true;
-  HandleEntry* entry = handle_of(args.env(), value, kind);
+  HandleEntry* entry = handle_of(env, value, kind);
   if (!entry) return false;
   handle_retain(entry);
   entry_ = entry;

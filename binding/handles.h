@@ -25,6 +25,8 @@ class HandleUse {
   }
   // False if the next argument is neither null nor a live handle of `kind`.
   bool read(Args& args, HandleKind kind);
+  // The same for a value of an array.
+  bool take(napi_env env, napi_value value, HandleKind kind);
   void* object() const { return entry_ ? entry_->object : nullptr; }
 
  private:

@@ -170,18 +170,21 @@ napi_value session_plan(napi_env env, napi_callback_info info) {
 }
 
 // sessionRun(handle, plan, inputs, outputs, threads, times, cancel, arena, from, to); inputs and outputs are arrays of typed
-// arrays. With an arena (see sessionArena) only the steps [from, to) run.
+// arrays, or of handles of tensors on the session's device. With an arena (see sessionArena) only the steps [from, to) run.
 struct RunCall {
   HandleUse use;
   PlanUse plan;
   std::vector<void*> inputs, outputs;
+  std::vector<PlanBuffer> buffers;  // inputs, then outputs, on a device
+  std::vector<std::unique_ptr<HandleUse>> tensors;
   int32_t threads;
   double* times;
   int32_t* cancel;
   uint8_t* arena;
   int64_t from, to;
 
-  static bool pointers(Args& args, const std::vector<int64_t>& bytes, std::vector<void*>* out) {
+  // Typed arrays, or on a device tensors that lie there.
+  bool pointers(Args& args, int32_t device, const std::vector<int64_t>& bytes, std::vector<void*>* out) {
     const napi_env env = args.env();
     const napi_value list = args.any_value();
     static char empty;
@@ -191,19 +194,31 @@ struct RunCall {
       size_t length = 0;
       void* data = nullptr;
       bool typed = false;
-      if (napi_get_element(env, list, i, &v) != napi_ok || napi_is_typedarray(env, v, &typed) != napi_ok || !typed ||
+      if (napi_get_element(env, list, i, &v) != napi_ok) return false;
+      const HandleEntry* entry = device >= 0 ? handle_of(env, v, HandleKind::device_tensor) : nullptr;
+      if (entry) {
+        const DeviceTensor* t = static_cast<const DeviceTensor*>(entry->object);
+        tensors.push_back(std::make_unique<HandleUse>());
+        if (!tensors.back()->take(env, v, HandleKind::device_tensor) || t->device != device || t->bytes != bytes[i]) return false;
+        out->push_back(t->memory);
+        buffers.push_back({t->memory, true});
+        continue;
+      }
+      if (napi_is_typedarray(env, v, &typed) != napi_ok || !typed ||
           napi_get_typedarray_info(env, v, &type, &length, &data, nullptr, nullptr) != napi_ok ||
           static_cast<int64_t>(length) * typed_element_size(type) != bytes[i])
         return false;
       out->push_back(data ? data : &empty);
+      buffers.push_back({out->back(), false});
     }
     return list != nullptr;
   }
 
   bool parse(Args& args) {
     if (!use.read(args, HandleKind::session) || !use.object()) return false;
-    plan = static_cast<PlanModel*>(use.object())->plan(args.integer());
-    if (!plan || !pointers(args, plan->input_bytes, &inputs) || !pointers(args, plan->output_bytes, &outputs)) return false;
+    PlanModel* const model = static_cast<PlanModel*>(use.object());
+    plan = model->plan(args.integer());
+    if (!plan || !pointers(args, model->device(), plan->input_bytes, &inputs) || !pointers(args, model->device(), plan->output_bytes, &outputs)) return false;
     threads = args.small();
     times = args.optional<double>(static_cast<int64_t>(plan->steps.size()));
     cancel = args.optional<int32_t>(1);
@@ -217,7 +232,8 @@ struct RunCall {
     static_assert(sizeof(std::atomic<int32_t>) == sizeof(int32_t), "a flag in JavaScript's memory");
     PlanModel* model = static_cast<PlanModel*>(use.object());
     const auto* flag = reinterpret_cast<const std::atomic<int32_t>*>(cancel);
-    if (model->device() >= 0) return arena ? WHITTLE_DEVICE : remember_device_error(model->run(*plan, inputs.data(), outputs.data(), threads, flag, times));
+    if (model->device() >= 0)
+      return arena ? WHITTLE_DEVICE : remember_device_error(model->run_on_device(*plan, buffers.data(), buffers.data() + inputs.size(), flag, times));
     if (arena) return model->run_part(*plan, inputs.data(), outputs.data(), threads, flag, times, arena, from, to);
     return model->run(*plan, inputs.data(), outputs.data(), threads, flag, times);
   }
@@ -240,6 +256,16 @@ napi_value session_forget(napi_env env, napi_callback_info info) {
   napi_value none = nullptr;
   napi_get_undefined(env, &none);
   return none;
+}
+
+// sessionReplays(handle) → runs that were one recorded call
+napi_value session_replays(napi_env env, napi_callback_info info) {
+  Args args(env, info);
+  HandleUse use;
+  napi_value v = nullptr;
+  const bool ok = use.read(args, HandleKind::session) && use.object();
+  napi_create_int64(env, ok ? static_cast<PlanModel*>(use.object())->replays() : 0, &v);
+  return v;
 }
 
 // sessionBytes(handle) → bytes of constants as they lie in memory
@@ -265,6 +291,7 @@ void init_session(napi_env env, napi_value exports) {
   export_function(env, exports, "sessionArena", session_arena);
   export_function(env, exports, "sessionForget", session_forget);
   export_function(env, exports, "sessionBytes", session_bytes);
+  export_function(env, exports, "sessionReplays", session_replays);
   expose<RunCall>(env, exports, "sessionRun", "sessionRunAsync");
 }
 

@@ -4,7 +4,8 @@
 //
 // The operations take the argument structs of the CPU's drivers (core/<family>.h) with one difference: pointers to data
 // are memory of `device`, but for those that a comment calls host memory. They answer when their work is done. Calls may
-// come from any thread; those of one device run one after the other, but for allocate and release, which wait for none.
+// come from any thread; those of one device run one after the other, but for allocate, release and copies, which wait for none, and
+// for turns of a plan (CudaNet), which have streams of their own.
 #pragma once
 #include <stdint.h>
 
@@ -21,7 +22,7 @@
 namespace whittle {
 
 // Raised by any change of this header or of a struct that it passes on.
-constexpr uint32_t kCudaContract = 11;
+constexpr uint32_t kCudaContract = 12;
 
 // Why nothing can run. The names cross into lib/kernels/devices.ts.
 enum CudaState : int32_t {

@@ -1,6 +1,6 @@
-// The library's one symbol, its devices and their memory. Every device has one stream; memory comes from its pool in the
-// order of that stream. An operation holds its device for itself and waits for its own work before it answers; allocating
-// and releasing wait for none.
+// The library's one symbol, its devices and their memory. Every device has a stream for operations, which hold it for themselves
+// and wait for their own work before they answer, one for memory and copies, and some for turns of plans. Tensors come from the
+// device's pool in the order of the stream for memory, which the others wait for; scratch in that of whoever takes it.
 #include "cuda/backend.h"
 #include "cuda/net.h"
 
@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <mutex>
 
 #include "cuda/library.h"
@@ -18,13 +19,23 @@ namespace {
 
 constexpr int kMostDevices = 64;
 
+struct Lane {
+  cudaStream_t stream = nullptr;
+  int* found = nullptr;       // pinned: what flags were at the end of the work
+  bool busy = false;
+};
+
 struct Device {
   std::mutex turn;            // one operation at a time
   std::mutex opening;         // guards what follows but for `lost` until `tried` is set
   bool tried = false;
-  cudaStream_t stream = nullptr;
-  int* found = nullptr;       // pinned: what flags were at the end of an operation
+  Lane own;
+  cudaStream_t memory = nullptr;
+  cudaEvent_t allocated = nullptr;  // recorded on it behind every allocation
   bool pool = false;
+  std::mutex lanes_turn;      // guards `busy` of lanes
+  std::condition_variable lane_free;
+  Lane lanes[kCudaLanes];
   std::mutex staging_turn;
   Staging staging;            // of whoever holds staging_turn
   std::atomic<cudaError_t> lost{cudaSuccess};
@@ -59,6 +70,33 @@ WhittleStatus status_of(int32_t index, cudaError_t e) {
   return failed(index, cudaGetErrorString(e));
 }
 
+cudaError_t open_lane(Lane* lane) {
+  cudaError_t e = cudaSuccess;
+  if (!lane->stream) e = cudaStreamCreateWithFlags(&lane->stream, cudaStreamNonBlocking);
+  if (e == cudaSuccess && !lane->found) e = cudaMallocHost(reinterpret_cast<void**>(&lane->found), sizeof *lane->found);
+  return e;
+}
+
+// A lane that is this thread's until give_lane().
+int take_lane(Device& d) {
+  std::unique_lock<std::mutex> hold(d.lanes_turn);
+  int at = 0;
+  d.lane_free.wait(hold, [&] {
+    for (at = 0; at < kCudaLanes && d.lanes[at].busy;) at++;
+    return at < kCudaLanes;
+  });
+  d.lanes[at].busy = true;
+  return at;
+}
+
+void give_lane(Device& d, int at) {
+  {
+    const std::lock_guard<std::mutex> hold(d.lanes_turn);
+    d.lanes[at].busy = false;
+  }
+  d.lane_free.notify_one();
+}
+
 // Makes the device this thread's and its stream ready.
 WhittleStatus open_device(int32_t index) {
   Device& d = devices()[index];
@@ -76,8 +114,9 @@ WhittleStatus open_device(int32_t index) {
       e = cudaDeviceGetDefaultMemPool(&pool, index);
       if (e == cudaSuccess) e = cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all);
     }
-    if (e == cudaSuccess && !d.stream) e = cudaStreamCreateWithFlags(&d.stream, cudaStreamNonBlocking);
-    if (e == cudaSuccess && !d.found) e = cudaMallocHost(reinterpret_cast<void**>(&d.found), sizeof *d.found);
+    if (e == cudaSuccess && !d.memory) e = cudaStreamCreateWithFlags(&d.memory, cudaStreamNonBlocking);
+    if (e == cudaSuccess && !d.allocated) e = cudaEventCreateWithFlags(&d.allocated, cudaEventDisableTiming);
+    if (e == cudaSuccess) e = open_lane(&d.own);
     d.tried = e == cudaSuccess;
   }
   return status_of(index, e);
@@ -85,12 +124,12 @@ WhittleStatus open_device(int32_t index) {
 
 bool known(int32_t index) { return index >= 0 && index < kMostDevices; }
 
-cudaError_t take_memory(Device& d, void** p, int64_t bytes) {
-  return d.pool ? cudaMallocAsync(p, static_cast<size_t>(bytes), d.stream) : cudaMalloc(p, static_cast<size_t>(bytes));
+cudaError_t take_memory(Device& d, cudaStream_t stream, void** p, int64_t bytes) {
+  return d.pool ? cudaMallocAsync(p, static_cast<size_t>(bytes), stream) : cudaMalloc(p, static_cast<size_t>(bytes));
 }
 
-void free_memory(Device& d, void* p) {
-  if ((d.pool ? cudaFreeAsync(p, d.stream) : cudaFree(p)) != cudaSuccess) cudaGetLastError();
+void free_memory(Device& d, cudaStream_t stream, void* p) {
+  if ((d.pool ? cudaFreeAsync(p, stream) : cudaFree(p)) != cudaSuccess) cudaGetLastError();
 }
 
 void probe(CudaProbe* out) {
@@ -140,8 +179,10 @@ WhittleStatus allocate(int32_t index, int64_t bytes, void** memory) {
   if (!known(index)) return failed(index, "no such device");
   Device& d = devices()[index];
   WhittleStatus s = open_device(index);
-  if (s == WHITTLE_OK) s = status_of(index, take_memory(d, memory, bytes > 0 ? bytes : 1));
-  return s;
+  if (s == WHITTLE_OK) s = status_of(index, take_memory(d, d.memory, memory, bytes > 0 ? bytes : 1));
+  if (s != WHITTLE_OK || !d.pool) return s;
+  const std::lock_guard<std::mutex> opening(d.opening);
+  return status_of(index, cudaEventRecord(d.allocated, d.memory));
 }
 
 void release(int32_t index, void* memory) {
@@ -149,7 +190,7 @@ void release(int32_t index, void* memory) {
   Device& d = devices()[index];
   // What a lost device held is gone with it.
   if (d.lost != cudaSuccess || cudaSetDevice(index) != cudaSuccess) return;
-  free_memory(d, memory);
+  free_memory(d, d.memory, memory);
 }
 
 WhittleStatus copy(int32_t index, void* to, const void* from, int64_t bytes, cudaMemcpyKind kind) {
@@ -162,10 +203,10 @@ WhittleStatus copy(int32_t index, void* to, const void* from, int64_t bytes, cud
     // Two at once would wait for each other's pieces: the second goes the runtime's way.
     const std::unique_lock<std::mutex> turn(d.staging_turn, std::try_to_lock);
     if (turn.owns_lock() && d.staging.ready())
-      return status_of(index, kind == cudaMemcpyHostToDevice ? d.staging.upload(to, from, bytes, d.stream) : d.staging.download(to, from, bytes, d.stream));
+      return status_of(index, kind == cudaMemcpyHostToDevice ? d.staging.upload(to, from, bytes, d.memory) : d.staging.download(to, from, bytes, d.memory));
   }
-  cudaError_t e = cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, d.stream);
-  if (e == cudaSuccess) e = cudaStreamSynchronize(d.stream);
+  cudaError_t e = cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, d.memory);
+  if (e == cudaSuccess) e = cudaStreamSynchronize(d.memory);
   return status_of(index, e);
 }
 
@@ -183,23 +224,31 @@ WhittleStatus copy_within(int32_t index, void* to, const void* from, int64_t byt
 
 }  // namespace
 
-Work::Work(int32_t device) : device_(device) {
+Work::Work(int32_t device, int* flags, bool beside) : device_(device) {
   if (!known(device)) {
     status_ = failed(device, "no such device");
     return;
   }
-  devices()[device].turn.lock();
+  Device& d = devices()[device];
+  if (beside) lane_ = take_lane(d);
+  else d.turn.lock();
   status_ = open_device(device);
-  stream_ = devices()[device].stream;
-  flags_ = scratch<int>(1);
-  fill(flags_, 0, sizeof *flags_);
+  Lane& lane = beside ? d.lanes[lane_] : d.own;
+  if (status_ == WHITTLE_OK && beside) check(open_lane(&lane));
+  stream_ = lane.stream;
+  found_ = lane.found;
+  // Memory is there in the order of the stream that allocated it.
+  if (status_ == WHITTLE_OK) check(cudaStreamWaitEvent(stream_, d.allocated, 0));
+  flags_ = flags ? flags : scratch<int>(kWords);
+  fill(flags_, 0, kWords * sizeof *flags_);
 }
 
 Work::~Work() {
   if (!known(device_)) return;
   Device& d = devices()[device_];
-  for (int i = 0; i < count_; i++) free_memory(d, pieces_[i]);
-  d.turn.unlock();
+  for (int i = 0; i < count_; i++) free_memory(d, stream_, pieces_[i]);
+  if (lane_ >= 0) give_lane(d, lane_);
+  else d.turn.unlock();
 }
 
 void Work::check(cudaError_t e) {
@@ -215,21 +264,21 @@ void Work::refuse(const char* words) {
 }
 
 void* Work::take(int64_t bytes) {
-  if (status_ != WHITTLE_OK) return nullptr;
+  if (!unrecorded()) return nullptr;
   if (count_ == kPieces) {
     status_ = WHITTLE_OUT_OF_MEMORY;
     return nullptr;
   }
   void* p = nullptr;
-  check(take_memory(devices()[device_], &p, bytes > 0 ? bytes : 1));
+  check(take_memory(devices()[device_], stream_, &p, bytes > 0 ? bytes : 1));
   if (status_ != WHITTLE_OK) return nullptr;
   return pieces_[count_++] = p;
 }
 
 void* Work::spare_piece(int64_t bytes) {
   void* p = nullptr;
-  if (status_ != WHITTLE_OK || count_ == kPieces) return nullptr;
-  const cudaError_t e = take_memory(devices()[device_], &p, bytes > 0 ? bytes : 1);
+  if (!unrecorded() || count_ == kPieces) return nullptr;
+  const cudaError_t e = take_memory(devices()[device_], stream_, &p, bytes > 0 ? bytes : 1);
   if (e == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     return nullptr;
@@ -258,7 +307,7 @@ void* Work::workspace(int64_t bytes) {
 
 void Work::release_to(int mark) {
   if (shared_ >= mark) shared_ = -1;
-  while (count_ > mark) free_memory(devices()[device_], pieces_[--count_]);
+  while (count_ > mark) free_memory(devices()[device_], stream_, pieces_[--count_]);
 }
 
 void Work::fill(void* memory, int value, int64_t bytes) {
@@ -266,7 +315,7 @@ void Work::fill(void* memory, int value, int64_t bytes) {
 }
 
 void Work::send(void* memory, const void* host, int64_t bytes) {
-  if (status_ == WHITTLE_OK && bytes > 0) check(cudaMemcpyAsync(memory, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_));
+  if (bytes > 0 && unrecorded()) check(cudaMemcpyAsync(memory, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_));
 }
 
 void Work::copy(void* to, const void* from, int64_t bytes) {
@@ -274,15 +323,47 @@ void Work::copy(void* to, const void* from, int64_t bytes) {
 }
 
 void Work::fetch(void* host, const void* memory, int64_t bytes) {
-  if (status_ == WHITTLE_OK) check(cudaMemcpyAsync(host, memory, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_));
+  if (unrecorded()) check(cudaMemcpyAsync(host, memory, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_));
 }
 
 void Work::wait() {
-  if (status_ == WHITTLE_OK) check(cudaStreamSynchronize(stream_));
+  if (unrecorded()) check(cudaStreamSynchronize(stream_));
+}
+
+bool Work::record() {
+  if (status_ != WHITTLE_OK || recording_) return false;
+  // Of this thread alone: others may allocate meanwhile.
+  if (cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
+    cudaGetLastError();
+    return false;
+  }
+  recording_ = true;
+  spoilt_ = false;
+  return true;
+}
+
+bool Work::recorded(cudaGraphExec_t* out) {
+  *out = nullptr;
+  if (!recording_) return false;
+  recording_ = false;
+  cudaGraph_t graph = nullptr;
+  cudaError_t e = cudaStreamEndCapture(stream_, &graph);
+  if (e == cudaSuccess && status_ == WHITTLE_OK && !spoilt_) e = cudaGraphInstantiate(out, graph, 0);
+  if (graph && cudaGraphDestroy(graph) != cudaSuccess) cudaGetLastError();
+  if (e != cudaSuccess) {
+    cudaGetLastError();
+    *out = nullptr;
+    if (is_lost(e)) check(e);
+  }
+  return *out != nullptr;
+}
+
+void Work::replay(cudaGraphExec_t graph) {
+  if (unrecorded()) check(cudaGraphLaunch(graph, stream_));
 }
 
 WhittleStatus Work::finish() {
-  int* found = known(device_) ? devices()[device_].found : nullptr;
+  int* found = found_;
   fetch(found, flags_, sizeof *found);
   // Also after an error: what was enqueued may still write where the caller frees.
   if (known(device_) && stream_) check(cudaStreamSynchronize(stream_));
@@ -294,7 +375,7 @@ WhittleStatus Work::finish() {
 
 namespace {
 
-CudaTurn* net_begin(int32_t device) { return new (std::nothrow) CudaTurn(device); }
+CudaTurn* net_begin(int32_t device, int32_t* flags) { return new (std::nothrow) CudaTurn(device, flags); }
 
 WhittleStatus net_end(CudaTurn* turn) {
   const WhittleStatus status = turn->work.finish();
@@ -306,6 +387,22 @@ void net_wait(CudaTurn* turn) { turn->work.wait(); }
 void net_send(CudaTurn* turn, void* to, const void* host, int64_t bytes) { turn->work.send(to, host, bytes); }
 void net_fetch(CudaTurn* turn, void* host, const void* from, int64_t bytes) {
   if (bytes > 0) turn->work.fetch(host, from, bytes);
+}
+void net_move(CudaTurn* turn, void* to, const void* from, int64_t bytes) { turn->work.copy(to, from, bytes); }
+
+bool net_record(CudaTurn* turn) { return turn->work.record(); }
+
+CudaGraph* net_recorded(CudaTurn* turn) {
+  cudaGraphExec_t made = nullptr;
+  return turn->work.recorded(&made) ? reinterpret_cast<CudaGraph*>(made) : nullptr;
+}
+
+void net_replay(CudaTurn* turn, CudaGraph* graph) { turn->work.replay(reinterpret_cast<cudaGraphExec_t>(graph)); }
+
+void net_forget(int32_t device, CudaGraph* graph) {
+  // What a lost device held is gone with it.
+  if (!graph || devices()[device].lost != cudaSuccess || cudaSetDevice(device) != cudaSuccess) return;
+  if (cudaGraphExecDestroy(reinterpret_cast<cudaGraphExec_t>(graph)) != cudaSuccess) cudaGetLastError();
 }
 
 }  // namespace
@@ -361,8 +458,9 @@ extern "C" WHITTLE_EXPORT const whittle::CudaBackend* whittle_cuda() {
     b.sparse_fill = cuda_sparse_fill;
     b.sparse_dense = cuda_sparse_dense;
     b.sparse_multiply = cuda_sparse_multiply;
-    b.net = {net_begin, net_end, net_wait, net_send, net_fetch, net_gemm, net_conv, net_attention, net_softmax, net_layer_norm, net_reduce,
-             net_elementwise, net_typed, net_pool, net_copy, net_fill, net_gather, net_resize, net_scatter_taps};
+    b.net = {net_begin, net_end, net_wait, net_send, net_fetch, net_move, net_record, net_recorded, net_replay, net_forget, net_gemm, net_conv, net_attention, net_softmax, net_layer_norm, net_reduce,
+             net_elementwise, net_typed, net_pool, net_copy, net_fill, net_gather, net_resize, net_scatter_taps,
+             net_product_int8, net_conv_int8, net_codes, net_values, net_dynamic_codes, net_recurrent, net_arg_best};
     return b;
   }();
   return &backend;

@@ -16,7 +16,9 @@ inline dim3 blocks_for(int64_t threads) { return dim3(static_cast<unsigned>((thr
 // do nothing.
 class Work {
  public:
-  explicit Work(int32_t device);
+  explicit Work(int32_t device) : Work(device, nullptr, false) {}
+  // On a stream beside the device's, with flags in memory of the caller's.
+  Work(int32_t device, int* flags) : Work(device, flags, true) {}
   ~Work();
   Work(const Work&) = delete;
   Work& operator=(const Work&) = delete;
@@ -35,7 +37,7 @@ class Work {
   // Gives back the scratch that was taken since mark(), in the order of the stream.
   int mark() const { return count_; }
   void release_to(int mark);
-  // Device memory, 0 at first: bits of Flag.
+  // Device memory, 0 at first: bits of Flag, and behind them words that one launch may leave for the next.
   int* flags() { return flags_; }
 
   template <class... P, class... A>
@@ -50,6 +52,12 @@ class Work {
   void fetch(void* host, const void* memory, int64_t bytes);
 
   void wait();
+
+  // Between these, work is recorded instead of queued; see CudaNet. Whatever cannot be part of a recording makes recorded() answer
+  // false, and does nothing.
+  bool record();
+  bool recorded(cudaGraphExec_t* out);
+  void replay(cudaGraphExec_t graph);
 
   // Ends the operation with WHITTLE_DEVICE and these words, or for want of memory.
   void refuse(const char* words);
@@ -66,13 +74,22 @@ class Work {
   bool raised(Flag flag) const { return seen_ & flag; }
 
  private:
-  static constexpr int kPieces = 40;
+  static constexpr int kPieces = 40, kWords = 16;
+  Work(int32_t device, int* flags, bool beside);
   void* take(int64_t bytes);
+  // Whether what cannot be recorded may go on.
+  bool unrecorded() {
+    if (recording_) spoilt_ = true;
+    return status_ == WHITTLE_OK && !recording_;
+  }
 
   cudaStream_t stream_ = nullptr;
   int32_t device_;
+  int lane_ = -1;           // the stream's number, -1: the device's own
+  int* found_ = nullptr;    // pinned: what flags were at the end
   int* flags_ = nullptr;
   int seen_ = 0;
+  bool recording_ = false, spoilt_ = false;
   WhittleStatus status_ = WHITTLE_OK;
   void* pieces_[kPieces];
   int count_ = 0;

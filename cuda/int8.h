@@ -35,22 +35,26 @@ void int8_rows(Work& work, const uint8_t* w, bool flip, bool by_rows, int64_t k,
 
 namespace {
 
-// Writes element t of the result.
+// Writes element t of the result, a float or a code.
+__device__ inline void put_float(int32_t out_type, float out_scale, int32_t out_zero, float x, void* y, uint64_t t) {
+  if (out_type == kOutFloat32) {
+    static_cast<float*>(y)[t] = x;
+    return;
+  }
+  const int32_t least = out_type == kOutInt8 ? -128 : 0;
+  // A bound is an integer, so clamping first gives what rounding first would; NaN cannot come out of finite numbers.
+  const float low = static_cast<float>(least - out_zero), high = static_cast<float>(least + 255 - out_zero);
+  static_cast<uint8_t*>(y)[t] = static_cast<uint8_t>(__float2int_rn(v_min(high, v_max(low, __fdiv_rn(x, out_scale)))) + out_zero);
+}
+
+// The same of a sum.
 __device__ inline void put_sum(const Epilogue& e, const Column& c, int32_t sum, void* y, uint64_t t) {
   if (e.out_type == kOutInt32) {
     static_cast<int32_t*>(y)[t] = sum;
     return;
   }
-  float x = __fadd_rn(__fmul_rn(static_cast<float>(sum), c.scale), c.bias);
-  x = act_apply(x, e.activation.kind, e.activation.lo, e.activation.hi);
-  if (e.out_type == kOutFloat32) {
-    static_cast<float*>(y)[t] = x;
-    return;
-  }
-  const int32_t least = e.out_type == kOutInt8 ? -128 : 0;
-  // A bound is an integer, so clamping first gives what rounding first would; NaN cannot come out of finite numbers.
-  const float low = static_cast<float>(least - e.out_zero), high = static_cast<float>(least + 255 - e.out_zero);
-  static_cast<uint8_t*>(y)[t] = static_cast<uint8_t>(__float2int_rn(v_min(high, v_max(low, __fdiv_rn(x, e.out_scale)))) + e.out_zero);
+  const float x = __fadd_rn(__fmul_rn(static_cast<float>(sum), c.scale), c.bias);
+  put_float(e.out_type, e.out_scale, e.out_zero, act_apply(x, e.activation.kind, e.activation.lo, e.activation.hi), y, t);
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 namespace whittle {
 
 struct CudaTurn {
-  explicit CudaTurn(int32_t device) : work(device) {}
+  CudaTurn(int32_t device, int32_t* flags) : work(device, flags) {}
   Work work;
 };
 
@@ -31,5 +31,12 @@ void net_fill(CudaTurn* turn, int64_t count, float value, float* out);
 void net_gather(CudaTurn* turn, const CudaGather& p);
 void net_resize(CudaTurn* turn, const ResizeProblem& p);
 void net_scatter_taps(CudaTurn* turn, const ScatterProblem& p);
+void net_product_int8(CudaTurn* turn, const CudaInt8& p);
+void net_conv_int8(CudaTurn* turn, const CudaInt8& p, const ConvInt8Problem& window);
+void net_codes(CudaTurn* turn, const CudaCodes& p);
+void net_values(CudaTurn* turn, const CudaCodes& p);
+void net_dynamic_codes(CudaTurn* turn, int64_t count, const float* x, uint8_t* out, float* scale, uint8_t* zero);
+void net_recurrent(CudaTurn* turn, const CudaRecurrent& p);
+void net_arg_best(CudaTurn* turn, int64_t outer, int64_t n, int64_t inner, bool least, bool last, const float* x, int64_t* out);
 
 }  // namespace whittle

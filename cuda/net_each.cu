@@ -10,7 +10,26 @@
 namespace whittle {
 namespace {
 
+// Trigonometry takes registers that other programs need not pay for.
+__device__ float turn_of(int32_t op, float a) {
+  switch (op) {
+    case kElementwise_sin: return sinf(a);
+    case kElementwise_cos: return cosf(a);
+    case kElementwise_tan: return tanf(a);
+    case kElementwise_asin: return asinf(a);
+    case kElementwise_acos: return acosf(a);
+    case kElementwise_atan: return atanf(a);
+    case kElementwise_sinh: return sinhf(a);
+    case kElementwise_cosh: return coshf(a);
+    case kElementwise_asinh: return asinhf(a);
+    case kElementwise_acosh: return acoshf(a);
+    default: return atanhf(a);
+  }
+}
+
+template <bool kTurns>
 __device__ float apply(int32_t op, float a, float b, float p, float q) {
+  if (kTurns && op > kElementwise_sign) return turn_of(op, a);
   switch (op) {
     case kElementwise_add: return __fadd_rn(a, b);
     case kElementwise_sub: return __fsub_rn(a, b);
@@ -56,6 +75,7 @@ __device__ float apply(int32_t op, float a, float b, float p, float q) {
 
 // Registers of the program are columns of shared memory, one a thread.
 constexpr int kProgramThreads = 128;
+template <bool kTurns>
 __global__ void __launch_bounds__(kProgramThreads) program_kernel(const CudaElementwise p) {
   WHITTLE_SHARED(held, float[kElementwiseRegisters * kProgramThreads]);
   const uint32_t i = blockIdx.x * kProgramThreads + threadIdx.x;
@@ -75,15 +95,25 @@ __global__ void __launch_bounds__(kProgramThreads) program_kernel(const CudaElem
 #pragma unroll
     for (int k = 0; k < kElementwiseRank; k++)
       if (k < p.rank) at += index[k] * p.strides[s][k];
-    own[s * kProgramThreads] = p.input[s][at];
+    const ElementwiseCode& c = p.code[s];
+    float v;
+    if (c.kind == 0) v = static_cast<const float*>(p.input[s])[at];
+    else v = __fmul_rn(static_cast<float>((c.kind == 1 ? static_cast<const int8_t*>(p.input[s])[at] : static_cast<const uint8_t*>(p.input[s])[at]) - c.zero), c.scale);
+    own[s * kProgramThreads] = v;
   }
   float v = 0;
   for (int s = 0; s < p.steps; s++) {
     const ElementwiseStep e = p.step[s];
-    v = apply(e.op, own[e.a * kProgramThreads], own[e.b * kProgramThreads], e.p, e.q);
+    v = apply<kTurns>(e.op, own[e.a * kProgramThreads], own[e.b * kProgramThreads], e.p, e.q);
     own[e.out * kProgramThreads] = v;
   }
-  p.out[i] = v;
+  const ElementwiseCode& c = p.out_code;
+  if (c.kind == 0) {
+    static_cast<float*>(p.out)[i] = v;
+    return;
+  }
+  const float low = static_cast<float>((c.kind == 1 ? -128 : 0) - c.zero);
+  static_cast<uint8_t*>(p.out)[i] = static_cast<uint8_t>(__float2int_rn(fminf(fmaxf(__fdiv_rn(v, c.scale), low), low + 255.0f)) + c.zero);
 }
 
 // Numbers of any type: integers of up to 64 bits (of uint64 the bits), or floats.
@@ -347,7 +377,12 @@ int64_t pixels_of(int64_t a, int64_t b, int64_t c, int64_t d) {
 }  // namespace
 
 void net_elementwise(CudaTurn* turn, const CudaElementwise& p) {
-  if (p.size > 0) turn->work.launch(dim3((p.size + kProgramThreads - 1) / kProgramThreads), kProgramThreads, program_kernel, p);
+  if (p.size == 0) return;
+  bool turns = false;
+  for (int s = 0; s < p.steps; s++) turns |= p.step[s].op > kElementwise_sign;
+  const dim3 grid((p.size + kProgramThreads - 1) / kProgramThreads);
+  if (turns) turn->work.launch(grid, kProgramThreads, program_kernel<true>, p);
+  else turn->work.launch(grid, kProgramThreads, program_kernel<false>, p);
 }
 
 void net_typed(CudaTurn* turn, const TypedProblem& p, const void* const* inputs, void* out) {

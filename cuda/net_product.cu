@@ -179,15 +179,8 @@ void net_gemm(CudaTurn* turn, const GemmProblem& g) {
   p.y = g.c;
   p.ldc = g.n;
   p.activation = g.activation;
-  Work& work = turn->work;
-  const int mark = work.mark();
-  if (g.map) {
-    int32_t* map = work.scratch<int32_t>(3 * g.batch);
-    work.send(map, g.map, 12 * g.batch);
-    p.map = map;
-  }
+  p.map = g.map;
   run<false>(turn, p, g.m, g.n, g.k, g.batch, {});
-  work.release_to(mark);
 }
 
 void net_conv(CudaTurn* turn, const ConvProblem& c) {

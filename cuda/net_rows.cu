@@ -72,14 +72,14 @@ __global__ void __launch_bounds__(kBlock) softmax_kernel(const float* x, uint32_
 
 template <bool kBlockRow>
 __global__ void __launch_bounds__(kBlock) layer_kernel(const float* x, const float* gamma, const float* beta, uint32_t rows, uint32_t n, float epsilon,
-                                                       float* y) {
+                                                       bool centered, float* y) {
   WHITTLE_SHARED(part, float[kBlock / kWarp]);
   const Place at = place<kBlockRow>();
   if (at.row >= rows) return;
   const float* from = x + static_cast<int64_t>(at.row) * n;
   float* to = y + static_cast<int64_t>(at.row) * n;
   float sum = 0;
-  for (uint32_t i = at.first; i < n; i += at.step) sum = __fadd_rn(sum, from[i]);
+  for (uint32_t i = at.first; centered && i < n; i += at.step) sum = __fadd_rn(sum, from[i]);
   const float mean = __fdiv_rn(over_row<kBlockRow>(sum, part, Add()), static_cast<float>(n));
   float squares = 0;
   for (uint32_t i = at.first; i < n; i += at.step) {
@@ -138,6 +138,22 @@ __global__ void __launch_bounds__(kBlock) reduce_kernel(const float* x, uint32_t
   const float* from = x + static_cast<int64_t>(i / inner) * n * inner + i % inner;
   for (uint32_t k = 0; k < n; k++, from += inner) v = join_two<kKind>(v, term<kKind>(*from));
   y[i] = finish(kind, v, n);
+}
+
+__global__ void __launch_bounds__(kBlock) best_kernel(const float* x, uint32_t outer, uint32_t n, uint32_t inner, bool least, bool last, int64_t* out) {
+  const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= outer * inner) return;
+  const float* from = x + static_cast<int64_t>(i / inner) * n * inner + i % inner;
+  uint32_t best = 0;
+  float top = *from;
+  for (uint32_t k = 1; k < n; k++) {
+    const float v = from[static_cast<int64_t>(k) * inner];
+    if (last ? (least ? v <= top : v >= top) : (least ? v < top : v > top)) {
+      best = k;
+      top = v;
+    }
+  }
+  out[i] = best;
 }
 
 // The logarithm of a sum of exponentials: the largest first.
@@ -261,8 +277,8 @@ void net_softmax(CudaTurn* turn, const CudaRows& p) {
 
 void net_layer_norm(CudaTurn* turn, const CudaRows& p) {
   if (!row_sizes(turn, p.rows, p.n)) return;
-  if (p.n < kLong) turn->work.launch(warps_for(p.rows), kBlock, layer_kernel<false>, p.x, p.gamma, p.beta, p.rows, p.n, p.epsilon, p.y);
-  else turn->work.launch(dim3(static_cast<unsigned>(p.rows)), kBlock, layer_kernel<true>, p.x, p.gamma, p.beta, p.rows, p.n, p.epsilon, p.y);
+  if (p.n < kLong) turn->work.launch(warps_for(p.rows), kBlock, layer_kernel<false>, p.x, p.gamma, p.beta, p.rows, p.n, p.epsilon, p.centered, p.y);
+  else turn->work.launch(dim3(static_cast<unsigned>(p.rows)), kBlock, layer_kernel<true>, p.x, p.gamma, p.beta, p.rows, p.n, p.epsilon, p.centered, p.y);
 }
 
 void net_reduce(CudaTurn* turn, ReduceKind kind, int64_t outer, int64_t n, int64_t inner, const float* x, float* y) {
@@ -280,6 +296,12 @@ void net_reduce(CudaTurn* turn, ReduceKind kind, int64_t outer, int64_t n, int64
     case kReduceLogSumExp: return turn->work.launch(blocks_for(outer * inner), kBlock, log_sum_kernel, x, outer, n, inner, y);
     default: return go(reduce_kernel<kReduceSum>);
   }
+}
+
+void net_arg_best(CudaTurn* turn, int64_t outer, int64_t n, int64_t inner, bool least, bool last, const float* x, int64_t* out) {
+  if (outer <= 0 || inner <= 0 || n <= 0) return;
+  if (outer > kMostElements / inner || outer * inner > kMostElements / n) return turn->work.refuse("2^31 elements or more");
+  turn->work.launch(blocks_for(outer * inner), kBlock, best_kernel, x, outer, n, inner, least, last, out);
 }
 
 void net_attention(CudaTurn* turn, const AttentionProblem& p) {

@@ -112,6 +112,10 @@ struct ArgBest final : Step {
     });
     return WHITTLE_OK;
   }
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    net.arg_best(turn, outer, n, inner, least, last, c.at<const float>(x), c.at<int64_t>(out));
+  }
 };
 
 struct Cumulate final : Step {

@@ -14,6 +14,7 @@ struct Gemm final : Step {
   int64_t m, n, k, batch;
   int64_t a_row, a_col, b_row, b_col, a_batch, b_batch;
   std::vector<int32_t> map;
+  const int32_t* map_there = nullptr;  // on a device
   bool packed;
   float alpha;
   Activation activation;
@@ -60,6 +61,7 @@ struct Gemm final : Step {
   const char* lacking() const override { return nullptr; }
   void queue(const CudaNet& net, CudaTurn* turn, const RunContext& x) const override {
     GemmProblem g = bind(x);
+    g.map = map_there;
     if (packed) {
       g.b = x.at<const float>(b);
       g.b_row = b.row;
@@ -194,6 +196,7 @@ Step* make_gemm(PlanReader& r) {
   s->bias = r.floats(s->n, true);
   s->residual = r.floats(out, true);
   s->c = r.floats(out);
+  if (!s->map.empty()) s->map_there = static_cast<const int32_t*>(r.keep(s->map.data(), static_cast<int64_t>(s->map.size()) * 4));
   return s.release();
 }
 

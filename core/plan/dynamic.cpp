@@ -2,6 +2,7 @@
 // scales, bias and activation behind them.
 #include <math.h>
 
+#include "core/cuda.h"
 #include "core/gemm.h"
 #include "core/gemm_int8.h"
 #include "core/plan/reader.h"
@@ -14,6 +15,23 @@ namespace {
 struct GemmDynamic final : Step {
   GemmInt8Args g;
   Operand a, a_scale, a_zero, weight, scales, bias, residual, out, range;
+  // Whoever reads the range on a device finds it anew.
+  const char* lacking() const override { return weight.sparse ? "has sparse weights" : nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    CudaInt8 q = cuda_product(g);
+    q.a = c.at<const uint8_t>(a);
+    q.a_scale_at = c.at<const float>(a_scale);
+    q.a_zero_at = c.at<const uint8_t>(a_zero);
+    q.b = c.at<const uint8_t>(weight);
+    q.b_row = 1;
+    q.b_col = cuda_int8_row(g.k);
+    q.sums = reinterpret_cast<const int32_t*>(q.b + g.n * q.b_col);
+    q.scales = c.at<const float>(scales);
+    q.bias = c.at<const float>(bias);
+    q.residual = c.at<const float>(residual);
+    q.out = c.at<void>(out);
+    net.product_int8(turn, q);
+  }
   WhittleStatus run(const RunContext& c) const override {
     GemmInt8Args q = g;
     q.a = c.at<const uint8_t>(a);

@@ -97,6 +97,13 @@ struct RunContext {
 
 struct CudaNet;
 struct CudaTurn;
+struct CudaGraph;
+
+// An input or output of a run: bytes of the host, or of the session's device.
+struct PlanBuffer {
+  void* data;
+  bool on_device;
+};
 
 class Step {
  public:
@@ -108,10 +115,21 @@ class Step {
 };
 
 struct Plan {
+  ~Plan();
   std::vector<int64_t> input_bytes, output_bytes;
   int64_t arena_bytes = 0;
   std::vector<std::unique_ptr<Step>> steps;
   std::atomic<int> uses{0};
+  // On a device: what steps keep there; and the steps as one call, for each arena that they were recorded with. The model's lock
+  // guards graphs and what follows.
+  int32_t device = -1;
+  std::vector<void*> memory;
+  struct Recording {
+    uint64_t arena;
+    CudaGraph* graph;
+  };
+  mutable std::vector<Recording> graphs;
+  mutable bool ran = false, unrecordable = false;
 };
 
 // Keeps a plan alive. (Not std::shared_ptr: its code asks glibc 2.32 for a symbol that older systems lack.)
@@ -159,6 +177,11 @@ class PlanModel {
   // `times`: null, or nanoseconds of each step. `cancel`: null, or a flag that ends the run between two steps.
   WhittleStatus run(const Plan& plan, void* const* inputs, void* const* outputs, int threads, const std::atomic<int32_t>* cancel,
                     double* times);
+  // The same on a device, where inputs and outputs may lie there.
+  WhittleStatus run_on_device(const Plan& plan, const PlanBuffer* inputs, const PlanBuffer* outputs, const std::atomic<int32_t>* cancel,
+                              double* times);
+  // Runs so far that were one recorded call.
+  int64_t replays() const { return replays_.load(std::memory_order_relaxed); }
   // Steps [from, to) only, over an arena of the caller's (64-byte aligned, plan.arena_bytes long) that holds what the steps
   // before them left.
   WhittleStatus run_part(const Plan& plan, void* const* inputs, void* const* outputs, int threads, const std::atomic<int32_t>* cancel,
@@ -168,11 +191,16 @@ class PlanModel {
  private:
   int64_t keep(std::unique_ptr<Constant> constant);
   int64_t add_on_device(std::unique_ptr<Constant> constant, const void* data);
-  WhittleStatus run_on_device(const Plan& plan, void* const* inputs, void* const* outputs, const std::atomic<int32_t>* cancel, double* times);
+  int64_t add_codes_on_device(std::unique_ptr<Constant> constant, const int8_t* data, int64_t row, int64_t col);
   struct DeviceArena {
     void* memory = nullptr;
     int64_t bytes = 0;
+    uint64_t number = 0;  // 0: of a first run
   };
+  CudaGraph* recorded(const Plan& plan, uint64_t arena);
+  WhittleStatus take_device_arena(const Plan& plan, int64_t bytes, DeviceArena* arena);
+  void give_device_arena(DeviceArena arena);
+  void drop_device_arena(const DeviceArena& arena);
   struct Arena {
     std::unique_ptr<uint8_t, AlignedDelete> memory;
     int64_t bytes;
@@ -185,7 +213,9 @@ class PlanModel {
   std::vector<PlanUse> plans_;
   std::vector<Arena> arenas_;
   int32_t device_;
-  DeviceArena spare_;  // on a device, where runs take turns anyway
+  std::vector<DeviceArena> spare_;  // on a device
+  uint64_t last_arena_ = 0;
+  std::atomic<int64_t> replays_{0};
 };
 
 // Names of the steps, of the elementwise and of the typed operations, in the order of their numbers.

@@ -7,6 +7,7 @@
 
 #include "core/codes.h"
 #include "core/conv.h"
+#include "core/cuda.h"
 #include "core/gemm_int8.h"
 #include "core/plan/reader.h"
 #include "core/sparse_weights.h"
@@ -86,9 +87,23 @@ void walk(const Geometry& g, int threads, const F& f) {
   }
 }
 
+CudaCodes bind_codes(const RunContext& c, const Geometry& g, const Operand& x, const Operand& scale, const Operand& zero, const Operand& out) {
+  return {g.outer, g.axis, g.inner, g.block, g.bits, g.sign, c.at<const void>(x), c.at<const float>(scale), c.at<const void>(zero), c.at<void>(out)};
+}
+
+// Weights on a device (CudaInt8), and what follows sums.
+void bind_weights(const RunContext& c, const Operand& weight, int64_t k, int64_t n, CudaInt8* q) {
+  q->b = c.at<const uint8_t>(weight);
+  q->b_row = 1;
+  q->b_col = cuda_int8_row(k);
+  q->sums = reinterpret_cast<const int32_t*>(q->b + n * q->b_col);
+}
+
 struct Quantize final : Step {
   Geometry g;
   Operand x, scale, zero, out;
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override { net.codes(turn, bind_codes(c, g, x, scale, zero, out)); }
   WhittleStatus run(const RunContext& c) const override {
     const int32_t* zeros = zeros_of(c.at<const void>(zero), g.scales(), g.bits, g.sign);
     uint8_t* bytes = c.at<uint8_t>(out);
@@ -124,6 +139,8 @@ struct Quantize final : Step {
 struct Dequantize final : Step {
   Geometry g;
   Operand x, scale, zero, out;
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override { net.values(turn, bind_codes(c, g, x, scale, zero, out)); }
   WhittleStatus run(const RunContext& c) const override {
     const int32_t* zeros = zeros_of(c.at<const void>(zero), g.scales(), g.bits, g.sign);
     static thread_local Scratch scratch;
@@ -168,6 +185,10 @@ struct Dequantize final : Step {
 struct DynamicQuantize final : Step {
   Operand x, out, scale, zero, range;
   int64_t count;
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    net.dynamic_codes(turn, count, c.at<const float>(x), c.at<uint8_t>(out), c.at<float>(scale), c.at<uint8_t>(zero));
+  }
   WhittleStatus run(const RunContext& c) const override {
     constexpr int64_t kPiece = 8 << 10;
     const int threads = count < 4 * kPiece ? 1 : c.threads;
@@ -228,6 +249,30 @@ struct ConvInt8 final : Step {
   ConvInt8Problem p;
   Operand x, weight, scales, bias, residual, out;
   bool depthwise;
+  const char* lacking() const override { return weight.sparse ? "has sparse weights" : nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    ConvInt8Problem window = p;
+    CudaInt8 q = {};
+    q.m = p.n * p.oh * p.ow;
+    q.n = p.oc;
+    q.k = p.kh * p.kw * p.c;
+    q.batch = 1;
+    q.a = c.at<const uint8_t>(x);
+    q.a_signed = p.x_signed;
+    q.a_zero = p.x_zero;
+    q.a_scale = p.x_scale;
+    if (depthwise) window.depthwise = c.at<const float>(weight);
+    else bind_weights(c, weight, q.k, q.n, &q);
+    q.scales = c.at<const float>(scales);
+    q.bias = c.at<const float>(bias);
+    q.residual = c.at<const float>(residual);
+    q.activation = p.activation;
+    q.out_type = p.out_type;
+    q.out_scale = p.out_scale;
+    q.out_zero = p.out_zero;
+    q.out = c.at<void>(out);
+    net.conv_int8(turn, q, window);
+  }
   WhittleStatus run(const RunContext& c) const override {
     ConvInt8Problem q = p;
     q.x = c.at<const uint8_t>(x);
@@ -245,6 +290,16 @@ struct ConvInt8 final : Step {
 struct GemmInt8Step final : Step {
   GemmInt8Args g;
   Operand a, weight, scales, bias, out;
+  const char* lacking() const override { return weight.sparse ? "has sparse weights" : nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    CudaInt8 q = cuda_product(g);
+    q.a = c.at<const uint8_t>(a);
+    bind_weights(c, weight, g.k, g.n, &q);
+    q.scales = c.at<const float>(scales);
+    q.bias = c.at<const float>(bias);
+    q.out = c.at<void>(out);
+    net.product_int8(turn, q);
+  }
   WhittleStatus run(const RunContext& c) const override {
     GemmInt8Args q = g;
     q.a = c.at<const uint8_t>(a);
@@ -260,6 +315,27 @@ struct GemmInt8Step final : Step {
 
 // int32 sums of two matrices of codes; zero points are read when it runs.
 struct MatmulInteger final : Step {
+  const int32_t* map_there = nullptr;  // on a device
+  const char* lacking() const override { return b.sparse ? "has sparse weights" : nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    CudaInt8 q = cuda_product(g);
+    q.map = map_there;
+    q.a = c.at<const uint8_t>(a);
+    q.a_zero_at = c.at<const uint8_t>(a_zero);
+    if (packed) {
+      bind_weights(c, b, g.k, g.n, &q);
+      // Zero points of weights go the general way, which needs no sums.
+      if (b_zero.place != Place::none) q.sums = nullptr;
+    } else {
+      q.b = c.at<const uint8_t>(b);
+      q.b_row = g.n;
+      q.b_col = 1;
+    }
+    q.b_zero_at = c.at<const uint8_t>(b_zero);
+    q.b_zeros = columns;
+    q.out = c.at<void>(out);
+    net.product_int8(turn, q);
+  }
   GemmInt8Args g;
   Operand a, b, a_zero, b_zero, out;
   std::vector<int32_t> a_index, b_index;
@@ -415,6 +491,12 @@ Step* make_matmul_integer(PlanReader& r) {
   s->b_zero = r.operand(s->columns ? g.n : 1, true);
   r.require(!s->b.sparse || s->b_zero.place == Place::none, "sparse codes with a zero point");
   s->out = r.operand(plan_product({g.batch, g.m, g.n, 4}));
+  std::vector<int32_t> map;
+  for (size_t i = 0; i < s->a_index.size(); i++) {
+    map.push_back(s->a_index[i]);
+    map.push_back(s->b_index[i]);
+  }
+  if (!map.empty()) s->map_there = static_cast<const int32_t*>(r.keep(map.data(), static_cast<int64_t>(map.size()) * 4));
   return s.release();
 }
 

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "core/activation.h"
+#include "core/cuda_net.h"
+#include "core/gemm_int8.h"
 #include "core/plan/plan.h"
 
 namespace whittle {
@@ -69,6 +71,8 @@ class PlanReader {
   Operand floats(int64_t count, bool optional = false) { return operand(count < 0 ? -1 : count * 4, optional); }
   // What a raw constant holds, where this process can read it; on a device null but for small ones.
   const void* content(const Operand& constant);
+  // On a device a copy of these bytes there that lives as long as the plan; else null.
+  const void* keep(const void* data, int64_t bytes);
   // A constant packed for `groups` products k x n; a sparse one serves where groups is 1.
   Operand packed(int64_t groups, int64_t k, int64_t n);
   Operand packed_int8(int64_t k, int64_t n);
@@ -83,6 +87,24 @@ class PlanReader {
 };
 
 typedef Step* (*StepMaker)(PlanReader&);
+
+// What of a product of bytes its arguments say; pointers are for whoever queues it.
+inline CudaInt8 cuda_product(const GemmInt8Args& g) {
+  CudaInt8 q = {};
+  q.m = g.m;
+  q.n = g.n;
+  q.k = g.k;
+  q.batch = g.batch;
+  q.a_signed = g.a_signed;
+  q.b_unsigned = g.b_unsigned;
+  q.a_zero = g.a_zero;
+  q.a_scale = g.a_scale;
+  q.activation = g.activation;
+  q.out_type = g.out_type;
+  q.out_scale = g.out_scale;
+  q.out_zero = g.out_zero;
+  return q;
+}
 
 // The product of sizes, or -1 if it leaves 2^40.
 int64_t plan_product(std::initializer_list<int64_t> sizes);

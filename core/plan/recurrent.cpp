@@ -1,5 +1,6 @@
 // The step of a recurrent layer: one or two directions.
 #include "core/recurrent.h"
+#include "core/cuda_net.h"
 #include "core/plan/reader.h"
 
 namespace whittle {
@@ -14,32 +15,54 @@ struct Direction {
 struct Recurrent final : Step {
   std::vector<Direction> directions;
   Operand bias, peephole, lengths, h0, c0, y, y_h, y_c;
+  RecurrentProblem bind(const RunContext& c, const Direction& d) const {
+    RecurrentProblem p = d.p;
+    const int64_t state = p.batch * p.hidden, gates = recurrent_gates(p.kind) * p.hidden;
+    const auto part = [&](const Operand& o, int64_t size) -> float* {
+      float* at = c.at<float>(o);
+      return at ? at + d.at * size : nullptr;
+    };
+    p.xw = c.at<const float>(d.xw);
+    p.r = c.at<const float>(d.r);
+    p.r_h = c.at<const float>(d.r_h);
+    p.bias = part(bias, 2 * gates);
+    p.peephole = part(peephole, 3 * p.hidden);
+    p.lengths = c.at<const int32_t>(lengths);
+    p.h0 = part(h0, state);
+    p.c0 = part(c0, state);
+    p.y = part(y, state);
+    p.y_step = state * static_cast<int64_t>(directions.size());
+    p.y_h = part(y_h, state);
+    p.y_c = part(y_c, state);
+    return p;
+  }
   WhittleStatus run(const RunContext& c) const override {
     for (const Direction& d : directions) {
-      RecurrentProblem p = d.p;
-      const int64_t state = p.batch * p.hidden, gates = recurrent_gates(p.kind) * p.hidden;
-      const auto part = [&](const Operand& o, int64_t size) -> float* {
-        float* at = c.at<float>(o);
-        return at ? at + d.at * size : nullptr;
-      };
-      p.xw = c.at<const float>(d.xw);
-      p.r = c.at<const float>(d.r);
-      p.r_h = c.at<const float>(d.r_h);
-      p.bias = part(bias, 2 * gates);
-      p.peephole = part(peephole, 3 * p.hidden);
-      p.lengths = c.at<const int32_t>(lengths);
-      p.h0 = part(h0, state);
-      p.c0 = part(c0, state);
-      p.y = part(y, state);
-      p.y_step = state * static_cast<int64_t>(directions.size());
-      p.y_h = part(y_h, state);
-      p.y_c = part(y_c, state);
+      const RecurrentProblem p = bind(c, d);
       for (int64_t b = 0; p.lengths && b < p.batch; b++)
         if (p.lengths[b] < 0 || p.lengths[b] > p.steps) return WHITTLE_RANGE;
       const WhittleStatus s = recurrent_f32(p, c.threads);
       if (s != WHITTLE_OK) return s;
     }
     return WHITTLE_OK;
+  }
+  const char* lacking() const override {
+    return directions.empty() || directions[0].p.hidden <= kCudaUnits ? nullptr : "has layers of more than 1024 units";
+  }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    for (const Direction& d : directions) {
+      CudaRecurrent p;
+      static_cast<RecurrentProblem&>(p) = bind(c, d);
+      p.r_row = p.rh_row = 1;
+      p.r_col = p.rh_col = p.hidden;
+      if (p.packed) {
+        p.r_row = d.r.row;
+        p.r_col = d.r.col;
+        p.rh_row = d.r_h.row;
+        p.rh_col = d.r_h.col;
+      }
+      net.recurrent(turn, p);
+    }
   }
 };
 

@@ -24,14 +24,7 @@ struct Elementwise final : Step {
     for (size_t i = 0; i < inputs.size(); i++) at[i] = c.at<const void>(inputs[i]);
     return elementwise_run(program, at, c.at<void>(out), c.threads);
   }
-  const char* lacking() const override {
-    bool codes = program.out_code.kind != 0;
-    for (const ElementwiseCode& c : program.code) codes |= c.kind != 0;
-    if (codes) return "reads or writes codes";
-    for (const ElementwiseStep& s : program.steps)
-      if (s.op >= kCudaElementwiseOps) return "has trigonometric operations";
-    return nullptr;
-  }
+  const char* lacking() const override { return nullptr; }
   void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
     CudaElementwise e = {};
     e.rank = program.rank;
@@ -41,10 +34,12 @@ struct Elementwise final : Step {
     for (int k = 0; k < e.rank; k++) e.size *= e.dims[k] = static_cast<uint32_t>(program.dims[k]);
     for (int i = 0; i < e.inputs; i++) {
       for (int k = 0; k < e.rank; k++) e.strides[i][k] = static_cast<uint32_t>(program.strides[i][k]);
-      e.input[i] = c.at<const float>(inputs[static_cast<size_t>(i)]);
+      e.input[i] = c.at<const void>(inputs[static_cast<size_t>(i)]);
+      e.code[i] = program.code[i];
     }
     std::copy(program.steps.begin(), program.steps.end(), e.step);
-    e.out = c.at<float>(out);
+    e.out_code = program.out_code;
+    e.out = c.at<void>(out);
     net.elementwise(turn, e);
   }
 };
@@ -103,7 +98,7 @@ struct Softmax final : Step {
   }
   const char* lacking() const override { return nullptr; }
   void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
-    net.softmax(turn, {rows, n, c.at<const float>(x), nullptr, nullptr, 0, log, c.at<float>(out)});
+    net.softmax(turn, {rows, n, c.at<const float>(x), nullptr, nullptr, 0, log, true, c.at<float>(out)});
   }
 };
 
@@ -117,9 +112,10 @@ struct LayerNorm final : Step {
                c.at<float>(range), c.threads);
     return WHITTLE_OK;
   }
-  const char* lacking() const override { return !centered ? "takes no mean off" : range.place == Place::none ? nullptr : "tells its range"; }
+  // Whoever reads the range on a device finds it anew.
+  const char* lacking() const override { return nullptr; }
   void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
-    net.layer_norm(turn, {rows, n, c.at<const float>(x), c.at<const float>(gamma), c.at<const float>(beta), epsilon, false, c.at<float>(out)});
+    net.layer_norm(turn, {rows, n, c.at<const float>(x), c.at<const float>(gamma), c.at<const float>(beta), epsilon, false, centered, c.at<float>(out)});
   }
 };
 

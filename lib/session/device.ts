@@ -30,9 +30,12 @@ export function place(device: unknown): Placed {
   return available ? { index: 0, name: 'cuda:0', reason: '', free: true } : { ...kCpu, reason }
 }
 
-// What lowers to steps that devices have (core/cuda_net.h); what depends on attributes is found when a plan is made.
+// What lowers to steps that devices have (core/cuda_net.h); what depends on attributes, or on the branch taken, is found when a plan is
+// made.
 const kOps = new Set(
-  ('Abs Add And AveragePool BatchNormalization Cast CastLike Ceil Celu Clip Concat ConstantOfShape Conv ConvTranspose DepthToSpace Div Dropout ' +
+  ('Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Ceil Celu Clip Concat ConstantOfShape Conv ' +
+    'ConvTranspose Cos Cosh DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear GRU If LSTM MatMulInteger QuantizeLinear RMSNormalization RNN ' +
+    'Sin Sinh Tan ' +
     'Elu Equal Erf Exp Expand Flatten Floor Gather Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GroupNormalization ' +
     'HardSigmoid HardSwish Identity InstanceNormalization IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool ' +
     'Mean Min Mish Mul Neg Not Or Pad Pow PRelu Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ' +
@@ -42,6 +45,7 @@ const kOps = new Set(
 
 function hasKernel(node: Node): boolean {
   if (node.domain === 'whittle') return node.opType === 'Attention'
+  if (node.domain === 'com.microsoft') return node.opType === 'MatMulNBits'
   return node.is() && kOps.has(node.opType)
 }
 

@@ -1,5 +1,5 @@
 export { Session } from './session'
-export type { PlanReport, PlanStep, RunOptions, SessionOptions, SessionValue, TapFunction } from './types'
+export type { PlanReport, PlanStep, RunOptions, SessionInputs, SessionOptions, SessionValue, TapFunction } from './types'
 export type { ProfileReport, ProfileStep, TraceEvent } from './profile'
 export { pipeline, Pipeline, type PipelineOptions, type PipelineResult, type PipelineRunOptions } from './pipeline'
 export type { Decoded, Found, PostStep, Ranked } from './post'

@@ -45,6 +45,7 @@ declare module '../native' {
     sessionArena(memory: Uint8Array): number
     sessionForget(session: object, plan: number): void
     sessionBytes(session: object): number
+    sessionReplays(session: object): number
     sessionRun(...args: RunArguments): number
     sessionRunAsync(...args: RunArguments): Promise<number>
   }

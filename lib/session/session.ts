@@ -2,19 +2,20 @@ import { WhittleError } from '../errors'
 import { pin } from '../async'
 import { Handle, handleObject, registerHandle } from '../handle'
 import { Model, type Dim } from '../model'
-import { checkDevice } from '../kernels/device'
+import { checkDevice, type DeviceTensor } from '../kernels/device'
 import { native } from '../native'
-import { isDataType, type Tensor, type TensorLike, type TypedArray } from '../tensor'
+import { isDataType, type Tensor, type TensorLike } from '../tensor'
 import { fail, integer, options as checkOptions, tensor } from '../validate'
-import { callAgain, remember, type Seen } from './again'
+import { callAgain, isPlain, namesOf, outputsFor, pickOutputs, remember, type Seen } from './again'
 import { prepare } from './prepare'
+import { answers, fresh, isDeviceTensor, letGo, resident } from './resident'
 import { Profiler, type ProfileReport } from './profile'
 import { checkDeviceOps, kCpu, place, type Placed } from './device'
 import { Constants, type RunArguments } from './program'
 import { Fallback } from './foreign'
 import { checkOps, execute, Stage, type NativeCall, type RunEvent, type Waiting } from './stages'
 import { checkTune, Tuner, type CheckedTune } from './tune'
-import type { PlanReport, RunOptions, SessionOptions, SessionValue, TapFunction } from './types'
+import type { PlanReport, RunOptions, SessionInputs, SessionOptions, SessionValue, TapFunction } from './types'
 
 type Steps = Generator<RunEvent, Map<string, Tensor>, void>
 
@@ -108,14 +109,13 @@ export class Session {
    * @throws {WhittleError} `ERR_SHAPE`, `ERR_DTYPE` naming the input; `ERR_UNSUPPORTED_OP`; `ERR_ABORTED`; `ERR_HANDLE`
    * after {@link dispose}
    */
-  async run(inputs: Readonly<Record<string, TensorLike | TypedArray>>, options?: RunOptions): Promise<Record<string, Tensor>> {
+  run(inputs: SessionInputs, options: RunOptions & { location: 'device' }): Promise<Record<string, DeviceTensor>>
+  run(inputs: SessionInputs, options?: RunOptions): Promise<Record<string, Tensor>>
+  async run(inputs: SessionInputs, options?: RunOptions): Promise<Record<string, Tensor | DeviceTensor>> {
     const again = this.#again(inputs, options)
     if (again) {
-      const { args, done } = this.#arguments(again, null)
-      args[2] = args[2].map((d) => pin(d))
-      checkDevice(await native().sessionRunAsync(...args), 'inputs')
-      done()
-      return Object.fromEntries(again.plan.outputs.map(({ name }, i) => [name, again.outputs[i] as Tensor]))
+      await this.#callAsync(again, null)
+      return this.#answers(namesOf(again), again.outputs, options, inputs)
     }
     const { tensors, names, signal } = this.#prepare(inputs, options)
     if (signal?.aborted) throw new WhittleError('ERR_ABORTED', 'options.signal', 'options.signal: aborted')
@@ -130,17 +130,17 @@ export class Session {
     let told = false
     try {
       // Plans are made at once, so that what is wrong with the inputs is known before anything runs.
-      steps = this.#begin(tensors, names, taps)
+      steps = this.#begin(tensors, names, taps, options)
       for (;;) {
         let step: ReturnType<Steps['next']>
         try {
           step = steps.next()
         } catch (error) {
           if (told || !this.#retake(error)) throw error
-          steps = this.#begin(tensors, names, taps)
+          steps = this.#begin(tensors, names, taps, options)
           continue
         }
-        if (step.done) return pickOutputs(step.value, names)
+        if (step.done) return this.#answers(names, pickOutputs(step.value, names), options, inputs)
         if ('wait' in step.value) {
           await this.#waitFor(step.value, signal)
           continue
@@ -150,11 +150,8 @@ export class Session {
           for (const look of taps.get(step.value.tapped) ?? []) await look(step.value.view, step.value.tapped)
           continue
         }
-        const { args, done } = this.#arguments(step.value, flag)
-        args[2] = args[2].map((d) => pin(d))
-        checkDevice(await native().sessionRunAsync(...args), 'inputs')
-        done()
-        if (!this.#fallback && options === undefined) this.#last = remember(step.value, tensors, names)
+        await this.#callAsync(step.value, flag)
+        if (!this.#fallback && isPlain(options)) this.#last = remember(step.value, tensors, names)
       }
     } finally {
       steps?.return(new Map())
@@ -163,17 +160,17 @@ export class Session {
   }
 
   /** {@link run} on this thread. What {@link SessionOptions.fallback} left to onnxruntime-node cannot run so: `ERR_UNSUPPORTED_OP`. */
-  runSync(inputs: Readonly<Record<string, TensorLike | TypedArray>>, options?: RunOptions): Record<string, Tensor> {
+  runSync(inputs: SessionInputs, options: RunOptions & { location: 'device' }): Record<string, DeviceTensor>
+  runSync(inputs: SessionInputs, options?: RunOptions): Record<string, Tensor>
+  runSync(inputs: SessionInputs, options?: RunOptions): Record<string, Tensor | DeviceTensor> {
     const again = this.#again(inputs, options)
     if (again) {
-      const { args, done } = this.#arguments(again, null)
-      checkDevice(native().sessionRun(...args), 'inputs')
-      done()
-      return Object.fromEntries(again.plan.outputs.map(({ name }, i) => [name, again.outputs[i] as Tensor]))
+      this.#call(again)
+      return this.#answers(namesOf(again), again.outputs, options, inputs)
     }
     const { tensors, names } = this.#prepare(inputs, options)
     const taps = this.#tapped()
-    let steps = this.#begin(tensors, names, taps)
+    let steps = this.#begin(tensors, names, taps, options)
     try {
       for (;;) {
         let step: ReturnType<Steps['next']>
@@ -181,10 +178,10 @@ export class Session {
           step = steps.next()
         } catch (error) {
           if (!this.#leave(error)) throw error
-          steps = this.#begin(tensors, names, taps)
+          steps = this.#begin(tensors, names, taps, options)
           continue
         }
-        if (step.done) return pickOutputs(step.value, names)
+        if (step.done) return this.#answers(names, pickOutputs(step.value, names), options, inputs)
         if ('wait' in step.value) {
           const { waits } = step.value
           throw new WhittleError('ERR_UNSUPPORTED_OP', waits, `runSync: ${waits} runs in onnxruntime-node, which is asynchronous only: use run`)
@@ -193,10 +190,8 @@ export class Session {
           for (const look of taps.get(step.value.tapped) ?? []) finish(look(step.value.view, step.value.tapped))
           continue
         }
-        const { args, done } = this.#arguments(step.value, null)
-        checkDevice(native().sessionRun(...args), 'inputs')
-        done()
-        if (!this.#fallback && options === undefined) this.#last = remember(step.value, tensors, names)
+        this.#call(step.value)
+        if (!this.#fallback && isPlain(options)) this.#last = remember(step.value, tensors, names)
       }
     } finally {
       steps.return(new Map())
@@ -291,6 +286,14 @@ export class Session {
     return this.#placed.reason
   }
 
+  /**
+   * Runs on a GPU so far that were one recorded call. A plan is recorded at its second run, if it has the memory of an earlier one; what
+   * is profiled or may be aborted runs step by step.
+   */
+  get replays(): number {
+    return native().sessionReplays(this.#object())
+  }
+
   /** Frees native memory. Runs in flight end first. */
   dispose(): void {
     this.#handle.dispose()
@@ -351,13 +354,42 @@ export class Session {
 
   /** The one call of a run that is like the last one; undefined where it is not. */
   #again(inputs: unknown, options: unknown): NativeCall | undefined {
-    if (!this.#last || options !== undefined || this.#taps.size > 0) return undefined
+    if (!this.#last || !isPlain(options) || this.#taps.size > 0) return undefined
     this.#object()
-    return callAgain(this.#last, inputs)
+    return callAgain(this.#last, inputs, this.#placed, this.#fresh(options as RunOptions | undefined))
   }
 
-  #begin(tensors: ReadonlyMap<string, Tensor>, names: readonly string[], taps: ReadonlyMap<string, unknown>): Steps {
-    return execute(this.#stageFor([...names, ...taps.keys()]), tensors, names, [...taps.keys()])
+  /** Makes memory for results, where they are asked for. */
+  #fresh(options: RunOptions | undefined): (plan: NativeCall['plan']) => Tensor[] {
+    return options?.location === 'device' ? fresh(this.#placed) : outputsFor
+  }
+
+  #begin(tensors: ReadonlyMap<string, Tensor>, names: readonly string[], taps: ReadonlyMap<string, unknown>, options: RunOptions | undefined): Steps {
+    return execute(this.#stageFor([...names, ...taps.keys()]), tensors, names, [...taps.keys()], this.#fresh(options))
+  }
+
+  /** The results by name, as a run answers them. */
+  #answers(names: readonly string[], found: readonly Tensor[], options: RunOptions | undefined, inputs: SessionInputs): Record<string, Tensor> {
+    const all = this.#placed.index < 0 ? found : answers(found, options?.location === 'device', this.#placed, inputs)
+    return Object.fromEntries(names.map((name, i) => [name, all[i] as Tensor]))
+  }
+
+  async #callAsync(call: NativeCall, flag: Int32Array | null): Promise<void> {
+    const { args, done } = this.#arguments(call, flag)
+    args[2] = args[2].map((d) => (ArrayBuffer.isView(d) ? pin(d) : d))
+    this.#ended(await native().sessionRunAsync(...args), call)
+    done()
+  }
+
+  #call(call: NativeCall): void {
+    const { args, done } = this.#arguments(call, null)
+    this.#ended(native().sessionRun(...args), call)
+    done()
+  }
+
+  #ended(status: number, { outputs }: NativeCall): void {
+    if (status !== 0) letGo(outputs)
+    checkDevice(status, 'inputs')
   }
 
   async #waitFor({ waits, wait }: Waiting, signal: AbortSignal | undefined): Promise<void> {
@@ -376,13 +408,18 @@ export class Session {
     this.#object()
     if (inputs === null || typeof inputs !== 'object' || Array.isArray(inputs) || ArrayBuffer.isView(inputs))
       fail('ERR_DTYPE', 'inputs', 'an object of tensors by name', inputs)
-    const { fetch, signal } = checkOptions(given, 'options', ['fetch', 'signal'])
+    const { fetch, signal, location } = checkOptions(given, 'options', ['fetch', 'signal', 'location'])
+    if (location !== undefined && location !== 'host' && location !== 'device') fail('ERR_RANGE', 'options.location', "'host' or 'device'", location)
     const names = fetch === undefined ? this.outputs.map((o) => o.name) : this.#checkNames(fetch, 'options.fetch')
     const tensors = new Map<string, Tensor>()
     for (const [name, value] of Object.entries(inputs)) {
       const known = this.inputs.find((i) => i.name === name)
       if (!known) fail('ERR_RANGE', `inputs.${name}`, `one of the model's inputs (${this.inputs.map((i) => i.name).join(', ')})`, name)
       if (!isDataType(known.type)) fail('ERR_DTYPE', `inputs.${name}`, 'an input that holds numbers', known.type)
+      if (isDeviceTensor(value)) {
+        tensors.set(name, resident(value, `inputs.${name}`, known.type, this.#placed))
+        continue
+      }
       const shape = typeof value === 'object' && ArrayBuffer.isView(value) && known.dims?.every((d) => typeof d === 'number') ? known.dims : undefined
       tensors.set(name, tensor(value, `inputs.${name}`, [known.type], shape))
     }
@@ -454,10 +491,6 @@ function finish(answer: unknown): void {
   if (answer === null || typeof answer !== 'object' || typeof (answer as PromiseLike<unknown>).then !== 'function') return
   ;(answer as PromiseLike<unknown>).then(undefined, () => undefined)
   fail('ERR_DTYPE', 'view', 'a function that answers no promise: runSync cannot wait for it', answer)
-}
-
-function pickOutputs(found: ReadonlyMap<string, Tensor>, names: readonly string[]): Record<string, Tensor> {
-  return Object.fromEntries(names.map((name) => [name, found.get(name) as Tensor]))
 }
 
 function show(dims: readonly Dim[]): string {

@@ -9,6 +9,7 @@ import { hasHost, hostOf, type Foreign, type HostRun, type Inner } from './hosts
 import { knownTensor } from './lowering'
 import { kernelOf, lower, type Lowered, type Tap } from './plan'
 import { refuse } from './device'
+import { isResident } from './resident'
 import { Constants } from './program'
 import type { PlanStep } from './types'
 import { specialize, type Known, type Special } from './specialize'
@@ -95,7 +96,7 @@ export class Stage {
     for (;;) {
       const facts = new Map<string, Known>()
       for (const [name, { type, dims, data }] of known)
-        facts.set(name, { type, dims, content: this.#contents.has(name) ? contentOf(type, dims, data) : undefined, blind: !data })
+        facts.set(name, { type, dims, content: this.#contents.has(name) ? contentOf(type, dims, data) : undefined, blind: !readable(data) })
       const key = JSON.stringify([[...facts].map(([name, f]) => [name, f.dims, f.content ?? 0]), fetch, taps])
       const found = this.#actions.get(key)
       if (found) {
@@ -229,8 +230,13 @@ function isSmall({ dims }: { dims: readonly number[] }): boolean {
   return size === 1 || (dims.length <= 1 && size <= kContent)
 }
 
+/** Values on a GPU are not looked at. */
+function readable(data: unknown): boolean {
+  return ArrayBuffer.isView(data)
+}
+
 function contentOf(type: string, dims: readonly number[], data: Tensor['data'] | undefined): readonly number[] | undefined {
-  return data && kContentTypes.has(type) && isSmall({ dims }) ? Array.from(data as Iterable<number | bigint>, Number) : undefined
+  return readable(data) && kContentTypes.has(type) && isSmall({ dims }) ? Array.from(data as Iterable<number | bigint>, Number) : undefined
 }
 
 function deciding(node: Node): string[] {
@@ -304,6 +310,7 @@ export function* execute(
   given: ReadonlyMap<string, Tensor>,
   fetch: readonly string[],
   taps: readonly string[] = [],
+  fresh: (plan: Plan) => Tensor[] = outputsFor,
 ): Generator<RunEvent, Map<string, Tensor>, void> {
   const known = new Map(given)
   let waiting = taps
@@ -315,10 +322,14 @@ export function* execute(
   yield* tell(given)
   for (let at: Stage | undefined = stage; at; ) {
     const action: Action = at.action(known, fetch, waiting)
+    if (action === kUnknown) {
+      const name = [...known].find(([, t]) => isResident(t))?.[0]
+      throw new WhittleError('ERR_DEVICE', `inputs.${name}`, `inputs.${name}: the plan depends on what an input on the device holds; give a tensor of the host`)
+    }
     const { plan } = action
     yield* tell(action.told)
     if (plan) {
-      const outputs = outputsFor(plan)
+      const outputs = fresh(plan)
       const inputs = plan.inputs.map((name) => known.get(name) as Tensor)
       if (plan.taps.length > 0) {
         yield* inParts(plan, inputs, outputs, stage)

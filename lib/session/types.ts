@@ -1,5 +1,6 @@
 import type { Dim } from '../model'
-import type { Tensor } from '../tensor'
+import type { DeviceTensor } from '../kernels/device'
+import type { Tensor, TensorLike, TypedArray } from '../tensor'
 import type { Choices, Tune } from './tune'
 
 /** Options of {@link Session.create}. */
@@ -29,8 +30,9 @@ export interface SessionOptions {
   /**
    * Where the model runs. Default `'cpu'`.
    *
-   * - `'cuda'`, `'cuda:N'`: a GPU, with float32 kernels. Weights are uploaded once, values stay there, inputs and outputs are copied
-   *   by every run. A node without a kernel there is `ERR_UNSUPPORTED_OP` at {@link Session.create}, or when a plan is made where it
+   * - `'cuda'`, `'cuda:N'`: a GPU. Weights are uploaded once, values stay there; inputs may be device tensors, and so may outputs
+   *   ({@link RunOptions.location}). From the second run on a plan is one recorded call ({@link Session.replays}), and runs that overlap have
+   *   streams of their own. A node without a kernel there is `ERR_UNSUPPORTED_OP` at {@link Session.create}, or when a plan is made where it
    *   depends on shapes
    * - `'auto'`: the first GPU if there is one and it runs the whole model, else the CPU; {@link Session.device} and
    *   {@link Session.deviceReason} tell
@@ -40,12 +42,20 @@ export interface SessionOptions {
   device?: 'cpu' | 'cuda' | `cuda:${number}` | 'auto'
 }
 
+/** Tensors by name; of a session on a GPU also such as lie there. */
+export type SessionInputs = Readonly<Record<string, TensorLike | TypedArray | DeviceTensor>>
+
 /** Options of {@link Session.run}. */
 export interface RunOptions {
   /** Names of values to be answered instead of the model's outputs: any value of the graph that survives fusion is cheap. */
   fetch?: readonly string[]
   /** Ends the run early with `ERR_ABORTED`. */
   signal?: AbortSignal
+  /**
+   * Where results go. Default `'host'`. `'device'`, of a session on a GPU: they stay there, as device tensors, to be disposed of by
+   * the caller; else `ERR_DEVICE`.
+   */
+  location?: 'host' | 'device'
 }
 
 /**

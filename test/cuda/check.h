@@ -105,5 +105,6 @@ void check_svd(Check& c);
 void check_sparse(Check& c);
 void check_sparse_library(Check& c);
 void check_net(Check& c);
+void check_net_codes(Check& c);
 
 }  // namespace whittle

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include <algorithm>
+#include <memory>
 #include <tuple>
 
 #include "check.h"
@@ -12,7 +13,8 @@ namespace {
 template <class Body>
 WhittleStatus in_turn(Check& c, const Body& body) {
   const CudaNet& net = c.cuda().net;
-  CudaTurn* turn = net.begin(0);
+  const Device<int32_t> flags(16);
+  CudaTurn* turn = net.begin(0, flags);
   body(net, turn);
   return net.end(turn);
 }
@@ -40,6 +42,7 @@ void products(Check& c, Rng& rng) {
       const int32_t map[] = {1, 0, 0, 0, 1, 1, 1, 1, 2};
       const std::vector<float> a = rng.normals(2 * m * k + 1), b = rng.normals(2 * k * n + 1), bias = rng.normals(n), add = rng.normals(batch * m * n);
       const Device<float> da(a), db(b), dbias(bias), dadd(add), dc(batch * m * n);
+      const Device<int32_t> dmap(std::vector<int32_t>(map, map + 9));
       GemmProblem g;
       g.m = m;
       g.n = n;
@@ -62,7 +65,7 @@ void products(Check& c, Rng& rng) {
       }
       g.activation = kKinds[way];
       g.batch = batch;
-      if (many) g.map = map;
+      if (many) g.map = dmap;
       c.expect(in_turn(c, [&](const CudaNet& net, CudaTurn* t) { net.gemm(t, g); }) == WHITTLE_OK, "status");
       const std::vector<float> got = dc.host();
       for (int64_t s = 0; s < batch; s++)
@@ -190,9 +193,9 @@ void rows(Check& c, Rng& rng) {
     const std::vector<float> gamma = rng.normals(n), beta = rng.normals(n);
     const Device<float> dx(x), dg(gamma), db(beta), soft(count * n), log(count * n), layer(count * n);
     in_turn(c, [&](const CudaNet& net, CudaTurn* t) {
-      net.softmax(t, {count, n, dx, nullptr, nullptr, 0, false, soft});
-      net.softmax(t, {count, n, dx, nullptr, nullptr, 0, true, log});
-      net.layer_norm(t, {count, n, dx, dg, db, 1e-5f, false, layer});
+      net.softmax(t, {count, n, dx, nullptr, nullptr, 0, false, true, soft});
+      net.softmax(t, {count, n, dx, nullptr, nullptr, 0, true, true, log});
+      net.layer_norm(t, {count, n, dx, dg, db, 1e-5f, false, true, layer});
     });
     const std::vector<float> a = soft.host(), l = log.host(), y = layer.host();
     for (int64_t r = 0; r < count; r++) {
@@ -273,6 +276,87 @@ void elements(Check& c, Rng& rng) {
   c.expect(in_turn(c, [&](const CudaNet& net, CudaTurn* turn) { net.gather(turn, {1, 15, 28, 2, false, dx, far, picked}); }) == WHITTLE_RANGE, "an index out of range");
 }
 
+void recordings(Check& c, Rng& rng) {
+  const CudaNet& net = c.cuda().net;
+  const Device<int32_t> flags(16);
+  const Device<float> x(20), y(20), z(20);
+  const auto steps = [&](CudaTurn* t) {
+    net.softmax(t, {4, 5, x, nullptr, nullptr, 0, false, true, y});
+    net.reduce(t, kReduceSum, 4, 5, 1, y, z);
+    net.move(t, static_cast<float*>(z) + 4, y, 16 * 4);
+  };
+  CudaGraph* graph = nullptr;
+  for (int run = 0; run < 4; run++) {
+    const std::vector<float> from = rng.normals(20);
+    std::vector<float> got(20);
+    CudaTurn* t = net.begin(0, flags);
+    if (run == 1) {
+      c.expect(net.record(t), "recording");
+      steps(t);
+      graph = net.recorded(t);
+      c.expect(graph && fake::graphs() == 1, "a recording");
+    }
+    net.send(t, x, from.data(), 80);
+    if (graph) net.replay(t, graph);
+    else steps(t);
+    net.fetch(t, got.data(), z, 80);
+    c.expect(net.end(t) == WHITTLE_OK, "status");
+    double sum = 0;
+    for (int i = 0; i < 5; i++) sum += exp(double(from[size_t(i)]));
+    for (int i = 0; i < 4; i++) c.expect(fabs(got[size_t(i)] - 1) < 1e-5, "run %d, sum %d: %g", run, i, got[size_t(i)]);
+    for (int i = 0; i < 5; i++) c.expect(fabs(double(got[size_t(4 + i)]) - exp(double(from[size_t(i)])) / sum) < 1e-5, "run %d, element %d", run, i);
+  }
+  net.forget(0, graph);
+  c.expect(fake::graphs() == 0, "a graph is left");
+  // Memory of the host, scratch, waiting: none of them is queued, and steps run afterwards.
+  const std::vector<float> from = rng.normals(20);
+  for (int what = 0; what < 4; what++) {
+    std::vector<float> got(20);
+    fake::options().graphs = what != 3;
+    CudaTurn* t = net.begin(0, flags);
+    c.expect(net.record(t), "recording");
+    if (what == 0) net.send(t, x, got.data(), 80);
+    if (what == 1) net.fetch(t, got.data(), x, 80);
+    if (what == 2) net.wait(t);
+    steps(t);
+    c.expect(!net.recorded(t) && fake::graphs() == 0, "a recording of what cannot be, %d", what);
+    net.send(t, x, from.data(), 80);
+    steps(t);
+    net.fetch(t, got.data(), z, 80);
+    c.expect(net.end(t) == WHITTLE_OK && fabs(got[0] - 1) < 1e-5, "what follows, %d", what);
+  }
+  fake::options().graphs = true;
+}
+
+void lanes(Check& c, Rng& rng) {
+  const CudaNet& net = c.cuda().net;
+  CudaTurn* turns[kCudaLanes];
+  std::vector<std::unique_ptr<Device<float>>> memory;
+  std::vector<std::vector<float>> from, to(kCudaLanes, std::vector<float>(6));
+  const Device<int32_t> flags(64 * kCudaLanes);
+  for (int i = 0; i < kCudaLanes; i++) {
+    from.push_back(rng.normals(6));
+    memory.push_back(std::make_unique<Device<float>>(6));
+    turns[i] = net.begin(0, static_cast<int32_t*>(flags) + 64 * i);
+  }
+  for (int i = 0; i < kCudaLanes; i++) net.send(turns[i], *memory[size_t(i)], from[size_t(i)].data(), 24);
+  for (int i = 0; i < kCudaLanes; i++) net.softmax(turns[i], {1, 6, *memory[size_t(i)], nullptr, nullptr, 0, false, true, *memory[size_t(i)]});
+  // Operations of the device go on beside them.
+  const Device<float> other(rng.normals(6)), scores(6);
+  c.expect(c.cuda().scores(0, 1, other, nullptr, 6, scores) == WHITTLE_OK, "an operation beside turns");
+  for (int i = kCudaLanes; i-- > 0;) {
+    net.fetch(turns[i], to[size_t(i)].data(), *memory[size_t(i)], 24);
+    c.expect(net.end(turns[i]) == WHITTLE_OK, "turn %d", i);
+    double sum = 0, all = 0;
+    for (float v : from[size_t(i)]) sum += exp(double(v));
+    for (int k = 0; k < 6; k++) {
+      all += double(to[size_t(i)][size_t(k)]);
+      c.expect(fabs(double(to[size_t(i)][size_t(k)]) - exp(double(from[size_t(i)][size_t(k)])) / sum) < 1e-5, "turn %d, element %d", i, k);
+    }
+    c.expect(fabs(all - 1) < 1e-5, "turn %d", i);
+  }
+}
+
 }  // namespace
 
 void check_net(Check& c) {
@@ -282,23 +366,19 @@ void check_net(Check& c) {
   c.row("net: softmax, layer normalization, reductions", [&](Rng& rng) { rows(c, rng); });
   c.row("net: programs, copies, picking", [&](Rng& rng) { elements(c, rng); });
   if (c.real()) return;
-  c.row("net: a turn without memory answers so, and the next one goes on", [&](Rng& rng) {
-    const std::vector<float> a = rng.normals(8), b = rng.normals(8);
-    const Device<float> da(a), db(b), dc(8);
-    const int32_t map[] = {0, 1, 0, 1, 0, 1};
-    GemmProblem g;
-    g.m = g.n = g.k = 2;
-    g.a = da, g.b = db, g.c = dc;
-    g.a_row = g.b_row = g.ldc = 2;
-    g.batch = 2, g.a_batch = g.b_batch = 4;
-    g.map = map;
-    for (int at = 0; at < 3; at++) {
+  c.row("net: a turn without memory answers so, and the next one goes on", [&](Rng&) {
+    const Device<float> x(8), y(8);
+    for (int at = 0; at < 2; at++) {
       fake::options().fail_allocation = fake::allocations() + at;
-      const WhittleStatus status = in_turn(c, [&](const CudaNet& net, CudaTurn* t) { net.gemm(t, g); });
+      CudaTurn* t = c.cuda().net.begin(0, nullptr);
+      c.cuda().net.softmax(t, {2, 4, x, nullptr, nullptr, 0, false, true, y});
+      const WhittleStatus status = c.cuda().net.end(t);
       fake::options().fail_allocation = -1;
-      c.expect(status == (at < 2 ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK), "allocation %d: status %d", at, status);
+      c.expect(status == (at < 1 ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK), "allocation %d: status %d", at, status);
     }
   });
+  c.row("net: steps that were recorded run again; what cannot be recorded is no error", [&](Rng& rng) { recordings(c, rng); });
+  c.row("net: turns under way at once", [&](Rng& rng) { lanes(c, rng); });
 }
 
 }  // namespace whittle

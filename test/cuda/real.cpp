@@ -21,6 +21,7 @@ Options& options() {
 }
 int64_t live() { return 0; }
 int64_t allocations() { return 0; }
+int64_t graphs() { return 0; }
 int64_t pinned_calls() { return 0; }
 void reset() {}
 }  // namespace fake

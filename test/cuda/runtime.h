@@ -29,6 +29,7 @@ struct Options {
   int64_t fail_rate = 0;          // one allocation of so many fails, at random
   int64_t fail_pinned = -1;       // likewise of pinned memory
   int64_t lose_device = -1;       // the launch with this number fails for good
+  bool graphs = true;             // whether recordings can be made graphs
 };
 Options& options();
 
@@ -37,6 +38,8 @@ int64_t pinned_calls();
 // Device allocations that are alive, but for those of lost devices; and allocations so far.
 int64_t live();
 int64_t allocations();
+// Graphs that are alive.
+int64_t graphs();
 // Runs what is queued and counts anew. Lost devices stay lost.
 void reset();
 

@@ -1,6 +1,7 @@
 // Sessions on a GPU against those on the CPU. Runs with WHITTLE_CUDA_LIBRARY naming the emulated library: npm run test:cuda.
+import { spawnSync } from 'node:child_process'
 import path from 'node:path'
-import { attribute, Graph, Initializer, Model, Node, Session, ValueInfo, WhittleError, type Attribute, type ElementType, type SessionOptions, type Tensor } from '../../lib'
+import { attribute, Graph, Initializer, Model, Node, Session, toDevice, ValueInfo, WhittleError, type Attribute, type DeviceTensor, type ElementType, type SessionOptions, type Tensor } from '../../lib'
 import { mobileNetV2, resNet50 } from '../convnets'
 import { noise } from '../nets'
 import { encoder, tokens } from '../transformer'
@@ -18,16 +19,17 @@ interface Step {
 }
 
 /** A model over `x` whose last step makes `y`; a step without outputs makes `t<i>`. */
-function net(x: readonly (number | string)[], constants: Record<string, Tensor>, steps: readonly Step[], more: Record<string, Tensor> = {}, type: ElementType = 'float32'): Model {
+function net(x: readonly (number | string)[], constants: Record<string, Tensor>, steps: readonly Step[], more: Record<string, Tensor> = {}, type: ElementType = 'float32', opset = 18): Model {
   const graph = new Graph('net')
   graph.inputs = [new ValueInfo('x', 'float32', x), ...Object.entries(more).map(([name, t]) => new ValueInfo(name, t.type, t.dims))]
   for (const [name, t] of Object.entries(constants)) graph.addInitializer(Initializer.from(name, t))
   steps.forEach(({ op, inputs, outputs, attributes }, i) => {
     const outs = outputs ?? [i === steps.length - 1 ? 'y' : `t${i}`]
-    graph.addNode(new Node({ opType: op, name: `${op}${i}`, inputs, outputs: outs, ...(attributes && { attributes }) }))
+    const [domain, opType] = op.includes(':') ? (op.split(':') as [string, string]) : ['', op]
+    graph.addNode(new Node({ opType, domain, name: `${opType}${i}`, inputs, outputs: outs, ...(attributes && { attributes }) }))
   })
   graph.outputs = [new ValueInfo('y', type, null)]
-  return new Model({ graph, opsets: [['', 18]], irVersion: 8 })
+  return new Model({ graph, opsets: [['', opset], ['com.microsoft', 1]], irVersion: 8 })
 }
 
 /** Runs on both; floats within `bound` of the largest number, all else the same. */
@@ -162,11 +164,163 @@ test('values on the way can be fetched, runs overlap and are timed, an index out
   expect((await picks.run({ x, n: ints(-1) })).y?.data[0]).toBe(x.data[2])
 })
 
+const codes = (type: 'int8' | 'uint8', dims: readonly number[], seed: number): Tensor => {
+  const data = Uint8Array.from({ length: size(dims) }, (_, k) => ((k + seed) * 2654435761) >>> 11)
+  return { type, dims, data: type === 'int8' ? new Int8Array(data.buffer) : data }
+}
+const one = (v: number): Tensor => ({ type: 'float32', dims: [], data: Float32Array.of(v) })
+const zero = (v: number, type: 'int8' | 'uint8' = 'uint8'): Tensor => ({ type, dims: [], data: type === 'int8' ? Int8Array.of(v) : Uint8Array.of(v) })
+
+test('codes: convolutions, products and what lies between stay codes, with the bits of the CPU', async () => {
+  const qdq = (x: string, y: string, scale = 's', z = 'z'): Step[] => [
+    { op: 'QuantizeLinear', inputs: [x, scale, z], outputs: [`${y}_codes`] },
+    { op: 'DequantizeLinear', inputs: [`${y}_codes`, scale, z], outputs: [y] },
+  ]
+  const weights = (name: string): Step => ({ op: 'DequantizeLinear', inputs: [`${name}_codes`, `${name}_scale`], outputs: [name], attributes: { axis: i(0) } })
+  const scales = (n: number, seed: number): Tensor => ({ type: 'float32', dims: [n], data: noise(n, seed).map((v) => 0.01 + Math.abs(v) / 50) })
+  const constants = {
+    s: one(0.05), z: zero(120), t: one(0.1), u: zero(3, 'int8'),
+    w_codes: codes('int8', [20, 3, 3, 3], 1), w_scale: scales(20, 1), b: floats([20], 7),
+    d_codes: codes('int8', [20, 1, 3, 3], 2), d_scale: scales(20, 2),
+    p_codes: codes('int8', [16, 20, 1, 1], 3), p_scale: scales(16, 3),
+    q_codes: codes('int8', [16, 16, 3, 3], 4), q_scale: scales(16, 4),
+  } // prettier-ignore
+  const steps: Step[] = [
+    ...qdq('x', 'x1'), weights('w'), { op: 'Conv', inputs: ['x1', 'w', 'b'], outputs: ['c1'], attributes: { pads: list([1, 1, 1, 1]) } }, { op: 'Relu', inputs: ['c1'], outputs: ['r1'] },
+    ...qdq('r1', 'x2'), weights('d'), { op: 'Conv', inputs: ['x2', 'd'], outputs: ['c2'], attributes: { group: i(20), strides: list([2, 2]), pads: list([1, 0, 0, 1]) } },
+    ...qdq('c2', 'x3', 't', 'u'), weights('p'), { op: 'Conv', inputs: ['x3', 'p'], outputs: ['c3'] },
+    ...qdq('c3', 'x4', 't', 'u'), weights('q'), { op: 'Conv', inputs: ['x4', 'q'], outputs: ['c4'], attributes: { pads: list([1, 1, 1, 1]) } },
+    { op: 'Add', inputs: ['x4', 'c4'], outputs: ['a'] }, ...qdq('a', 'y'),
+  ] // prettier-ignore
+  const model = net([2, 3, 8, 7], constants, steps)
+  const session = await agree(model, { x: floats([2, 3, 8, 7]) }, 'convolutions', 0)
+  expect(session.plan({ x: [2, 3, 8, 7] }).steps.filter((s) => s.op === 'conv_int8')).toHaveLength(4)
+  const product = net([5, 24], { s: one(0.05), z: zero(120), w_codes: codes('int8', [24, 9], 5), w_scale: { type: 'float32', dims: [9], data: scales(9, 5).data }, b: floats([9]) }, [
+    ...qdq('x', 'x1'), { op: 'DequantizeLinear', inputs: ['w_codes', 'w_scale'], outputs: ['w'], attributes: { axis: i(1) } }, { op: 'MatMul', inputs: ['x1', 'w'], outputs: ['m'] }, { op: 'Add', inputs: ['m', 'b'], outputs: ['o'] }, ...qdq('o', 'y'),
+  ]) // prettier-ignore
+  await agree(product, { x: floats([5, 24]) }, 'a product', 0)
+})
+
+test('codes that are made while it runs, and weights of codes', async () => {
+  const dynamic: Step[] = [{ op: 'DynamicQuantizeLinear', inputs: ['x'], outputs: ['q', 'qs', 'qz'] }, { op: 'MatMulInteger', inputs: ['q', 'w', 'qz'], outputs: ['m'] }, { op: 'Cast', inputs: ['m'], outputs: ['f'], attributes: { to: i(1) } }]
+  const scaled: Step[] = [{ op: 'Mul', inputs: ['qs', 'ws'], outputs: ['g'] }, { op: 'Mul', inputs: ['f', 'g'], outputs: ['h'] }, { op: 'Add', inputs: ['h', 'b'], outputs: ['y'] }]
+  const x = { x: floats([6, 33]) }
+  const session = await agree(net([6, 33], { w: codes('int8', [33, 10], 1), ws: one(0.02), b: floats([10]) }, [...dynamic, ...scaled]), x, 'dynamic', 1e-6)
+  expect(session.plan({ x: [6, 33] }).steps.map((s) => s.op)).toEqual(['dynamic_quantize', 'gemm_dynamic'])
+  await agree(net([6, 33], { w: codes('uint8', [33, 10], 1), wz: codes('uint8', [10], 2) }, [{ op: 'DynamicQuantizeLinear', inputs: ['x'], outputs: ['q', 'qs', 'qz'] }, { op: 'MatMulInteger', inputs: ['q', 'w', 'qz', 'wz'], outputs: ['m'] }, { op: 'Cast', inputs: ['m'], outputs: ['y'], attributes: { to: i(1) } }]), x, 'zero points of columns', 0)
+  const both = net([2, 3, 5, 7], {}, [
+    { op: 'DynamicQuantizeLinear', inputs: ['x'], outputs: ['q', 'qs', 'qz'] }, { op: 'Transpose', inputs: ['q'], outputs: ['t'], attributes: { perm: list([0, 1, 3, 2]) } },
+    { op: 'MatMulInteger', inputs: ['q', 't', 'qz', 'qz'], outputs: ['m'] }, { op: 'Cast', inputs: ['m'], outputs: ['y'], attributes: { to: i(1) } },
+  ]) // prettier-ignore
+  await agree(both, { x: floats([2, 3, 5, 7]) }, 'two activations', 0)
+  const stored = { c: codes('int8', [24, 9], 5), s: { type: 'float32', dims: [9], data: noise(9, 3).map((v) => 0.01 + Math.abs(v)) } as Tensor }
+  await agree(net([5, 24], stored, [{ op: 'DequantizeLinear', inputs: ['c', 's'], outputs: ['w'], attributes: { axis: i(1) } }, { op: 'MatMul', inputs: ['x', 'w'], outputs: ['m'] }, { op: 'Relu', inputs: ['m'], outputs: ['y'] }]), { x: floats([5, 24]) }, 'stored codes')
+  await agree(net([5, 24], { ...stored, n: ints(3, -1, 0) }, [{ op: 'DequantizeLinear', inputs: ['c', 's'], outputs: ['w'], attributes: { axis: i(1) } }, { op: 'Gather', inputs: ['w', 'n'], outputs: ['g'] }, { op: 'MatMul', inputs: ['x', 'w'], outputs: ['m'] }, { op: 'Mul', inputs: ['g', 'g'], outputs: ['y'] }]), { x: floats([5, 24]) }, 'rows of codes')
+  const blocks = net([3, 40], { c: { type: 'uint8', dims: [6, 2, 16], data: codes('uint8', [6, 2, 16], 3).data }, s: floats([12], 2), z: { type: 'uint8', dims: [6], data: codes('uint8', [6], 8).data } }, [
+    { op: 'com.microsoft:MatMulNBits', inputs: ['x', 'c', 's', 'z'], attributes: { K: i(40), N: i(6), bits: i(4), block_size: i(32) } },
+  ])
+  await agree(blocks, { x: floats([3, 40]) }, 'blocks of 4 bits')
+})
+
+test('recurrent layers, root mean squares, indices of the largest, trigonometry, a branch', async () => {
+  for (const [op, gates] of [['LSTM', 4], ['GRU', 3], ['RNN', 1]] as const)
+    for (const [direction, n] of [['forward', 1], ['bidirectional', 2]] as const) {
+      const model = net([4, 2, 6], { w: floats([n, gates * 5, 6], 1), r: floats([n, gates * 5, 5], 2), b: floats([n, 2 * gates * 5], 3) }, [
+        { op, inputs: ['x', 'w', 'r', 'b'], outputs: ['s', 'h'], attributes: { hidden_size: i(5), direction: attribute.string(direction), ...(op === 'GRU' && { linear_before_reset: i(n - 1) }) } },
+        { op: 'ReduceMax', inputs: ['s'], outputs: ['m'], attributes: { keepdims: i(0) } }, { op: 'Add', inputs: ['h', 'm'], outputs: ['y'] },
+      ]) // prettier-ignore
+      await agree(model, { x: floats([4, 2, 6]) }, `${op} ${direction}`)
+    }
+  await agree(net([3, 40], { g: floats([40]) }, [{ op: 'RMSNormalization', inputs: ['x', 'g'] }], {}, 'float32', 23), { x: floats([3, 40]) }, 'RMSNormalization')
+  await agree(net([3, 40, 2], {}, [{ op: 'ArgMax', inputs: ['x'], attributes: { axis: i(1) } }], {}, 'int64'), { x: floats([3, 40, 2]) }, 'ArgMax')
+  await agree(net([3, 9], {}, [{ op: 'Sin', inputs: ['x'] }, { op: 'Atan', inputs: ['t0'] }, { op: 'Cosh', inputs: ['t1'] }]), { x: floats([3, 9]) }, 'trigonometry')
+})
+
+test('runs of a plan after the first are one recorded call, with the same bits, also where plans take turns and runs overlap', async () => {
+  const model = net(['n', 6], { w: floats([6, 4]), v: floats([2, 4, 3], 5) }, [{ op: 'MatMul', inputs: ['x', 'w'] }, { op: 'Relu', inputs: ['t0'] }, { op: 'MatMul', inputs: ['t1', 'v'] }])
+  const session = await Session.create(model, { device: 'cuda' })
+  const feeds = (n: number): { x: Tensor } => ({ x: floats([n, 6], n) })
+  const first = new Map<number, Record<string, Tensor>>()
+  for (const n of [2, 3, 2, 3, 40, 2, 3, 2]) {
+    const got = session.runSync(feeds(n))
+    expect(got).toEqual(first.get(n) ?? got)
+    first.set(n, got)
+  }
+  // 40 took other memory, with which the others were recorded anew.
+  expect(session.replays).toBe(5 - 0)
+  const all = await Promise.all(Array.from({ length: 12 }, (_, k) => session.run(feeds(2 + (k % 2)))))
+  all.forEach((got, k) => expect(got).toEqual(first.get(2 + (k % 2))))
+  expect(session.replays).toBeGreaterThan(5)
+  const before = session.replays
+  await session.run(feeds(2), { signal: new AbortController().signal })
+  expect(session.replays).toBe(before)
+  session.dispose()
+  expect(await caught(() => session.replays)).toMatch(/^ERR_HANDLE/)
+})
+
+test('device tensors go in and come out, and may be fed back', async () => {
+  const model = net(['n', 4], { w: floats([4, 4]) }, [{ op: 'MatMul', inputs: ['x', 'w'] }, { op: 'Tanh', inputs: ['t0'] }])
+  const session = await Session.create(model, { device: 'cuda' })
+  const x = floats([3, 4])
+  const once = session.runSync({ x }).y as Tensor
+  const there = toDevice(x)
+  for (let k = 0; k < 3; k++) {
+    expect((await session.run({ x: there })).y).toEqual(once)
+    const { y } = await session.run({ x: there }, { location: 'device' })
+    expect([y?.location, y?.type, [...(y?.dims ?? [])]]).toEqual(['cuda:0', 'float32', [3, 4]])
+    expect(y?.toHost()).toEqual(once)
+    const twice = session.runSync({ x: y as DeviceTensor }, { location: 'device' })
+    expect(twice.y?.toHost().data).toEqual(session.runSync({ x: once }).y?.data)
+    y?.dispose()
+    twice.y?.dispose()
+  }
+  // An input that is fetched is another tensor.
+  const both = session.runSync({ x: there }, { fetch: ['x', 'y'], location: 'device' })
+  expect(both['x']).not.toBe(there)
+  expect(both['x']?.toHost()).toEqual(x)
+  expect(session.runSync({ x: there }, { fetch: ['x'] })['x']).toEqual(x)
+
+  expect(await caught(() => session.run({ x: toDevice(floats([3, 5])) }))).toMatch(/^ERR_SHAPE inputs\.x/)
+  expect(await caught(() => session.run({ x: toDevice(new Int32Array(4)) }))).toMatch(/^ERR_DTYPE inputs\.x/)
+  expect(await caught(() => session.run({ x }, { location: 'gpu' as 'host' }))).toMatch(/^ERR_RANGE options\.location/)
+  there.dispose()
+  expect(await caught(() => session.run({ x: there }))).toMatch(/^ERR_HANDLE inputs\.x/)
+  const host = await Session.create(model)
+  expect(await caught(() => host.run({ x: toDevice(x) }))).toMatch(/^ERR_DEVICE inputs\.x: .*this tensor lies on cuda:0, the session computes on cpu/)
+  expect(await caught(() => host.run({ x }, { location: 'device' }))).toMatch(/^ERR_DEVICE options\.location/)
+  const shapes = await Session.create(net([2, 6], {}, [{ op: 'Reshape', inputs: ['x', 'n'] }, { op: 'Relu', inputs: ['t0'] }], { n: ints(3, 4) }), { device: 'cuda' })
+  expect(await caught(() => shapes.run({ x: floats([2, 6]), n: toDevice(ints(3, 4)) }))).toMatch(/^ERR_DEVICE inputs\.n: .*the plan depends on what/)
+  expect((await shapes.run({ x: toDevice(floats([2, 6])), n: ints(3, 4) })).y?.dims).toEqual([3, 4])
+})
+
+test('two devices: each session on its own, tensors of the other are refused, one that is lost leaves the other', () => {
+  const script = `const w = require(${JSON.stringify(path.join(__dirname, '..', '..', 'dist'))}); const g = new w.Graph('g')
+    g.inputs = [new w.ValueInfo('x', 'float32', [4])]; g.outputs = [new w.ValueInfo('y', 'float32', [4])]
+    g.addNode(new w.Node({ opType: 'Relu', name: 'r', inputs: ['x'], outputs: ['y'] }))
+    const model = new w.Model({ graph: g, opsets: [['', 18]], irVersion: 8 }), x = Float32Array.of(-1, 2, -3, 4)
+    const say = (e) => console.log(e.code, e.parameter, e.message)
+    ;(async () => {
+      const a = await w.Session.create(model, { device: 'cuda:0' }), b = await w.Session.create(model, { device: 'cuda:1' })
+      console.log(a.device, b.device, (await a.run({ x })).y.data.join(), (await b.run({ x })).y.data.join(), (await b.run({ x }, { location: 'device' })).y.location)
+      await b.run({ x: w.toDevice(x, 'cuda:0') }).catch(say)
+      for (let k = 0; k < 3; k++) await b.run({ x }).catch(say)
+      console.log((await a.run({ x })).y.data.join(), a.replays)
+    })()`
+  const r = spawnSync(process.execPath, ['-e', script], { env: { ...process.env, FAKE_CUDA_DEVICES: '2', FAKE_CUDA_LOSE_DEVICE: '3' }, encoding: 'utf8' })
+  const lines = (r.stdout + r.stderr).trim().split('\n')
+  expect(lines).toEqual([
+    'cuda:0 cuda:1 0,2,0,4 0,2,0,4 cuda:1',
+    expect.stringMatching(/^ERR_DEVICE inputs\.x .*lies on cuda:0, the session computes on cuda:1/),
+    ...[1, 2, 3].map(() => expect.stringMatching(/^ERR_DEVICE inputs .*device 1: unspecified launch failure/)),
+    '0,2,0,4 1',
+  ])
+})
+
 test('what a GPU lacks is refused by name and node; auto goes to the CPU and says why', async () => {
-  const sine = net(['n', 4], {}, [{ op: 'Abs', inputs: ['x'] }, { op: 'Sin', inputs: ['t0'] }])
-  expect(await caught(() => Session.create(sine, { device: 'cuda' }))).toMatch(/^ERR_UNSUPPORTED_OP Sin1: Sin Sin1: has no kernel on cuda:0/)
-  const free = await Session.create(sine, { device: 'auto' })
-  expect([free.device, free.deviceReason]).toEqual(['cpu', expect.stringMatching(/Sin1: has no kernel on cuda:0/)])
+  const sums = net(['n', 4], { axis: { type: 'int64', dims: [], data: BigInt64Array.of(1n) } }, [{ op: 'Abs', inputs: ['x'] }, { op: 'CumSum', inputs: ['t0', 'axis'] }])
+  expect(await caught(() => Session.create(sums, { device: 'cuda' }))).toMatch(/^ERR_UNSUPPORTED_OP CumSum1: CumSum CumSum1: has no kernel on cuda:0/)
+  const free = await Session.create(sums, { device: 'auto' })
+  expect([free.device, free.deviceReason]).toEqual(['cpu', expect.stringMatching(/CumSum1: has no kernel on cuda:0/)])
   expect((await free.run({ x: floats([2, 4]) })).y?.dims).toEqual([2, 4])
 
   // A head of 200 columns is known as such only where shapes are.

@@ -1,7 +1,8 @@
 import { WhittleError } from '../../errors'
 import { blobSource, kInt4, kScaledInt8, type Source } from '../../kernels/gemm_weight'
 import type { Node } from '../../model'
-import { sizeOf, type Tensor } from '../../tensor'
+import { fromHalf } from '../../model/half'
+import { sizeOf, type Tensor, type TypedArray } from '../../tensor'
 import type { Lower, Lowering } from '../lowering'
 import type { Memory } from '../program'
 import { identity, type Stored, type Value } from '../value'
@@ -78,6 +79,31 @@ function sourceOf(s: Stored, along: number, k: number, n: number, multiply: Floa
   } // prettier-ignore
 }
 
+/** The k x n floats that codes stand for (core/gemm_weight.h). */
+function floatsOf(s: Source): Float32Array {
+  const { k, n, block, signed = false, zeroKind = 0 } = s
+  const four = s.format === kInt4
+  const codes = s.codes as Uint8Array | Int8Array
+  const code = (from: ArrayLike<number>, i: number): number => {
+    if (!four) return signed ? ((from[i] as number) << 24) >> 24 : (from[i] as number) & 255
+    const v = ((from[i >> 1] as number) >> ((i & 1) * 4)) & 15
+    return signed && v > 7 ? v - 16 : v
+  }
+  const numbers = (x: TypedArray | null | undefined): ArrayLike<number> =>
+    x instanceof Uint16Array ? Float32Array.from(x, fromHalf) : ((x ?? []) as unknown as ArrayLike<number>)
+  const scales = numbers(s.scales)
+  const zeros = zeroKind > 1 ? numbers(s.zeros) : ((s.zeros ?? []) as unknown as ArrayLike<number>)
+  const out = new Float32Array(k * n)
+  for (let j = 0; j < n; j++)
+    for (let b = 0; b * block < k; b++) {
+      const at = b * (s.scaleBlock ?? 0) + j * (s.scaleCol ?? 0)
+      const zero = zeroKind === 1 ? code(zeros, b * (s.zeroBlock ?? 0) + j * (s.zeroCol ?? 0)) : zeroKind > 1 ? (zeros[at] as number) : (s.zeroDefault ?? 0)
+      for (let p = b * block; p < Math.min(k, (b + 1) * block); p++)
+        out[p * n + j] = Math.fround(code(codes, p * s.row + j * s.col) - zero) * (scales[at] as number)
+    }
+  return out
+}
+
 interface Product {
   readonly k: number
   readonly n: number
@@ -106,12 +132,19 @@ function emit(l: Lowering, node: Node, a: Value, p: Product, alpha: number, bias
   const order = identity(dims.length)
   const { activation, output } = takeEpilogue(l, map.output, order, false, node)
   const total = Float32Array.from(map.add, (v, j) => v + (bias ? (bias[j] as number) : 0) * (map.multiply[j] as number))
+  const { device } = l.constants
   // Unscaled weights are shared by all nodes that use them.
-  const weight = l.constants.weight(plain ? p.key : `${name} to ${map.output}`, () => source ?? (p.source(multiply) as Source))
+  const weight = device ? undefined : l.constants.weight(plain ? p.key : `${name} to ${map.output}`, () => source ?? (p.source(multiply) as Source))
   const x = l.rowMajor(a, node)
   const out = l.make('float32', dims, order)
   const biased: Memory | null = total.some((v) => v !== 0) ? l.constants.raw(`bias ${name} to ${map.output}`, () => total) : null
-  l.program.step('gemm_weight', node.label, sizeOf(dims) / p.n, p.n, p.k, ...activation, x.memory, weight.at, biased, out.memory)
+  const m = sizeOf(dims) / p.n
+  if (weight) l.program.step('gemm_weight', node.label, m, p.n, p.k, ...activation, x.memory, weight.at, biased, out.memory)
+  else {
+    // A GPU's products take floats.
+    const floats = l.constants.gemm(`floats ${plain ? p.key : `${name} to ${map.output}`}`, 1, p.k, p.n, p.n, 1, () => floatsOf(source ?? (p.source(multiply) as Source)))
+    l.program.step('gemm', node.label, m, p.n, p.k, 1, p.k, 1, 0, p.n, 1, 0, 1, 1, ...activation, x.memory, floats.at, biased, null, out.memory)
+  }
   l.define(output, out, node)
   return true
 }
@@ -159,7 +192,7 @@ export function rowsOfStored(node: Node, l: Lowering): boolean {
   const table = l.lazy(node.inputs[0] as string, node)
   const { stored } = table
   const axis = node.int('axis', 0)
-  if (!stored || stored.turned || (axis !== 0 && axis !== -2)) return false
+  if (!stored || stored.turned || l.constants.device || (axis !== 0 && axis !== -2)) return false
   const [rows, inner] = table.dims as [number, number]
   const four = isFour(stored.codes)
   if (four && inner % 2 !== 0) return false
