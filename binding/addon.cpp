@@ -17,6 +17,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   whittle::init_distill(env, exports);
   whittle::init_factor(env, exports);
   whittle::init_gemm(env, exports);
+  whittle::init_paged(env, exports);
   whittle::init_select(env, exports);
   whittle::init_quantize(env, exports);
   whittle::init_handles(env, exports);

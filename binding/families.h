@@ -14,6 +14,7 @@ void init_device(napi_env env, napi_value exports);
 void init_distill(napi_env env, napi_value exports);
 void init_factor(napi_env env, napi_value exports);
 void init_gemm(napi_env env, napi_value exports);
+void init_paged(napi_env env, napi_value exports);
 void init_select(napi_env env, napi_value exports);
 void init_handles(napi_env env, napi_value exports);
 void init_gemm_int8(napi_env env, napi_value exports);

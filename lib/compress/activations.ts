@@ -6,6 +6,7 @@ import { attribute, Node } from '../model/node'
 import { raiseOpset } from '../model/opset'
 import { boolean, fail, finite, integer, oneOf, options as checkOptions } from '../validate'
 import { Calibration, type CalibrationData } from './calibration'
+import { KeepBudget, Scratch } from './computed'
 import { narrow, widen, type WidenedModel } from './half/widen'
 import { Run } from './progress'
 import { correctBias, kBiasSets } from './static/bias'
@@ -107,15 +108,17 @@ export async function quantizeStatic(model: Model | string | Uint8Array | ArrayB
   const reference = repair ? copy.clone() : undefined
   const codes = await observeRanges(copy, layers.map((l) => l.input), sets, new Run(), { type, method, percentile, ...threads })
   const stored = new Map<string, string>()
+  const [keep, scratch] = [new KeepBudget(), new Scratch()]
   for (const { node, weight, axis } of layers) {
     const key = `${weight.name} ${axis}`
     let value = stored.get(key)
     if (value === undefined) {
-      const made = codesOfWeight(weight, axis)
+      const made = codesOfWeight(weight, axis, scratch)
       const q = graph.uniqueName(`${weight.name}_q`)
       const s = graph.uniqueName(`${weight.name}_s`)
       value = graph.uniqueName(`${weight.name}_dq`)
-      graph.addInitializer(Initializer.from(q, made.codes))
+      const { type: coded, dims, data } = made.codes
+      graph.addInitializer(new Initializer(q, coded, dims, keep.hold(new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength))))
       graph.addInitializer(Initializer.from(s, { type: 'float32', dims: [made.scales.length], data: made.scales }))
       graph.addNode(new Node({ name: value, opType: 'DequantizeLinear', inputs: [q, s], outputs: [value], attributes: { axis: attribute.int(axis) } }), { before: node })
       stored.set(key, value)

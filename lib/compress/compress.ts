@@ -56,12 +56,11 @@ export interface CompressResult {
  * steps that leave floats (fold, prune, factorize …) a float16 model computes in float16 again; with codes in it, it comes back in
  * float32 between Casts, what did not become codes stored in the 16 bits that it had.
  *
- * Memory: tensors are worked on one at a time, and results beyond 8 MB are computed again while the model is saved. Steps that look at weights
- * alone take no more than three times the largest tensor and 128 MB, whatever the size of the model. Steps that look at
- * calibration inputs take four times the largest tensor and 128 MB; beside that lie second moments of layers' inputs, up to 128 MB at a time (those of one layer where it alone has more) and twice those of the layer at work,
- * and the values that they look at in one run of the model. Models with more than 128 MB of weights are run piece by piece, the values in between in
- * a temporary file; smaller ones are held by a session meanwhile. What such steps find goes to a temporary file beyond the 8 MB. `evaluate`
- * takes what it takes.
+ * Memory: made to stay within three times the largest tensor and 128 MB, whatever the size of the model. Tensors are worked on one
+ * at a time; results beyond 8 MB are computed again while the model is saved, or lie in a temporary file. So do second moments of
+ * layers' inputs and copies of large tensors, of which memory has what is being worked on. Models with more than 64 MB of weights are run piece by piece,
+ * the values in between in such a file. What a caller brings along comes on top: calibration inputs, the values that a piece makes of one set of
+ * them, and what `evaluate` takes.
  *
  * @param input a path, the bytes of an ONNX file, or a {@link Model} (which is not changed)
  * @param recipe `'int8-weights'`, `'int4-weights'`, or a recipe; see `Recipe`

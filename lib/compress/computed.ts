@@ -1,6 +1,7 @@
 import { WhittleError } from '../errors'
 import { MemorySource, type DataSource, type Initializer } from '../model/graph'
 import { allocate, isDataType, type Tensor } from '../tensor'
+import { paged, touched } from './paged'
 import { SpillFile } from './spill'
 
 /** The one result that is held between reads: a writer takes a tensor in pieces, from first to last. */
@@ -53,7 +54,7 @@ export class Scratch {
   bytes(slot: string, byteLength: number): Uint8Array {
     let buffer = this.#buffers.get(slot)?.deref()
     if (!buffer || buffer.byteLength < byteLength) {
-      buffer = (allocate('uint8', byteLength) as Uint8Array<ArrayBuffer>).buffer
+      buffer = (paged('uint8', byteLength) as Uint8Array<ArrayBuffer>).buffer
       this.#buffers.set(slot, new WeakRef(buffer))
     }
     return new Uint8Array(buffer, 0, byteLength)
@@ -116,15 +117,22 @@ export class KeepBudget {
   }
 }
 
+/** Values between two calls of {@link touched}. */
+const kStretch = 2 ** 18
+
 /** @internal ‖a − b‖₂ / ‖a‖₂ in double precision; 0 for two zeros. */
 export function relativeError(a: Float32Array, b: Float32Array): number {
   let difference = 0
   let size = 0
-  for (let i = 0; i < a.length; i++) {
-    const x = a[i]!
-    const d = x - b[i]!
-    difference += d * d
-    size += x * x
+  for (let i = 0; i < a.length;) {
+    const begin = i
+    for (const end = Math.min(a.length, i + kStretch); i < end; i++) {
+      const x = a[i]!
+      const d = x - b[i]!
+      difference += d * d
+      size += x * x
+    }
+    touched(8 * (i - begin))
   }
   return difference === 0 ? 0 : size === 0 ? Infinity : Math.sqrt(difference / size)
 }

@@ -1,5 +1,6 @@
 import type { Weight } from '../model/weights'
 import { toRows, type LayerMoments } from './moments'
+import { ease, pagedFloats } from './paged'
 import { bytesOf } from './passes/emit'
 import { planOf, type Asked } from './rounding/plan'
 import { back, roundToNearest } from './rounding/weight'
@@ -23,8 +24,9 @@ export function candidatesOf(weight: Weight, values: Float32Array, asked: Asked,
     const { layout, rounding } = planOf(weight, { ...asked, bits, blockSize: bits <= 4 ? asked.blockSize : 0 })
     // What falls back to 8 bits is no width of its own.
     if (rounding.bits !== bits) continue
-    const floats = back(roundToNearest(values, layout, rounding), layout, rounding, new Float32Array(values.length))
+    const floats = back(roundToNearest(values, layout, rounding), layout, rounding, pagedFloats(values.length))
     for (let i = 0; i < floats.length; i++) floats[i]! -= values[i]!
+    ease()
     const power = powerOf(values, seen)
     found.push({ bits, bytes: bytesOf(layout), error: power > 0 ? powerOf(floats, seen) / power : 0 })
   }

@@ -5,6 +5,7 @@ import type { Node } from '../model/node'
 import { ownerOf, weightInputsOf, type Weight } from '../model/weights'
 import { allocate, type Tensor } from '../tensor'
 import type { Calibration } from './calibration'
+import { paged, Paging, touched } from './paged'
 import type { Run } from './progress'
 import { rowLayoutOf, type RowLayout } from './second/matrix'
 import { sampledValueOf, samplesOf, samplingKeyOf, type Samples } from './second/samples'
@@ -101,7 +102,7 @@ export async function* moments(
       if (layout && key && !sums.has(key)) {
         bytes += 8 * layout.groups * layout.size * layout.size
         if (bytes > budget && sums.size > 0) break
-        sums.set(key, new Accumulator(planned.uses, layout, maxRows))
+        sums.set(key, new Accumulator(planned.uses, layout, maxRows, bytes > kInMemory ? kMapped : Paging.least))
       }
       group.push(planned)
     }
@@ -169,6 +170,10 @@ function plan(weight: Weight, { outer }: ReturnType<typeof usersOf>): Planned {
   return { weight, layout, uses, key }
 }
 
+/** Bytes of second moments that lie in memory together; what comes on top lies in files, but for very small ones. */
+const kInMemory = 16e6
+const kMapped = 1e6
+
 /** Features whose products are computed at once, so that no second matrix of size × size is held. */
 const kPanel = 768
 
@@ -191,11 +196,11 @@ class Accumulator {
   #step = 1
   #finished: Moments | undefined
 
-  constructor(uses: readonly Use[], { groups, size }: RowLayout, maxRows: number | undefined) {
+  constructor(uses: readonly Use[], { groups, size }: RowLayout, maxRows: number | undefined, least: number) {
     this.uses = uses
     this.#groups = groups
     this.#size = size
-    this.#hessian = allocate('float64', groups * size * size, 'calibration') as Float64Array
+    this.#hessian = paged('float64', groups * size * size, 'calibration', least) as Float64Array
     this.#sum = allocate('float64', groups * size, 'calibration') as Float64Array
     this.#limit = Math.max(2, maxRows ?? Math.min(32768, Math.max(2048, 16 * size)))
     this.#chunk = Math.max(16, Math.min(kChunk, Math.floor(2 ** 22 / (groups * size))))
@@ -266,6 +271,7 @@ class Accumulator {
             const from = (q * height + i) * width
             const to = ((g + q) * size + p + i) * size + p
             for (let j = i; j < width; j++) h[to + j]! += weight * out[from + j]!
+            touched(8 * (width - i))
           }
       }
   }
@@ -277,16 +283,28 @@ class Accumulator {
     const h = this.#hessian
     for (let g = 0; g < this.#groups; g++) {
       const o = g * size * size
-      for (let i = 0; i < size; i++) {
+      for (let i = 0; i < size; i++)
         if (!Number.isFinite(h[o + i * size + i]!))
           throw new WhittleError('ERR_RANGE', 'calibration', `calibration: the squares of ${this.uses[0]!.value} are not finite`)
-        for (let j = i + 1; j < size; j++) h[o + j * size + i] = h[o + i * size + j]!
-      }
+      mirror(h.subarray(o, o + size * size), size)
     }
     this.#vectors = this.#products = undefined
     this.#finished = { groups: this.#groups, size, rows: this.#rows, sampled: this.#taken, hessian: h, sum: this.#sum }
     return this.#finished
   }
+}
+
+/** Entries of a tile of {@link mirror}: a few pages of each side. */
+const kTile = 256
+
+/** The upper triangle [n, n] into the lower one. */
+function mirror(h: Float64Array, n: number): void {
+  for (let i0 = 0; i0 < n; i0 += kTile)
+    for (let j0 = i0; j0 < n; j0 += kTile) {
+      const [i1, j1] = [Math.min(n, i0 + kTile), Math.min(n, j0 + kTile)]
+      for (let j = Math.max(j0, i0 + 1); j < j1; j++) for (let i = i0; i < Math.min(i1, j); i++) h[j * n + i] = h[i * n + j]!
+      touched(16 * kTile * (i1 - i0 + j1 - j0))
+    }
 }
 
 /** 32 well-mixed bits of a counter (the finisher of MurmurHash3). */

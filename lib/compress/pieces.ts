@@ -3,6 +3,7 @@ import { Model } from '../model/model'
 import type { Tensor, TensorLike, TypedArray } from '../tensor'
 import type { Inputs } from './calibration'
 import type { Scratch } from './computed'
+import { ease, touched } from './paged'
 import type { Run } from './progress'
 import { Runner } from './runner'
 import { SpillFile } from './spill'
@@ -70,11 +71,13 @@ export function gathered(weights: readonly Initializer[], scratch: Scratch): Ini
   let at = 0
   return weights.map((w) => {
     if (!isLarge(w)) return w
+    ease()
     const own = bytes.subarray(at, at + w.byteLength)
     let done = 0
     for (const piece of w.chunksSync()) {
       own.set(piece, done)
       done += piece.byteLength
+      touched(piece.byteLength)
     }
     at += room(w)
     return new Initializer(w.name, w.type, w.dims, new MemorySource(own))
@@ -99,8 +102,8 @@ interface Made {
  * their values lie in a temporary file meanwhile.
  */
 export class Pieces {
-  /** Bytes of weights from which on a model is cut; pieces have half of them, or what one node needs. */
-  static limit = 128e6
+  /** Bytes of weights that a session may hold: a model with more is cut into pieces that have them at most, or what one node needs. */
+  static limit = 64e6
 
   readonly #model: Model
   readonly #names: readonly string[]
@@ -147,7 +150,7 @@ export class Pieces {
       const weights = new Set([...all].flatMap((n) => [...reads(n)].filter((r) => graph.initializers.has(r))))
       const last = parts.at(-1)
       const more = [...weights].reduce((sum, w) => sum + (last?.weights.has(w) ? 0 : bytesOf(w)), 0)
-      if (last && (more === 0 || last.bytes + more <= Pieces.limit / 2)) {
+      if (last && (more === 0 || last.bytes + more <= Pieces.limit)) {
         last.own.push(node)
         last.bytes += more
         for (const n of all) last.all.add(n)

@@ -1,5 +1,6 @@
 import { WhittleError } from '../errors'
 import { Scratch } from './computed'
+import { ease } from './paged'
 
 /** What `onProgress` hears, a few times for each step. */
 export interface Progress {
@@ -61,6 +62,7 @@ export class Run {
    */
   async tell(phase: Progress['phase'], done: number, total: number, detail = ''): Promise<void> {
     this.check()
+    ease()
     this.#onProgress?.({ phase, done, total, detail })
     const now = performance.now()
     if (now - this.#last > 5) {

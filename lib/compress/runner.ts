@@ -5,6 +5,7 @@ import type { Model } from '../model/model'
 import { Session, type RunOptions, type TapFunction } from '../session'
 import type { Tensor } from '../tensor'
 import type { Inputs } from './calibration'
+import { ease } from './paged'
 
 type Threads = { readonly threads?: number }
 
@@ -35,7 +36,10 @@ export class Runner {
    */
   static async create(model: Model, names: readonly string[] = [], threads: Threads = {}): Promise<Runner> {
     try {
-      return new Runner(model, names, threads, await Session.create(model, threads), true)
+      const session = await Session.create(model, threads)
+      // What the weights were read into.
+      ease()
+      return new Runner(model, names, threads, session, true)
     } catch (error) {
       return new Runner(model, names, threads, await withFallback(error, model, names, threads), false)
     }
@@ -59,7 +63,10 @@ export class Runner {
     const inputs = this.#halved(given)
     const asked = { fetch: this.#model.graph.outputs.map((o) => o.name), ...options }
     try {
-      return await this.#session.run(inputs, asked)
+      const found = await this.#session.run(inputs, asked)
+      // The first run lays weights out anew.
+      ease()
+      return found
     } catch (error) {
       // A second run would tell taps what they heard already.
       if (!this.#whole || this.#told) throw error

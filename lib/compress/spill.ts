@@ -1,9 +1,9 @@
 import fs from 'node:fs'
 import os from 'node:os'
-import path from 'node:path'
 
 import { ioError } from '../model/bytes'
 import type { DataSource } from '../model/graph'
+import { openTemporary } from './temporary'
 
 /** Descriptors of files that nobody refers to any more are closed with them. */
 const kLost = new FinalizationRegistry<number>((fd) => fs.closeSync(fd))
@@ -84,15 +84,8 @@ export class SpillFile {
     if (this.#failed) return false
     if (this.#fd >= 0) return true
     try {
-      const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'whittle-spill-'))
-      try {
-        const file = path.join(folder, 'weights')
-        this.#fd = fs.openSync(file, 'wx+', 0o600)
-        kLost.register(this, this.#fd, this)
-        fs.unlinkSync(file)
-      } finally {
-        fs.rmSync(folder, { recursive: true, force: true })
-      }
+      this.#fd = openTemporary()
+      kLost.register(this, this.#fd, this)
     } catch {
       this.#failed = true
     }

@@ -34,7 +34,7 @@ function resolveDynamic(value: object, parameter: string): ResolvedDynamic {
   return { step: 'quantize', activations: 'dynamic', layers: parseSelector(given.layers, `${parameter}.layers`) }
 }
 
-async function applyDynamic(model: Model, step: ResolvedDynamic, { run, spared }: Context): Promise<PassResult> {
+async function applyDynamic(model: Model, step: ResolvedDynamic, { run, spared, memory }: Context): Promise<PassResult> {
   raiseIrVersion(model, 4)
   raiseOpset(model, 13)
   model.graph.sort()
@@ -42,7 +42,7 @@ async function applyDynamic(model: Model, step: ResolvedDynamic, { run, spared }
   const coded = codedLayers(model.graph, { products: true })
   const layers = chosen.filter((w) => coded.some((l) => l.weight.name === w.initializer.name))
   await run.tell('quantize', 0, layers.length)
-  const errors = computeDynamically(model.graph, coded.filter((l) => layers.some((w) => w.initializer.name === l.weight.name)))
+  const errors = computeDynamically(model.graph, coded.filter((l) => layers.some((w) => w.initializer.name === l.weight.name)), memory)
   await run.tell('quantize', layers.length, layers.length)
   const reports = layers.map((w) => {
     const base = describeWeight(w)

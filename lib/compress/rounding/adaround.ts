@@ -1,4 +1,7 @@
 import { gemm } from '../../kernels/gemm'
+import { ease, pagedFloats, touched } from '../paged'
+import { copied } from '../second/gptq'
+import { diagonalOf } from '../second/linear'
 import { layerError } from '../second/update'
 import { nearestLevel } from './levels'
 
@@ -54,13 +57,14 @@ export function adaround(weights: Float32Array, rows: number, columns: number, h
   const { iterations = 250 } = options
   const codes = new Int8Array(rows * columns)
   let trace = 0
-  for (let k = 0; k < columns; k++) trace += hessian[k * columns + k]!
+  for (const v of diagonalOf(hessian, columns)) trace += v
   const unit = trace > 0 ? columns / trace : 0
-  const h = Float32Array.from(hessian, (v) => v * unit)
+  const h = narrowed(hessian, columns, (v) => v * unit)
   const step = Math.max(1, Math.floor(kPart / columns))
   for (let r = 0; r < rows; r += step)
     new Part(weights, codes, Math.min(step, rows - r), columns, r, h, options).learn(unit > 0 ? iterations : 0)
-  const delta = weights.slice()
+  ease()
+  const delta = copied(weights, columns)
   if (options.levels) {
     const values = valueAt(columns, options.blockSize, options.levels)
     for (let i = 0; i < delta.length; i++) delta[i]! -= values(i)[codes[i]! & 255]!
@@ -69,6 +73,16 @@ export function adaround(weights: Float32Array, rows: number, columns: number, h
     for (let i = 0; i < delta.length; i++) delta[i]! -= codes[i]! * scale(i)
   }
   return { codes, error: layerError(delta, rows, columns, hessian) }
+}
+
+/** @internal H in float32, each entry as `of` has it. */
+export function narrowed(hessian: Float64Array, n: number, of: (v: number, i: number) => number): Float32Array {
+  const out = pagedFloats(n * n)
+  for (let r = 0, i = 0; r < n; r++) {
+    for (const end = i + n; i < end; i++) out[i] = of(hessian[i]!, i)
+    touched(12 * n)
+  }
+  return out
 }
 
 /** The scale of element i. */
@@ -109,6 +123,8 @@ class Part {
   readonly #low: Float32Array
   /** Of levels the place of the one below. */
   readonly #place: Uint8Array | undefined
+  /** What {@link #slopes} gave last. */
+  readonly #slope: Float32Array
   /** Steps of each value, over the largest of its row. */
   readonly #weight: Float32Array
 
@@ -120,6 +136,7 @@ class Part {
     this.#top = 2 ** (options.bits - 1) - 1
     const n = rows * columns
     this.#w = new Float32Array(n)
+    this.#slope = new Float32Array(n)
     this.#low = new Float32Array(n)
     this.#weight = new Float32Array(n)
     if (options.levels) {
@@ -169,6 +186,7 @@ class Part {
   }
 
   learn(iterations: number): void {
+    ease()
     const n = this.#w.length
     const up = new Float32Array(n)
     const v = new Float32Array(n)
@@ -217,7 +235,7 @@ class Part {
     const [low, w, weight] = [this.#low, this.#w, this.#weight]
     for (let i = 0; i < up.length; i++) error[i] = (low[i]! + up[i]! - w[i]!) * weight[i]!
     const size = this.#columns
-    return gemm(error, this.#h, { aDims: [this.#rows, size], bDims: [size, size] }).data as Float32Array
+    return gemm(error, this.#h, { aDims: [this.#rows, size], bDims: [size, size], out: this.#slope }).data as Float32Array
   }
 
   #settle(up: Float32Array, error: Float32Array): void {

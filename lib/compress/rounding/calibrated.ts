@@ -1,3 +1,4 @@
+import { ease, paged, pagedFloats, touched } from '../paged'
 import { fromRows, toRows, type Moments, type RowLayout } from '../moments'
 import { gptq } from '../second/gptq'
 import { layerError } from '../second/update'
@@ -37,7 +38,7 @@ function placesOf(layout: Cut, rows: RowLayout, count: number, scales: number): 
   const all = groups * outputs
   if (layout.whole) return { at: new Float32Array(all), blockSize: 0 }
   const numbers = Float32Array.from({ length: scales }, (_, i) => i)
-  const spread = toRows(valuesOf(new Int8Array(count).fill(1), layout, gridOf('int', 8), numbers), rows)
+  const spread = toRows(valuesOf(new Int8Array(count).fill(1), layout, gridOf('int', 8), numbers, pagedFloats(count)), rows)
   const blockSize = layout.blockSize < size ? layout.blockSize : 0
   const blocks = blockSize ? size / blockSize : 1
   return { at: Float32Array.from({ length: all * blocks }, (_, i) => spread[Math.floor(i / blocks) * size + (i % blocks) * blockSize]!), blockSize }
@@ -74,7 +75,7 @@ export function roundCalibrated(
   const { groups, outputs, size } = rows
   const weights = toRows(values, rows)
   const { blockSize, bits = 8, scale, levels } = choices
-  const codes = new Float32Array(weights.length)
+  const codes = paged('int8', weights.length, 'weights') as Int8Array
   const blocks = blockSize ? size / blockSize : 1
   const proxLevels = placesOfCodes(choices, blocks)
   const lambda = method === 'prox' ? chooseLambda(weights, rows, blockSize, proxLevels, folds) : undefined
@@ -93,6 +94,7 @@ export function roundCalibrated(
         : method === 'gptq'
           ? gptq(w, outputs, size, h, { ...given, order: true })
           : adaround(w, outputs, size, h, given)
+    ease()
     for (let i = 0; i < w.length; i++) {
       const place = found.codes[i]!
       if (!of) codes[from + i] = lambda === undefined ? place : (place & 255) - (2 ** (bits - 1) - 1)
@@ -107,10 +109,11 @@ export function roundCalibrated(
     for (let r = 0; r < outputs; r++) {
       let total = 0
       for (let k = 0; k < size; k++) total += w[r * size + k]! * sum[g * size + k]!
+      touched(4 * size)
       power -= (total * total) / vectors
     }
   }
-  return { codes: Int8Array.from(fromRows(codes, rows)), outputError: power > 0 ? error / power : 0, ...(lambda === undefined ? {} : { lambda }) }
+  return { codes: fromRows(codes, rows), outputError: power > 0 ? error / power : 0, ...(lambda === undefined ? {} : { lambda }) }
 }
 
 /** The values of scaled integers, or the levels that are given. */
@@ -142,10 +145,18 @@ function chooseLambda(weights: Float32Array, { groups, outputs, size }: RowLayou
     const w = new Float32Array(count * size)
     at.forEach((row, i) => w.set(weights.subarray(row * size, (row + 1) * size), i * size))
     const parts = folds.map(({ hessian }) => hessian.subarray(g * size * size, (g + 1) * size * size))
-    const all = new Float64Array(size * size)
-    for (const p of parts) for (let i = 0; i < all.length; i++) all[i]! += p[i]!
+    const all = paged('float64', size * size, 'hessian') as Float64Array
+    for (const p of parts)
+      for (let i = 0; i < all.length;) {
+        for (const end = i + size; i < end; i++) all[i]! += p[i]!
+        touched(16 * size)
+      }
     for (const part of parts) {
-      const others = all.map((v, i) => v - part[i]!)
+      const others = paged('float64', size * size, 'hessian') as Float64Array
+      for (let i = 0; i < all.length;) {
+        for (const end = i + size; i < end; i++) others[i] = all[i]! - part[i]!
+        touched(24 * size)
+      }
       const whole = layerError(w, count, size, part)
       for (const [l, lambda] of kLambdas.entries()) {
         const of = (row: number, block: number): Float64Array => levels(at[row]!, block)

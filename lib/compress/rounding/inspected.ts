@@ -3,6 +3,7 @@ import type { Weight } from '../../model/weights'
 import { WhittleError } from '../../errors'
 import { Calibration, type Inputs } from '../calibration'
 import { moments, type LayerMoments, type Moments } from '../moments'
+import { paged, touched } from '../paged'
 import type { Context } from '../passes/pass'
 
 /** @internal Second moments of a layer's inputs, of disjoint parts of them too where they were asked for. */
@@ -87,13 +88,20 @@ async function* folded(model: Model, weights: readonly Weight[], calibration: Ca
   }
 }
 
+/** Entries that are added between two calls of {@link touched}. */
+const kStretch = 2 ** 16
+
 function sumOf(parts: readonly Moments[]): Moments {
   const [first] = parts as [Moments]
-  const hessian = first.hessian.slice()
+  const hessian = paged('float64', first.hessian.length, 'calibration') as Float64Array
   const sum = first.sum.slice()
   let [rows, sampled] = [first.rows, first.sampled]
-  for (const p of parts.slice(1)) {
-    for (let i = 0; i < hessian.length; i++) hessian[i]! += p.hessian[i]!
+  for (const p of parts) {
+    for (let i = 0; i < hessian.length;) {
+      for (const end = Math.min(hessian.length, i + kStretch); i < end; i++) hessian[i]! += p.hessian[i]!
+      touched(16 * kStretch)
+    }
+    if (p === first) continue
     for (let i = 0; i < sum.length; i++) sum[i]! += p.sum[i]!
     rows += p.rows
     sampled += p.sampled

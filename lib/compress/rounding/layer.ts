@@ -4,6 +4,7 @@ import type { Weight } from '../../model/weights'
 import { percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { ComputedSource, firstNonFinite, nonFiniteText, relativeError, sparsityOf, type KeepBudget } from '../computed'
+import { ease } from '../paged'
 import { bytesOf, type Layout, type Storage } from '../passes/emit'
 import { describeWeight, type Memory } from '../passes/pass'
 import { integerChoices, levelChoices, roundCalibrated, type CalibratedMethod } from './calibrated'
@@ -97,9 +98,11 @@ export function quantizeWeight(
       : integerChoices(layout, seen.layout, values.length, given, rounding.bits)
     const found = roundCalibrated(values, choices, calibrated, seen.layout, seen.moments, seen.folds)
     coded = { codes: found.codes, scales: given }
+    ease()
     outputError = found.outputError
     lambda = found.lambda
   } else coded = roundToNearest(values, layout, rounding, scales)
+  ease()
   const floats = back(coded, layout, rounding, scratch.floats('floats', values.length))
   const error = relativeError(values, floats)
   if (error > step.maxError) return kept(overBudget(error, step.maxError), error)

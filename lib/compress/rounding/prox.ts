@@ -1,4 +1,6 @@
 import { gemm } from '../../kernels/gemm'
+import { diagonalOf } from '../second/linear'
+import { narrowed } from './adaround'
 import { nearestLevel } from './levels'
 
 /** @internal */
@@ -40,9 +42,9 @@ export const kLambdas: readonly number[] = [1 / 8, 1 / 4, 1 / 2, 1, 2, 4]
 export function prox(weights: Float32Array, rows: number, columns: number, hessian: Float64Array, options: ProxOptions): { readonly codes: Int8Array; readonly error: number } {
   const { blockSize, levels, lambda, iterations = 100 } = options
   let trace = 0
-  for (let k = 0; k < columns; k++) trace += hessian[k * columns + k]!
+  for (const v of diagonalOf(hessian, columns)) trace += v
   const unit = trace > 0 ? columns / trace : 0
-  const h = Float32Array.from(hessian, (v, i) => v * unit + (i % (columns + 1) === 0 ? kDamping : 0))
+  const h = narrowed(hessian, columns, (v, i) => v * unit + (i % (columns + 1) === 0 ? kDamping : 0))
   const most = 1.02 * largestEigenvalue(h, columns)
   const pace = Float64Array.from({ length: columns }, (_, c) => 1 / (most * h[c * columns + c]!))
   const codes = new Int8Array(rows * columns)
@@ -57,7 +59,8 @@ export function prox(weights: Float32Array, rows: number, columns: number, hessi
     const last = w.slice()
     const ahead = new Float32Array(q.length)
     const delta = new Float32Array(q.length)
-    const slope = (): Float32Array => gemm(delta, h, { aDims: [count, columns], bDims: [columns, columns] }).data as Float32Array
+    const out = new Float32Array(q.length)
+    const slope = (): Float32Array => gemm(delta, h, { aDims: [count, columns], bDims: [columns, columns], out }).data as Float32Array
     for (let t = 1; t <= iterations; t++) {
       const beta = Math.min(kMomentum, (t - 1) / (t + 2))
       for (let i = 0; i < q.length; i++) {

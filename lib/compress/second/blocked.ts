@@ -1,4 +1,5 @@
 import { gemm } from '../../kernels/gemm'
+import { touched } from '../paged'
 
 /**
  * Terms of a product that are summed in float32; what lies further apart is summed in float64. Off by no more than the moments
@@ -7,6 +8,8 @@ import { gemm } from '../../kernels/gemm'
 const kDepth = 512
 /** Columns that are finished together: products with all before them are taken once for so many. */
 const kOuter = 256
+/** What touching a few columns of a row brings into memory, in bytes: systems map some pages about the one. */
+const kThin = 32768
 /** Of these: solved in float64, row by row. */
 const kInner = 64
 
@@ -60,7 +63,10 @@ export class Blocked {
     for (let o0 = 0; o0 < n; o0 += kOuter) {
       const o1 = Math.min(n, o0 + kOuter)
       // X[i, j] ← −Σ L[i, k] X[k, j], i in the block, rows j above it first.
-      for (let j = 0; j < o1; j++) a.fill(0, j * n + Math.max(o0, j + 1), j * n + o1)
+      for (let j = 0; j < o1; j++) {
+        a.fill(0, j * n + Math.max(o0, j + 1), j * n + o1)
+        touched(kThin)
+      }
       for (let k = 0; k < o0; k += kDepth) this.#subtract(0, Math.min(o0, k + kDepth), o0, o1, k, Math.min(o0, k + kDepth), true)
       for (let i0 = o0; i0 < o1; i0 += kInner) {
         const i1 = Math.min(o1, i0 + kInner)
@@ -82,8 +88,10 @@ export class Blocked {
     narrow(right, a, n, j0, j1, k0, k1, false)
     const out = this.#product.subarray(0, rows * columns)
     gemm(left, right, { aDims: [rows, depth], bDims: [columns, depth], transposeB: true, out })
-    for (let i = 0; i < rows; i++)
+    for (let i = 0; i < rows; i++) {
       for (let j = 0, to = (i0 + i) * n + j0, from = i * columns; j < columns; j++) a[to + j]! -= out[from + j]!
+      touched(kThin)
+    }
   }
 
   /** Of the corner at j0 the factor, in place. */
@@ -151,6 +159,7 @@ export class Blocked {
         const first = row >= c0 && row < c1 ? row - c0 : 0
         for (let k = first, o = 4 * first + q, p = row * n + c0 + first; k < width; k++, o += 4, p++) a[p] = v[o]!
       }
+      touched(count * kThin)
     }
   }
 }
@@ -163,16 +172,17 @@ function narrow(out: Float32Array, a: Float64Array, n: number, r0: number, r1: n
     const first = upper ? Math.min(depth, Math.max(0, r - k0)) : 0
     out.fill(0, o, o + first)
     for (let k = first, p = r * n + k0; k < depth; k++) out[o + k] = a[p + k]!
+    touched(kThin)
   }
 }
 
 /** Entries of a tile: both sides of an exchange lie in few lines of cache. */
-const kTile = 16
+const kTile = 32
 
 /** @internal Turns the upper triangle [n, n] about its other diagonal, in place: A[i, j] ↔ A[n − 1 − j, n − 1 − i]. The lower one becomes zero. */
 export function reverseUpper(a: Float64Array, n: number): void {
   for (let i0 = 0; i0 < n; i0 += kTile)
-    for (let j0 = i0; j0 < n - i0; j0 += kTile)
+    for (let j0 = i0; j0 < n - i0; j0 += kTile) {
       for (let i = i0; i < Math.min(n, i0 + kTile); i++)
         for (let j = Math.max(i, j0); j < Math.min(n - i, j0 + kTile); j++) {
           const p = i * n + j
@@ -181,5 +191,10 @@ export function reverseUpper(a: Float64Array, n: number): void {
           a[p] = a[q]!
           a[q] = t
         }
-  for (let i = 1; i < n; i++) a.fill(0, i * n, i * n + i)
+      touched(kTile * kThin)
+    }
+  for (let i = 1; i < n; i++) {
+    a.fill(0, i * n, i * n + i)
+    touched(8 * i)
+  }
 }

@@ -1,6 +1,6 @@
-import { allocate } from '../../tensor'
+import { paged, pagedFloats, touched } from '../paged'
 import { nearestLevel } from '../rounding/levels'
-import { inverseFactor } from './linear'
+import { diagonalOf, inverseFactor } from './linear'
 import { carry, Compensation, layerError } from './update'
 
 /** @internal */
@@ -61,13 +61,13 @@ export function gptq(weights: Float32Array, rows: number, columns: number, hessi
   const scale = new Float32Array(rows * blocks)
   const search = range === 'omse' ? leastSquareScale : absmaxScale
   const at = order ? byDiagonal(hessian, columns) : undefined
-  const w = at ? permuted(weights, rows, columns, at) : weights.slice()
+  const w = at ? permuted(weights, rows, columns, at) : copied(weights, columns)
   const { factor } = inverseFactor(at ? permutedBoth(hessian, columns, at) : hessian, columns, damping)
   // A block's own turn is a time of its own only where columns keep their order.
   const levels = options.levels && listed(options.levels, blocks)
   const fixed = levels ? scale.fill(1) : options.scale ?? (order || blocks === 1 ? scalesOf(weights, rows, columns, size, top, search) : undefined)
   if (fixed) scale.set(fixed)
-  const codes = allocate('int8', rows * columns, 'weights') as Int8Array
+  const codes = paged('int8', rows * columns, 'weights') as Int8Array
   const compensation = new Compensation(w, rows, columns, factor)
   for (const [from, to] of stretches(columns, fixed ? columns : size)) {
     const { row, corner, width } = compensation.open(from, to)
@@ -97,17 +97,21 @@ export function gptq(weights: Float32Array, rows: number, columns: number, hessi
         errors[r * width + j] = error
         if (error !== 0) carry(row, corner, j, width, error)
       }
+      // The row of the weight as given, and of the codes.
+      touched(5 * columns)
     }
     compensation.close()
   }
   const placed = at ? unpermuted(codes, rows, columns, at) : codes
   const delta = w
   let index = 0
-  for (let r = 0; r < rows; r++)
+  for (let r = 0; r < rows; r++) {
     for (let c = 0; c < columns; c++, index++) {
       const block = Math.floor(c / size)
       delta[index] = weights[index]! - (levels ? levels(r, block).values[placed[index]! & 255]! : placed[index]! * scale[r * blocks + block]!)
     }
+    touched(9 * columns)
+  }
   const error = layerError(delta, rows, columns, hessian)
   const all = layerError(weights, rows, columns, hessian)
   return { codes: placed, scale, error, relative: all > 0 ? error / all : 0 }
@@ -179,9 +183,11 @@ function leastSquareScale(values: Float64Array, top: number): number {
 function scalesOf(weights: Float32Array, rows: number, columns: number, size: number, top: number, search: ScaleSearch): Float32Array {
   const blocks = Math.ceil(columns / size)
   const out = new Float32Array(rows * blocks)
-  for (let r = 0; r < rows; r++)
+  for (let r = 0; r < rows; r++) {
+    touched(4 * columns)
     for (let b = 0; b < blocks; b++)
       out[r * blocks + b] = search(Float64Array.from(weights.subarray(r * columns + b * size, r * columns + Math.min(columns, (b + 1) * size))), top)
+  }
   return out
 }
 
@@ -194,24 +200,44 @@ function blockOf(w: Float32Array, base: number, start: number, end: number, row:
 
 /** Columns by falling diagonal; equal ones in their order. */
 function byDiagonal(hessian: Float64Array, n: number): Int32Array {
-  return Int32Array.from({ length: n }, (_, i) => i).sort((a, b) => hessian[b * n + b]! - hessian[a * n + a]! || a - b)
+  const diagonal = diagonalOf(hessian, n)
+  return Int32Array.from({ length: n }, (_, i) => i).sort((a, b) => diagonal[b]! - diagonal[a]! || a - b)
 }
 
 function permuted(values: Float32Array, rows: number, columns: number, at: Int32Array): Float32Array {
-  const out = new Float32Array(values.length)
-  for (let r = 0, i = 0; r < rows; r++) for (let c = 0; c < columns; c++, i++) out[i] = values[r * columns + at[c]!]!
+  const out = pagedFloats(values.length)
+  for (let r = 0, i = 0; r < rows; r++) {
+    for (let c = 0; c < columns; c++, i++) out[i] = values[r * columns + at[c]!]!
+    touched(8 * columns)
+  }
   return out
 }
 
 function unpermuted(values: Int8Array, rows: number, columns: number, at: Int32Array): Int8Array {
-  const out = new Int8Array(values.length)
-  for (let r = 0, i = 0; r < rows; r++) for (let c = 0; c < columns; c++, i++) out[r * columns + at[c]!] = values[i]!
+  const out = paged('int8', values.length, 'weights') as Int8Array
+  for (let r = 0, i = 0; r < rows; r++) {
+    for (let c = 0; c < columns; c++, i++) out[r * columns + at[c]!] = values[i]!
+    touched(2 * columns)
+  }
+  return out
+}
+
+/** @internal A copy of a matrix, row after row. */
+export function copied(values: Float32Array, columns: number): Float32Array {
+  const out = pagedFloats(values.length)
+  for (let i = 0; i < values.length; i += columns) {
+    out.set(values.subarray(i, i + columns), i)
+    touched(8 * columns)
+  }
   return out
 }
 
 /** @internal Rows and columns of H in another order. */
 export function permutedBoth(hessian: Float64Array, n: number, at: Int32Array): Float64Array {
-  const out = allocate('float64', n * n, 'hessian') as Float64Array
-  for (let i = 0; i < n; i++) for (let j = 0, from = at[i]! * n; j < n; j++) out[i * n + j] = hessian[from + at[j]!]!
+  const out = paged('float64', n * n, 'hessian') as Float64Array
+  for (let i = 0; i < n; i++) {
+    for (let j = 0, from = at[i]! * n; j < n; j++) out[i * n + j] = hessian[from + at[j]!]!
+    touched(16 * n)
+  }
   return out
 }

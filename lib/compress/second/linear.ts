@@ -1,4 +1,4 @@
-import { allocate } from '../../tensor'
+import { paged, touched } from '../paged'
 import { Blocked, reverseUpper } from './blocked'
 
 /** Rows and columns that are finished together: two such panels of float64 stay in cache. */
@@ -7,6 +7,16 @@ const kDepth = 128
 
 /** From this size on products are taken in float32, see {@link Blocked}: many times as fast. */
 const kLarge = 512
+
+/** @internal */
+export function diagonalOf(hessian: Float64Array, n: number): Float64Array {
+  const out = new Float64Array(n)
+  for (let i = 0; i < n; i++) {
+    out[i] = hessian[i * n + i]!
+    touched(8 * n)
+  }
+  return out
+}
 
 /**
  * @internal The upper triangular U with (H + λI)⁻¹ = Uᵀ U, [n, n] row-major: what GPTQ and SparseGPT walk along. One
@@ -18,14 +28,17 @@ const kLarge = 512
  */
 export function inverseFactor(hessian: Float64Array, n: number, damping: number): { readonly factor: Float64Array; readonly lambda: number } {
   let trace = 0
-  for (let i = 0; i < n; i++) trace += hessian[i * n + i]!
+  for (const v of diagonalOf(hessian, n)) trace += v
   const mean = trace > 0 ? trace / n : 1
-  const a = allocate('float64', n * n, 'hessian') as Float64Array
+  const a = paged('float64', n * n, 'hessian') as Float64Array
   const diagonal = new Float64Array(n)
   const blocked = n >= kLarge ? new Blocked(a, n, diagonal) : undefined
   for (let lambda = mean * damping; ; lambda = Math.max(lambda * 10, mean * 1e-8)) {
-    for (let i = 0, j = n * n - 1; j >= 0; i++, j--) a[i] = hessian[j]!
-    for (let i = 0; i < n; i++) a[i * n + i]! += lambda
+    for (let r = 0, i = 0, j = n * n - 1; r < n; r++) {
+      for (const end = i + n; i < end; i++, j--) a[i] = hessian[j]!
+      a[r * n + r]! += lambda
+      touched(16 * n)
+    }
     if (!(blocked ? blocked.cholesky() : cholesky(a, n, diagonal))) continue
     if (blocked) blocked.invert()
     else invert(a, n, diagonal)

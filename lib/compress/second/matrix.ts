@@ -1,6 +1,7 @@
-import { sizeOf } from '../../tensor'
+import { sizeOf, typedArrayName } from '../../tensor'
 import { weightViewOf, type Weight } from '../../model/weights'
 import type { Node } from '../../model/node'
+import { paged, touched } from '../paged'
 
 /**
  * A weight tensor seen as `groups` matrices [outputs, size], each row the products of one sum, in the order in which
@@ -59,26 +60,36 @@ export function weightInputOf(node: Node, name: string): number {
 }
 
 /** @internal The tensor as [groups · outputs, size]: itself where it lies so, else a copy. */
-export function toRows(data: Float32Array, layout: RowLayout): Float32Array {
+export function toRows<T extends Float32Array | Int8Array>(data: T, layout: RowLayout): T {
   return turn(data, layout, true)
 }
 
 /** @internal What {@link toRows} made, as the tensor lies. */
-export function fromRows(rows: Float32Array, layout: RowLayout): Float32Array {
+export function fromRows<T extends Float32Array | Int8Array>(rows: T, layout: RowLayout): T {
   return turn(rows, layout, false)
 }
 
-function turn(data: Float32Array, { groups, outputs, size, order, taps }: RowLayout, forward: boolean): Float32Array {
+/** Channels and outputs of a tile: few pages of each side at a time. */
+const kWide = 512
+const kTile = 64
+
+function turn<T extends Float32Array | Int8Array>(data: T, { groups, outputs, size, order, taps }: RowLayout, forward: boolean): T {
   if (order === 'rows') return data
-  const out = new Float32Array(data.length)
+  const type = typedArrayName(data) === 'Float32Array' ? 'float32' : 'int8'
+  const out = paged(type, data.length, 'weights') as T
   const channels = size / taps
   for (let g = 0; g < groups; g++)
-    for (let c = 0; c < channels; c++)
-      for (let o = 0; o < outputs; o++) {
-        const tensor = ((g * channels + c) * outputs + o) * taps
-        const row = (g * outputs + o) * size + c * taps
-        if (forward) for (let t = 0; t < taps; t++) out[row + t] = data[tensor + t]!
-        else for (let t = 0; t < taps; t++) out[tensor + t] = data[row + t]!
+    for (let c0 = 0; c0 < channels; c0 += kWide)
+      for (let o0 = 0; o0 < outputs; o0 += kTile) {
+        const [c1, o1] = [Math.min(channels, c0 + kWide), Math.min(outputs, o0 + kTile)]
+        for (let c = c0; c < c1; c++)
+          for (let o = o0; o < o1; o++) {
+            const tensor = ((g * channels + c) * outputs + o) * taps
+            const row = (g * outputs + o) * size + c * taps
+            if (forward) for (let t = 0; t < taps; t++) out[row + t] = data[tensor + t]!
+            else for (let t = 0; t < taps; t++) out[tensor + t] = data[row + t]!
+          }
+        touched(2 * data.BYTES_PER_ELEMENT * (c1 - c0) * (o1 - o0) * taps)
       }
   return out
 }

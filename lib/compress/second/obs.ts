@@ -1,10 +1,14 @@
 import { gemm } from '../../kernels/gemm'
-import { allocate } from '../../tensor'
+import { pagedFloats, touched } from '../paged'
+import { diagonalOf } from './linear'
 
 /** @internal [H⁻¹]ᵢᵢ, of the factor that `inverseFactor` gives. */
 export function inverseDiagonal(factor: Float64Array, n: number): Float64Array {
   const out = new Float64Array(n)
-  for (let k = 0; k < n; k++) for (let i = k; i < n; i++) out[i]! += factor[k * n + i]! ** 2
+  for (let k = 0; k < n; k++) {
+    for (let i = k; i < n; i++) out[i]! += factor[k * n + i]! ** 2
+    touched(8 * n)
+  }
   return out
 }
 
@@ -23,7 +27,7 @@ const kExact = 2e8
  */
 export function refit(weights: Float32Array, kept: Uint8Array, rows: number, columns: number, hessian: Float64Array, damping = 0.01, iterations = 40): Float32Array {
   let trace = 0
-  for (let i = 0; i < columns; i++) trace += hessian[i * columns + i]!
+  for (const v of diagonalOf(hessian, columns)) trace += v
   const lambda = (trace > 0 ? trace / columns : 1) * damping
   return rows * columns ** 3 <= kExact
     ? refitExactly(weights, kept, rows, columns, hessian, lambda)
@@ -78,10 +82,15 @@ function solve(a: Float64Array, b: Float64Array, n: number, stride: number): boo
 
 /** Conjugate gradients on all rows at once, preconditioned by the diagonal; each row stops for itself. */
 function refitByGradients(weights: Float32Array, kept: Uint8Array, rows: number, n: number, h: Float64Array, lambda: number, iterations: number): Float32Array {
-  const narrow = allocate('float32', n * n, 'hessian') as Float32Array
-  for (let i = 0; i < narrow.length; i++) narrow[i] = h[i]!
-  for (let i = 0; i < n; i++) narrow[i * n + i]! += lambda
-  const out = new Float32Array(weights.length)
+  const narrow = pagedFloats(n * n)
+  const diagonal = new Float32Array(n)
+  for (let r = 0, i = 0; r < n; r++) {
+    for (const end = i + n; i < end; i++) narrow[i] = h[i]!
+    narrow[r * n + r]! += lambda
+    diagonal[r] = narrow[r * n + r]!
+    touched(12 * n)
+  }
+  const out = pagedFloats(weights.length)
   // Rows in parts: the iteration holds five matrices of them.
   const step = Math.max(1, Math.min(rows, Math.floor(2 ** 21 / n)))
   for (let from = 0; from < rows; from += step) {
@@ -89,26 +98,28 @@ function refitByGradients(weights: Float32Array, kept: Uint8Array, rows: number,
     const w = weights.subarray(from * n, (from + count) * n)
     const m = kept.subarray(from * n, (from + count) * n)
     const x = out.subarray(from * n, (from + count) * n)
-    const product = (v: Float32Array): Float32Array => gemm(v, narrow, { aDims: [count, n], bDims: [n, n] }).data
+    const product = (v: Float32Array, out: Float32Array): Float32Array => gemm(v, narrow, { aDims: [count, n], bDims: [n, n], out }).data
     // x = w on what stays; the residual is H (w − x) there.
     const gone = new Float32Array(w.length)
     for (let i = 0; i < w.length; i++) if (m[i]) x[i] = w[i]!
     else gone[i] = w[i]!
-    const r = product(gone)
+    const r = product(gone, new Float32Array(w.length))
     const z = new Float32Array(w.length)
     const p = new Float32Array(w.length)
+    // What was taken away is not needed any more.
+    const products = gone
     const energy = new Float64Array(count)
     const first = new Float64Array(count)
     for (let row = 0; row < count; row++) {
       for (let k = 0, i = row * n; k < n; k++, i++) {
         if (!m[i]) r[i] = 0
-        p[i] = z[i] = r[i]! / narrow[k * n + k]!
+        p[i] = z[i] = r[i]! / diagonal[k]!
         energy[row]! += r[i]! * z[i]!
       }
       first[row] = energy[row]!
     }
     for (let iteration = 0; iteration < iterations; iteration++) {
-      const q = product(p)
+      const q = product(p, products)
       let running = 0
       for (let row = 0; row < count; row++) {
         const e = energy[row]!
@@ -126,7 +137,7 @@ function refitByGradients(weights: Float32Array, kept: Uint8Array, rows: number,
           if (!m[i]) continue
           x[i]! += alpha * p[i]!
           r[i]! -= alpha * q[i]!
-          z[i] = r[i]! / narrow[k * n + k]!
+          z[i] = r[i]! / diagonal[k]!
           next += r[i]! * z[i]!
         }
         const beta = next / e

@@ -7,9 +7,9 @@ import type { LayerReport } from '../../report/types'
 import { relativeError, sparsityOf, nonFiniteText, type Scratch } from '../computed'
 import { fromRows, moments, toRows, type LayerMoments, type Moments, type RowLayout } from '../moments'
 import { describeWeight, type Context } from '../passes/pass'
-import { allocate } from '../../tensor'
+import { ease, paged, pagedFloats, touched } from '../paged'
 import { permutedBoth } from './gptq'
-import { inverseFactor } from './linear'
+import { diagonalOf, inverseFactor } from './linear'
 import { inverseDiagonal, refit } from './obs'
 import { differences, sparsegpt, type SecondPattern } from './sparsegpt'
 import { layerError } from './update'
@@ -59,6 +59,7 @@ export async function pruneCalibrated(model: Model, chosen: readonly Weight[], s
       continue
     }
     const solved = solve(matrix, step, ratio, layers.length)
+    ease()
     const before = context.memory.scratch.read(weight.initializer).data as Float32Array
     const data = matrix.restore(solved.rows)
     const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength)
@@ -141,6 +142,7 @@ function spreadOf(rows: Float32Array, { outputs, size }: RowLayout, { hessian, s
     for (let i = 0; i < outputs; i++, r++) {
       let mean = 0
       for (let j = 0; j < size; j++) mean += part[i * size + j]! * sum[g * size + j]!
+      touched(4 * size)
       constant += (mean * mean) / count
     }
     all += energy
@@ -155,25 +157,34 @@ function spreadOf(rows: Float32Array, { outputs, size }: RowLayout, { hessian, s
  */
 function shrunk(hessian: Float64Array, n: number, trusted: number): Float64Array {
   if (trusted === 1) return hessian
-  const out = hessian.map((v) => v * trusted)
-  for (let i = 0; i < n; i++) out[i * n + i] = hessian[i * n + i]!
+  const out = paged('float64', n * n, 'hessian') as Float64Array
+  for (let r = 0, i = 0; r < n; r++) {
+    for (const end = i + n; i < end; i++) out[i] = hessian[i]! * trusted
+    out[r * n + r] = hessian[r * n + r]!
+    touched(16 * n)
+  }
   return out
 }
 
 function restored(rows: Float32Array, layout: RowLayout, order: Int32Array | undefined): Float32Array {
   const data = fromRows(reordered(rows, layout.size, order, false), layout)
   // Zeros are +0.
-  for (let i = 0; i < data.length; i++) if (data[i] === 0) data[i] = 0
+  for (let i = 0; i < data.length;) {
+    for (const end = Math.min(data.length, i + layout.size); i < end; i++) if (data[i] === 0) data[i] = 0
+    touched(4 * layout.size)
+  }
   return data
 }
 
 function reordered(rows: Float32Array, size: number, order: Int32Array | undefined, forward: boolean): Float32Array {
   if (!order) return rows
-  const out = new Float32Array(rows.length)
-  for (let base = 0; base < rows.length; base += size)
+  const out = pagedFloats(rows.length)
+  for (let base = 0; base < rows.length; base += size) {
+    touched(8 * size)
     for (let i = 0; i < size; i++)
       if (forward) out[base + i] = rows[base + order[i]!]!
       else out[base + order[i]!] = rows[base + i]!
+  }
   return out
 }
 
@@ -200,7 +211,7 @@ function solve(matrix: Matrix, step: CalibratedPrune, sparsity: number, index: n
   const part = outputs * size
   const { pattern } = step
   const height = typeof pattern === 'object' ? pattern.block[0] : 1
-  const result = allocate('float32', rows.length, matrix.name) as Float32Array
+  const result = paged('float32', rows.length, matrix.name) as Float32Array
   // A mask of its own for every kernel of a depthwise convolution would keep the worst of some and lose the best of others.
   if (step.criterion === 'sparsegpt' && outputs > 1 && outputs % height === 0) {
     let error = 0
@@ -211,7 +222,7 @@ function solve(matrix: Matrix, step: CalibratedPrune, sparsity: number, index: n
         balanced: step.scope === 'balanced',
         factor: matrix.factor(g),
       })
-      result.set(found.weights, g * part)
+      put(result, g * part, found.weights, size)
       error += found.error
     }
     return { rows: result, error }
@@ -221,10 +232,22 @@ function solve(matrix: Matrix, step: CalibratedPrune, sparsity: number, index: n
   for (let g = 0; g < groups; g++) {
     const w = rows.subarray(g * part, (g + 1) * part)
     const own = kept.subarray(g * part, (g + 1) * part)
-    if (step.update) result.set(refit(w, own, outputs, size, hessian(g), step.damping, iterations), g * part)
-    else for (let i = 0; i < part; i++) result[g * part + i] = own[i] ? w[i]! : 0
+    if (step.update) put(result, g * part, refit(w, own, outputs, size, hessian(g), step.damping, iterations), size)
+    else
+      for (let i = 0; i < part;) {
+        for (const end = i + size; i < end; i++) result[g * part + i] = own[i] ? w[i]! : 0
+        touched(9 * size)
+      }
   }
-  return { rows: result, error: energy(matrix, differences(rows, result)) }
+  return { rows: result, error: energy(matrix, differences(rows, result, size)) }
+}
+
+/** Copies whole rows. */
+function put(out: Float32Array, at: number, rows: Float32Array, size: number): void {
+  for (let i = 0; i < rows.length; i += size) {
+    out.set(rows.subarray(i, i + size), at + i)
+    touched(8 * size)
+  }
 }
 
 function secondPattern(pattern: CalibratedPrune['pattern']): SecondPattern {
@@ -243,19 +266,22 @@ function energy({ groups, outputs, size, hessian }: Matrix, rows: Float32Array):
 /** One score for each weight, float32. */
 function scoresOf(matrix: Matrix, step: CalibratedPrune, index: number): Float32Array {
   const { rows, groups, outputs, size } = matrix
-  const out = allocate('float32', rows.length, matrix.name) as Float32Array
+  const out = paged('float32', rows.length, matrix.name) as Float32Array
   const factors = new Float64Array(size)
   const squared = step.criterion !== 'l1' && step.criterion !== 'wanda'
   for (let g = 0; g < groups; g++) {
     const h = matrix.hessian(g)
     const inverse = step.criterion === 'obs' || step.criterion === 'sparsegpt' ? inverseDiagonal(matrix.factor(g), size) : undefined
+    const diagonal = diagonalOf(h, size)
     for (let j = 0; j < size; j++)
-      factors[j] = inverse ? 0.5 / inverse[j]! : step.criterion === 'wanda' ? Math.sqrt(h[j * size + j]!) : step.criterion === 'obd' ? 0.5 * h[j * size + j]! : 1
-    for (let r = g * outputs; r < (g + 1) * outputs; r++)
+      factors[j] = inverse ? 0.5 / inverse[j]! : step.criterion === 'wanda' ? Math.sqrt(diagonal[j]!) : step.criterion === 'obd' ? 0.5 * diagonal[j]! : 1
+    for (let r = g * outputs; r < (g + 1) * outputs; r++) {
+      touched(8 * size)
       for (let j = 0, i = r * size; j < size; j++, i++) {
         const w = rows[i]!
         out[i] = Math.min(3e38, factors[j]! * (squared ? w * w : Math.abs(w)))
       }
+    }
   }
   if (step.criterion === 'sensitivity') for (let i = 0; i < out.length; i++) out[i] = Math.min(3e38, Math.abs(matrix.gradients![i]! * rows[i]!))
   if (step.criterion === 'random') for (let i = 0; i < out.length; i++) out[i] = random(step.seed + index * 0x9e3779b9, i)

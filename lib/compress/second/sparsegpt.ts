@@ -1,4 +1,6 @@
 import { mask } from '../../kernels/select'
+import { pagedFloats, touched } from '../paged'
+import { copied } from './gptq'
 import { inverseFactor } from './linear'
 import { carry, Compensation, layerError } from './update'
 
@@ -42,7 +44,7 @@ const kStretch = 128
 export function sparsegpt(weights: Float32Array, rows: number, columns: number, hessian: Float64Array, options: SparseGptOptions): Pruned {
   const { pattern, sparsity, balanced = false, damping = 0.01 } = options
   const factor = options.factor ?? inverseFactor(hessian, columns, damping).factor
-  const w = weights.slice()
+  const w = copied(weights, columns)
   const runs = typeof pattern === 'object' && 'm' in pattern ? pattern : undefined
   const unit = runs ? runs.m : typeof pattern === 'object' && 'block' in pattern ? pattern.block[1] : 1
   const step = Math.max(unit, Math.floor(kStretch / unit) * unit)
@@ -62,10 +64,11 @@ export function sparsegpt(weights: Float32Array, rows: number, columns: number, 
         row[j] = 0
       }
       for (let j = 0; j < width; j++) w[r * columns + from + j] = row[j]!
+      touched(4 * columns)
     }
     compensation.close()
   }
-  return { weights: w, error: layerError(differences(weights, w), rows, columns, hessian) }
+  return { weights: w, error: layerError(differences(weights, w, columns), rows, columns, hessian) }
 }
 
 /** The mask of one stretch. */
@@ -100,8 +103,11 @@ function keepBest(kept: Uint8Array, at: number, row: Float64Array, j: number, co
 }
 
 /** @internal */
-export function differences(a: Float32Array, b: Float32Array): Float32Array {
-  const out = new Float32Array(a.length)
-  for (let i = 0; i < a.length; i++) out[i] = a[i]! - b[i]!
+export function differences(a: Float32Array, b: Float32Array, columns: number): Float32Array {
+  const out = pagedFloats(a.length)
+  for (let i = 0; i < a.length;) {
+    for (const end = Math.min(a.length, i + columns); i < end; i++) out[i] = a[i]! - b[i]!
+    touched(12 * columns)
+  }
   return out
 }

@@ -1,5 +1,6 @@
 import { gemm } from '../../kernels/gemm'
 import { allocate } from '../../tensor'
+import { ease, touched } from '../paged'
 
 /**
  * @internal Walks a matrix [rows, columns] a stretch of columns at a time, carrying what its owner changes in them over to the
@@ -41,6 +42,7 @@ export class Compensation {
     const corner = new Float64Array(width * width)
     for (let i = 0; i < width; i++)
       for (let j = i; j < width; j++) corner[i * width + j] = this.#factor[(from + i) * this.#columns + from + j]!
+    touched(8 * width * this.#columns)
     return { row: this.#row, corner, width }
   }
 
@@ -48,6 +50,7 @@ export class Compensation {
   load(row: number): Float64Array {
     const base = row * this.#columns + this.#from
     for (let j = 0; j < this.#row.length; j++) this.#row[j] = this.#w[base + j]!
+    touched(4 * this.#columns)
     return this.#row
   }
 
@@ -61,6 +64,7 @@ export class Compensation {
     const factor = this.#behind.subarray(0, width * rest)
     for (let i = 0; i < width; i++)
       for (let j = 0, from = (this.#from + i) * columns + this.#to; j < rest; j++) factor[i * rest + j] = this.#factor[from + j]!
+    touched(8 * width * rest)
     // In parts, so that no second matrix of this size is held.
     const step = Math.max(1, Math.min(this.#rows, Math.floor(2 ** 22 / rest)))
     if (this.#product.length < step * rest) this.#product = new Float32Array(step * rest)
@@ -71,6 +75,7 @@ export class Compensation {
       for (let i = 0; i < n; i++) {
         const to = (r + i) * columns + this.#to
         for (let j = 0, from = i * rest; j < rest; j++) this.#w[to + j]! -= out[from + j]!
+        touched(4 * rest)
       }
     }
   }
@@ -92,9 +97,16 @@ export function layerError(w: Float32Array, rows: number, columns: number, hessi
     const n = Math.min(step, columns - c)
     const part = room.subarray(0, n * columns)
     const data = product.subarray(0, n * rows)
-    for (let i = 0; i < part.length; i++) part[i] = hessian[c * columns + i]!
+    for (let k = 0; k < n; k++) {
+      for (let i = k * columns; i < (k + 1) * columns; i++) part[i] = hessian[c * columns + i]!
+      touched(8 * columns)
+    }
     gemm(w, part, { aDims: [rows, columns], bDims: [n, columns], transposeB: true, out: data })
-    for (let r = 0; r < rows; r++) for (let j = 0; j < n; j++) total += data[r * n + j]! * w[r * columns + c + j]!
+    ease()
+    for (let r = 0; r < rows; r++) {
+      for (let j = 0; j < n; j++) total += data[r * n + j]! * w[r * columns + c + j]!
+      touched(4 * columns)
+    }
   }
   return Math.max(0, total)
 }

@@ -1,26 +1,30 @@
 import { quantize } from '../../kernels/quantize'
-import { attribute, Initializer, Node, type Graph, type Initializer as Weight } from '../../model/graph'
+import { attribute, Initializer, Node, type Graph } from '../../model/graph'
 import type { Tensor } from '../../tensor'
-import { relativeError, transposed } from '../computed'
+import { KeepBudget, relativeError, Scratch, transposed } from '../computed'
+import { ease } from '../paged'
 import type { CodedLayer } from './layers'
 
 /** Weights beside which others are nothing become zero: their scale would leave float32's normal numbers. Without any: the same array. */
 export function withoutTraces(weights: Float32Array): Float32Array {
   let top = 0
-  for (const w of weights) top = Math.max(top, Math.abs(w))
+  for (let i = 0; i < weights.length; i++) top = Math.max(top, Math.abs(weights[i]!))
   const least = top * 2 ** -40
   const isTrace = (w: number): boolean => w !== 0 && Math.abs(w) < least
   return weights.some(isTrace) ? weights.map((w) => (isTrace(w) ? 0 : w)) : weights
 }
 
 /** Codes of a weight, one scale an index of `axis`, −127 to 127, and what they are wrong by. */
-export function codesOfWeight(weight: Weight, axis: number): { codes: Tensor; scales: Float32Array; error: number } {
-  const data = withoutTraces(weight.readSync().data as Float32Array)
+export function codesOfWeight(weight: Initializer, axis: number, scratch: Scratch): { codes: Tensor; scales: Float32Array; error: number } {
+  const data = withoutTraces(scratch.read(weight).data as Float32Array)
   const q = quantize({ type: 'float32', dims: weight.dims, data }, { bits: 8, axis, symmetric: true })
   const codes = q.data as Int8Array
   const scales = q.scale.data as Float32Array
   const inner = weight.dims.slice(axis + 1).reduce((a, b) => a * b, 1)
-  const back = data.map((_, i) => (codes[i] as number) * (scales[Math.floor(i / inner) % scales.length] as number))
+  ease()
+  const back = scratch.floats('floats', data.length)
+  for (let i = 0; i < back.length; i++) back[i] = codes[i]! * scales[Math.floor(i / inner) % scales.length]!
+  ease()
   return { codes: { type: 'int8', dims: weight.dims, data: codes }, scales, error: relativeError(data, back) }
 }
 
@@ -38,9 +42,9 @@ function inputsFirst({ type, dims, data }: Tensor): Tensor {
 
 /**
  * Products become MatMulInteger of codes that each run makes (DynamicQuantizeLinear); of Gemm, alpha goes into the scales and
- * the third operand is added afterwards. Returns each weight's relative error.
+ * the third operand is added afterwards. Codes beyond the budget of `keep` lie in a temporary file. Returns each weight's relative error.
  */
-export function computeDynamically(graph: Graph, layers: readonly CodedLayer[]): Map<string, number> {
+export function computeDynamically(graph: Graph, layers: readonly CodedLayer[], { keep, scratch } = { keep: new KeepBudget(), scratch: new Scratch() }): Map<string, number> {
   const errors = new Map<string, number>()
   const made = new Map<string, readonly [codes: string, scale: string, zero: string]>()
   const stored = new Map<string, readonly [codes: string, scales: string]>()
@@ -56,9 +60,10 @@ export function computeDynamically(graph: Graph, layers: readonly CodedLayer[]):
     const key = JSON.stringify([weight.name, axis, alpha])
     let constants = stored.get(key)
     if (!constants) {
-      const { codes, scales, error } = codesOfWeight(weight, axis)
+      const { codes, scales, error } = codesOfWeight(weight, axis, scratch)
       constants = [graph.uniqueName(`${weight.name}_q`), graph.uniqueName(`${weight.name}_s`)]
-      graph.addInitializer(Initializer.from(constants[0], axis === 0 ? inputsFirst(codes) : codes))
+      const { type, dims, data } = axis === 0 ? inputsFirst(codes) : codes
+      graph.addInitializer(new Initializer(constants[0], type, dims, keep.hold(new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength))))
       graph.addInitializer(Initializer.from(constants[1], { type: 'float32', dims: [scales.length], data: scales.map((s) => s * alpha) }))
       errors.set(weight.name, error)
       stored.set(key, constants)

@@ -1,7 +1,7 @@
 import { Graph, reads, ValueInfo, type Initializer, type Node } from '../../model/graph'
 import { Model } from '../../model/model'
 import type { Scratch } from '../computed'
-import { gathered } from '../pieces'
+import { gathered, Pieces } from '../pieces'
 import { Runner } from '../runner'
 import type { Tensor } from '../../tensor'
 
@@ -45,9 +45,16 @@ export class Segments {
     const end = this.#order.indexOf(node) + 1
     const value = node.outputs[0] as string
     if (end > this.#at) {
-      const nodes = this.#order.slice(this.#at, end)
-      this.#at = end
-      await this.#compute(nodes, value)
+      // No session holds more weights than those of a piece.
+      while (this.#at < end) {
+        const from = this.#at
+        for (let bytes = 0; this.#at < end; this.#at++) {
+          const { weights } = this.#needs([this.#order[this.#at]!])
+          for (const w of weights) bytes += w.byteLength
+          if (bytes > Pieces.limit && this.#at > from) break
+        }
+        await this.#compute(this.#order.slice(from, this.#at), value)
+      }
     }
     this.#asked.delete(value)
     return this.#values.map((v) => v.get(value)!)
@@ -58,33 +65,38 @@ export class Segments {
     tensors.forEach((t, i) => this.#values[i]!.set(value, t))
   }
 
-  async #compute(nodes: readonly Node[], value: string): Promise<void> {
+  /** With the constant nodes that lead to them, and the constants that all of these read. */
+  #needs(nodes: readonly Node[]): { readonly all: ReadonlySet<Node>; readonly weights: Initializer[] } {
     const graph = this.#model.graph
-    const later = new Set([value, ...this.#asked, ...this.#order.slice(this.#at).flatMap(readsOf)])
-    const made = new Set(nodes.flatMap((n) => n.outputs.filter((o) => o)))
-    const outputs = [...made].filter((o) => later.has(o))
-    const wanted = new Set(nodes.map((n) => n.outputs.find((o) => o) as string))
-    // A constant node takes along what it reads.
     const all = new Set(nodes)
     const open = nodes.flatMap(readsOf)
     for (let name = open.pop(); name !== undefined; name = open.pop()) {
       const maker = graph.producer(name)
       if (!maker || !this.#constant.has(maker) || all.has(maker)) continue
       all.add(maker)
-      wanted.add(maker.outputs.find((o) => o) as string)
       open.push(...readsOf(maker))
     }
-    const piece = new Graph('piece')
-    const first = this.#values[0]!
-    const given = [...new Set(nodes.flatMap(readsOf))].filter((r) => !made.has(r) && first.has(r))
-    piece.inputs = given.map((name) => new ValueInfo(name, first.get(name)!.type, null))
     const weights = new Map<string, Initializer>()
     for (const node of all)
       for (const r of readsOf(node)) {
         const c = graph.constant(r)
-        if (c && !first.has(r)) weights.set(c.name, c)
+        if (c && !this.#values[0]!.has(r)) weights.set(c.name, c)
       }
-    for (const weight of gathered([...weights.values()], this.#scratch)) piece.addInitializer(weight)
+    return { all, weights: [...weights.values()] }
+  }
+
+  async #compute(nodes: readonly Node[], value: string): Promise<void> {
+    const graph = this.#model.graph
+    const later = new Set([value, ...this.#asked, ...this.#order.slice(this.#at).flatMap(readsOf)])
+    const made = new Set(nodes.flatMap((n) => n.outputs.filter((o) => o)))
+    const outputs = [...made].filter((o) => later.has(o))
+    const { all, weights } = this.#needs(nodes)
+    const wanted = new Set([...all].map((n) => n.outputs.find((o) => o) as string))
+    const piece = new Graph('piece')
+    const first = this.#values[0]!
+    const given = [...new Set(nodes.flatMap(readsOf))].filter((r) => !made.has(r) && first.has(r))
+    piece.inputs = given.map((name) => new ValueInfo(name, first.get(name)!.type, null))
+    for (const weight of gathered(weights, this.#scratch)) piece.addInitializer(weight)
     const clone = graph.clone()
     const copies = clone.nodes.filter((n) => wanted.has(n.outputs.find((o) => o) as string))
     clone.setNodes([])

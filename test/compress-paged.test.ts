@@ -1,0 +1,77 @@
+import fs from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+
+import { compress, type Step } from '../lib/compress'
+import { ease, paged, pagedFloats, Paging, touched } from '../lib/compress/paged'
+import { netOf, noise } from './nets'
+
+const linux = process.platform === 'linux' ? test : test.skip
+const resident = (): number => Number(/VmRSS:\s+(\d+)/.exec(fs.readFileSync('/proc/self/status', 'utf8'))![1]) * 1024
+
+describe('memory in temporary files', () => {
+  const { least } = Paging
+  afterEach(() => void (Paging.least = least))
+
+  test('holds zeros, then what was written, whatever was given back in between', () => {
+    Paging.least = 0
+    const data = pagedFloats(100_000)
+    expect(data.every((v) => v === 0)).toBe(true)
+    data.forEach((_, i) => (data[i] = i))
+    ease()
+    expect(data.every((v, i) => v === i)).toBe(true)
+    data[7] = -1
+    touched(1e9)
+    expect(data[7]).toBe(-1)
+    expect(paged('float64', 600).byteLength).toBe(4800)
+    expect(paged('int8', 5001)).toHaveLength(5001)
+  })
+
+  linux('leaves memory between two pieces of work', () => {
+    const data = pagedFloats(16e6)
+    const before = resident()
+    data.fill(1)
+    expect(resident() - before).toBeGreaterThan(60e6)
+    ease()
+    expect(resident() - before).toBeLessThan(8e6)
+    expect(data[15_999_999]).toBe(1)
+  })
+
+  test('is ordinary memory where no file can be had', () => {
+    Paging.least = 0
+    const spy = jest.spyOn(os, 'tmpdir').mockReturnValue(path.join(os.tmpdir(), 'whittle-no-such-folder'))
+    try {
+      const data = pagedFloats(5000)
+      data[4999] = 3
+      ease()
+      expect(data[4999]).toBe(3)
+    } finally {
+      spy.mockRestore()
+    }
+  })
+
+  const dims = [64, 96]
+  const calibration = [1, 2, 3, 4].map((seed) => ({ x0: { type: 'float32' as const, dims: [8, 64], data: noise(512, seed) } }))
+  const steps = [
+    { step: 'quantize', bits: 4, method: 'gptq' },
+    { step: 'quantize', bits: 4, method: 'adaround' },
+    { step: 'quantize', bits: 'auto' },
+    { step: 'quantize', activations: 'static' },
+    { step: 'quantize', activations: 'dynamic' },
+    { step: 'prune', criterion: 'sparsegpt', sparsity: 0.5 },
+    { step: 'prune', criterion: 'wanda', sparsity: 0.5, update: true },
+    { step: 'prune', criterion: 'obs', sparsity: 0.5 },
+    { step: 'equalize', method: 'inputs' },
+  ] as const satisfies readonly Step[]
+  test.each(steps.map((step) => [JSON.stringify(step), step] as const))('gives the same bytes: %s', async (_name, step) => {
+    const bytes: Buffer[] = []
+    for (const from of [least, 0]) {
+      Paging.least = from
+      const net = netOf([{ op: 'MatMul', dims, data: noise(6144, 9) }])
+      net.graph.outputs = net.graph.outputs.filter((o) => o.name.startsWith('y'))
+      const { model } = await compress(net, { steps: [step] }, { calibration })
+      bytes.push(Buffer.from(model.toBytes()))
+    }
+    expect(Buffer.compare(bytes[0]!, bytes[1]!)).toBe(0)
+  })
+})
