@@ -356,12 +356,12 @@ bool run_piece(const Product& p, int64_t block, int64_t group) {
   return true;
 }
 
-// Rows per block so that a block of a' stays in a quarter of the second-level cache (neighbours may share it) while all panels pass by; then enough pieces
+// Rows per block so that a block of a' stays in three eighths of the second-level cache (neighbours may share it) while all panels pass by; then enough pieces
 // that threads finish together, along the longer side: what the other side brings, every thread reads.
 void cut(const GemmInt8Args& g, Product* p, int threads) {
   const GemmInt8Kernels& t = *p->table;
   p->stride = round_up(p->padded_k * t.a_bytes, 64) + 64;  // never a multiple of 4096 bytes: rows spread over cache sets
-  int64_t most = cache_sizes().l2 / 4 / p->stride / t.rows * t.rows;
+  int64_t most = cache_sizes().l2 * 3 / 8 / p->stride / t.rows * t.rows;
   if (most < t.rows) most = t.rows;
   p->blocks = (g.m + most - 1) / most;
   const int64_t want = threads > 1 ? 8 * static_cast<int64_t>(threads) : 1;
@@ -400,7 +400,7 @@ WhittleStatus run_product(const GemmInt8Kernels& table, const GemmInt8Args& g, c
   p.size = g.out_type == kOutInt32 || g.out_type == kOutFloat32 ? 4 : 1;
   p.call = g_call.fetch_add(1, std::memory_order_relaxed) + 1;
   p.direct = !g.fill && table.a_bytes == 1 && (g.a_signed ? table.shift_s8 : table.shift_u8) == 0 && p.padded_k == g.k &&
-             !e.b_zero && (g.k % 1024 != 0 || g.m <= 4);
+             !e.b_zero && (g.k % 4096 != 0 || g.m <= 4);
   const double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
   if (work < 400e3) threads = 1;
   else if (threads <= 0) threads = thread_limit();
