@@ -155,6 +155,9 @@ class PlanUse {
   Plan* plan_ = nullptr;
 };
 
+// Arenas kept for later runs. More are made when more runs meet, and freed after.
+constexpr size_t kSpareArenas = 4;
+
 class PlanModel {
  public:
   // device: constants, arenas and steps are those of this GPU, which there is; -1: the CPU's.
