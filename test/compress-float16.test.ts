@@ -253,3 +253,10 @@ test('evaluate judges answers in float16, and limits hold', async () => {
   // A model that only moves what it stores.
   expect((await answers(shape.model, { i: ints(3, 4) }))['y']!.dims).toEqual([2, 8])
 })
+
+test('a Cast to the type that a value has goes, since it would be one of float16 to itself', async () => {
+  // onnxruntime places casts around what it lacks in float16, and one of a type to itself between them is more than it bears.
+  const made = modelOf(graph([['x', 'float32', [2, 32]]], { w: floats([32, 32], 3) }, [['MatMul', ['x', 'w'], ['h']], ['Cast', ['h'], ['c'], { to: attribute.int(1) }], ['Sqrt', ['c'], ['y']]], ['y']))
+  const { model } = await compress(made, 'transformers.js-fp16')
+  expect(model.graph.nodes.map((n) => n.opType)).toEqual(['Cast', 'MatMul', 'Sqrt', 'Cast'])
+})

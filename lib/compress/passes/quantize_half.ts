@@ -158,6 +158,8 @@ export async function applyHalf(model: Model, step: ResolvedHalf, context: Conte
     return { ...base, action: 'quantized' as const, bits: 16, bytesAfter: base.bytesBefore / 2, error: relativeError(values, halves), sparsity: sparsityOf(halves), reason: 'cast to float32 for the nodes that read it' }
   })
   emitter.finish()
+  // A Cast from float16 to itself: onnxruntime 1.30 crashes where it puts casts to float32 around one.
+  removeCasts(model)
   await run.tell('quantize', floats.length, floats.length)
   return { layers: [...layers, ...left], summary: summarize(layers, kept, casts, clipped, [...beyond].length, keep, unseen) }
 }
@@ -212,7 +214,6 @@ export async function backToHalf(model: Model, context: Context, ops: ReadonlySe
   const step: ResolvedHalf = { step: 'quantize', activations: 'float16', format: 'float16', io: 'float16', outOfRange: 'keep', float32Ops: [], layers: {} }
   const lost = readFloats(model).filter((i) => i.elementCount > 1 && !holds('float16', i))
   await applyHalf(model, step, { ...context, spared: new Set(lost.map((i) => i.name)) }, ops)
-  removeCasts(model)
 }
 
 /** Casts from float16 to float16. */
