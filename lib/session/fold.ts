@@ -1,3 +1,4 @@
+import { WhittleError } from '../errors'
 import { Initializer, type Graph, type Node, type Shapes } from '../model'
 import { check, native } from '../native'
 import { allocate, bitsOf, isDataType, sizeOf, type Tensor } from '../tensor'
@@ -35,27 +36,35 @@ export function foldConstants(graph: Graph, shapes: Shapes, folded: Folded): voi
     nodes.add(node)
     for (const o of node.outputs) if (o) made.add(o)
   }
-  if (nodes.size === 0) return
-  const wanted = [...made].filter((name) => graph.isOutput(name) || graph.users(name).some((u) => !nodes.has(u)))
-  const missing = wanted.filter((name) => !folded.has(name))
-  if (missing.length > 0) {
-    let results: readonly Tensor[]
+  const wanted = (): string[] => [...nodes].flatMap((n) => n.outputs.filter((o) => o && (graph.isOutput(o) || graph.users(o).some((u) => !nodes.has(u)))))
+  for (;;) {
+    if (nodes.size === 0) return
+    const missing = wanted().filter((name) => !folded.has(name))
     try {
-      results = compute(graph, shapes, missing, nodes)
+      if (missing.length > 0) compute(graph, shapes, missing, nodes).forEach((t, i) => folded.set(missing[i] as string, Initializer.from(missing[i] as string, t)))
+      break
     } catch (error) {
-      // What cannot be computed now is refused, by name, when it is planned.
-      if ((error as Error).name === 'WhittleError') return
-      throw error
+      // What cannot be computed now is refused, by name, when it is planned; so is what is made of it.
+      if (!(error instanceof WhittleError)) throw error
+      const culprit = [...nodes].find((n) => n.label === error.parameter)
+      if (!culprit) return
+      drop(graph, culprit, nodes)
     }
-    missing.forEach((name, i) => folded.set(name, Initializer.from(name, results[i] as Tensor)))
   }
+  const names = wanted()
   graph.setNodes(graph.nodes.filter((n) => !nodes.has(n)))
-  for (const name of wanted) graph.addInitializer(folded.get(name) as Initializer)
+  for (const name of names) graph.addInitializer(folded.get(name) as Initializer)
+}
+
+/** Takes a node out, and those that need its results. */
+function drop(graph: Graph, node: Node, nodes: Set<Node>): void {
+  if (!nodes.delete(node)) return
+  for (const o of node.outputs) if (o) for (const user of graph.users(o)) drop(graph, user, nodes)
 }
 
 function compute(graph: Graph, shapes: Shapes, names: readonly string[], nodes: ReadonlySet<Node>): readonly Tensor[] {
   const session = native().sessionNew(0, -1)
-  if (!session) return []
+  if (!session) throw new Error('whittle: a session was refused')
   const lowered = lower({ graph, shapes }, names, nodes, new Constants(session))
   const numbers = lowered.program.encode()
   const plan = native().sessionPlan(session, numbers.length, numbers)

@@ -6,6 +6,7 @@ import { fuseActivations } from './fuse/activations'
 import { fuseAttention } from './fuse/attention'
 import { foldKnown } from './fuse/known'
 import { expandQOperators } from './fuse/qoperator'
+import { expandTraining } from './fuse/training'
 import { gatherWeights } from './fuse/weights'
 import { widen } from './widen'
 
@@ -30,6 +31,7 @@ export function prepare(model: Model, plain = false): Model {
   if (plain) return copy
   copy.graph.removeDeadNodes()
   foldKnown(copy)
+  expandTraining(copy)
   foldConstants(copy.graph, inferShapes(copy.graph, copy.opsets), new Map())
   fuse(copy)
   return copy
