@@ -75,9 +75,31 @@ struct ConvPlanes {
   const int64_t* offset;  // [taps]
   const float* weight;    // zeros beyond oc
   const float* bias;      // [oc], or null
-  float* out;             // out[pixel * oc + channel]
+  float* out;             // out[pixel * out_step + channel]
+  int64_t out_step;
 };
 constexpr int64_t kConvPlanesPad = 16;
+
+// Inputs of a block of output channels that belong to narrow groups, for every one of its 16 lanes: out[(pixel * inputs + i) * 16 + lane] is
+// x[pixel * x_step + index[i * 16 + lane]].
+struct ConvSpread {
+  int64_t pixels, x_step, inputs;
+  int64_t span;  // channels from x on that there are, above every index; at most 16
+  const float* x;
+  const int32_t* index;  // [inputs][16], along lanes they do not fall
+  float* out;
+};
+
+// Pixels of one row of such a block: sums over rows, taps and inputs of what was spread times weight[((row * kw + kx) * inputs + i) * 16 + lane].
+struct ConvGrouped {
+  int64_t rows, kw, dilation_w, stride_w, inputs, pixels;
+  int64_t lanes;            // of 16, that are written
+  const float* const* row;  // where the first pixel's window begins in what was spread of each row
+  const float* weight;
+  const float* bias;        // [16]
+  float* out;
+  int64_t out_step;
+};
 
 struct GemmInt8Epilogue;
 struct ConvKernels {
@@ -90,6 +112,8 @@ struct ConvKernels {
   void (*finish_sums)(const GemmInt8Epilogue* epilogue, int64_t rows, int64_t column, int64_t columns, int32_t* sums, void* out,
                       int64_t out_stride);
   void (*planes)(const ConvPlanes*);
+  void (*spread)(const ConvSpread*);
+  void (*grouped)(const ConvGrouped*);
 };
 
 }  // namespace whittle
@@ -166,6 +190,22 @@ struct ConvPlanesProblem {
   void* out;  // floats, or codes
 };
 WhittleStatus conv_planes(const ConvPlanesProblem& problem, int threads);
+
+// A convolution of groups, more than one and not depthwise. A block of output channels belongs to conv_group_block groups at once: several
+// where they are narrow. Rows of a block's inputs are copied, with zeros beside them, as they are needed; sums go over rows, taps and inputs.
+struct ConvGroupedProblem {
+  int64_t n, h, w, c, oh, ow, oc;
+  int64_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+  int64_t groups;
+  const float* x;
+  const float* weight;  // [block][ky][kx][input of a group][output channels of a block, zeros up to a multiple of 16]
+  const float* bias;    // [oc], or null
+  Activation activation;
+  float* out;
+};
+WhittleStatus conv_grouped(const ConvGroupedProblem& problem, int threads);
+// Groups that a block of `c` inputs and `oc` outputs a group holds; lib/session/lower/grouped.ts lays weights out by the same rule.
+inline int64_t conv_group_block(int64_t c, int64_t oc) { return c <= 8 && oc <= 8 ? 16 / (c > oc ? c : oc) : 1; }
 
 // One of its matrices of `size` numbers from the nine of the window's taps, which lie one after another.
 void conv_winograd_weights(int64_t tile, int64_t size, const float* taps, int point, float* out);

@@ -52,7 +52,7 @@ WhittleStatus conv_planes(const ConvPlanesProblem& p, int threads) {
   ConvPlanes k = {};
   k.taps = p.c * p.kh * p.kw;
   k.stride = p.stride_w;
-  k.oc = p.oc;
+  k.oc = k.out_step = p.oc;
   k.padded = (p.oc + kConvPlanesPad - 1) / kConvPlanesPad * kConvPlanesPad;
   k.offset = offset.data();
   k.weight = p.weight;

@@ -173,7 +173,7 @@ const layers: Record<string, [model: () => Model, x: readonly number[], step: st
   'a pointwise one and a hard swish': [() => layer(map, 'Conv', codes('int8', [20, 6, 1, 1], 3), per(20), undefined, {}, 0, 20, ['HardSwish']), map, 'conv_int8'],
   'a depthwise one': [() => layer(map, 'Conv', codes('int8', [6, 1, 3, 3], 3), per(6), undefined, { group: int(6), pads: ints([1, 1, 1, 1]) }, 0, 6, ['Relu']), map, 'conv_int8'],
   'a wide depthwise one': [() => layer([1, 150, 12, 13], 'Conv', codes('int8', [150, 1, 5, 5], 3), per(150), undefined, { group: int(150), pads: ints([2, 2, 2, 2]), strides: ints([2, 1]) }, 0, 150, ['Sigmoid']), [1, 150, 12, 13], 'conv_int8'],
-  'a grouped one, in float': [() => layer(map, 'Conv', codes('int8', [8, 3, 3, 3], 3), per(8), undefined, { group: int(2) }, 0, 8), map, 'conv'],
+  'a grouped one, in float': [() => layer(map, 'Conv', codes('int8', [8, 3, 3, 3], 3), per(8), undefined, { group: int(2) }, 0, 8), map, 'conv_grouped'],
   'a product': [() => layer([3, 4, 50], 'MatMul', codes('int8', [50, 21], 3), per(21), undefined, {}, 1, 0), [3, 4, 50], 'gemm_int8'],
   'a product with a transposed matrix': [() => layer([4, 50], 'Gemm', codes('int8', [21, 50], 3), per(21), undefined, { transB: int(1) }, 0, 21), [4, 50], 'gemm_int8'],
 }

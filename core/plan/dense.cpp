@@ -112,6 +112,20 @@ struct ConvPlanesStep final : Step {
   }
 };
 
+struct ConvGroupedStep final : Step {
+  Operand x, weight, bias, out;
+  ConvGroupedProblem p;
+
+  WhittleStatus run(const RunContext& c) const override {
+    ConvGroupedProblem q = p;
+    q.x = c.at<const float>(x);
+    q.weight = c.at<const float>(weight);
+    q.bias = c.at<const float>(bias);
+    q.out = c.at<float>(out);
+    return conv_grouped(q, c.threads);
+  }
+};
+
 struct ConvPair final : Step {
   Operand x, weight, bias, next_weight, next_bias, out;
   ConvProblem first, second;
@@ -258,6 +272,30 @@ Step* make_conv_planes(PlanReader& r) {
   s->weight = r.floats(plan_product({taps, padded}));
   s->bias = r.floats(p.oc, true);
   s->out = r.operand(out);
+  return s.release();
+}
+
+// n h w c oh ow oc | kh kw, strides, dilations, pad top and left, groups | activation | x, weight, bias?, out
+Step* make_conv_grouped(PlanReader& r) {
+  auto s = std::make_unique<ConvGroupedStep>();
+  ConvGroupedProblem& p = s->p;
+  p = {};
+  for (int64_t* v : {&p.n, &p.h, &p.w, &p.c, &p.oh, &p.ow, &p.oc}) *v = r.size();
+  for (int64_t* v : {&p.kh, &p.kw, &p.stride_h, &p.stride_w, &p.dilation_h, &p.dilation_w}) *v = r.within(1, 1 << 20);
+  p.pad_top = r.within(0, 1 << 20);
+  p.pad_left = r.within(0, 1 << 20);
+  p.groups = r.within(1, 1 << 20);
+  p.activation = r.activation();
+  if (!r.ok()) return nullptr;
+  const int64_t in = plan_product({p.n, p.h, p.w, p.c}), out = plan_product({p.n, p.oh, p.ow, p.oc});
+  const bool fits = in >= 0 && out >= 0 && p.c % p.groups == 0 && p.oc % p.groups == 0 && plan_product({p.oh, p.stride_h, p.ow, p.stride_w}) >= 0;
+  if (!r.require(fits, "sizes that do not fit")) return nullptr;
+  const int64_t c = p.c / p.groups, oc = p.oc / p.groups, block = conv_group_block(c, oc);
+  const int64_t lanes = (block * oc + kConvPlanesPad - 1) / kConvPlanesPad * kConvPlanesPad;
+  s->x = r.floats(in);
+  s->weight = r.floats(plan_product({(p.groups + block - 1) / block, p.kh, p.kw, c, lanes}));
+  s->bias = r.floats(p.oc, true);
+  s->out = r.floats(out);
   return s.release();
 }
 

@@ -19,6 +19,14 @@ static inline vf v_load_part(const float* p, int64_t n, vf fill) {
   const __m256i m = v_first(n);
   return _mm256_blendv_ps(fill, _mm256_maskload_ps(p, m), _mm256_castsi256_ps(m));
 }
+// p[index[lane]]: indices that do not fall, below `span`, which p has.
+static inline vf v_pick(const float* p, const int32_t* index, int64_t span) {
+  const int32_t from = index[0];
+  if (index[7] >= from + VF_LANES)
+    return _mm256_setr_ps(p[from], p[index[1]], p[index[2]], p[index[3]], p[index[4]], p[index[5]], p[index[6]], p[index[7]]);
+  const vf v = span - from >= VF_LANES ? _mm256_loadu_ps(p + from) : _mm256_maskload_ps(p + from, v_first(span - from));
+  return _mm256_permutevar8x32_ps(v, _mm256_sub_epi32(_mm256_loadu_si256((const __m256i*)index), _mm256_set1_epi32(from)));
+}
 static inline void v_store_part(float* p, vf v, int64_t n) { _mm256_maskstore_ps(p, v_first(n), v); }
 // The first n <= VF_LANES bytes, `flip` changed in each, as numbers; unspecified beyond.
 static inline vf v_from_bytes(const uint8_t* p, int flip, int64_t n) {

@@ -14,6 +14,11 @@ static inline void v_store(float* p, vf v) { _mm512_storeu_ps(p, v); }
 // The first n < VF_LANES elements; the others are those of `fill`.
 static inline vf v_load_part(const float* p, int64_t n, vf fill) { return _mm512_mask_loadu_ps(fill, v_first(n), p); }
 static inline void v_store_part(float* p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, v_first(n), v); }
+// p[index[lane]]: indices that do not fall, below `span`, which p has; span <= VF_LANES.
+static inline vf v_pick(const float* p, const int32_t* index, int64_t span) {
+  const __m512 v = span >= VF_LANES ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(v_first(span), p);
+  return _mm512_permutexvar_ps(_mm512_loadu_si512(index), v);
+}
 // The first n <= VF_LANES bytes, `flip` changed in each, as numbers; 0 beyond.
 static inline vf v_from_bytes(const uint8_t* p, int flip, int64_t n) {
   const __m128i bytes = n < VF_LANES ? _mm_maskz_loadu_epi8(v_first(n), p) : _mm_loadu_si128((const __m128i*)p);

@@ -16,6 +16,10 @@ static inline vf v_load_part(const float* p, int64_t n, vf fill) {
   for (int64_t i = 0; i < n; i++) lanes[i] = p[i];
   return vld1q_f32(lanes);
 }
+// p[index[lane]]
+static inline vf v_pick(const float* p, const int32_t* index, int64_t) {
+  return vf{p[index[0]], p[index[1]], p[index[2]], p[index[3]]};
+}
 static inline void v_store_part(float* p, vf v, int64_t n) {
   float lanes[4];
   vst1q_f32(lanes, v);

@@ -6,8 +6,10 @@
 #define PLANES_WIDE 2
 #define PLANES_WIDE_PIXELS 6
 #define PLANES_PIXELS 6
+#define GROUPED_PIXELS 6
 #include "cpu/conv/vector.h"
 #include "cpu/conv/planes.h"
+#include "cpu/conv/grouped.h"
 #include "cpu/conv/winograd.h"
 
 extern "C" void conv_install_codes_avx2(whittle::ConvKernels*);
@@ -15,6 +17,7 @@ extern "C" void conv_install_codes_avx2(whittle::ConvKernels*);
 extern "C" void conv_install_avx2(whittle::ConvKernels* table) {
   install_vector(table);
   install_winograd(table);
+  install_grouped(table);
   table->planes = planes;
   conv_install_codes_avx2(table);
 }

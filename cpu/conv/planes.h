@@ -27,8 +27,8 @@ static void planes_block(const whittle::ConvPlanes* p, const float* x, int64_t c
   CONV_UNROLL for (int v = 0; v < kVectors; v++) {
     const int64_t rest = left - v * VF_LANES;
     float* to = out + v * VF_LANES;
-    if (rest >= VF_LANES) CONV_UNROLL for (int i = 0; i < kPixelsAtOnce; i++) v_store(to + i * p->oc, s[i][v]);
-    else if (rest > 0) CONV_UNROLL for (int i = 0; i < kPixelsAtOnce; i++) v_store_part(to + i * p->oc, s[i][v], rest);
+    if (rest >= VF_LANES) CONV_UNROLL for (int i = 0; i < kPixelsAtOnce; i++) v_store(to + i * p->out_step, s[i][v]);
+    else if (rest > 0) CONV_UNROLL for (int i = 0; i < kPixelsAtOnce; i++) v_store_part(to + i * p->out_step, s[i][v], rest);
   }
 }
 
@@ -42,9 +42,9 @@ static void planes_channels(const whittle::ConvPlanes* p, int64_t channel) {
         if (pixel == p->pixels) return;
         pixel = p->pixels - kPixelsAtOnce;
       }
-      planes_block<kVectors, kPixelsAtOnce, kStride>(p, p->x + pixel * step, channel, p->out + pixel * p->oc + channel);
+      planes_block<kVectors, kPixelsAtOnce, kStride>(p, p->x + pixel * step, channel, p->out + pixel * p->out_step + channel);
     }
-  for (; pixel < p->pixels; pixel++) planes_block<kVectors, 1, kStride>(p, p->x + pixel * step, channel, p->out + pixel * p->oc + channel);
+  for (; pixel < p->pixels; pixel++) planes_block<kVectors, 1, kStride>(p, p->x + pixel * step, channel, p->out + pixel * p->out_step + channel);
 }
 
 // Vectors for wide outputs, for 16 channels and for what is left.

@@ -55,7 +55,25 @@ void planes(const whittle::ConvPlanes* p) {
     for (int64_t j = 0; j < p->oc; j++) {
       float s = p->bias ? p->bias[j] : 0.0f;
       for (int64_t t = 0; t < p->taps; t++) s = fmaf(p->x[p->offset[t] + pixel * p->stride], p->weight[t * p->padded + j], s);
-      p->out[pixel * p->oc + j] = s;
+      p->out[pixel * p->out_step + j] = s;
+    }
+}
+
+void spread(const whittle::ConvSpread* p) {
+  for (int64_t pixel = 0; pixel < p->pixels; pixel++)
+    for (int64_t j = 0; j < p->inputs * 16; j++) p->out[pixel * p->inputs * 16 + j] = p->x[pixel * p->x_step + p->index[j]];
+}
+
+void grouped(const whittle::ConvGrouped* p) {
+  for (int64_t pixel = 0; pixel < p->pixels; pixel++)
+    for (int64_t lane = 0; lane < p->lanes; lane++) {
+      float s = p->bias[lane];
+      const float* w = p->weight + lane;
+      for (int64_t ky = 0; ky < p->rows; ky++)
+        for (int64_t kx = 0; kx < p->kw; kx++)
+          for (int64_t i = 0; i < p->inputs; i++, w += 16)
+            s = fmaf(p->row[ky][((pixel * p->stride_w + kx * p->dilation_w) * p->inputs + i) * 16 + lane], *w, s);
+      p->out[pixel * p->out_step + lane] = s;
     }
 }
 
@@ -68,6 +86,8 @@ extern "C" void conv_install_scalar(whittle::ConvKernels* t) {
   t->depthwise = depthwise;
   t->depthwise_codes = depthwise_codes;
   t->planes = planes;
+  t->spread = spread;
+  t->grouped = grouped;
   conv_install_codes_scalar(t);
   conv_install_winograd_scalar(t);
 }

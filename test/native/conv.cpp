@@ -104,6 +104,7 @@ WHITTLE_CHECK(conv) {
         p.pixels = rng.between(1, 20);
         p.stride = rng.between(1, 3);
         p.oc = rng.between(1, 100);
+        p.out_step = p.oc;
         p.padded = (p.oc + kConvPlanesPad - 1) / kConvPlanesPad * kConvPlanesPad;
         const int64_t line = (p.pixels - 1) * p.stride + 1;
         std::vector<int64_t> offset;

@@ -3,10 +3,11 @@ import { denseCost } from '../cost'
 import type { Lower, Lowering } from '../lowering'
 import { roomFor, type Argument, type Constants, type Memory } from '../program'
 import { takeAffines, takeEpilogue, type Affine } from './epilogue'
+import { convOfGroups } from './grouped'
 import { convOfCodes } from './integer'
 import { convOfPlanes } from './planes'
 import { emitChosen, waysOf, type Way } from './choose'
-import { channelsLast, imageOf, transposedWindow, windowOf, type Window } from './window'
+import { channelsLast, cropped, imageOf, transposedWindow, windowOf, type Window } from './window'
 
 /** The bias of a node and the affine maps behind it, as one. */
 function foldedBias(l: Lowering, node: Node, name: string | undefined, map: Affine): Float32Array {
@@ -142,15 +143,16 @@ const conv: Lower = (node, l) => {
   const w = l.constant(wName, node)
   if (!w) return l.unsupported(node, 'a convolution whose weights are computed')
   if (w.type !== 'float32') return l.unsupported(node, `weights of type ${w.type}`)
-  const weights = w.data as Float32Array
   const xDims = l.dims(xName, node)
   const outDims = l.dims(node.outputs[0] as string, node)
   const groups = node.int('group', 1)
   const [n, h, wide, c] = imageOf(xDims)
   const [, oh, ow, oc] = imageOf(outDims)
-  const window = windowOf(node, l, w.dims.slice(2), xDims.slice(2), outDims.slice(2))
+  const whole = windowOf(node, l, w.dims.slice(2), xDims.slice(2), outDims.slice(2))
+  const [window, weights] = cropped(whole, w.data as Float32Array, [h, wide], [oh, ow])
   const [kh, kw] = window.kernel
   if (!l.constants.device && convOfPlanes(node, l, window, weights, (map) => foldedBias(l, node, bName, map))) return
+  if (convOfGroups(node, l, window, weights, (map) => foldedBias(l, node, bName, map))) return
   const order = channelsLast(xDims.length)
   const x = l.inOrder(l.lazy(xName, node), order, node)
   l.float(x, node)
@@ -162,7 +164,7 @@ const conv: Lower = (node, l) => {
   const bias = foldedBias(l, node, bName, map)
   const hasBias = bias.some((v) => v !== 0)
   // Plans that fetch or tap a value in between take less along: other weights.
-  const key = `${node.outputs[0]} to ${map.output}`
+  const key = `${node.outputs[0]} to ${map.output}${window.part ?? ''}`
   const ic = c / groups
   const taps = kh * kw
   const per = oc / groups

@@ -53,7 +53,7 @@ export function convOfPlanes(
   if (narrow) l.taken.add(narrow.next)
   const type = narrow?.code.type ?? 'float32'
   const bias = fold(map)
-  const key = `${name} to ${map.output}`
+  const key = `${name} to ${map.output}${window.part ?? ''}`
   const out = l.make(type, outDims, order)
   l.program.step(
     'conv_planes',

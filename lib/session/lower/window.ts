@@ -8,6 +8,8 @@ export interface Window {
   readonly dilations: readonly [number, number]
   /** top, left, bottom, right */
   readonly pads: readonly [number, number, number, number]
+  /** which taps of the file's kernel these are, where not all: part of the name of what is made of its weights */
+  readonly part?: string
 }
 
 /** A window over one or two axes; `pads` are begin and end of each. */
@@ -41,6 +43,33 @@ export function windowOf(node: Node, l: Lowering, kernel: readonly number[], siz
   })
   if (pads.flat().some((p) => p < 0)) l.unsupported(node, 'negative padding')
   return planar(kernel, strides, dilations, pads)
+}
+
+/** Taps [first, end) of one axis that meet the image at all; padding in front stays at least 0. */
+function met(kernel: number, stride: number, dilation: number, pad: number, size: number, out: number): readonly [first: number, end: number] {
+  let [first, end] = [0, kernel]
+  while (first < kernel - 1 && (out - 1) * stride - pad + first * dilation < 0 && pad >= (first + 1) * dilation) first++
+  while (end > first + 1 && (end - 1) * dilation - pad >= size) end--
+  return [first, end]
+}
+
+/**
+ * A window without the rows and columns of taps that see nothing but padding (dilated windows on small images), and its weights,
+ * [matrices][kernel]; the same objects where all of them meet the image. `sizes` and `out`: height and width of input and output.
+ */
+export function cropped(window: Window, weights: Float32Array, sizes: readonly [number, number], out: readonly [number, number]): readonly [Window, Float32Array] {
+  const { kernel, strides, dilations, pads } = window
+  const [y, x] = [0, 1].map((i) => met(kernel[i]!, strides[i]!, dilations[i]!, pads[i]!, sizes[i]!, out[i]!)) as [readonly [number, number], readonly [number, number]]
+  const [kh, kw] = [y[1] - y[0], x[1] - x[0]]
+  if (kh === kernel[0] && kw === kernel[1]) return [window, weights]
+  const matrices = weights.length / (kernel[0] * kernel[1])
+  const kept = new Float32Array(matrices * kh * kw)
+  for (let m = 0; m < matrices; m++)
+    for (let i = 0; i < kh; i++) {
+      const from = (m * kernel[0] + y[0] + i) * kernel[1] + x[0]
+      kept.set(weights.subarray(from, from + kw), (m * kh + i) * kw)
+    }
+  return [{ ...window, kernel: [kh, kw], pads: [pads[0] - y[0] * dilations[0], pads[1] - x[0] * dilations[1], pads[2], pads[3]], part: ` taps ${[...y, ...x].join(' ')}` }, kept]
 }
 
 /** The window of a transposed convolution; padding is what is cut from its result. */
