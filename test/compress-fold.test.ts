@@ -230,6 +230,17 @@ describe('constants and what does nothing', () => {
     expect(opsOf(again)).toEqual(opsOf(weights))
   })
 
+  test('up to the node that makes an output, of a branch or of the model', async () => {
+    const branch = (k: number) => graph([], {}, [['Neg', ['w'], [`p${k}`]], ['Exp', [`p${k}`], [`q${k}`]], ['Sqrt', [`q${k}`], [`r${k}`]]], [`r${k}`])
+    const g = graph([['c', 'bool', []]], { w: floats([4, 3], 5) }, [['Abs', ['w'], ['a']], ['Neg', ['a'], ['z']]], ['y', 'z'])
+    g.addNode(new Node({ opType: 'If', name: 'if', inputs: ['c'], outputs: ['y'], attributes: { then_branch: attribute.graph(branch(1)), else_branch: attribute.graph(branch(2)) } }))
+    for (const c of [0, 1]) {
+      const small = await same(modelOf(g, 13), { c: { type: 'bool', dims: [], data: Uint8Array.of(c) } })
+      expect(opsOf(small).sort()).toEqual(['If', 'Neg'])
+      expect(small.graph.nodes.flatMap((n) => n.subgraphs()).map((b) => b.nodes.map((n) => n.opType))).toEqual([['Sqrt'], ['Sqrt']])
+    }
+  })
+
   test('in the branches of an If as well', async () => {
     const branch = (k: number) => {
       const g = graph([], { w: floats([4, 4, 1, 1], k), s: floats([4, 1, 1], k + 1) }, [conv('w', 'x', 'h'), ['Mul', ['h', 's'], ['r']]], ['r'])

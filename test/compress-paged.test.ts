@@ -3,6 +3,7 @@ import os from 'node:os'
 import path from 'node:path'
 
 import { compress, type Step } from '../lib/compress'
+import { native } from '../lib/native'
 import { ease, paged, pagedFloats, Paging, touched } from '../lib/compress/paged'
 import { netOf, noise } from './nets'
 
@@ -45,6 +46,20 @@ describe('memory in temporary files', () => {
       data[4999] = 3
       ease()
       expect(data[4999]).toBe(3)
+    } finally {
+      spy.mockRestore()
+    }
+  })
+
+  test('is ordinary memory where the runtime refuses memory of others, as Electron does', () => {
+    Paging.least = 0
+    const spy = jest.spyOn(native(), 'pagedMap').mockReturnValue(undefined)
+    try {
+      const data = pagedFloats(5000)
+      data[4999] = 3
+      ease()
+      expect(data[4999]).toBe(3)
+      expect(spy).toHaveBeenCalledTimes(1)
     } finally {
       spy.mockRestore()
     }

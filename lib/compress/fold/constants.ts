@@ -81,14 +81,14 @@ export async function foldConstants(model: Model, shapes: Shapes): Promise<numbe
   for (const graph of model.graph.graphs()) {
     const nodes = constantNodes(graph, shapes)
     if (nodes.length === 0) continue
-    const gone = new Set(nodes)
-    const wanted = nodes.flatMap((n) => n.outputs).filter((o) => o && (graph.isOutput(o) || graph.users(o).some((u) => !gone.has(u))))
+    // An output must be made by a node: that one stays, and reads constants.
+    const gone = new Set(nodes.filter((n) => n.outputs.every((o) => !o || !graph.isOutput(o))))
+    const wanted = [...gone].flatMap((n) => n.outputs).filter((o) => o && graph.users(o).some((u) => !gone.has(u)))
     const results = (await computeConstants(model, graph, nodes, wanted)) ?? new Map<string, Tensor>()
     const ready = new Set(results.keys())
     if (ready.size === 0) continue
-    // An output must be made by a node: its constant gets another name.
-    const replaced = nodes.filter((n) => n.outputs.every((o) => !o || !graph.isOutput(o)))
-    const out = new Set(replaced.filter((n) => n.outputs.every((o) => !o || ready.has(o) || graph.users(o).every((u) => gone.has(u)))))
+    const out = new Set<Node>()
+    for (const n of [...gone].reverse()) if (n.outputs.every((o) => !o || ready.has(o) || graph.users(o).every((u) => out.has(u)))) out.add(n)
     graph.setNodes(graph.nodes.filter((n) => !out.has(n)))
     for (const n of out) for (const o of n.outputs) if (ready.has(o)) placeConstant(model.graph, graph, o, results.get(o) as Tensor, shared)
     count += out.size
