@@ -44,7 +44,21 @@ const approximations: Record<string, { f: (x: number) => number; error: number }
   'rsqrt.f64': { f: (x) => 1 / sqrt(x), error: 2 ** -20 },
 }
 
+/** div.approx of float32: within 2 units, and 0 (NaN of an infinity) where the divisor is beyond 2^126. */
+function divide(d: Decoding): Step {
+  const [o, a, b] = [d.at(0) * 32, d.at(1) * 32, d.at(2) * 32]
+  const read = readers['f32'] as Read<number>
+  const flushed = d.op.includes('ftz') ? flush : (x: number): number => x
+  return each((w, l) => {
+    const [x, y] = [flushed(read(w, a + l)), flushed(read(w, b + l))]
+    const exact = abs(y) > 2 ** 126 && Number.isFinite(y) ? (Number.isFinite(x) ? 0 : NaN) : x / y
+    const off = Number.isFinite(exact) && exact !== 0 ? w.context.approximate * 2 ** -22 * abs(exact) : 0
+    ;(writers['f32'] as Write<number>)(w, o + l, flushed(fround(exact + off)))
+  })
+}
+
 function approximate(d: Decoding, name: string, type: string): Step | undefined {
+  if (name === 'div' && type === 'f32') return divide(d)
   const entry = approximations[`${name}.${type}`]
   if (!entry) return undefined
   const [o, a] = [d.at(0) * 32, d.at(1) * 32]
@@ -278,6 +292,14 @@ function words(d: Decoding): Step | undefined {
       const [at, count] = [u32(w, c + l) & 255, u32(w, n + l) & 255]
       const mask = asUintN(32, ((1n << BigInt(count)) - 1n) << BigInt(at))
       w.u32[2 * (o + l)] = Number((BigInt(u32(w, b + l)) & ~mask) | ((BigInt(u32(w, a + l)) << BigInt(at)) & mask))
+    })
+  }
+  if (key === 'bfi.b64') {
+    const [o, a, b, c, n] = [0, 1, 2, 3, 4].map((i) => d.at(i) * 32) as [number, number, number, number, number]
+    return each((w, l) => {
+      const [at, count] = [u32(w, c + l) & 255, u32(w, n + l) & 255]
+      const mask = asUintN(64, ((1n << BigInt(count)) - 1n) << BigInt(at))
+      w.u64[o + l] = ((w.u64[b + l] as bigint) & ~mask) | (((w.u64[a + l] as bigint) << BigInt(at)) & mask)
     })
   }
   if (key === 'lop3.b32') {

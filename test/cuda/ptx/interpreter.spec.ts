@@ -140,8 +140,16 @@ test('integers wrap, widen and shift as their types say', () => {
   expect(one('prmt.b32 %v, 0x33221100, 0x77665544, 0x7250;')).toBe(0x77225500)
   expect(one('lop3.b32 %v, 12, 10, 6, 0x96;')).toBe(12 ^ 10 ^ 6)
   expect(one('bfe.s32 %v, 0xf0, 4, 4;') | 0).toBe(-1)
+  expect(one('mov.b64 %rd1, {7, 9}; mov.b64 %rd2, {5, 6}; bfi.b64 %rd3, %rd2, %rd1, 32, 32; mov.b64 {%r1, %r2}, %rd3; mad.lo.s32 %v, %r2, 100, %r1;')).toBe(507)
   expect(one('mov.b64 %rd1, {7, 9}; mov.b64 {_, %v}, %rd1;')).toBe(9)
   expect(one('min.s32 %r1, -1, 1; max.u32 %v, %r1, 1;')).toBe(4294967295)
+})
+
+test('approximate division', () => {
+  expect(one(`div.approx.ftz.f32 %v, ${f32(7)}, ${f32(-2)};`, 'f32')).toBeCloseTo(-3.5, 5)
+  expect(one(`div.approx.f32 %v, ${f32(1)}, ${f32(2 ** 127)};`, 'f32')).toBe(0)
+  expect(one(`div.approx.f32 %v, ${f32(Infinity)}, ${f32(2 ** 127)};`, 'f32')).toBeNaN()
+  expect(one(`div.approx.ftz.f32 %v, ${f32(1)}, ${f32(2 ** -130)};`, 'f32')).toBe(Infinity)
 })
 
 test('lanes of a warp exchange, vote and match', () => {

@@ -5,6 +5,7 @@ import { compile } from './compile'
 import { active, Runner, struct, type Modules } from './launches'
 
 let modules: Modules
+const ran = new Set<string>()
 
 beforeAll(async () => {
   modules = { net_int8: await compile('net_int8') } as never
@@ -54,7 +55,9 @@ function run(r: Runner, c: Call): Uint8Array {
     [active(undefined), 4], ['i32', c.out === 'int32' ? 0 : 3], ['i32', 5], ['f32', 2], ['pointer', out],
   ) // prettier-ignore
   const g = struct(...((window ?? new Array<number>(13).fill(0)).map((v) => ['i32', v]) as ['i32', number][]))
-  launch(`bytes_kernel<${loose ? '0,0,1' : `${window ? 1 : 0},${wide ? 1 : 0},0`}>`, tiles, 256, p, g, flags)
+  const name = `bytes_kernel<${loose ? '0,0,1' : `${window ? 1 : 0},${wide ? 1 : 0},0`}>`
+  ran.add(name)
+  launch(name, tiles, 256, p, g, flags)
   return new Uint8Array(gpu.get(out, m * n * (c.out === 'int32' ? 4 : 1)))
 }
 
@@ -107,3 +110,8 @@ test('a mistake is caught: words of a row of weights that change places', async 
   const broken = { net_int8: await compile('net_int8', { file: 'net_int8.cu', find: 'bs[2] = {w[0], w[4]}', replace: 'bs[2] = {w[4], w[0]}' }) } as never
   expect(run(new Runner(broken), calls[1] as Call)).not.toEqual(wanted(calls[1] as Call))
 }, 120000)
+
+test('every kernel that holds inline assembly has run', () => {
+  const all = [...(modules as unknown as Record<string, { kernels: Map<string, { name: string; assembly: boolean }> }>)['net_int8']!.kernels.values()]
+  expect(all.filter((k) => k.assembly && !ran.has(k.name)).map((k) => k.name)).toEqual([])
+})
