@@ -71,11 +71,11 @@ export async function agreeWith(options: ort.InferenceSession.SessionOptions, mo
 export { attribute }
 
 /** A convolution of two dimensions, by default without padding. */
-export const conv = (x: string, w: string, y: string, o: { pads?: number; group?: number; bias?: string; strides?: number } = {}): Step => [
+export const conv = (x: string, w: string, y: string, o: { pads?: number; group?: number; bias?: string; strides?: number; dilations?: number } = {}): Step => [
   'Conv',
   o.bias ? [x, w, o.bias] : [x, w],
   [y],
-  { pads: attribute.ints(Array.from({ length: 4 }, () => o.pads ?? 0)), group: attribute.int(o.group ?? 1), strides: attribute.ints([o.strides ?? 1, o.strides ?? 1]) },
+  { pads: attribute.ints(Array.from({ length: 4 }, () => o.pads ?? 0)), group: attribute.int(o.group ?? 1), strides: attribute.ints([o.strides ?? 1, o.strides ?? 1]), dilations: attribute.ints([o.dilations ?? 1, o.dilations ?? 1]) },
 ]
 
 export const dimsOf = (model: Model, name: string): readonly number[] | undefined => model.graph.initializers.get(name)?.dims

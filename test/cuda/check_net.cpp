@@ -5,19 +5,10 @@
 #include <memory>
 #include <tuple>
 
-#include "check.h"
+#include "check_net.h"
 
 namespace whittle {
 namespace {
-
-template <class Body>
-WhittleStatus in_turn(Check& c, const Body& body) {
-  const CudaNet& net = c.cuda().net;
-  const Device<int32_t> flags(16);
-  CudaTurn* turn = net.begin(0, flags);
-  body(net, turn);
-  return net.end(turn);
-}
 
 double activated(double v, const Activation& a) {
   switch (a.kind) {

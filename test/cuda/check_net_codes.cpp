@@ -4,19 +4,10 @@
 
 #include <algorithm>
 
-#include "check.h"
+#include "check_net.h"
 
 namespace whittle {
 namespace {
-
-template <class Body>
-WhittleStatus in_turn(Check& c, const Body& body) {
-  const CudaNet& net = c.cuda().net;
-  const Device<int32_t> flags(16);
-  CudaTurn* turn = net.begin(0, flags);
-  body(net, turn);
-  return net.end(turn);
-}
 
 std::vector<uint8_t> bytes(Rng& rng, int64_t n) {
   std::vector<uint8_t> x(static_cast<size_t>(n));
