@@ -57,8 +57,6 @@ export function keptNodes(model: Model, typeOf: (value: string) => string | unde
   const { graph } = model
   const opset = model.opsets.get('') ?? 0
   const kept = new Map<Node, string>()
-  // onnxruntime 1.30 ends the process where its optimizer moves a transpose in float16 along a recurrent cell.
-  const recurrent = graph.nodes.some((n) => n.is('LSTM', 'GRU', 'RNN'))
   for (const node of graph.nodes) {
     const inputs = [...reads(node)]
     const outputs = node.outputs.filter((o) => o)
@@ -69,7 +67,6 @@ export function keptNodes(model: Model, typeOf: (value: string) => string | unde
       if ((kFull.has(node.opType) && !taken?.has(node.opType)) || (node.is('Equal') && opset < 11)) return `${node.opType} takes no float16`
       // Mean and deviation stay float32 in the standard.
       if (node.is('LayerNormalization') && (node.outputs[1] || node.outputs[2])) return 'its further outputs are float32'
-      if (recurrent && node.is('Transpose')) return 'onnxruntime fails on transposes in float16 beside recurrent cells'
       const unknown = [...inputs, ...outputs].find((v) => typeOf(v) === undefined)
       if (unknown !== undefined) return `the type of ${unknown} is not known`
       if (inputs.some((v) => spared.has(v))) return 'its weight stays as it is'

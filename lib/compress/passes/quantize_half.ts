@@ -11,6 +11,7 @@ import { fail, oneOf, options, string } from '../../validate'
 import { ComputedSource, relativeError, sparsityOf } from '../computed'
 import { unreached } from '../fold/exposed'
 import { toHalf } from '../half/graph'
+import { shieldTransposes } from '../half/transposes'
 import { holds } from '../half/widen'
 import { keptNodes, kMostHalf, magnitudes, readFloats, typesOf } from '../half/plan'
 import { parseSelector, selects, type LayerSelector, type Layers } from '../selectors'
@@ -160,6 +161,7 @@ export async function applyHalf(model: Model, step: ResolvedHalf, context: Conte
   emitter.finish()
   // A Cast from float16 to itself: onnxruntime 1.30 crashes where it puts casts to float32 around one.
   removeCasts(model)
+  shieldTransposes(model)
   await run.tell('quantize', floats.length, floats.length)
   return { layers: [...layers, ...left], summary: summarize(layers, kept, casts, clipped, [...beyond].length, keep, unseen) }
 }
