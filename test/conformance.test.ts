@@ -12,6 +12,9 @@ const kPassing = 869
 /** The vectors place the last pixel by an output size that is no integer; onnxruntime and later versions of ONNX do not. */
 const kOtherwise = new Set(['test_resize_downsample_scales_cubic_align_corners', 'test_resize_downsample_scales_linear_align_corners'])
 
+/** Vectors that hold the draws of numpy's generator: of ours type and shape are compared, and the case does not count. */
+const isDrawn = (name: string): boolean => name.startsWith('test_bernoulli') || (name.startsWith('test_training_dropout') && !name.includes('zero_ratio'))
+
 /** bfloat16 lies in the files as uint16. */
 function typed(t: Tensor, type: string | undefined): Tensor {
   return type === 'bfloat16' && t.type === 'uint16' ? { ...t, type } : t
@@ -25,8 +28,9 @@ async function read(file: string): Promise<Tensor> {
   return (model.graph.initializers.get('t') as NonNullable<ReturnType<typeof model.graph.initializers.get>>).readSync()
 }
 
-function same(got: Tensor | undefined, want: Tensor): string | undefined {
+function same(got: Tensor | undefined, want: Tensor, drawn: boolean): string | undefined {
   if (!got || got.type !== want.type || got.dims.join() !== want.dims.join()) return `${got?.type} [${got?.dims.join()}], want ${want.type} [${want.dims.join()}]`
+  if (drawn) return undefined
   for (let i = 0; i < want.data.length; i++) {
     const [a, b] = [Number(got.data[i]), Number(want.data[i])]
     if (!(Object.is(a, b) || a === b || Math.abs(a - b) <= 1e-5 + 1e-3 * Math.abs(b) || (Number.isNaN(a) && Number.isNaN(b)))) return `element ${i} is ${a}, want ${b}`
@@ -45,7 +49,7 @@ async function run(folder: string): Promise<string | undefined> {
       for (let i = 0; fs.existsSync(at('input', i)); i++) feeds[model.graph.inputs[i]?.name as string] = typed(await read(at('input', i)), model.graph.inputs[i]?.type)
       const got = session.runSync(feeds)
       for (let i = 0; fs.existsSync(at('output', i)); i++) {
-        const wrong = same(got[model.graph.outputs[i]?.name as string], typed(await read(at('output', i)), model.graph.outputs[i]?.type))
+        const wrong = same(got[model.graph.outputs[i]?.name as string], typed(await read(at('output', i)), model.graph.outputs[i]?.type), isDrawn(path.basename(folder)))
         if (wrong) return wrong
       }
     }
@@ -67,7 +71,7 @@ maybe('every node test of the ONNX project passes or is refused by name', async 
     try {
       const problem = await run(folder)
       if (problem) wrong.push(`${name}: ${problem}`)
-      else passed++
+      else if (!isDrawn(name)) passed++
     } catch (error) {
       const { name: kind, code } = error as { name: string; code?: string }
       if (kind !== 'WhittleError' || !['ERR_UNSUPPORTED_OP', 'ERR_MODEL_FORMAT', 'ERR_DTYPE', 'ERR_SHAPE'].includes(code ?? '')) wrong.push(`${name}: ${String(error)}`)

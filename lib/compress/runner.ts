@@ -1,5 +1,6 @@
 import { WhittleError } from '../errors'
 import { toHalves } from '../model/half'
+import { attribute, type Node } from '../model/node'
 import { ValueInfo } from '../model/types'
 import type { Model } from '../model/model'
 import { Session, type RunOptions, type TapFunction } from '../session'
@@ -34,7 +35,8 @@ export class Runner {
    * @param names values that will be fetched or tapped, beside the outputs
    * @throws {WhittleError} as `Session.create`; `ERR_UNSUPPORTED_OP` says what onnxruntime-node would help
    */
-  static async create(model: Model, names: readonly string[] = [], threads: Threads = {}): Promise<Runner> {
+  static async create(given: Model, names: readonly string[] = [], threads: Threads = {}): Promise<Runner> {
+    const model = seeded(given)
     try {
       const session = await Session.create(model, threads)
       // What the weights were read into.
@@ -92,6 +94,19 @@ export class Runner {
   dispose(): void {
     this.#session.dispose()
   }
+}
+
+const kRandom = ['RandomNormal', 'RandomNormalLike', 'RandomUniform', 'RandomUniformLike', 'Bernoulli', 'Multinomial', 'Dropout'] as const
+
+/** What a model draws by chance is drawn alike whenever it is calibrated, so that the same recipe makes the same bytes. */
+function seeded(model: Model): Model {
+  const isOpen = (node: Node): boolean => node.is(...kRandom) && !node.attributes.has('seed')
+  let open = 0
+  model.graph.walk((node) => void (open += Number(isOpen(node))))
+  if (open === 0) return model
+  const copy = model.clone()
+  copy.graph.walk((node) => void (isOpen(node) && node.attributes.set('seed', node.is('Dropout') ? attribute.int(open--) : attribute.float(open--))))
+  return copy
 }
 
 async function withFallback(

@@ -2,6 +2,7 @@ import { allocate, sizeOf, type Tensor } from '../tensor'
 import { tensor } from '../validate'
 import type { Placed } from './device'
 import { isDeviceTensor, resident } from './resident'
+import { tensorOf } from './hosts'
 import type { NativeCall, Plan } from './stages'
 import type { RunOptions } from './types'
 
@@ -44,7 +45,7 @@ export function isPlain(options: unknown): boolean {
 }
 
 export function pickOutputs(found: ReadonlyMap<string, Tensor>, names: readonly string[]): Tensor[] {
-  return names.map((name) => found.get(name) as Tensor)
+  return names.map((name) => tensorOf(name, found.get(name) as Tensor))
 }
 
 export function namesOf({ plan }: NativeCall): string[] {

@@ -3,7 +3,7 @@ import path from 'node:path'
 import { WhittleError } from '../errors'
 import { foldConstantNodes, Graph, inferShapes, Model, Node, reads, ValueInfo } from '../model'
 import { isDataType, type Tensor } from '../tensor'
-import type { Foreign } from './hosts'
+import { tensorOf, type Foreign } from './hosts'
 
 /** The part of onnxruntime-node that is used. */
 interface Runtime {
@@ -77,7 +77,7 @@ class Part {
   }
 
   async run(known: (name: string) => Tensor): Promise<readonly Tensor[]> {
-    const given = this.inputs.map(known)
+    const given = this.inputs.map((name) => tensorOf(name, known(name)))
     const session = await this.#session(given.map((t) => t.type))
     let results: Record<string, Tensor>
     try {

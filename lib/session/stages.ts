@@ -5,7 +5,7 @@ import { native } from '../native'
 import { allocate, sizeOf, viewAs, type Tensor } from '../tensor'
 import { outputsFor } from './again'
 import type { Folded } from './fold'
-import { hasHost, hostOf, type Foreign, type HostRun, type Inner } from './hosts'
+import { hasHost, hostOf, kSequence, tensorOf, type Foreign, type HostRun, type Inner } from './hosts'
 import { knownTensor } from './lowering'
 import { kernelOf, lower, type Lowered, type Tap } from './plan'
 import { refuse } from './device'
@@ -139,7 +139,12 @@ export class Stage {
     }
     const waiting = taps.filter((name) => !told.has(name))
     const { blocked, behind } = sortOut(special, live)
-    if (blocked.length === 0) return { plan: this.#plan(special, fetch, live, waiting), told, hosts: [], next: undefined }
+    if (blocked.length === 0) {
+      // No plan can hand a list on, and none need: it is there.
+      const tensors = fetch.filter((name) => facts.get(name)?.type !== kSequence)
+      const idle = tensors.length === 0 && fetch.length > 0 && waiting.length === 0
+      return { plan: idle ? undefined : this.#plan(special, tensors, live, waiting), told, hosts: [], next: undefined }
+    }
 
     // Content that is there already is looked at before anything runs.
     const before = this.#contents.size
@@ -317,7 +322,7 @@ export function* execute(
   function* tell(values: ReadonlyMap<string, Tensor>): Generator<RunEvent, void, void> {
     const now = waiting.filter((name) => values.has(name))
     waiting = waiting.filter((name) => !values.has(name))
-    for (const tapped of now) yield { tapped, view: values.get(tapped) as Tensor }
+    for (const tapped of now) yield { tapped, view: tensorOf(tapped, values.get(tapped) as Tensor) }
   }
   yield* tell(given)
   for (let at: Stage | undefined = stage; at; ) {
@@ -382,6 +387,8 @@ const kPlanned = new Set(['Shape', 'Size', 'If', 'Constant'])
 
 /** Refuses a graph with an op that nothing here can run. */
 export function checkOps(graph: Graph): void {
+  for (const { name, kind } of [...graph.inputs, ...graph.outputs])
+    if (kind !== 'tensor' && kind !== 'unknown') throw new WhittleError('ERR_UNSUPPORTED_OP', name, `${name}: a ${kind} where sessions take and answer tensors`)
   graph.walk((node) => {
     if (node.is('If')) checkBranches(node)
     if (!(node.is() && kPlanned.has(node.opType)) && !hasHost(node)) kernelOf(node)

@@ -81,7 +81,7 @@ const floatOf = (info: ValueInfo): ValueInfo => (isShort(info.type) ? new ValueI
 
 /** What a node makes by an attribute. */
 function retype(node: Node): void {
-  const name = node.is('Cast') ? 'to' : node.is('EyeLike') ? 'dtype' : undefined
+  const name = node.is('Cast') ? 'to' : node.is('EyeLike', 'RandomNormal', 'RandomNormalLike', 'RandomUniform', 'RandomUniformLike', 'Bernoulli') ? 'dtype' : undefined
   if (name && kShort.has(node.int(name, 0))) node.attributes.set(name, attribute.int(kFloat))
   const value = node.is('ConstantOfShape') ? node.attributes.get('value') : undefined
   if (value?.type === 'tensor' && isShort(value.value.type))

@@ -8,6 +8,7 @@ import { norm } from './norm'
 import type { Op, Ops } from './op'
 import { pooling } from './pool'
 import { quantization } from './quantize'
+import { randoms } from './random'
 import { recurrents } from './recurrent'
 import { reductions } from './reduce'
 import { resizing } from './resize'
@@ -21,6 +22,7 @@ const kOps: Ops = {
   ...norm,
   ...pooling,
   ...quantization,
+  ...randoms,
   ...recurrents,
   ...reductions,
   ...resizing,

@@ -98,12 +98,6 @@ const isInf = plain((node, given) => {
   return [made('bool', x.dims, Array.from(read(x), (v) => ((up && v === Infinity) || (down && v === -Infinity) ? 1 : 0)))]
 })
 
-const dropout = plain((node, given, ratio, training) => {
-  const x = given as Tensor
-  if (training && Number(training.data[0]) !== 0 && (!ratio || Number(ratio.data[0]) !== 0)) refuse(node, 'dropout while training is random')
-  return [x, made('bool', x.dims, new Array<number>(x.data.length).fill(1))]
-})
-
 /** Runs a node for which some operands must be constants as a model of its own, in which they are. */
 function baked(...constant: readonly number[]): Host {
   return (node, scope) => ({
@@ -146,7 +140,6 @@ export const conversions: Readonly<Record<string, Host>> = {
   Mod: (node, scope) => mixed(node.int('fmod', 0) ? (a, b) => a % b : (a, b) => a - b * Math.floor(a / b))(node, scope),
   Clip: clip,
   IsInf: isInf,
-  Dropout: dropout,
 }
 
 /** Operands that are weights where they are constants. */

@@ -6,14 +6,17 @@ import { images, pools } from './image'
 import { losses } from './loss'
 import { patches } from './patch'
 import { oddPicking, picking } from './pick'
+import { draws, dropouts } from './random'
 import { cumulation, layerNorms, reductions, sums, training } from './reduce'
+import { handing, kSequence, sequences } from './sequence'
 import { signals } from './signal'
 
+export { kSequence, tensorOf } from './sequence'
 export type { Foreign, Host, HostRun, HostScope, Inner } from './host'
 
 /** What always runs here: control flow, results whose shape depends on data, and ops that are rare. */
-const kAlways: Readonly<Record<string, Host>> = { ...control, ...picking, ...sums, ...losses, ...images, ...signals, ...patches }
-const kElse: Readonly<Record<string, Host>> = { ...reductions, ...cumulation, ...layerNorms, ...pools, ...conversions, ...bakeries, ...oddPicking }
+const kAlways: Readonly<Record<string, Host>> = { ...control, ...picking, ...sums, ...losses, ...images, ...signals, ...patches, ...draws, ...sequences }
+const kElse: Readonly<Record<string, Host>> = { ...reductions, ...cumulation, ...layerNorms, ...pools, ...conversions, ...bakeries, ...oddPicking, ...dropouts, ...handing }
 
 /** How a node runs that no plan can take; undefined for one that a plan takes. */
 export function hostOf(node: Node, graph: Graph, shapes: Shapes): Host | undefined {
@@ -72,13 +75,21 @@ function isOdd(node: Node, graph: Graph, shapes: Shapes): boolean {
       return type(0) !== 'float32'
     case 'IsInf':
       return (node.int('detect_positive', 1) !== 0) === (node.int('detect_negative', 1) !== 0)
+    case 'Identity':
+      return type(0) === kSequence
     case 'Dropout':
-      return Boolean(node.outputs[1] || node.inputs[2])
+      return Boolean(node.outputs[1]) || isTraining(node, graph)
     default: {
       if (node.int('training_mode', 0)) return false
       return (weights[op] ?? []).some((i) => node.inputs[i] && !isWeight(graph, node.inputs[i]))
     }
   }
+}
+
+/** Whether a Dropout may be told to drop anything. */
+function isTraining(node: Node, graph: Graph): boolean {
+  const name = node.inputs[2]
+  return Boolean(name) && Number(graph.constant(name as string)?.readSync().data[0] ?? 1) !== 0
 }
 
 /** Whether a node stands for a part that another runtime runs. */
