@@ -120,21 +120,39 @@ export class KeepBudget {
 /** Values between two calls of {@link touched}. */
 const kStretch = 2 ** 18
 
-/** @internal ‖a − b‖₂ / ‖a‖₂ in double precision; 0 for two zeros. */
-export function relativeError(a: Float32Array, b: Float32Array): number {
-  let difference = 0
-  let size = 0
-  for (let i = 0; i < a.length;) {
-    const begin = i
-    for (const end = Math.min(a.length, i + kStretch); i < end; i++) {
+/** @internal ‖a − b‖₂ / ‖a‖₂ in double precision, of parts one after the other. */
+export class Deviation {
+  #difference = 0
+  #size = 0
+
+  add(a: Float32Array, b: Float32Array, from = 0, to = a.length): void {
+    let difference = this.#difference
+    let size = this.#size
+    for (let i = from; i < to; i++) {
       const x = a[i]!
       const d = x - b[i]!
       difference += d * d
       size += x * x
     }
-    touched(8 * (i - begin))
+    this.#difference = difference
+    this.#size = size
   }
-  return difference === 0 ? 0 : size === 0 ? Infinity : Math.sqrt(difference / size)
+
+  /** 0 for two zeros. */
+  get relative(): number {
+    return this.#difference === 0 ? 0 : this.#size === 0 ? Infinity : Math.sqrt(this.#difference / this.#size)
+  }
+}
+
+/** @internal ‖a − b‖₂ / ‖a‖₂ in double precision; 0 for two zeros. */
+export function relativeError(a: Float32Array, b: Float32Array): number {
+  const found = new Deviation()
+  for (let i = 0; i < a.length; i += kStretch) {
+    const end = Math.min(a.length, i + kStretch)
+    found.add(a, b, i, end)
+    touched(8 * (end - i))
+  }
+  return found.relative
 }
 
 /** @internal Index of the first NaN or infinity, -1 if there is none. */

@@ -7,7 +7,8 @@ import { weights } from '../../model/weights'
 import type { LayerReport } from '../../report/types'
 import { floatsOf, isShort, widen as widenComputation } from '../../session/widen'
 import type { Tensor } from '../../tensor'
-import { ComputedSource, relativeError } from '../computed'
+import { ComputedSource, Deviation } from '../computed'
+import { stretches } from './halves'
 
 /** Float16 or bfloat16. */
 type Short = 'float16' | 'bfloat16'
@@ -151,8 +152,10 @@ const rounded = (type: Short, values: Float32Array): Uint16Array => (type === 'b
 /** Whether all is told as closely as normal numbers of the type are: neither infinite nor lost below the smallest. */
 export function holds(type: Short, initializer: Initializer): boolean {
   const values = initializer.readSync().data as Float32Array
+  const lost = new Deviation()
+  for (const [part] of stretches(values)) lost.add(part, floatsOf({ type, data: rounded(type, part) }))
   // NaN where an infinity stands for a number.
-  return relativeError(values, floatsOf({ type, data: rounded(type, values) })) <= (type === 'bfloat16' ? 2 ** -8 : 2 ** -11)
+  return lost.relative <= (type === 'bfloat16' ? 2 ** -8 : 2 ** -11)
 }
 
 const nameFor = (graph: Graph, name: string): string =>

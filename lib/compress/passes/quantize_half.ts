@@ -1,6 +1,5 @@
 import { raiseIrVersion } from '../../model/fold'
 import { MemorySource, type DataSource, type Initializer, type Node } from '../../model/graph'
-import { fromHalves, toHalves } from '../../model/half'
 import type { Model } from '../../model/model'
 import { raiseOpset } from '../../model/opset'
 import { elementCodeOf } from '../../model/types'
@@ -8,9 +7,10 @@ import { chosenWeights, weights } from '../../model/weights'
 import { bytes, count } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { fail, oneOf, options, string } from '../../validate'
-import { ComputedSource, relativeError, sparsityOf } from '../computed'
+import { ComputedSource } from '../computed'
 import { unreached } from '../fold/exposed'
 import { toHalf } from '../half/graph'
+import { halvesFrom, lossOf, outside } from '../half/halves'
 import { shieldTransposes } from '../half/transposes'
 import { holds } from '../half/widen'
 import { keptNodes, kMostHalf, magnitudes, readFloats, typesOf } from '../half/plan'
@@ -77,12 +77,8 @@ export function resolveHalf(value: object, parameter: string): ResolvedHalf {
 
 const kHalf = elementCodeOf('float16')
 
-/** Beyond this a float32 rounds to an infinite float16. */
-const kOverflow = 65520
 /** Where constants out of range go: the sum of two is a number still. */
 const kClip = 32752
-/** Below this a float32 rounds to zero. */
-const kVanish = 2 ** -25
 
 /** @internal */
 export async function applyHalf(model: Model, step: ResolvedHalf, context: Context, taken?: ReadonlySet<string>): Promise<PassResult> {
@@ -107,14 +103,12 @@ export async function applyHalf(model: Model, step: ResolvedHalf, context: Conte
     if (far > 0) beyond.add(initializer.name)
     const weight = chosen.find((w) => w.initializer === initializer)
     if (!weight) continue
-    const halves = fromHalves(halvesFrom(values, kClip))
     const base = describeWeight(weight)
     const why = far > 0 ? `${count(far)} values beyond ${kMostHalf}${step.outOfRange === 'clip' ? ` became ±${kClip}` : ''}` : undefined
     if (far > 0 && step.outOfRange === 'keep') reports.set(initializer.name, { ...base, action: 'kept', reason: why!, bytesAfter: base.bytesBefore })
     else {
       if (far > 0) clipped++
-      const error = Number.isFinite(values.reduce((s, v) => s + Math.abs(v), 0)) ? relativeError(values, halves) : 0
-      reports.set(initializer.name, { ...base, action: 'quantized', bits: 16, bytesAfter: base.bytesBefore / 2, error, sparsity: sparsityOf(halves), ...(why ? { reason: why } : {}) })
+      reports.set(initializer.name, { ...base, action: 'quantized', bits: 16, bytesAfter: base.bytesBefore / 2, ...lossOf(values, kClip), ...(why ? { reason: why } : {}) })
     }
   }
 
@@ -154,9 +148,9 @@ export async function applyHalf(model: Model, step: ResolvedHalf, context: Conte
     const values = memory.scratch.read(now).data as Float32Array
     if (outside(values) > 0 || initializer.elementCount < 64 || (!weight.graph.parent && weight.graph.isOutput(initializer.name)))
       return report?.action === 'kept' ? report : { ...base, action: 'kept' as const, reason: 'the nodes that read it stay in float32', bytesAfter: base.bytesBefore }
-    const halves = fromHalves(halvesFrom(values, kClip))
+    const loss = lossOf(values, kClip)
     emitter.replaceByHalves(weight, halfSource(now, memory, kClip))
-    return { ...base, action: 'quantized' as const, bits: 16, bytesAfter: base.bytesBefore / 2, error: relativeError(values, halves), sparsity: sparsityOf(halves), reason: 'cast to float32 for the nodes that read it' }
+    return { ...base, action: 'quantized' as const, bits: 16, bytesAfter: base.bytesBefore / 2, ...loss, reason: 'cast to float32 for the nodes that read it' }
   })
   emitter.finish()
   // A Cast from float16 to itself: onnxruntime 1.30 crashes where it puts casts to float32 around one.
@@ -178,24 +172,6 @@ function summarize(layers: readonly LayerReport[], kept: ReadonlyMap<{ readonly 
     `${beyond ? `; ${count(beyond)} constants have values beyond ${kMostHalf}${keep ? '' : `, which were clipped${clipped ? `, ${count(clipped)} weights among them` : ''}`}` : ''}` +
     `${unseen ? `; ranges of values are not known: ${unseen}` : ''}.`
   )
-}
-
-/** Finite values that float16 does not hold. */
-function outside(values: Float32Array): number {
-  let far = 0
-  for (let i = 0; i < values.length; i++) {
-    const v = Math.abs(values[i]!)
-    if (v >= kOverflow && v < Infinity) far++
-  }
-  return far
-}
-
-function halvesFrom(values: Float32Array, most: number): Uint16Array {
-  const one = values.length === 1 ? values[0]! : 0
-  // A term such as an epsilon that keeps a divisor from zero must not vanish.
-  if (one !== 0 && Math.abs(one) <= kVanish) return toHalves(Float32Array.of(Math.sign(one) * 2 ** -24))
-  if (outside(values) === 0) return toHalves(values)
-  return toHalves(values.map((v) => (Math.abs(v) >= kOverflow && Math.abs(v) < Infinity ? Math.sign(v) * most : v)))
 }
 
 /** Held while the budget lasts, else computed when it is read. */

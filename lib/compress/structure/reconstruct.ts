@@ -1,16 +1,17 @@
 import { WhittleError } from '../../errors'
-import { gemm } from '../../kernels/gemm'
 import { Initializer, ValueInfo } from '../../model/graph'
 import type { Model } from '../../model/model'
 import type { Node } from '../../model/node'
 import type { Tensor } from '../../tensor'
 import type { Calibration, Inputs } from '../calibration'
 import type { KeepBudget } from '../computed'
+import { ease, pagedFloats } from '../paged'
+import { Values, type Kept } from '../pieces'
 import type { Run } from '../progress'
-import { inverseFactor } from '../second/linear'
 import { fromRows, rowLayoutOf, toRows, type RowLayout } from '../second/matrix'
 import { samplesOf } from '../second/samples'
 import type { Gone } from './cut'
+import { Sums } from './squares'
 
 /** A layer of the pruned model whose weights are fitted anew. */
 interface Target {
@@ -30,9 +31,9 @@ interface Target {
 /** Vectors of one set of inputs that are looked at. */
 const kRows = 1024
 
-/** Layers whose outputs the original makes in one reading, and bytes of what is kept of them until their turn comes. */
+/** Layers whose outputs the original makes in one reading, and bytes that a file keeps of them until their turn comes. */
 const kTogether = 8
-const kMostKept = 64e6
+const kMostKept = 256e6
 
 /**
  * @internal Least squares for the layers that lost inputs, first to last: weights and bias such that, on what the pruned model
@@ -42,8 +43,8 @@ const kMostKept = 64e6
  * `original` is the model before the cut, `model` the one after it, which is edited; `gone` says what it lacks, and of its weights those
  * that are `touched` are fitted. Fitted weights go to `keep`.
  *
- * The original is run once for up to eight layers, the pruned model, which changes with each of them, once for each. Sessions hold the weights
- * that lie before what they make; beside them memory has one layer's products of inputs, and sampled outputs of up to 64 MB.
+ * The original is run once for up to eight layers, the pruned model, which changes with each of them, once for each. One layer's products of
+ * inputs, and sampled outputs, lie in temporary files where they are large.
  *
  * @returns how many layers were fitted
  */
@@ -58,12 +59,19 @@ export async function reconstruct(
   keep: KeepBudget,
 ): Promise<number> {
   const targets = targetsOf(original, model, gone, touched)
-  let wanted = new Map<Target, Wanted[]>()
-  for (const [i, target] of targets.entries()) {
-    await run.tell('prune', i, targets.length, target.node.name || target.weight)
-    if (!wanted.has(target)) wanted = await outputsOf(original, targets.slice(i, i + kTogether), calibration, run)
-    await fit(model, target, wanted.get(target)!, calibration, run, ridge, keep)
-    wanted.set(target, [])
+  const values = new Values()
+  try {
+    let wanted = new Map<Target, Wanted[]>()
+    for (const [i, target] of targets.entries()) {
+      await run.tell('prune', i, targets.length, target.node.name || target.weight)
+      if (!wanted.has(target)) wanted = await outputsOf(original, targets.slice(i, i + kTogether), calibration, run, values)
+      const own = wanted.get(target)!
+      await fit(model, target, own, values, calibration, run, ridge, keep)
+      for (const w of own) values.free(w.values)
+      wanted.set(target, [])
+    }
+  } finally {
+    values.close()
   }
   return targets.length
 }
@@ -149,24 +157,27 @@ interface Wanted {
   /** How many places there are. */
   readonly rows: number
   /** [outputs that stay, at.length] */
-  readonly values: Float32Array
+  readonly values: Kept
 }
 
 /** Runs the original for all targets at once. What is more than may be kept is left to another call; never the first target's. */
-async function outputsOf(original: Model, targets: readonly Target[], calibration: Calibration, run: Run): Promise<Map<Target, Wanted[]>> {
+async function outputsOf(original: Model, targets: readonly Target[], calibration: Calibration, run: Run, kept: Values): Promise<Map<Target, Wanted[]>> {
   const found = new Map<Target, Wanted[]>(targets.map((t) => [t, []]))
   const outputs = [...new Set(targets.map((t) => t.output))]
   let bytes = 0
   await calibration.each(upTo(original, outputs), outputs, run, (made, set, inputs) => {
     const print = fingerprint(inputs)
     for (const [target, list] of found) {
-      const own = { print, ...sampled(target, made.get(target.output)!, set) }
-      list.push(own)
-      bytes += own.values.byteLength
+      const { at, rows, values } = sampled(target, made.get(target.output)!, set)
+      list.push({ print, at, rows, values: kept.put(values) })
+      bytes += values.byteLength
     }
     for (const last of [...found.keys()].reverse()) {
       if (bytes <= kMostKept || found.size === 1) break
-      for (const { values } of found.get(last)!) bytes -= values.byteLength
+      for (const { at, values } of found.get(last)!) {
+        bytes -= 4 * last.outputs.length * at.length
+        kept.free(values)
+      }
       found.delete(last)
     }
   })
@@ -174,7 +185,7 @@ async function outputsOf(original: Model, targets: readonly Target[], calibratio
 }
 
 /** Evenly, with a phase that goes with the set: no column of an image is favoured. */
-function sampled({ node, outputs, layout }: Target, y: Tensor, set: number): Omit<Wanted, 'print'> {
+function sampled({ node, outputs, layout }: Target, y: Tensor, set: number): Omit<Wanted, 'print' | 'values'> & { readonly values: Float32Array } {
   if (y.type !== 'float32') throw new WhittleError('ERR_DTYPE', node.label, `calibration: node ${node.label}: expected float32 outputs, got ${y.type}`)
   if (outputs.length !== layout.groups * layout.outputs)
     throw new WhittleError('ERR_SHAPE', node.label, `${node.label}: ${outputs.length} outputs stay, the weight has ${layout.groups * layout.outputs}`)
@@ -215,7 +226,7 @@ function fingerprint(inputs: Inputs): number {
 const kNumber = new Float64Array(1)
 const kBits = new Int32Array(kNumber.buffer)
 
-async function fit(model: Model, target: Target, wanted: readonly Wanted[], calibration: Calibration, run: Run, ridge: number, keep: KeepBudget): Promise<void> {
+async function fit(model: Model, target: Target, wanted: readonly Wanted[], kept: Values, calibration: Calibration, run: Run, ridge: number, keep: KeepBudget): Promise<void> {
   const { node, weight, layout, input, bias } = target
   const { groups, size, outputs: perGroup } = layout
   const initializer = model.graph.initializers.get(weight)!
@@ -225,121 +236,25 @@ async function fit(model: Model, target: Target, wanted: readonly Wanted[], cali
     const own = wanted[set]
     if (own?.rows !== samples.rows || own.print !== fingerprint(inputs))
       throw new WhittleError('ERR_RANGE', 'calibration', `calibration: expected the same inputs in the same order at every reading, set ${set} differs`)
-    if (own.at.length > 0) sums.add(samples.fill.bind(samples), own.at, own.values)
+    if (own.at.length > 0) sums.add(samples.fill.bind(samples), own.at, kept.get(own.values) as Float32Array)
   })
   if (sums.rows === 0) return
-  const old = toRows(Float32Array.from(initializer.readSync().data as Float32Array), layout)
+  // Solved for in place: what is read may be the model's own.
+  const data = pagedFloats(initializer.elementCount)
+  data.set(run.scratch.read(initializer).data as Float32Array)
+  ease()
+  const weights = toRows(data, layout)
   const oldBias = bias ? Float32Array.from(model.graph.initializers.get(bias)!.readSync().data as Float32Array) : new Float32Array(groups * perGroup)
-  const fitted = sums.solve(old, oldBias, bias !== undefined, ridge)
+  const fitted = sums.solve(weights, oldBias, bias !== undefined, ridge)
   if (!fitted) return
-  const data = fromRows(fitted.weights, layout)
-  model.graph.setInitializer(weight, new Initializer(weight, 'float32', initializer.dims, keep.hold(new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength))))
+  const made = fromRows(weights, layout)
+  ease()
+  model.graph.setInitializer(weight, new Initializer(weight, 'float32', initializer.dims, keep.hold(new Uint8Array(made.buffer, made.byteOffset, made.byteLength))))
   if (bias === undefined) return
-  if (bias) model.graph.setInitializer(bias, { type: 'float32', dims: model.graph.initializers.get(bias)!.dims, data: fitted.bias })
+  if (bias) model.graph.setInitializer(bias, { type: 'float32', dims: model.graph.initializers.get(bias)!.dims, data: fitted })
   else {
     const name = model.graph.uniqueName(`${weight}_bias`)
-    model.graph.addInitializer(Initializer.from(name, { type: 'float32', dims: [groups * perGroup], data: fitted.bias }))
+    model.graph.addInitializer(Initializer.from(name, { type: 'float32', dims: [groups * perGroup], data: fitted }))
     node.setInput(2, name)
   }
-}
-
-/** Products of inputs with each other and with the outputs that are wanted, of each group. */
-class Sums {
-  rows = 0
-  readonly #groups: number
-  readonly #size: number
-  readonly #outputs: number
-  /** [groups, size, size], upper part and all; [groups, outputs, size]; [groups, size]; [groups, outputs] */
-  readonly #xx: Float64Array
-  readonly #yx: Float64Array
-  readonly #x: Float64Array
-  readonly #y: Float64Array
-
-  constructor(groups: number, size: number, outputs: number) {
-    this.#groups = groups
-    this.#size = size
-    this.#outputs = outputs
-    this.#xx = new Float64Array(groups * size * size)
-    this.#yx = new Float64Array(groups * outputs * size)
-    this.#x = new Float64Array(groups * size)
-    this.#y = new Float64Array(groups * outputs)
-  }
-
-  /** `y` [groups · outputs, at.length] */
-  add(fill: (out: Float32Array, at: Int32Array, count: number) => void, at: Int32Array, y: Float32Array): void {
-    const [groups, size, outputs, n] = [this.#groups, this.#size, this.#outputs, at.length]
-    const x = new Float32Array(groups * size * n)
-    fill(x, at, n)
-    for (let g = 0; g < groups; g++) {
-      const own = x.subarray(g * size * n, (g + 1) * size * n)
-      const wanted = y.subarray(g * outputs * n, (g + 1) * outputs * n)
-      const a = { type: 'float32', dims: [size, n], data: own } as const
-      const b = { type: 'float32', dims: [outputs, n], data: wanted } as const
-      addTo(this.#xx, g * size * size, gemm(a, a, { transposeB: true }).data as Float32Array)
-      addTo(this.#yx, g * outputs * size, gemm(b, a, { transposeB: true }).data as Float32Array)
-      for (let k = 0; k < size; k++) for (let j = 0; j < n; j++) this.#x[g * size + k]! += own[k * n + j]!
-      for (let o = 0; o < outputs; o++) for (let j = 0; j < n; j++) this.#y[g * outputs + o]! += wanted[o * n + j]!
-    }
-    this.rows += n
-  }
-
-  /** Weights [groups · outputs, size] and bias; `undefined` where sums are not finite. */
-  solve(old: Float32Array, oldBias: Float32Array, intercept: boolean, ridge: number): { weights: Float32Array; bias: Float32Array } | undefined {
-    const [groups, size, outputs, rows] = [this.#groups, this.#size, this.#outputs, this.rows]
-    const weights = Float32Array.from(old)
-    const bias = Float32Array.from(oldBias)
-    for (let g = 0; g < groups; g++) {
-      const h = this.#xx.slice(g * size * size, (g + 1) * size * size)
-      const mean = this.#x.subarray(g * size, (g + 1) * size).map((v) => v / rows)
-      // Centred where a bias takes the means.
-      if (intercept) for (let i = 0; i < size; i++) for (let j = 0; j < size; j++) h[i * size + j]! -= rows * mean[i]! * mean[j]!
-      let trace = 0
-      for (let i = 0; i < size; i++) trace += h[i * size + i]!
-      if (!Number.isFinite(trace)) return undefined
-      // Few vectors tell little: the old weights then count more.
-      const { factor } = inverseFactor(h, size, ridge * Math.max(1, (4 * size) / rows))
-      for (let o = 0; o < outputs; o++) {
-        const row = g * outputs + o
-        const w = old.subarray(row * size, (row + 1) * size)
-        const meanY = this.#y[row]! / rows
-        const right = new Float64Array(size)
-        for (let i = 0; i < size; i++) {
-          // What is wanted less what the old weights make: the change is what is solved for.
-          let s = this.#yx[row * size + i]! - (intercept ? rows * meanY * mean[i]! : oldBias[row]! * this.#x[g * size + i]!)
-          for (let j = 0, from = i * size; j < size; j++) s -= h[from + j]! * w[j]!
-          right[i] = s
-        }
-        const change = apply(factor, size, right)
-        let shift = meanY
-        for (let i = 0; i < size; i++) {
-          const v = w[i]! + change[i]!
-          if (!Number.isFinite(v)) return undefined
-          weights[row * size + i] = v
-          shift -= v * mean[i]!
-        }
-        if (intercept) bias[row] = shift
-      }
-    }
-    return { weights, bias }
-  }
-}
-
-function addTo(sums: Float64Array, at: number, values: Float32Array): void {
-  for (let i = 0; i < values.length; i++) sums[at + i]! += values[i]!
-}
-
-/** Uᵀ U v for an upper triangle U. */
-function apply(u: Float64Array, n: number, v: Float64Array): Float64Array {
-  const between = new Float64Array(n)
-  for (let i = 0; i < n; i++) {
-    let s = 0
-    for (let j = i, from = i * n; j < n; j++) s += u[from + j]! * v[j]!
-    between[i] = s
-  }
-  const out = new Float64Array(n)
-  for (let i = 0; i < n; i++) {
-    const b = between[i]!
-    for (let j = i, from = i * n; j < n; j++) out[j]! += u[from + j]! * b
-  }
-  return out
 }
