@@ -19,6 +19,7 @@ import type { LayerReport } from '../../report/types'
 import { sizeOf, type Tensor } from '../../tensor'
 import { boolean, fail, finite, integer, oneOf, options, string } from '../../validate'
 import { ComputedSource, nonFiniteText, relativeError, sparsityOf, transposed, type Scratch } from '../computed'
+import { ease } from '../paged'
 import type { Run } from '../progress'
 import { pruneCalibrated, type CalibratedPrune, type Gradients } from '../second/prune'
 import { parseSelector, type LayerSelector, type Layers } from '../selectors'
@@ -234,6 +235,7 @@ async function chooserFor(plans: readonly Plan[], step: ResolvedPrune & { sparsi
     for (const plan of plans) {
       await run.tell('prune', 0, plans.length, plan.weight.name)
       search.add(scoresOf(plan, valuesOf(plan, scratch), scratch))
+      ease()
     }
   } while (search.next())
   const { threshold, equal } = search.result()
@@ -259,8 +261,11 @@ function scoresOf(plan: Plan, values: Tensor<Float32Array>, scratch: Scratch): T
 /** `again`: in memory that the next call uses again. */
 function pruned(plan: Plan, chooser: Chooser, scratch: Scratch, again: boolean): Float32Array {
   const values = valuesOf(plan, scratch)
+  ease()
   const scores = scoresOf(plan, values, scratch)
+  ease()
   const choice = mask(scores, { ...chooser(plan), out: scratch.bytes('choice', sizeOf(scores.dims)) })
+  ease()
   // A choice of groups, taken for scores of 0 and 1, paints the mask of elements.
   const kept = plan.paint
     ? mask(
@@ -269,6 +274,7 @@ function pruned(plan: Plan, chooser: Chooser, scratch: Scratch, again: boolean):
       )
     : choice
   const { data } = applyMask(values, kept, again ? { out: scratch.floats('pruned', values.data.length) } : {})
+  ease()
   return plan.turn ? transposed(data, plan.turn[1], plan.turn[0]) : data
 }
 
