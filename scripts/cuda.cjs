@@ -63,7 +63,7 @@ const kDeclared = [
   { name: 'cusparse', stem: 'cusparse', header: 'cusparse.h', wheel: 'nvidia-cusparse', folder: 'cu13' },
   { name: 'cusparselt', stem: 'cusparseLt', header: 'cusparseLt.h', wheel: 'nvidia-cusparselt-cu13', folder: 'cusparselt' },
 ].map((l) => ({ ...l, upper: l.name.toUpperCase(), given: process.env[`WHITTLE_${l.name.toUpperCase()}`] }))
-const foldersOf = (l) => [...(l.given ? [path.join(l.given, 'include')] : []), path.join(wheels, '..', l.folder, 'include')]
+const foldersOf = (l) => [...(l.given && l.given !== 'none' ? [path.join(l.given, 'include')] : []), path.join(wheels, '..', l.folder, 'include')]
 /** Folders for the compiler: the header's, and cuSPARSE's beside cuSPARSELt's. */
 function declaredHeaders(l) {
   if (!blasHeaders()) return undefined
@@ -96,11 +96,12 @@ function report(name, { passed = 0, failed = 0, print = '' }, start) {
   if (print) console.log(print.trimEnd())
   console.log(`${failed ? 'FAIL' : 'ok  '} ${name.padEnd(34)} ${`${passed} passed, ${failed} failed`.padEnd(24)} ${((Date.now() - start) / 1000).toFixed(1)} s`)
 }
-/** `WHITTLE_CUBLAS=none` says that it cannot be had, which is no failure then, even where nothing may be skipped. */
-function withoutBlas(name, reason) {
-  if (process.env.WHITTLE_CUBLAS === 'none') console.log(`NOTE ${name}: ${reason}`)
+/** `WHITTLE_CUBLAS=none` and the like say that a library cannot be had, which is no failure then, even where nothing may be skipped. */
+function without(given, name, reason) {
+  if (given === 'none') console.log(`NOTE ${name}: ${reason}`)
   else skip(name, reason)
 }
+const withoutBlas = (name, reason) => without(process.env.WHITTLE_CUBLAS, name, reason)
 
 function skip(name, reason) {
   total.skipped++
@@ -161,21 +162,23 @@ function rows(name, executable, list, env = sanitizers()) {
  */
 const kMistakes = require('../test/cuda/mistakes.json')
 
+/** The source with the mistake made. Throws where the source no longer has the place. */
+function brokenText(m) {
+  const name = m.header ?? (m.file.includes('.') ? m.file : `${m.file}.cu`)
+  const parts = fs.readFileSync(path.join(root, 'cuda', name), 'utf8').split(m.find)
+  const at = m.occurrence ?? 1
+  if (parts.length <= at || (m.occurrence === undefined && parts.length !== 2)) throw new Error(`mistake ${m.name}: ${parts.length - 1} places of ${JSON.stringify(m.find)} in cuda/${name}`)
+  const edited = parts.slice(0, at).join(m.find) + m.replace + parts.slice(at).join(m.find)
+  // A mistake in a header: the source with the header written out.
+  return m.header ? fs.readFileSync(path.join(root, 'cuda', `${m.file}.cu`), 'utf8').replace(`#include "cuda/${m.header}"`, () => edited.replace('#pragma once', '')) : edited
+}
+
 function writeMistakes(list) {
   const base = path.join(folder('cuda-emulated'), 'broken')
   const keep = new Set()
   for (const m of list) {
     const file = path.join(base, m.config, `${m.name}.${m.file}.cu`)
-    // A mistake in a header: the source with the header written out.
-    const source = fs.readFileSync(path.join(root, 'cuda', m.header ?? `${m.file}.cu`), 'utf8')
-    const parts = source.split(m.find)
-    const at = m.occurrence ?? 1
-    if (parts.length <= at || (m.occurrence === undefined && parts.length !== 2))
-      throw new Error(`mistake ${m.name}: ${parts.length - 1} places of ${JSON.stringify(m.find)} in cuda/${m.header ?? `${m.file}.cu`}`)
-    const edited = parts.slice(0, at).join(m.find) + m.replace + parts.slice(at).join(m.find)
-    const text = m.header
-      ? fs.readFileSync(path.join(root, 'cuda', `${m.file}.cu`), 'utf8').replace(`#include "cuda/${m.header}"`, () => edited.replace('#pragma once', ''))
-      : edited
+    const text = brokenText(m)
     fs.mkdirSync(path.dirname(file), { recursive: true })
     if (!fs.existsSync(file) || fs.readFileSync(file, 'utf8') !== text) fs.writeFileSync(file, text)
     keep.add(file)
@@ -200,6 +203,12 @@ function checkEmulated(quick, seed) {
   const include = headers()
   if (!include) return skip('emulator', "NVIDIA's headers are not here: a CUDA toolkit, or pip install nvidia-cuda-runtime nvidia-cuda-crt and WHITTLE_CUDA_HEADERS=<folder>")
   const start = Date.now()
+  // Also those that the quick form does not make: sources change, and their places with them.
+  try {
+    kMistakes.forEach(brokenText)
+  } catch (e) {
+    return report('mistakes that must be caught', { failed: 1, print: e.message }, start)
+  }
   const mistakes = kMistakes.filter((m) => m.config !== 'ptx' && (!quick || m.quick) && (!['cublaslt', 'cusolver', 'svd', 'svd_krylov'].includes(m.file) || blasHeaders()))
   writeMistakes(mistakes)
   const configs = quick ? ['asan'] : ['plain', 'asan', 'tsan']
@@ -328,10 +337,9 @@ if (args.includes('--test')) {
     checkSymbols('cublasLt', 'cublaslt.cu', cublas, (name) =>
       withoutBlas(name, "NVIDIA's library is not here (pip install nvidia-cublas --target DIR and WHITTLE_CUBLAS=DIR/nvidia/cu13)"),
     )
-    // Hundreds of megabytes each: looked at where they are installed.
     for (const l of kDeclared)
       checkSymbols(l.stem, `${l.name}_api.h`, foldersOf(l), (name) =>
-        console.log(`NOTE ${name}: NVIDIA's library is not here (pip install ${l.wheel} --target DIR and WHITTLE_${l.upper}=DIR/nvidia/${l.folder})`),
+        without(l.given, name, `NVIDIA's library is not here (pip install ${l.wheel} --target DIR and WHITTLE_${l.upper}=DIR/nvidia/${l.folder})`),
       )
     if (nvcc) specs('PTX, interpreted', 'ptx/*', { WHITTLE_NVCC: nvcc.nvcc, ...nvcc.env, WHITTLE_CUDA_OBJECTS: path.join(folder('cuda'), 'CMakeFiles', 'whittle_cuda.dir'), WHITTLE_PTX_FULL: quick ? '' : '1', WHITTLE_CUDA: '0' })
     else skip('PTX, interpreted', 'no nvcc')

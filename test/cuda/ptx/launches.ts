@@ -13,7 +13,7 @@ type Field = ['u8' | 'i32' | 'u32' | 'f32' | 'f64' | 'pointer', number] | [bytes
 
 /** Bytes of a C struct. */
 export function struct(...fields: Field[]): Uint8Array {
-  const view = new DataView(new ArrayBuffer(512))
+  const view = new DataView(new ArrayBuffer(4096))
   let at = 0
   let most = 1
   for (const [type, value] of fields) {
