@@ -1,5 +1,5 @@
 import { attribute, type Graph } from '../../model'
-import { gelu, hardSwish, silu } from '../../model/formulas'
+import { gelu, geluTanh, hardSwish, silu } from '../../model/formulas'
 import { replace } from '../../model/match'
 
 /** Activations that exporters write as formulas become one node each. */
@@ -14,6 +14,11 @@ export function fuseActivations(graph: Graph): void {
     const smooth = gelu(graph, node)
     if (smooth) {
       replace(graph, node, 'Gelu', [smooth], { approximate: attribute.string('none') })
+      continue
+    }
+    const near = geluTanh(graph, node)
+    if (near) {
+      replace(graph, node, 'Gelu', [near], { approximate: attribute.string('tanh') })
       continue
     }
     const s = silu(graph, node)

@@ -60,6 +60,10 @@ const pow: Lower = (node, l) => {
   if (e === 2) return defineExpression(l, node, { op: 'square', a })
   if (e === 0.5) return defineExpression(l, node, { op: 'sqrt', a })
   if (e === -1) return defineExpression(l, node, { op: 'reciprocal', a })
+  if (e === 3) return defineExpression(l, node, { op: 'mul', a: { op: 'square', a }, b: a })
+  if (e === 4) return defineExpression(l, node, { op: 'square', a: { op: 'square', a } })
+  if (e === -0.5) return defineExpression(l, node, { op: 'reciprocal', a: { op: 'sqrt', a } })
+  if (e === -2) return defineExpression(l, node, { op: 'reciprocal', a: { op: 'square', a } })
   if (e === 1) return defineExpression(l, node, { op: 'copy', a })
   defineExpression(l, node, { op: 'pow', a, b: operand(l, node.inputs[1] as string, node) })
 }
