@@ -151,6 +151,8 @@ bool packed_rows(const AttentionProblem& p, int64_t b, int64_t h, int64_t first,
     t.a_row = stride;
     product(kernels, v, t, [&](int64_t at, int64_t) { return scores + at; });
     norm_kernels().scale_rows(t.rows, p.wide, t.c, t.ldc, factors);
+    for (int64_t r = 0; p.forgiving && r < t.rows; r++)
+      if (isnan(factors[r])) std::fill_n(t.c + r * t.ldc, p.wide, 0.0f);
   }
   return true;
 }
@@ -214,7 +216,11 @@ WhittleStatus attention_f32(const AttentionProblem& p, int threads) {
         }
       }
       WhittleStatus s = gemm_f32(g, 1);
-      for (int64_t i = 0; i < rows && p.keys > 0; i++) norm.softmax(p.keys, scores + i * p.keys, 0, scores + i * p.keys);
+      for (int64_t i = 0; i < rows && p.keys > 0; i++) {
+        float* row = scores + i * p.keys;
+        norm.softmax(p.keys, row, 0, row);
+        if (p.forgiving && isnan(row[0])) std::fill_n(row, p.keys, 0.0f);
+      }
       GemmProblem o;
       o.m = rows;
       o.n = p.wide;

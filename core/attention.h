@@ -2,7 +2,7 @@
 // in cache and are never all in memory. Q, K, V and the mask are read where they lie.
 //
 // Numbers: the two products as gemm_f32, the rows as softmax (core/norm.h), divided by their sums after the second product. A row
-// whose mask is all -inf becomes NaN. Keys that a mask hides from all rows (-1e30 or less) have no part in them.
+// whose mask is all -inf becomes NaN; `forgiving`, it and rows of scores that hold NaN become zeros. Keys that a mask hides from all rows (-1e30 or less) have no part in them.
 #pragma once
 #include <stdint.h>
 
@@ -19,6 +19,7 @@ struct AttentionMatrix {
 struct AttentionProblem {
   int64_t batch, heads, rows, keys, depth, wide;
   float scale;
+  bool forgiving;
   AttentionMatrix q;     // rows x depth
   AttentionMatrix k;     // depth x keys
   AttentionMatrix v;     // keys x wide

@@ -254,7 +254,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(const Atte
     float* out = p.out + batch * p.out_batch + h * p.out_head + row * p.out_row;
 #pragma unroll
     for (int j = 0; j < kHead / kWarp; j++)
-      if (row < rows && j * kWarp + lane < wide) out[j * kWarp + lane] = __fdiv_rn(value[r][j], sum[r]);
+      if (row < rows && j * kWarp + lane < wide) out[j * kWarp + lane] = p.forgiving && !(sum[r] > 0) ? 0.0f : __fdiv_rn(value[r][j], sum[r]);
   }
 }
 

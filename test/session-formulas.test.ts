@@ -1,5 +1,5 @@
 import { Session } from '../lib'
-import { agree, float, floats, graph, modelOf, type Step } from './graphs'
+import { agree, attribute, float, floats, graph, ints, modelOf, type Step } from './graphs'
 
 const constants = {
   half: float([], 0.5), two: float([], 2), one: float([], 1), three: float([], 3), root2: float([], Math.SQRT2),
@@ -55,4 +55,50 @@ test.each([3, 4, -0.5, -2, 2, 0.5, -1, 1, 5])('Pow by %s', async (exponent) => {
 
 test('a cube keeps the sign', async () => {
   await agree(modelOf(graph([['x', 'float32', ['n']]], { e: float([], 3) }, [['Pow', ['x', 'e'], ['y']]], ['y'])), { x: float([5], -2, -0.5, 0, 1, 3) })
+})
+
+/** softmax(q k + mask) v as torch's exporter writes it: keys turned as three axes, NaN of the softmax made zero. */
+function torchAttention(open: boolean): ReturnType<typeof graph> {
+  const shape: Step[] = open
+    ? [
+        ['Shape', ['q'], ['b'], { start: attribute.int(0), end: attribute.int(1) }],
+        ['Shape', ['q'], ['s'], { start: attribute.int(2), end: attribute.int(3) }],
+        ['Concat', ['any', 's', 'wide'], ['three'], { axis: attribute.int(0) }],
+        ['Concat', ['b', 'heads', 'wide', 's'], ['four'], { axis: attribute.int(0) }],
+      ]
+    : []
+  return graph(
+    ['q', 'k', 'v'].map((name) => [name, 'float32', open ? ['batch', 3, 'sequence', 8] : [2, 3, 5, 8]] as const).concat([['mask', 'float32', open ? ['batch', 1, 'sequence', 'sequence'] : [2, 1, 5, 5]]] as never),
+    { root: float([], 8 ** -0.25), zero: float([], 0), any: ints(-1), wide: ints(8), heads: ints(3), ...(open ? {} : { three: ints(-1, 5, 8), four: ints(2, 3, 8, 5) }) },
+    [
+      ...shape,
+      ['Reshape', ['k', 'three'], ['k3']],
+      ['Transpose', ['k3'], ['t3'], { perm: attribute.ints([0, 2, 1]) }],
+      ['Reshape', ['t3', 'four'], ['t4']],
+      ['Mul', ['q', 'root'], ['qs']],
+      ['Mul', ['t4', 'root'], ['ks']],
+      ['MatMul', ['qs', 'ks'], ['scores']],
+      ['Add', ['scores', 'mask'], ['masked']],
+      ['Softmax', ['masked'], ['p'], { axis: attribute.int(-1) }],
+      ['IsNaN', ['p'], ['blind']],
+      ['Where', ['blind', 'zero', 'p'], ['weights']],
+      ['MatMul', ['weights', 'v'], ['y']],
+    ],
+    ['y'],
+  )
+}
+
+test.each([false, true])("attention as torch's exporter writes it is one step (open sizes: %s)", async (open) => {
+  const model = modelOf(torchAttention(open), 18)
+  const mask = float([2, 1, 5, 5], ...Array.from({ length: 50 }, (_, i) => (i % 4 === 1 || (i >= 10 && i < 15) ? -Infinity : 0)))
+  const feeds = { q: floats([2, 3, 5, 8], 1), k: floats([2, 3, 5, 8], 2), v: floats([2, 3, 5, 8], 3), mask }
+  const session = await Session.create(model)
+  const { steps } = session.plan({ q: [2, 3, 5, 8], k: [2, 3, 5, 8], v: [2, 3, 5, 8], mask: [2, 1, 5, 5] })
+  expect(steps.map((s) => s.op)).toContain('attention')
+  expect(steps.length).toBeLessThanOrEqual(2)
+  // A row that sees nothing is zeros.
+  const y = session.runSync(feeds).y?.data as Float32Array
+  expect(Array.from(y.subarray(2 * 8, 3 * 8))).toEqual(new Array(8).fill(0))
+  session.dispose()
+  await agree(model, feeds)
 })

@@ -38,13 +38,14 @@ int64_t span(std::initializer_list<int64_t> dims, std::initializer_list<int64_t>
 
 }  // namespace
 
-// batch heads rows keys depth wide | scale | q, k, v, mask?, of each its strides (batch head row col) and memory |
+// batch heads rows keys depth wide | scale, forgiving | q, k, v, mask?, of each its strides (batch head row col) and memory |
 // strides of the result (batch head row), its memory
 Step* make_attention(PlanReader& r) {
   auto s = std::make_unique<Attention>();
   AttentionProblem& p = s->p;
   for (int64_t* n : {&p.batch, &p.heads, &p.rows, &p.keys, &p.depth, &p.wide}) *n = r.within(0, int64_t(1) << 31);
   p.scale = r.real();
+  p.forgiving = r.within(0, 1) != 0;
   const auto matrix = [&](AttentionMatrix& m, int64_t rows, int64_t cols, bool optional) {
     for (int64_t* n : {&m.batch, &m.head, &m.row, &m.col}) *n = r.size();
     r.require(optional || m.row == 1 || m.col == 1, "a matrix without contiguous side");

@@ -107,7 +107,7 @@ WHITTLE_CHECK(attention) {
       fill(&v, kKeys * kDepth);
       for (size_t j = 24; j < kKeys; j++) mask[j] = -3.4e38f;
       if (which) (which == 1 ? k : v)[28 * kDepth + 3] = which == 3 ? INFINITY : NAN;
-      AttentionProblem p = {1, 1, kRows, kKeys, kDepth, kDepth, 0.2f, {q.data(), 0, 0, kDepth, 1}, {k.data(), 0, 0, 1, kDepth},
+      AttentionProblem p = {1, 1, kRows, kKeys, kDepth, kDepth, 0.2f, false, {q.data(), 0, 0, kDepth, 1}, {k.data(), 0, 0, 1, kDepth},
                             {v.data(), 0, 0, kDepth, 1}, {mask.data(), 0, 0, 0, 1}, out.data(), 0, 0, kDepth};
       if (!h.expect(attention_f32(p, 1) == WHITTLE_OK, "no memory")) return;
       for (int64_t i = 0; i < kRows; i++)
@@ -116,6 +116,30 @@ WHITTLE_CHECK(attention) {
           if (!h.expect(isnan(out[static_cast<size_t>(i * kDepth + j)]) == nan, "case %d: a NaN is missing or too many", which)) return;
         }
     }
+  });
+  h.row("rows without a softmax", [&] {
+    // In a tile of rows, and in fewer than make one.
+    for (const int64_t rows : {20, 5})
+      for (const bool forgiving : {false, true}) {
+        constexpr int64_t kKeys = 30, kDepth = 8;
+        const size_t n = static_cast<size_t>(rows * kDepth);
+        std::vector<float> q, k, v, mask(static_cast<size_t>(rows * kKeys), 0.0f), out(n);
+        fill(&q, rows * kDepth);
+        fill(&k, kKeys * kDepth);
+        fill(&v, kKeys * kDepth);
+        q[0 * kDepth + 2] = NAN;
+        for (size_t j = 0; j < kKeys; j++) mask[1 * kKeys + j] = -INFINITY;
+        mask[2 * kKeys + 17] = INFINITY;
+        mask[3 * kKeys + 9] = -INFINITY;
+        AttentionProblem p = {1, 1, rows, kKeys, kDepth, kDepth, 0.2f, forgiving, {q.data(), 0, 0, kDepth, 1}, {k.data(), 0, 0, 1, kDepth},
+                              {v.data(), 0, 0, kDepth, 1}, {mask.data(), 0, 0, kKeys, 1}, out.data(), 0, 0, kDepth};
+        if (!h.expect(attention_f32(p, 1) == WHITTLE_OK, "no memory")) return;
+        for (size_t i = 0; i < n; i++) {
+          const bool none = i < 3 * kDepth;
+          const bool right = none ? (forgiving ? out[i] == 0 : isnan(out[i])) : isfinite(out[i]) && out[i] != 0;
+          if (!h.expect(right, "%lld rows, forgiving %d: row %lld is %g", static_cast<long long>(rows), forgiving, static_cast<long long>(i / kDepth), static_cast<double>(out[i]))) return;
+        }
+      }
   });
 }
 

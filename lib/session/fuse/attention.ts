@@ -1,4 +1,4 @@
-import { attribute, inferShapes, type Graph, type Model } from '../../model'
+import { attribute, inferShapes, Node, type Graph, type Model, type Shapes } from '../../model'
 import { factors, madeBy, replace, scalarOf } from '../../model/match'
 
 /** A value without the constant factors that it is multiplied with, and their product. */
@@ -37,6 +37,32 @@ function scoresOf(graph: Graph, name: string): Scores | undefined {
 }
 
 /**
+ * The value whose last two axes `name` has the other way round, where torch's exporter makes one axis of batch and heads for it:
+ * `Reshape`, `Transpose`, `Reshape` of a tensor of four axes.
+ */
+function turnedInThree(graph: Graph, shapes: Shapes, name: string): string | undefined {
+  const back = madeBy(graph, name, 'Reshape')
+  const turn = madeBy(graph, back?.inputs[0], 'Transpose')
+  const flat = madeBy(graph, turn?.inputs[0], 'Reshape')
+  const x = flat?.inputs[0]
+  if (!x || turn?.ints('perm')?.join() !== '0,2,1') return undefined
+  const [from, three, to] = [x, flat.outputs[0] as string, name].map((n) => shapes.get(n, graph)?.dims ?? [])
+  const [, heads, rows, columns] = from ?? []
+  const same = [[to?.[1], heads], [to?.[2], columns], [to?.[3], rows], [three?.[1], rows], [three?.[2], columns]] as const // prettier-ignore
+  return from?.length === 4 && to?.length === 4 && three?.length === 3 && same.every(([a, b]) => a !== null && a === b) ? x : undefined
+}
+
+/** The softmax behind a product with values, and whether rows that it cannot weigh count as zeros: NaN is, as torch writes it, not handed on. */
+function softmaxOf(graph: Graph, name: string): readonly [softmax: Node | undefined, forgiving: boolean] {
+  const choice = madeBy(graph, name, 'Where')
+  if (!choice) return [madeBy(graph, name, 'Softmax'), false]
+  const [condition, zero, weights] = choice.inputs as [string, string, string]
+  const test = madeBy(graph, condition, 'IsNaN')
+  const known = test?.inputs[0] === weights && scalarOf(graph, zero) === 0 && graph.users(weights).length === 2 && !graph.isOutput(weights)
+  return [known && graph.users(condition).length === 1 && !graph.isOutput(condition) ? madeBy(graph, weights, 'Softmax') : undefined, true]
+}
+
+/**
  * softmax(scale * q k + mask) v, as exporters write it, becomes one node. The scores are never all in memory, and q, k, v
  * are read where they lie, so that the transposes of heads cost nothing.
  */
@@ -49,7 +75,7 @@ export function fuseAttention(model: Model): void {
   for (const node of graph.nodes) {
     if (!node.is('MatMul')) continue
     const [p, v] = node.inputs as [string, string]
-    const softmax = madeBy(graph, p, 'Softmax')
+    const [softmax, forgiving] = softmaxOf(graph, p)
     const axis = softmax?.int('axis', -1)
     const n = rank(v)
     if (!softmax || !only(p) || (n !== 3 && n !== 4) || (axis !== -1 && axis !== n - 1)) continue
@@ -67,7 +93,13 @@ export function fuseAttention(model: Model): void {
         break
       }
     if (!scores || rank(scores.q) !== n || rank(scores.k) !== n || shapes.get(scores.q, graph)?.type !== 'float32') continue
-    const inputs = mask === undefined ? [scores.q, scores.k, v] : [scores.q, scores.k, v, mask]
-    replace(graph, node, 'Attention', inputs, { scale: attribute.float(scores.scale) }, 'whittle')
+    let { k } = scores
+    const before = turnedInThree(graph, shapes, k)
+    if (before) {
+      k = graph.uniqueName(`${before}_turned`)
+      graph.addNode(new Node({ opType: 'Transpose', name: k, inputs: [before], outputs: [k], attributes: { perm: attribute.ints([0, 1, 3, 2]) } }), { before: node })
+    }
+    const inputs = mask === undefined ? [scores.q, k, v] : [scores.q, k, v, mask]
+    replace(graph, node, 'Attention', inputs, { scale: attribute.float(scores.scale), forgiving: attribute.int(Number(forgiving)) }, 'whittle')
   }
 }

@@ -46,6 +46,7 @@ const attention: Lower = (node, l) => {
     node.label,
     ...[batch, heads, rows, keys, depth, wide],
     node.float('scale', 1),
+    node.int('forgiving', 0),
     ...parts.flatMap((p) => [...p.strides, p.memory]),
     ...(masked ? masked.strides : [0, 0, 0, 0]),
     masked ? masked.memory : null,
