@@ -7,7 +7,7 @@ import { blob, cat, int, message } from './oracle/proto'
 const root = ['/usr/share/libonnx-testdata/data/node'].find((d) => fs.existsSync(d))
 
 /** How many cases pass; a change that loses one lowers this in plain sight. README tells the number. */
-const kPassing = 869
+const kPassing = 870
 
 /** The vectors place the last pixel by an output size that is no integer; onnxruntime and later versions of ONNX do not. */
 const kOtherwise = new Set(['test_resize_downsample_scales_cubic_align_corners', 'test_resize_downsample_scales_linear_align_corners'])

@@ -46,7 +46,7 @@ function isOdd(node: Node, graph: Graph, shapes: Shapes): boolean {
       return Boolean(node.outputs[1] || node.outputs[2])
     case 'MaxPool':
     case 'AveragePool':
-      return Boolean(node.outputs[1]) || type(0) !== 'float32' || (node.ints('kernel_shape')?.length ?? 0) > 2
+      return Boolean(node.outputs[1]) || type(0) !== 'float32' || (node.ints('kernel_shape')?.length ?? 0) > 3
     case 'Transpose':
     case 'GatherElements':
     case 'GatherND':

@@ -2,12 +2,13 @@ import type { Node } from '../../model'
 import { denseCost } from '../cost'
 import type { Lower, Lowering } from '../lowering'
 import { roomFor, type Argument, type Constants, type Memory } from '../program'
+import { metImagesOf } from './depth'
 import { takeAffines, takeEpilogue, type Affine } from './epilogue'
 import { convOfGroups } from './grouped'
 import { convOfCodes } from './integer'
 import { convOfPlanes } from './planes'
 import { emitChosen, waysOf, type Way } from './choose'
-import { channelsLast, cropped, imageOf, transposedWindow, windowOf, type Window } from './window'
+import { channelsLast, imageOf, isStill, kStill, planar, slidesOf, transposedSlides, type Slide, type Window } from './window'
 
 /** The bias of a node and the affine maps behind it, as one. */
 function foldedBias(l: Lowering, node: Node, name: string | undefined, map: Affine): Float32Array {
@@ -110,7 +111,9 @@ function emitPair(
   if (w?.type !== 'float32' || w.dims[0] !== oc || (bName && !l.constant(bName, next))) return false
   const outDims = l.dims(next.outputs[0] as string, next)
   const [, oh, ow] = imageOf(outDims)
-  const window = windowOf(next, l, w.dims.slice(2), l.dims(name, next).slice(2), outDims.slice(2))
+  const slides = slidesOf(next, l, w.dims.slice(2), l.dims(name, next).slice(2), outDims.slice(2))
+  if (slides.length > 2 && !isStill(slides.shift() as Slide)) return false
+  const window = planar(slides)
   const [kh, kw] = window.kernel
   const order = channelsLast(outDims.length)
   const map = takeAffines(l, next.outputs[0] as string, 1, oc)
@@ -146,16 +149,16 @@ const conv: Lower = (node, l) => {
   const xDims = l.dims(xName, node)
   const outDims = l.dims(node.outputs[0] as string, node)
   const groups = node.int('group', 1)
-  const [n, h, wide, c] = imageOf(xDims)
-  const [, oh, ow, oc] = imageOf(outDims)
-  const whole = windowOf(node, l, w.dims.slice(2), xDims.slice(2), outDims.slice(2))
-  const [window, weights] = cropped(whole, w.data as Float32Array, [h, wide], [oh, ow])
+  const oc = outDims[1] as number
+  const images = metImagesOf(node, l, xDims, w.dims.slice(2), w.data as Float32Array, outDims)
+  const { image: [n, h, wide, c], out: [oh, ow], window, weights } = images // prettier-ignore
   const [kh, kw] = window.kernel
-  if (!l.constants.device && convOfPlanes(node, l, window, weights, (map) => foldedBias(l, node, bName, map))) return
-  if (convOfGroups(node, l, window, weights, (map) => foldedBias(l, node, bName, map))) return
+  if (!l.constants.device && xDims.length < 5 && convOfPlanes(node, l, window, weights, (map) => foldedBias(l, node, bName, map))) return
+  if (convOfGroups(node, l, images, (map) => foldedBias(l, node, bName, map))) return
   const order = channelsLast(xDims.length)
-  const x = l.inOrder(l.lazy(xName, node), order, node)
-  l.float(x, node)
+  const from = l.inOrder(l.lazy(xName, node), order, node)
+  l.float(from, node)
+  const x = images.place(from)
 
   const map = takeAffines(l, node.outputs[0] as string, 1, oc)
   const depthwise = groups > 1 && groups === c && oc === c
@@ -184,7 +187,7 @@ const conv: Lower = (node, l) => {
   ]
   if (depthwise) {
     const dense = { name: 'dense', cost: 0 } as Way
-    l.program.step('conv', node.label, ...step(dense, l.constants.raw(`conv ${key}`, () => byTap(weights, map.multiply, oc, taps)), l.constants, x.memory, null, out.memory))
+    l.program.step('conv', node.label, ...step(dense, l.constants.raw(`conv ${key}`, () => byTap(weights, map.multiply, oc, taps)), l.constants, x, null, out.memory))
   } else {
     const m = n * oh * ow
     const ways =
@@ -195,7 +198,7 @@ const conv: Lower = (node, l) => {
     const first = {
       sizes: [n, h, wide, c] as const,
       activation,
-      x: x.memory,
+      x,
       weights: () => (ways[0] as Way).weights(l.constants),
       bias: () => (hasBias ? l.constants.raw(`bias ${key}`, () => bias) : null),
     }
@@ -209,14 +212,15 @@ const conv: Lower = (node, l) => {
         const weights = (constants: Constants): Memory => constants.tiles(`conv by tiles ${key}`, c, oc, size === 2, arranged(1))
         ways.splice(1, 0, { name: size === 2 ? 'tiles2' : 'tiles', cost: tilesCost(size, n, c, oh, ow, oc), weights })
       }
-    out = emitChosen(l, node, 'conv', ways, shape, { x: x.memory, residual, out }, step)
+    out = emitChosen(l, node, 'conv', ways, shape, { x, residual, out }, step)
   }
   l.define(output, out, node)
 }
 
 /**
- * A transposed convolution: a product gives what each input pixel adds to its window, a second step adds the windows up.
- * Where windows do not overlap (kernel as large as the stride), scales and the activation fold into the product.
+ * A transposed convolution: a product gives what each input pixel adds to its window, a second step adds the windows up, a third what
+ * slices of a map of three axes add to each other. Where windows do not overlap (kernel as large as the stride), scales and the
+ * activation fold into the product.
  */
 const convTranspose: Lower = (node, l) => {
   const [xName, wName, bName] = node.inputs as [string, string, string | undefined]
@@ -228,39 +232,45 @@ const convTranspose: Lower = (node, l) => {
   const outDims = l.dims(node.outputs[0] as string, node)
   const [n, h, wide, ic] = imageOf(xDims)
   const [, oh, ow, oc] = imageOf(outDims)
-  const window = transposedWindow(node, l, w.dims.slice(2), xDims.slice(2), outDims.slice(2))
+  const sizes = xDims.slice(2)
+  const slides = transposedSlides(node, l, w.dims.slice(2), sizes, outDims.slice(2))
+  // Places that no window reaches hold the bias too.
+  const apart = slides.every((s, i) => s.kernel === s.stride && s.dilation === 1 && (outDims[i + 2] as number) + s.pads[0] <= s.stride * (sizes[i] as number))
+  const deep = slides.length === 3 ? (slides.shift() as Slide) : kStill
+  const [kd, window] = [deep.kernel, planar(slides)]
   const [kh, kw] = window.kernel
   const order = channelsLast(xDims.length)
   const x = l.inOrder(l.lazy(xName, node), order, node)
   l.float(x, node)
   const map = takeAffines(l, node.outputs[0] as string, 1, oc)
-  const apart = kh === window.strides[0] && kw === window.strides[1] && window.dilations.every((d) => d === 1)
   const { activation, output } = apart ? takeEpilogue(l, map.output, order, false, node) : { activation: [0, 0, 0], output: map.output }
   const bias = foldedBias(l, node, bName, map)
   const key = `${node.outputs[0]} to ${map.output}`
-  const taps = kh * kw
-  // W is [ic][oc][tap]; the product takes [ic][tap][oc].
+  const [taps, columns] = [kh * kw, kd * kh * kw * oc]
+  // W is [ic][oc][slice][tap]; the product takes [ic][tap][slice][oc].
   const arranged = (): Float32Array => {
     const to = new Float32Array(weights.length)
     for (let i = 0; i < ic; i++)
       for (let o = 0; o < oc; o++)
-        for (let t = 0; t < taps; t++) to[(i * taps + t) * oc + o] = (weights[(i * oc + o) * taps + t] as number) * (map.multiply[o] as number)
+        for (let z = 0; z < kd; z++)
+          for (let t = 0; t < taps; t++) to[((i * taps + t) * kd + z) * oc + o] = (weights[((i * oc + o) * kd + z) * taps + t] as number) * (map.multiply[o] as number)
     return to
   }
-  const packed = l.constants.gemm(`transposed ${key}`, 1, ic, taps * oc, taps * oc, 1, arranged)
-  const spreadOut = l.program.memory('float32', n * h * wide * taps * oc)
-  const spread = apart ? l.constants.raw(`spread bias ${key}`, () => Float32Array.from({ length: taps * oc }, (_, i) => bias[i % oc] as number)) : null
-  l.program.step('gemm', node.label, n * h * wide, taps * oc, ic, 1, ic, 1, 0, 1, 1, 0, 1, 1, ...activation, x.memory, packed.at, spread, null, spreadOut)
+  const packed = l.constants.gemm(`transposed ${key}`, 1, ic, columns, columns, 1, arranged)
+  const spreadOut = l.program.memory('float32', n * h * wide * columns)
+  const spread = apart ? l.constants.raw(`spread bias ${key}`, () => Float32Array.from({ length: columns }, (_, i) => bias[i % oc] as number)) : null
+  l.program.step('gemm', node.label, n * h * wide, columns, ic, 1, ic, 1, 0, 1, 1, 0, 1, 1, ...activation, x.memory, packed.at, spread, null, spreadOut)
   const out = l.make('float32', outDims, order)
   const added = apart ? null : l.constants.raw(`bias ${key}`, () => bias)
-  l.program.step(
-    'scatter_taps',
-    node.label,
-    ...[n, h, wide, oc, oh, ow, kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1]],
-    spreadOut,
-    added,
-    out.memory,
-  )
+  const scatter = (sizes: readonly number[], { kernel, strides, dilations, pads }: Window, from: Memory, plus: Memory | null, to: Memory): void =>
+    l.program.step('scatter_taps', node.label, ...sizes, ...kernel, ...strides, ...dilations, pads[0], pads[1], from, plus, to)
+  if (isStill(deep)) scatter([n, h, wide, oc, oh, ow], window, spreadOut, added, out.memory)
+  else {
+    const planes = l.program.memory('float32', n * oh * ow * kd * oc)
+    scatter([n, h, wide, kd * oc, oh, ow], window, spreadOut, null, planes)
+    // Slices as rows of one image, a column for each pixel.
+    scatter([xDims[0] as number, xDims[2] as number, oh * ow, oc, outDims[2] as number, oh * ow], planar([deep, kStill]), planes, added, out.memory)
+  }
   l.define(output, out, node)
 }
 

@@ -1,7 +1,8 @@
 import type { Node } from '../../model'
 import type { Lowering } from '../lowering'
+import type { Images } from './depth'
 import { takeAffines, takeEpilogue, type Affine } from './epilogue'
-import { channelsLast, imageOf, type Window } from './window'
+import { channelsLast } from './window'
 
 /** Lanes of a block of output channels (kConvPlanesPad of core/conv.h). */
 const kLanes = 16
@@ -32,20 +33,21 @@ function byBlock(weights: Float32Array, factors: Float64Array, groups: number, i
  * Writes one step for a convolution of several groups (not depthwise). False where one product a group is as good: 1x1 windows of groups
  * that fill vectors.
  */
-export function convOfGroups(node: Node, l: Lowering, window: Window, weights: Float32Array, fold: (map: Affine) => Float32Array): boolean {
+export function convOfGroups(node: Node, l: Lowering, images: Images<Float32Array>, fold: (map: Affine) => Float32Array): boolean {
   const groups = node.int('group', 1)
   const [xName, name] = [node.inputs[0] as string, node.outputs[0] as string]
   const xDims = l.dims(xName, node)
-  const [n, h, wide, c] = imageOf(xDims)
   const outDims = l.dims(name, node)
-  const [, oh, ow, oc] = imageOf(outDims)
+  const oc = outDims[1] as number
+  const { image: [n, h, wide, c], out: [oh, ow], window, weights } = images // prettier-ignore
   const [kh, kw] = window.kernel
   const [ic, per] = [c / groups, oc / groups]
   if (l.constants.device || groups === 1 || (ic === 1 && per === 1)) return false
   if (kh * kw === 1 && groupsOfBlock(ic, per) === 1) return false
   const order = channelsLast(xDims.length)
-  const x = l.inOrder(l.lazy(xName, node), order, node)
-  l.float(x, node)
+  const from = l.inOrder(l.lazy(xName, node), order, node)
+  l.float(from, node)
+  const x = images.place(from)
   const map = takeAffines(l, name, 1, oc)
   const { activation, output } = takeEpilogue(l, map.output, order, false, node)
   const bias = fold(map)
@@ -56,7 +58,7 @@ export function convOfGroups(node: Node, l: Lowering, window: Window, weights: F
     node.label,
     ...[n, h, wide, c, oh, ow, oc, kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1], groups],
     ...activation,
-    x.memory,
+    x,
     l.constants.raw(`conv of groups ${key}`, () => byBlock(weights, map.multiply, groups, ic, per, kh * kw)),
     bias.some((v) => v !== 0) ? l.constants.raw(`bias ${key}`, () => bias) : null,
     out.memory,

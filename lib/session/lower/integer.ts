@@ -4,9 +4,10 @@ import { codeOf, codesOf, type Code } from '../codes'
 import type { Lowering } from '../lowering'
 import type { Argument, Constants, Memory } from '../program'
 import { identity, type Quantized, type Value } from '../value'
+import { imagesOf } from './depth'
 import { takeAffines, takeEpilogue, type Affine, type Epilogue } from './epilogue'
 import { emitChosen, waysOfCodes } from './choose'
-import { channelsLast, imageOf, windowOf } from './window'
+import { channelsLast } from './window'
 
 // core/gemm_int8.h: GemmInt8Out
 const kOut: Partial<Record<DataType, number>> = { int32: 0, float32: 1, int8: 2, uint8: 3 }
@@ -136,25 +137,24 @@ export function convOfCodes(node: Node, l: Lowering): boolean {
   const x = activation(l, xName, node)
   if (!x) return false
   const outDims = l.dims(node.outputs[0] as string, node)
-  const [, oh, ow, oc] = imageOf(outDims)
+  const oc = outDims[1] as number
   const w = weightsOf(l.lazy(wName, node), 0, oc)
   const bias = biasOf(l, node, bName, oc)
   if (!w || bias === null || !w.scales.every((s) => fits(s) && fits(s * x.code.scale))) return false
   const xDims = l.dims(xName, node)
   const groups = node.int('group', 1)
-  const [n, h, wide, c] = imageOf(xDims)
+  const { image: [n, h, wide, c], out: [oh, ow], window, weights: own, place } = imagesOf(node, l, xDims, w.dims.slice(2), w.codes, outDims) // prettier-ignore
   const depthwise = groups > 1 && groups === c && oc === c
-  const window = windowOf(node, l, w.dims.slice(2), xDims.slice(2), outDims.slice(2))
   const [kh, kw] = window.kernel
   const taps = kh * kw
   if (depthwise ? taps > kTaps : groups !== 1 || taps * c > kLongest) return false
   const order = channelsLast(xDims.length)
-  const codes = l.inOrder(x.codes, order, node)
+  const codes = place(l.inOrder(x.codes, order, node), x.code.zero & 255)
   const finish = takeFinish(l, node, 1, order, x.code.scale, w, bias, !depthwise)
-  const key = node.outputs[0] as string
+  const key = `${node.outputs[0]}${window.part ?? ''}`
   // W is [oc][ic][tap]; products take a matrix [oc][tap][ic], turned, the depthwise kernel [tap][channel].
-  const arranged = (): Int8Array => (taps === 1 ? w.codes : byOutput(w.codes, oc, c, taps))
-  const planes = (): Float32Array => byTap(w.codes, oc, taps)
+  const arranged = (): Int8Array => (taps === 1 ? own : byOutput(own, oc, c, taps))
+  const planes = (): Float32Array => byTap(own, oc, taps)
   let out = l.make(finish.type, outDims, order)
   const numbers = [
     ...[n, h, wide, c, oh, ow, oc],
@@ -173,13 +173,13 @@ export function convOfCodes(node: Node, l: Lowering): boolean {
     to,
   ]
   if (depthwise) {
-    l.program.step('conv_int8', node.label, ...step(l.constants.raw(`conv codes ${key}`, planes), l.constants, codes.memory, null, out.memory))
+    l.program.step('conv_int8', node.label, ...step(l.constants.raw(`conv codes ${key}`, planes), l.constants, codes, null, out.memory))
   } else {
     const plain = taps === 1 && window.strides.every((s) => s === 1)
     const matrix = { key: `conv ${key}`, m: n * oh * ow, k: taps * c, n: oc, row: 1, col: taps * c }
-    const ways = waysOfCodes(l, { ...matrix, raw: w.codes, data: arranged, gathered: !plain })
+    const ways = waysOfCodes(l, { ...matrix, raw: own, data: arranged, gathered: !plain })
     const shape = `conv int8 ${[...numbers, finish.type, finish.numbers[0]].join(' ')}${finish.residual ? ' residual' : ''}`
-    out = emitChosen(l, node, 'conv_int8', ways, shape, { x: codes.memory, residual: finish.residual, out }, (_, weights, constants, from, add, to) => step(weights, constants, from, add, to))
+    out = emitChosen(l, node, 'conv_int8', ways, shape, { x: codes, residual: finish.residual, out }, (_, weights, constants, from, add, to) => step(weights, constants, from, add, to))
   }
   l.define(finish.output, out, node)
   return true

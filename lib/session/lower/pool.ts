@@ -1,31 +1,35 @@
 import type { Node } from '../../model'
 import { sizeOf } from '../../tensor'
 import type { Lower, Lowering } from '../lowering'
-import { channelsLast, imageOf, windowOf } from './window'
+import type { Memory } from '../program'
+import { channelsLast, imageOf, isStill, kStill, planar, slidesOf, type Slide, type Window } from './window'
 
 function pool(average: boolean): Lower {
   return (node, l) => {
     if (node.outputs[1]) l.unsupported(node, 'the positions of maxima')
+    const name = node.outputs[0] as string
     const dims = l.dims(node.inputs[0] as string, node)
-    const outDims = l.dims(node.outputs[0] as string, node)
-    const w = windowOf(node, l, node.ints('kernel_shape', []), dims.slice(2), outDims.slice(2))
+    const outDims = l.dims(name, node)
+    const slides = slidesOf(node, l, node.ints('kernel_shape', []), dims.slice(2), outDims.slice(2))
     const order = channelsLast(dims.length)
     const x = l.inOrder(l.lazy(node.inputs[0] as string, node), order, node)
     l.float(x, node)
-    const out = l.make('float32', outDims, order)
+    const padded = node.int('count_include_pad', 0)
     const [n, h, wide, c] = imageOf(dims)
     const [, oh, ow] = imageOf(outDims)
-    l.program.step(
-      'pool',
-      node.label,
-      ...[n, h, wide, c, oh, ow],
-      ...[...w.kernel, ...w.strides, ...w.dilations, ...w.pads],
-      average ? 1 : 0,
-      node.int('count_include_pad', 0),
-      x.memory,
-      out.memory,
-    )
-    l.define(node.outputs[0] as string, out, node)
+    const step = (sizes: readonly number[], w: Window, from: Memory, to: Memory): void =>
+      l.program.step('pool', node.label, ...sizes, ...[...w.kernel, ...w.strides, ...w.dilations, ...w.pads], average ? 1 : 0, padded, from, to)
+    const out = l.make('float32', outDims, order)
+    const deep = slides.length === 3 ? (slides.shift() as Slide) : kStill
+    if (isStill(deep)) step([n, h, wide, c, oh, ow], planar(slides), x.memory, out.memory)
+    else {
+      // Windows are boxes: over the planes first, then over the depth, as images of one row for each plane.
+      const flat = slides.every(isStill)
+      const planes = flat ? x.memory : l.program.memory('float32', n * oh * ow * c)
+      if (!flat) step([n, h, wide, c, oh, ow], planar(slides), x.memory, planes)
+      step([dims[0] as number, dims[2] as number, oh * ow, c, outDims[2] as number, oh * ow], planar([deep, kStill]), planes, out.memory)
+    }
+    l.define(name, out, node)
   }
 }
 

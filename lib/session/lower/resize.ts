@@ -3,6 +3,7 @@ import { sizeOf } from '../../tensor'
 import { quantizedValue } from '../codes'
 import { codeAhead, emitCodes } from '../expression'
 import type { Lower, Lowering } from '../lowering'
+import type { Memory } from '../program'
 import { channelsLast, imageOf } from './window'
 
 // core/plan/data.cpp
@@ -129,7 +130,7 @@ const resize: Lower = (node, l) => {
   const dims = v.dims
   const outDims = l.dims(name, node)
   const rank = dims.length
-  if (rank < 3 || rank > 4 || dims[0] !== outDims[0] || dims[1] !== outDims[1]) return l.unsupported(node, 'resizing of other than the spatial axes')
+  if (rank < 3 || rank > 5 || dims[0] !== outDims[0] || dims[1] !== outDims[1]) return l.unsupported(node, 'resizing of other than the spatial axes')
   const mode = node.string('mode', 'nearest')
   const axes = node.ints('axes')?.map((a) => (a < 0 ? a + rank : a)) ?? dims.map((_, i) => i)
   const policy = node.string('keep_aspect_ratio_policy', 'stretch')
@@ -144,11 +145,14 @@ const resize: Lower = (node, l) => {
   const order = channelsLast(rank)
   const [n, h, w, c] = imageOf(dims)
   const [, oh, ow] = imageOf(outDims)
+  const [d, od] = rank === 5 ? [dims[2] as number, outDims[2] as number] : [1, 1]
   const still: Taps = { count: 1, index: Int32Array.of(0), weight: Float32Array.of(1) }
-  const ys = rank === 3 ? still : tapsOf(node, l, h, oh, scales[2] as number, mode)
+  const zs = rank < 5 ? still : tapsOf(node, l, d, od, scales[2] as number, mode)
+  const ys = rank === 3 ? still : tapsOf(node, l, h, oh, scales[rank - 2] as number, mode)
   const xs = tapsOf(node, l, w, ow, scales[rank - 1] as number, mode)
-  if (Math.max(ys.count, xs.count) > kTaps) return l.unsupported(node, `antialiasing over ${Math.max(ys.count, xs.count)} places`)
-  const ahead = repeats(ys, h, oh) && repeats(xs, w, ow) ? codeAhead(l, name, true) : undefined
+  const most = Math.max(zs.count, ys.count, xs.count)
+  if (most > kTaps) return l.unsupported(node, `antialiasing over ${most} places`)
+  const ahead = rank < 5 && repeats(ys, h, oh) && repeats(xs, w, ow) ? codeAhead(l, name, true) : undefined
   if (ahead) {
     // Places that are repeated are quantized once.
     const codes = l.inOrder(emitCodes(l, v, ahead.code, node), order, node)
@@ -159,18 +163,17 @@ const resize: Lower = (node, l) => {
   }
   const x = l.inOrder(v, order, node)
   const out = l.make('float32', outDims, order)
-  const key = `taps ${name} ${h}x${w} ${oh}x${ow} ${scales.join()}`
-  l.program.step(
-    'resize',
-    node.label,
-    ...[n, h, w, c, oh, ow, ys.count, xs.count],
-    l.constants.raw(`${key} iy`, () => ys.index),
-    l.constants.raw(`${key} wy`, () => ys.weight),
-    l.constants.raw(`${key} ix`, () => xs.index),
-    l.constants.raw(`${key} wx`, () => xs.weight),
-    x.memory,
-    out.memory,
-  )
+  const key = `taps ${name} ${d}x${h}x${w} ${od}x${oh}x${ow} ${scales.join()}`
+  const table = (axis: string, taps: Taps): Memory[] => [l.constants.raw(`${key} i${axis}`, () => taps.index), l.constants.raw(`${key} w${axis}`, () => taps.weight)]
+  const step = (sizes: readonly number[], ys: Taps, xs: Taps, tables: readonly Memory[], from: Memory, to: Memory): void =>
+    l.program.step('resize', node.label, ...sizes, ys.count, xs.count, ...tables, from, to)
+  if (rank < 5 || (d === od && repeats(zs, d, od))) step([n, h, w, c, oh, ow], ys, xs, [...table('y', ys), ...table('x', xs)], x.memory, out.memory)
+  else {
+    // Slices as they are resized, then as rows of one image whose pixels are whole slices.
+    const planes = l.program.memory('float32', n * oh * ow * c)
+    step([n, h, w, c, oh, ow], ys, xs, [...table('y', ys), ...table('x', xs)], x.memory, planes)
+    step([dims[0] as number, d, 1, oh * ow * c, od, 1], zs, still, [...table('z', zs), ...table('still', still)], planes, out.memory)
+  }
   l.define(name, out, node)
 }
 
