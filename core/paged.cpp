@@ -1,5 +1,7 @@
 #include "core/paged.h"
 
+#include <errno.h>
+
 #include <map>
 #include <mutex>
 #include <new>
@@ -37,7 +39,10 @@ bool reserve(int fd, size_t bytes) {
   fstore_t room = {F_ALLOCATEALL, F_PEOFPOSMODE, 0, static_cast<off_t>(bytes), 0};
   return fcntl(fd, F_PREALLOCATE, &room) == 0 && ftruncate(fd, static_cast<off_t>(bytes)) == 0;
 #else
-  return posix_fallocate(fd, 0, static_cast<off_t>(bytes)) == 0;
+  int status;
+  do status = posix_fallocate(fd, 0, static_cast<off_t>(bytes));
+  while (status == EINTR);
+  return status == 0;
 #endif
 }
 

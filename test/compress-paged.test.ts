@@ -3,6 +3,7 @@ import os from 'node:os'
 import path from 'node:path'
 
 import { compress, type Step } from '../lib/compress'
+import { KeepBudget } from '../lib/compress/computed'
 import { native } from '../lib/native'
 import { ease, paged, pagedFloats, Paging, touched } from '../lib/compress/paged'
 import { netOf, noise } from './nets'
@@ -38,6 +39,25 @@ describe('memory in temporary files', () => {
     expect(data[15_999_999]).toBe(1)
   })
 
+  linux('has room on the disk for all of it before it is touched, in a file that no folder names', () => {
+    const close = jest.spyOn(fs, 'closeSync').mockReturnValue(undefined)
+    const here = fs.mkdtempSync(path.join(os.tmpdir(), 'whittle-paged-'))
+    const spy = jest.spyOn(os, 'tmpdir').mockReturnValue(here)
+    let fds: number[] = []
+    try {
+      pagedFloats(4e6)
+      fds = close.mock.calls.map(([fd]) => fd)
+      // A file with holes would end the process with SIGBUS where the disk is full when they are written.
+      expect(fds.map((fd) => fs.fstatSync(fd)).filter((s) => s.size === 16e6 && s.blocks * 512 >= 16e6)).toHaveLength(1)
+      expect(fs.readdirSync(here)).toEqual([])
+    } finally {
+      close.mockRestore()
+      spy.mockRestore()
+      for (const fd of fds) fs.closeSync(fd)
+      fs.rmSync(here, { recursive: true })
+    }
+  })
+
   test('is ordinary memory where no file can be had', () => {
     Paging.least = 0
     const spy = jest.spyOn(os, 'tmpdir').mockReturnValue(path.join(os.tmpdir(), 'whittle-no-such-folder'))
@@ -67,26 +87,70 @@ describe('memory in temporary files', () => {
 
   const dims = [64, 96]
   const calibration = [1, 2, 3, 4].map((seed) => ({ x0: { type: 'float32' as const, dims: [8, 64], data: noise(512, seed) } }))
+  const net = () => {
+    const made = netOf([{ op: 'MatMul', dims, data: noise(6144, 9) }])
+    made.graph.outputs = made.graph.outputs.filter((o) => o.name.startsWith('y'))
+    return made
+  }
+
   const steps = [
     { step: 'quantize', bits: 4, method: 'gptq' },
     { step: 'quantize', bits: 4, method: 'adaround' },
     { step: 'quantize', bits: 'auto' },
-    { step: 'quantize', activations: 'static' },
     { step: 'quantize', activations: 'dynamic' },
     { step: 'prune', criterion: 'sparsegpt', sparsity: 0.5 },
     { step: 'prune', criterion: 'wanda', sparsity: 0.5, update: true },
     { step: 'prune', criterion: 'obs', sparsity: 0.5 },
-    { step: 'equalize', method: 'inputs' },
   ] as const satisfies readonly Step[]
-  test.each(steps.map((step) => [JSON.stringify(step), step] as const))('gives the same bytes: %s', async (_name, step) => {
+  test.each(steps.map((step) => [JSON.stringify(step), step] as const))('gives the same bytes and errors: %s', async (_name, step) => {
     const bytes: Buffer[] = []
+    const layers: unknown[] = []
+    const mapped = jest.spyOn(native(), 'pagedMap')
     for (const from of [least, 0]) {
       Paging.least = from
-      const net = netOf([{ op: 'MatMul', dims, data: noise(6144, 9) }])
-      net.graph.outputs = net.graph.outputs.filter((o) => o.name.startsWith('y'))
-      const { model } = await compress(net, { steps: [step] }, { calibration })
+      const { model, report } = await compress(net(), { steps: [step] }, { calibration })
       bytes.push(Buffer.from(model.toBytes()))
+      layers.push(report.steps[0]!.layers)
+      expect(mapped.mock.calls.length > 0).toBe(from === 0)
     }
+    mapped.mockRestore()
     expect(Buffer.compare(bytes[0]!, bytes[1]!)).toBe(0)
+    expect(layers[1]).toEqual(layers[0])
+  })
+
+  linux('leaves no file and no open one behind where work is given up in the middle', async () => {
+    const here = fs.mkdtempSync(path.join(os.tmpdir(), 'whittle-paged-'))
+    const spy = jest.spyOn(os, 'tmpdir').mockReturnValue(here)
+    const { limit } = KeepBudget
+    KeepBudget.limit = 0
+    Paging.least = 0
+    const open = (): number => fs.readdirSync('/proc/self/fd').filter((fd) => /whittle-spill/.test(linkOf(fd))).length
+    const before = open()
+    try {
+      for (const phase of ['calibrate', 'quantize', 'thrown'] as const) {
+        const stop = new AbortController()
+        const onProgress = (p: { phase: string; done: number }): void => {
+          if (phase === 'thrown' && p.phase === 'quantize') throw new Error('enough')
+          if (p.phase === phase && p.done > 0) stop.abort()
+        }
+        const recipe = { steps: [steps[0], { ...steps[5], layers: { optional: true } }] }
+        await expect(compress(net(), recipe, { calibration, signal: stop.signal, onProgress })).rejects.toThrow(phase === 'thrown' ? 'enough' : /abort/)
+        expect(fs.readdirSync(here)).toEqual([])
+      }
+      // What results lie in goes with them.
+      expect(open() - before).toBeLessThanOrEqual(3)
+    } finally {
+      KeepBudget.limit = limit
+      spy.mockRestore()
+      fs.rmSync(here, { recursive: true })
+    }
   })
 })
+
+const linkOf = (fd: string): string => {
+  try {
+    return fs.readlinkSync(`/proc/self/fd/${fd}`)
+  } catch {
+    return ''
+  }
+}
