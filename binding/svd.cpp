@@ -2,6 +2,7 @@
 
 #include "binding/call.h"
 #include "binding/families.h"
+#include "core/svd_dense.h"
 
 namespace whittle {
 namespace {
@@ -103,6 +104,22 @@ struct Unwhiten {
   WhittleStatus run() { return svd_unwhiten(rank, n, l, b, 0); }
 };
 
+// (n, a, values, vectors)
+struct SymmetricEigen {
+  int64_t n;
+  double *a, *values, *vectors;
+
+  bool parse(Args& args) {
+    n = args.integer();
+    a = args.array<double>(n * n);
+    values = args.array<double>(n);
+    vectors = args.array<double>(n * n);
+    return args.ok() && n >= 1;
+  }
+
+  WhittleStatus run() { return dense_eigen(n, a, n, values, vectors, n, 0).status; }
+};
+
 }  // namespace
 
 void init_svd(napi_env env, napi_value exports) {
@@ -111,6 +128,7 @@ void init_svd(napi_env env, napi_value exports) {
   expose<Whiten<float>>(env, exports, "svdWhitenFloat32", "svdWhitenFloat32Async");
   expose<Whiten<double>>(env, exports, "svdWhitenFloat64", "svdWhitenFloat64Async");
   expose<Unwhiten>(env, exports, "svdUnwhiten", "svdUnwhitenAsync");
+  expose<SymmetricEigen>(env, exports, "symmetricEigen", "symmetricEigenAsync");
 }
 
 }  // namespace whittle

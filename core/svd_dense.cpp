@@ -151,7 +151,7 @@ WhittleStatus dense_gemm(const DenseProduct& p, Strided<double> a, Strided<float
 
 namespace {
 
-constexpr int64_t kKept = 64 << 20;
+constexpr int64_t kKept = 16 << 20;
 constexpr int kPlaces = 48;
 
 // Blocks of this thread that no call uses.

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "core/paged.h"
 #include "core/svd_dense.h"
 #include "core/svd_reflect.h"
 #include "core/threads.h"
@@ -127,6 +128,8 @@ Eigen dense_eigen(int64_t n, double* a, int64_t lda, double* values, int64_t wan
   WhittleStatus s = tridiagonalize(n, a, lda, values, e, tau, threads);
   if (s != WHITTLE_OK) return {s, 0, false};
   if (!vectors) return tridiagonal_values(n, values, e);
+  // The reflectors wait: what lies in a file need not be in memory meanwhile.
+  paged_release();
   const Eigen r = tridiagonal_eigen(n, values, e, wanted, vectors, ldv, threads);
   if (r.status != WHITTLE_OK) return r;
   s = apply_reflectors(n, a, lda, tau, wanted, vectors, ldv, threads);

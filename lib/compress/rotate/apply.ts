@@ -1,5 +1,6 @@
 import { attribute, Initializer, Node, type Graph } from '../../model/graph'
 import { ComputedSource, nonFiniteText } from '../computed'
+import { ease, pagedFloats, touched } from '../paged'
 import type { Basis } from './basis'
 import type { Norm, Reader, Stream } from './stream'
 import { rename, turnAxis, type Turns } from './turn'
@@ -62,11 +63,20 @@ function turnConstant(graph: Graph, name: string, width: number, basis: Basis, e
   return made
 }
 
+/** Rows of a matrix that are made at once. */
+const kRows = 256
+
 /** M, as rows. */
 export function matrixOf(basis: Basis): Float32Array {
-  const unit = new Float32Array(basis.from * basis.from)
-  for (let i = 0; i < basis.from; i++) unit[i * (basis.from + 1)] = 1
-  return basis.apply(unit)
+  const out = pagedFloats(basis.from * basis.to)
+  for (let i = 0; i < basis.from; i += kRows) {
+    const rows = Math.min(kRows, basis.from - i)
+    const unit = new Float32Array(rows * basis.from)
+    for (let r = 0; r < rows; r++) unit[r * basis.from + i + r] = 1
+    out.set(basis.apply(unit), i * basis.to)
+    touched(4 * rows * basis.to)
+  }
+  return out
 }
 
 function turnLooseEnds(
@@ -118,9 +128,13 @@ function turnLooseEnds(
       continue
     }
     const scale = norm && scaleOf(norm)
-    const back = new Float32Array(matrix.length)
-    for (let i = 0; i < width; i++)
-      for (let j = 0; j < basis.to; j++) back[j * width + i] = matrix[i * basis.to + j]! * (scale?.[i] ?? 1)
+    const back = pagedFloats(matrix.length)
+    for (let i0 = 0; i0 < width; i0 += kRows) {
+      const end = Math.min(width, i0 + kRows)
+      for (let j = 0; j < basis.to; j++)
+        for (let i = i0; i < end; i++) back[j * width + i] = matrix[i * basis.to + j]! * (scale?.[i] ?? 1)
+      ease()
+    }
     const weight = graph.uniqueName(`${value}_basis`)
     graph.addInitializer(Initializer.from(weight, { type: 'float32', dims: [basis.to, width], data: back }))
     // Of an output of the model the name must stay; other nodes may read it as well.
