@@ -40,19 +40,19 @@ struct Patches {
   int64_t first, c;
 };
 
-// Columns [k, k + length) of row `index` of the virtual im2col matrix, k = (ky * kw + kx) * c + channel.
+// Columns [k, k + length) of row `index` of the virtual im2col matrix, k = ((kz * kh + ky) * kw + kx) * c + channel.
 void fill_row(const ConvProblem& p, const Patches& g, int64_t index, int64_t k, int64_t length, float* out) {
   const int64_t ox = index % p.ow, oy = index / p.ow % p.oh, image = index / (p.ow * p.oh);
-  const float* x = p.x + image * p.h * p.w * p.c + g.first;
-  const int64_t top = oy * p.stride_h - p.pad_top, left = ox * p.stride_w - p.pad_left;
+  const float* x = p.x + image / p.od * p.d * p.h * p.w * p.c + g.first;
+  const int64_t front = image % p.od * p.stride_d - p.pad_front, top = oy * p.stride_h - p.pad_top, left = ox * p.stride_w - p.pad_left;
   while (length > 0) {
-    const int64_t tap = k / g.c, channel = k - tap * g.c, ky = tap / p.kw, kx = tap - ky * p.kw;
-    const int64_t iy = top + ky * p.dilation_h, ix = left + kx * p.dilation_w;
+    const int64_t tap = k / g.c, channel = k - tap * g.c, line = tap / p.kw, kx = tap - line * p.kw, kz = line / p.kh, ky = line - kz * p.kh;
+    const int64_t iz = front + kz * p.dilation_d, iy = top + ky * p.dilation_h, ix = left + kx * p.dilation_w;
     // A run: the rest of this tap, or of the kernel's row where its taps lie side by side in the image.
     const bool joined = p.dilation_w == 1 && g.c == p.c && ix >= 0 && left + p.kw <= p.w;
     const int64_t run = std::min(length, (joined ? (p.kw - kx) * g.c : g.c) - channel);
-    if (iy < 0 || iy >= p.h || ix < 0 || ix >= p.w) memset(out, 0, static_cast<size_t>(run) * 4);
-    else memcpy(out, x + (iy * p.w + ix) * p.c + channel, static_cast<size_t>(run) * 4);
+    if (iz < 0 || iz >= p.d || iy < 0 || iy >= p.h || ix < 0 || ix >= p.w) memset(out, 0, static_cast<size_t>(run) * 4);
+    else memcpy(out, x + ((iz * p.h + iy) * p.w + ix) * p.c + channel, static_cast<size_t>(run) * 4);
     out += run;
     k += run;
     length -= run;
@@ -65,14 +65,14 @@ void fill(const void* context, int64_t row, int64_t rows, int64_t k, int64_t len
 }
 
 WhittleStatus as_product(const ConvProblem& p, int threads) {
-  const int64_t c = p.c / p.groups, oc = p.oc / p.groups, k = p.kh * p.kw * c;
+  const int64_t c = p.c / p.groups, oc = p.oc / p.groups, k = p.kd * p.kh * p.kw * c;
   const bool plain = p.kh == 1 && p.kw == 1 && p.stride_h == 1 && p.stride_w == 1 && p.pad_top == 0 && p.pad_left == 0 &&
-                     p.oh == p.h && p.ow == p.w;
+                     p.oh == p.h && p.ow == p.w && p.kd == 1 && p.stride_d == 1 && p.pad_front == 0 && p.od == p.d;
   const int64_t packed = gemm_packed_size(k, oc);
   for (int64_t group = 0; group < p.groups; group++) {
     const Patches patches = {&p, group * c, c};
     GemmProblem g;
-    g.m = p.n * p.oh * p.ow;
+    g.m = p.n * p.od * p.oh * p.ow;
     g.n = oc;
     g.k = k;
     if (plain) {
@@ -101,21 +101,34 @@ WhittleStatus as_product(const ConvProblem& p, int threads) {
   return WHITTLE_OK;
 }
 
+// Taps [first, end) of a window that begins at `from` and meets [0, size).
+struct Taps {
+  int64_t first, end;
+};
+Taps taps_inside(int64_t from, int64_t taps, int64_t dilation, int64_t size) {
+  Taps t = {0, taps};
+  while (t.first < t.end && from + t.first * dilation < 0) t.first++;
+  while (t.end > t.first && from + (t.end - 1) * dilation >= size) t.end--;
+  return t;
+}
+
 // Rows of the image with zeros beside them, as many as the kernel has, kept while the output goes down.
 struct PaddedRows {
   const ConvProblem* p;
   float* memory;
   int64_t from, width;  // first column (may be negative) and columns of a padded row
-  int64_t image;
+  int64_t map;
   std::vector<int64_t> held;
 
-  const float* get(int64_t iy, int64_t slot) {
+  // Row iy of slice iz.
+  const float* get(int64_t iz, int64_t iy) {
+    const int64_t slot = iz % p->kd * p->kh + iy % p->kh, line = iz * p->h + iy;
     float* row = memory + slot * width * p->c;
-    if (held[static_cast<size_t>(slot)] == iy) return row;
-    held[static_cast<size_t>(slot)] = iy;
+    if (held[static_cast<size_t>(slot)] == line) return row;
+    held[static_cast<size_t>(slot)] = line;
     const int64_t c = p->c, first = std::min(width, std::max<int64_t>(0, -from)), last = std::max(first, std::min(width, p->w - from));
     memset(row, 0, static_cast<size_t>(first * c) * 4);
-    memcpy(row + first * c, p->x + ((image * p->h + iy) * p->w + from + first) * c, static_cast<size_t>((last - first) * c) * 4);
+    memcpy(row + first * c, p->x + ((map * p->d * p->h + line) * p->w + from + first) * c, static_cast<size_t>((last - first) * c) * 4);
     memset(row + last * c, 0, static_cast<size_t>((width - last) * c) * 4);
     return row;
   }
@@ -130,9 +143,9 @@ WhittleStatus rows_in_place(const ConvProblem& p, int threads) {
   const bool padded = p.pad_left > 0 || reach > p.w;
   const int64_t most = std::min<int64_t>(kernels.mr, kGemmMaxRows);
   // Pieces of a row where there are too few rows for the threads.
-  const int64_t rows = p.n * p.oh, team = threads > 0 ? threads : thread_limit();
+  const int64_t rows = p.n * p.od * p.oh, team = threads > 0 ? threads : thread_limit();
   const int64_t pieces = std::max<int64_t>(1, std::min((4 * team + rows - 1) / rows, p.ow / (2 * most)));
-  const double work = static_cast<double>(rows) * static_cast<double>(p.ow) * static_cast<double>(p.oc) * static_cast<double>(k * p.kh);
+  const double work = static_cast<double>(rows) * static_cast<double>(p.ow) * static_cast<double>(p.oc) * static_cast<double>(k * p.kh * p.kd);
   const bool alone = team == 1 || work < 400e3;
   const int64_t total = rows * pieces, grain = alone ? total : std::max<int64_t>(1, total / (4 * team));
   std::atomic<bool> failed{false};
@@ -141,15 +154,15 @@ WhittleStatus rows_in_place(const ConvProblem& p, int threads) {
     PaddedRows held = {&p, nullptr, 0, 0, -1, {}};
     int64_t last_piece = -1;
     for (int64_t t = begin; t < end; t++) {
-      const int64_t piece = t / rows, image = t % rows / p.oh, oy = t % p.oh;
+      const int64_t piece = t / rows, image = t % rows / p.oh, map = image / p.od, oy = t % p.oh;
       const int64_t ox0 = p.ow * piece / pieces, ox1 = p.ow * (piece + 1) / pieces, count = ox1 - ox0;
       const int64_t left = ox0 * p.stride_w - p.pad_left, width = (count - 1) * p.stride_w + p.kw;
-      if (padded && (piece != last_piece || image != held.image)) {
+      if (padded && (piece != last_piece || map != held.map)) {
         held.from = left;
         held.width = width;
-        held.image = image;
-        held.held.assign(static_cast<size_t>(p.kh), -1);
-        held.memory = static_cast<float*>(scratch.take(p.kh * width * p.c * 4));
+        held.map = map;
+        held.held.assign(static_cast<size_t>(p.kd * p.kh), -1);
+        held.memory = static_cast<float*>(scratch.take(p.kd * p.kh * width * p.c * 4));
         if (!held.memory) {
           failed = true;
           return;
@@ -157,10 +170,8 @@ WhittleStatus rows_in_place(const ConvProblem& p, int threads) {
         last_piece = piece;
       }
       float* out = p.out + ((image * p.oh + oy) * p.ow + ox0) * p.oc;
-      const int64_t top = oy * p.stride_h - p.pad_top;
-      int64_t ky0 = 0, ky1 = p.kh;
-      while (ky0 < ky1 && top + ky0 * p.dilation_h < 0) ky0++;
-      while (ky1 > ky0 && top + (ky1 - 1) * p.dilation_h >= p.h) ky1--;
+      const int64_t front = image % p.od * p.stride_d - p.pad_front, top = oy * p.stride_h - p.pad_top;
+      const Taps z = taps_inside(front, p.kd, p.dilation_d, p.d), y = taps_inside(top, p.kh, p.dilation_h, p.h);
       if (p.residual && p.residual != p.out) memcpy(out, p.residual + (out - p.out), static_cast<size_t>(count * p.oc) * 4);
       GemmTile tile = {};
       tile.a_row = p.stride_w * p.c;
@@ -173,21 +184,22 @@ WhittleStatus rows_in_place(const ConvProblem& p, int threads) {
       tile.lo = -INFINITY;
       tile.hi = INFINITY;
       const bool clip = p.activation.kind == kActivationClip || p.activation.kind == kActivationNone;
-      if (ky0 == ky1) {
+      if (y.first == y.end || z.first == z.end) {
         // The window lies outside of the image altogether.
         if (!p.residual) memset(out, 0, static_cast<size_t>(count * p.oc) * 4);
         kernels.finish(count, p.oc, out, p.oc, p.bias, &p.activation);
         continue;
       }
       const int64_t tiles = (count + most - 1) / most;
-      for (int64_t ky = ky0; ky < ky1; ky++) {
-        const int64_t iy = top + ky * p.dilation_h;
-        const float* a = padded ? held.get(iy, iy % p.kh) : p.x + ((image * p.h + iy) * p.w + left) * p.c;
+      const int64_t across = y.end - y.first, lines = (z.end - z.first) * across;
+      for (int64_t i = 0; i < lines; i++) {
+        const int64_t kz = z.first + i / across, ky = y.first + i % across, iz = front + kz * p.dilation_d, iy = top + ky * p.dilation_h;
+        const float* a = padded ? held.get(iz, iy) : p.x + (((map * p.d + iz) * p.h + iy) * p.w + left) * p.c;
         for (int64_t k0 = 0; k0 < k; k0 += step) {
           tile.k = std::min(step, k - k0);
           tile.b_panel = tile.k * kernels.nr;
-          tile.b = p.weight + ky * each + k0 * panels * kernels.nr;
-          const bool last = ky + 1 == ky1 && k0 + tile.k == k;
+          tile.b = p.weight + (kz * p.kh + ky) * each + k0 * panels * kernels.nr;
+          const bool last = i + 1 == lines && k0 + tile.k == k;
           if (last) {
             tile.bias = p.bias;
             if (p.activation.kind == kActivationClip) {
@@ -195,9 +207,9 @@ WhittleStatus rows_in_place(const ConvProblem& p, int threads) {
               tile.hi = p.activation.hi;
             }
           }
-          for (int64_t i = 0; i < tiles; i++) {
-            const int64_t first = count * i / tiles;
-            tile.rows = count * (i + 1) / tiles - first;
+          for (int64_t j = 0; j < tiles; j++) {
+            const int64_t first = count * j / tiles;
+            tile.rows = count * (j + 1) / tiles - first;
             tile.a = a + first * tile.a_row + k0;
             tile.c = out + first * p.oc;
             kernels.tile(&tile);
@@ -218,19 +230,24 @@ Tier conv_tier() { return resolved().tier; }
 
 WhittleStatus conv_f32(const ConvProblem& p, int threads) {
   if (p.winograd) return conv_winograd(p, threads);
-  if (p.by_rows && p.n > 0 && p.oh > 0 && p.ow > 0 && p.oc > 0) return rows_in_place(p, threads);
+  if (p.by_rows && p.n > 0 && p.od > 0 && p.oh > 0 && p.ow > 0 && p.oc > 0) return rows_in_place(p, threads);
   if (!conv_is_depthwise(p.c, p.oc, p.groups)) return as_product(p, threads);
   const ConvKernels& kernels = conv_kernels();
-  const int64_t work = p.ow * p.c * p.kh * p.kw;
+  const int64_t work = p.ow * p.c * p.kd * p.kh * p.kw, plane = p.h * p.w * p.c;
   // Rows that follow each other share most of their input.
-  const int64_t least = std::max<int64_t>(1, (64 << 10) / (work + 1)), rows = p.n * p.oh;
+  const int64_t least = std::max<int64_t>(1, (64 << 10) / (work + 1)), rows = p.n * p.od * p.oh;
   const int64_t team = threads > 0 ? threads : thread_limit();
   const int64_t grain = team == 1 ? rows : std::max(least, rows / (4 * team));
   parallel_for(rows, std::max<int64_t>(1, grain), threads, [&](int64_t begin, int64_t end) {
     ConvDepthwise d = {p.h, p.w, p.c, p.ow, p.kh, p.kw, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w, p.pad_top,
                        p.pad_left, nullptr, 0, 0, p.weight, p.bias, p.activation, nullptr, p.c, p.c};
     for (int64_t row = begin; row < end; row += d.rows) {
-      d.x = p.x + row / p.oh * p.h * p.w * p.c;
+      const int64_t image = row / p.oh, front = image % p.od * p.stride_d - p.pad_front;
+      const Taps z = taps_inside(front, p.kd, p.dilation_d, p.d);
+      d.slices = z.end - z.first;
+      d.x_slice = p.dilation_d * plane;
+      d.x = d.slices > 0 ? p.x + (image / p.od * p.d + front + z.first * p.dilation_d) * plane : p.x;
+      d.weight = p.weight + z.first * p.kh * p.kw * p.c;
       d.oy = row % p.oh;
       d.rows = std::min(end - row, p.oh - d.oy);
       d.out = p.out + row * p.ow * p.c;

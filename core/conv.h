@@ -1,4 +1,5 @@
-// Two-dimensional convolution of float32 channels-last images: [n, h, w, c] -> [n, oh, ow, oc].
+// Convolution of float32 channels-last images, [n, h, w, c] -> [n, oh, ow, oc], or of maps of three axes, [n, d, h, w, c] ->
+// [n, od, oh, ow, oc], whose kernels have a slice for each step in depth.
 //
 // A product without an im2col matrix, in one of two ways. `by_rows`: for each row of the kernel the taps of neighbouring
 // output pixels lie at a constant distance in the image, so that the product's kernel reads them in place (rows of the
@@ -30,6 +31,8 @@ struct ConvDepthwise {
   Activation activation;
   float* out;           // the first row: out[ox * c + channel]; rows follow each other
   int64_t x_step, weight_step;
+  // Slices of the kernel that meet the map, elements of x between the images that they meet; in weight they follow each other.
+  int64_t slices = 1, x_slice = 0;
 };
 
 // The same of codes, without bias and activation: sums of (code - zero) * weight, exact where they stay below 2^24.
@@ -144,6 +147,8 @@ struct ConvProblem {
   const float* residual;  // like out, or out itself; added before the activation; or null
   Activation activation;
   float* out;
+  // Of three axes. k is then over (kz, ky, kx, channel); by_rows has kd * kh matrices, winograd's have kd * c rows.
+  int64_t d = 1, od = 1, kd = 1, stride_d = 1, dilation_d = 1, pad_front = 0;
 };
 
 // The same of codes: integer sums as gemm_int8 makes them and its epilogue, so that results are the same on every CPU.

@@ -1,4 +1,5 @@
 #include <math.h>
+#include <string.h>
 
 #include <algorithm>
 #include <atomic>
@@ -36,15 +37,15 @@ void conv_winograd_weights(int64_t tile, int64_t size, const float* taps, int po
 }
 
 WhittleStatus conv_winograd(const ConvProblem& p, int threads) {
-  if (p.n == 0 || p.oh == 0 || p.ow == 0 || p.oc == 0) return WHITTLE_OK;
+  if (p.n == 0 || p.od == 0 || p.oh == 0 || p.ow == 0 || p.oc == 0) return WHITTLE_OK;
   const ConvKernels& kernels = conv_kernels();
   const GemmEngine& engine = gemm_default();
   const GemmKernels& gemm = engine.kernels;
   const int64_t size = p.winograd, points = conv_winograd_points(size);
-  const int64_t down = (p.oh + size - 1) / size, across = (p.ow + size - 1) / size, total = p.n * down * across;
-  const int64_t step = gemm_k_block(p.c), panels = (p.oc + gemm.nr - 1) / gemm.nr, each = gemm_packed_size(p.c, p.oc);
+  const int64_t down = (p.oh + size - 1) / size, across = (p.ow + size - 1) / size, total = p.n * p.od * down * across;
+  const int64_t deep = p.kd * p.c, step = gemm_k_block(deep), panels = (p.oc + gemm.nr - 1) / gemm.nr, each = gemm_packed_size(deep, p.oc);
   // Rows of a product that no two lie in the same sets of a cache.
-  const int64_t wide = (p.c + 15) / 16 * 16 + 16, out_wide = (p.oc + 15) / 16 * 16 + 16;
+  const int64_t wide = (deep + 15) / 16 * 16 + 16, out_wide = (p.oc + 15) / 16 * 16 + 16;
   const int64_t team = threads > 0 ? threads : thread_limit();
   const int64_t fit = kMostTiles * 36 / points, blocks = std::max((total + fit - 1) / fit, std::min(team, (total + 3) / 4));
   const int64_t most = (total + blocks - 1) / blocks, most_rows = std::min<int64_t>(gemm.mr, kGemmMaxRows);
@@ -64,8 +65,16 @@ WhittleStatus conv_winograd(const ConvProblem& p, int threads) {
       const int64_t first = total * block / blocks, tiles = total * (block + 1) / blocks - first;
       for (int64_t i = 0; i < tiles; i++) {
         const int64_t t = first + i, image = t / (down * across), oy = t / across % down * size, ox = t % across * size;
-        const ConvWinogradIn in = {size, p.h, p.w, p.c, p.x + image * p.h * p.w * p.c, oy - p.pad_top, ox - p.pad_left, v + i * wide, point};
-        kernels.winograd_in(&in);
+        for (int64_t kz = 0; kz < p.kd; kz++) {
+          const int64_t iz = image % p.od * p.stride_d - p.pad_front + kz * p.dilation_d;
+          float* to = v + i * wide + kz * p.c;
+          if (iz < 0 || iz >= p.d) {
+            for (int64_t q = 0; q < points; q++) memset(to + q * point, 0, static_cast<size_t>(p.c) * 4);
+            continue;
+          }
+          const ConvWinogradIn in = {size, p.h, p.w, p.c, p.x + (image / p.od * p.d + iz) * p.h * p.w * p.c, oy - p.pad_top, ox - p.pad_left, to, point};
+          kernels.winograd_in(&in);
+        }
       }
       GemmTile tile = {};
       tile.a_row = wide;
@@ -78,8 +87,8 @@ WhittleStatus conv_winograd(const ConvProblem& p, int threads) {
       tile.hi = INFINITY;
       const int64_t chunks = (tiles + most_rows - 1) / most_rows;
       for (int64_t q = 0; q < points; q++)
-        for (int64_t k0 = 0; k0 < p.c; k0 += step) {
-          tile.k = std::min(step, p.c - k0);
+        for (int64_t k0 = 0; k0 < deep; k0 += step) {
+          tile.k = std::min(step, deep - k0);
           tile.b_panel = tile.k * gemm.nr;
           tile.b = p.weight + q * each + k0 * panels * gemm.nr;
           tile.beta = k0 == 0 ? 0.0f : 1.0f;

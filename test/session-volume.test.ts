@@ -131,3 +131,11 @@ test('four axes and negative padding are refused by name', async () => {
   const cut = modelOf(graph([['x', 'float32', [1, 2, 5, 5, 5]]], { w: floats([2, 2, 2, 2, 2]) }, [['Conv', ['x', 'w'], ['y'], { pads: list(-1, 0, 0, 0, 0, 0) }]], ['y']))
   await expect(Session.create(cut)).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED_OP', message: expect.stringContaining('negative padding') as string })
 })
+
+test.each([[1, 8, 8], [8, 1, 1]])('a convolution of %i groups is one step over the map', async (group, ic, oc) => {
+  const constants = { w: floats([oc * group, ic, 3, 3, 3], 3) }
+  const model = modelOf(graph([['x', 'float32', ['n', 8, 'd', 'h', 'w']]], constants, [['Conv', ['x', 'w'], ['y'], { group: attribute.int(group), pads: list(1, 1, 1, 1, 1, 1) }]], ['y']))
+  const session = await Session.create(model)
+  expect(session.plan({ x: [1, 8, 4, 7, 8] }).steps.map((s) => s.op)).toEqual(['copy', 'conv_volume', 'copy'])
+  session.dispose()
+})

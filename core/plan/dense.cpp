@@ -94,7 +94,7 @@ struct Conv final : Step {
     return q;
   }
   WhittleStatus run(const RunContext& c) const override { return conv_f32(bind(c), c.threads); }
-  const char* lacking() const override { return p.by_rows || p.winograd ? "is laid out for a CPU" : nullptr; }
+  const char* lacking() const override { return p.by_rows || p.winograd ? "is laid out for a CPU" : p.kd > 1 || p.d > 1 ? "goes over three axes" : nullptr; }
   void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override { net.conv(turn, bind(c)); }
 };
 
@@ -215,9 +215,16 @@ Step* make_gemm(PlanReader& r) {
 }
 
 // n h w c oh ow oc | kh kw, strides, dilations, pad top and left, groups, way: 1 by rows, 2 winograd, 3 of tiles of 2 | activation | x, weight, bias?, residual?, out
-Step* make_conv(PlanReader& r) {
+static Step* read_conv(PlanReader& r, bool volume) {
   auto s = std::make_unique<Conv>();
   ConvProblem& p = s->p;
+  p = {};
+  if (volume) {
+    p.d = r.size();
+    p.od = r.size();
+    for (int64_t* v : {&p.kd, &p.stride_d, &p.dilation_d}) *v = r.within(1, 1 << 20);
+    p.pad_front = r.within(0, 1 << 20);
+  }
   for (int64_t* v : {&p.n, &p.h, &p.w, &p.c, &p.oh, &p.ow, &p.oc}) *v = r.size();
   for (int64_t* v : {&p.kh, &p.kw, &p.stride_h, &p.stride_w, &p.dilation_h, &p.dilation_w}) *v = r.within(1, 1 << 20);
   p.pad_top = r.within(0, 1 << 20);
@@ -228,7 +235,7 @@ Step* make_conv(PlanReader& r) {
   p.winograd = way == 2 ? 4 : way == 3 ? 2 : 0;
   p.activation = r.activation();
   if (!r.ok()) return nullptr;
-  const int64_t in = plan_product({p.n, p.h, p.w, p.c}), out = plan_product({p.n, p.oh, p.ow, p.oc});
+  const int64_t in = plan_product({p.n, p.d, p.h, p.w, p.c}), out = plan_product({p.n, p.od, p.oh, p.ow, p.oc});
   if (!r.require(in >= 0 && out >= 0 && p.c % p.groups == 0 && p.oc % p.groups == 0, "sizes that do not fit")) return nullptr;
   s->x = r.floats(in);
   const bool depthwise = conv_is_depthwise(p.c, p.oc, p.groups);
@@ -236,10 +243,10 @@ Step* make_conv(PlanReader& r) {
   r.require(!p.winograd || (p.groups == 1 && p.kh == 3 && p.kw == 3 && p.stride_h == 1 && p.stride_w == 1 && p.dilation_h == 1 &&
                             p.dilation_w == 1 && p.c > 0),
             "a convolution that winograd cannot do");
-  s->weight = p.winograd ? r.packed(conv_winograd_points(p.winograd), p.c, p.oc)
-              : p.by_rows ? r.packed(p.kh, p.kw * p.c, p.oc)
-              : depthwise ? r.floats(plan_product({p.kh, p.kw, p.c}))
-                          : r.packed(p.groups, p.kh * p.kw * (p.c / p.groups), p.oc / p.groups);
+  s->weight = p.winograd ? r.packed(conv_winograd_points(p.winograd), p.kd * p.c, p.oc)
+              : p.by_rows ? r.packed(p.kd * p.kh, p.kw * p.c, p.oc)
+              : depthwise ? r.floats(plan_product({p.kd, p.kh, p.kw, p.c}))
+                          : r.packed(p.groups, plan_product({p.kd, p.kh, p.kw, p.c / p.groups}), p.oc / p.groups);
   s->bias = r.floats(p.oc, true);
   s->residual = r.floats(out, true);
   r.require(!s->weight.sparse || !p.by_rows, "sparse weights by rows");
@@ -247,6 +254,10 @@ Step* make_conv(PlanReader& r) {
   s->out = r.floats(out);
   return s.release();
 }
+
+Step* make_conv(PlanReader& r) { return read_conv(r, false); }
+// d od, kd, stride, dilation and padding in front | as conv
+Step* make_conv_volume(PlanReader& r) { return read_conv(r, true); }
 
 // n c h w oh ow oc | kh kw, strides, dilations, pad top and left | activation | 0 floats, 1 uint8, 2 int8, scale, zero | x, weight, bias?, out
 Step* make_conv_planes(PlanReader& r) {

@@ -11,13 +11,14 @@ void row(const whittle::ConvDepthwise* d, int64_t oy, float* out) {
   for (int64_t ox = 0; ox < d->ow; ox++)
     for (int64_t ch = 0; ch < d->c; ch++) {
       float s = d->bias ? d->bias[ch] : 0.0f;
-      for (int64_t ky = 0; ky < d->kh; ky++) {
-        const int64_t iy = oy * d->stride_h - d->pad_top + ky * d->dilation_h;
+      for (int64_t t = 0; t < d->slices * d->kh; t++) {
+        const int64_t iy = oy * d->stride_h - d->pad_top + t % d->kh * d->dilation_h;
         if (iy < 0 || iy >= d->h) continue;
+        const float* x = d->x + t / d->kh * d->x_slice;
         for (int64_t kx = 0; kx < d->kw; kx++) {
           const int64_t ix = ox * d->stride_w - d->pad_left + kx * d->dilation_w;
           if (ix < 0 || ix >= d->w) continue;
-          s = fmaf(d->x[(iy * d->w + ix) * d->x_step + ch], d->weight[(ky * d->kw + kx) * d->weight_step + ch], s);
+          s = fmaf(x[(iy * d->w + ix) * d->x_step + ch], d->weight[(t * d->kw + kx) * d->weight_step + ch], s);
         }
       }
       out[ox * d->c + ch] = act_apply_scalar(s, d->activation.kind, d->activation.lo, d->activation.hi);
@@ -35,15 +36,16 @@ void depthwise_codes(const whittle::ConvDepthwiseCodes* p) {
     for (int64_t ox = 0; ox < d->ow; ox++)
       for (int64_t ch = 0; ch < d->c; ch++) {
         int32_t s = 0;
-        for (int64_t ky = 0; ky < d->kh; ky++) {
-          const int64_t iy = oy * d->stride_h - d->pad_top + ky * d->dilation_h;
+        for (int64_t t = 0; t < d->slices * d->kh; t++) {
+          const int64_t iy = oy * d->stride_h - d->pad_top + t % d->kh * d->dilation_h;
           if (iy < 0 || iy >= d->h) continue;
+          const uint8_t* x = p->x + t / d->kh * d->x_slice;
           for (int64_t kx = 0; kx < d->kw; kx++) {
             const int64_t ix = ox * d->stride_w - d->pad_left + kx * d->dilation_w;
             if (ix < 0 || ix >= d->w) continue;
-            const uint8_t code = p->x[(iy * d->w + ix) * d->x_step + ch];
+            const uint8_t code = x[(iy * d->w + ix) * d->x_step + ch];
             s += ((p->x_signed ? static_cast<int8_t>(code) : code) - p->zero) *
-                 static_cast<int32_t>(d->weight[(ky * d->kw + kx) * d->weight_step + ch]);
+                 static_cast<int32_t>(d->weight[(t * d->kw + kx) * d->weight_step + ch]);
           }
         }
         *out++ = s;

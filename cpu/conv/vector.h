@@ -45,15 +45,16 @@ CONV_INLINE vf d_x(const whittle::ConvDepthwise* d, const Depth* t, int64_t at) 
 template <bool kCodes, bool kPart>
 static void one_pixel(const whittle::ConvDepthwise* d, const Depth* t, int64_t ox) {
   vf s = t->bias;
-  for (int64_t ky = t->ky0; ky < t->ky1; ky++) {
-    const int64_t iy = t->oy * d->stride_h - d->pad_top + ky * d->dilation_h;
-    for (int64_t kx = 0; kx < d->kw; kx++) {
-      const int64_t ix = ox * d->stride_w - d->pad_left + kx * d->dilation_w;
-      if (ix < 0 || ix >= d->w) continue;
-      s = v_fma(d_x<kCodes, kPart>(d, t, (iy * d->w + ix) * d->x_step + t->channel),
-                d_in<kPart>(d->weight + (ky * d->kw + kx) * d->weight_step + t->channel, t->left), s);
+  for (int64_t z = 0; z < d->slices; z++)
+    for (int64_t ky = t->ky0; ky < t->ky1; ky++) {
+      const int64_t iy = t->oy * d->stride_h - d->pad_top + ky * d->dilation_h;
+      const float* w = d->weight + (z * d->kh + ky) * d->kw * d->weight_step + t->channel;
+      for (int64_t kx = 0; kx < d->kw; kx++) {
+        const int64_t ix = ox * d->stride_w - d->pad_left + kx * d->dilation_w;
+        if (ix < 0 || ix >= d->w) continue;
+        s = v_fma(d_x<kCodes, kPart>(d, t, z * d->x_slice + (iy * d->w + ix) * d->x_step + t->channel), d_in<kPart>(w + kx * d->weight_step, t->left), s);
+      }
     }
-  }
   if (kCodes) return v_store_whole(t->sums + ox * d->c + t->channel, s, t->left);
   d_out<kPart>(t->out + ox * d->c + t->channel, act_apply(s, d->activation.kind, t->lo, t->hi), t->left);
 }
@@ -85,15 +86,16 @@ static void some_pixels(const whittle::ConvDepthwise* d, const Depth* t, int64_t
   vf s[kPixels];
   CONV_UNROLL for (int i = 0; i < kPixels; i++) s[i] = t->bias;
   const int64_t step = d->stride_w * d->x_step;
-  for (int64_t ky = t->ky0; ky < t->ky1; ky++) {
-    const int64_t iy = t->oy * d->stride_h - d->pad_top + ky * d->dilation_h;
-    int64_t x = (iy * d->w + ox * d->stride_w - d->pad_left) * d->x_step + t->channel;
-    const float* w = d->weight + ky * d->kw * d->weight_step + t->channel;
-    for (int64_t kx = 0; kx < d->kw; kx++, x += d->dilation_w * d->x_step, w += d->weight_step) {
-      const vf k = d_in<kPart>(w, t->left);
-      CONV_UNROLL for (int i = 0; i < kPixels; i++) s[i] = v_fma(d_x<kCodes, kPart>(d, t, x + i * step), k, s[i]);
+  for (int64_t z = 0; z < d->slices; z++)
+    for (int64_t ky = t->ky0; ky < t->ky1; ky++) {
+      const int64_t iy = t->oy * d->stride_h - d->pad_top + ky * d->dilation_h;
+      int64_t x = z * d->x_slice + (iy * d->w + ox * d->stride_w - d->pad_left) * d->x_step + t->channel;
+      const float* w = d->weight + (z * d->kh + ky) * d->kw * d->weight_step + t->channel;
+      for (int64_t kx = 0; kx < d->kw; kx++, x += d->dilation_w * d->x_step, w += d->weight_step) {
+        const vf k = d_in<kPart>(w, t->left);
+        CONV_UNROLL for (int i = 0; i < kPixels; i++) s[i] = v_fma(d_x<kCodes, kPart>(d, t, x + i * step), k, s[i]);
+      }
     }
-  }
   put<kCodes, kPart>(d, t, ox, s);
 }
 
@@ -103,20 +105,21 @@ static void fixed_pixels(const whittle::ConvDepthwise* d, const Depth* t, int64_
   vf s[kPixels];
   CONV_UNROLL for (int i = 0; i < kPixels; i++) s[i] = t->bias;
   const int64_t left = ox * kStride - d->pad_left;
-  for (int64_t ky = t->ky0; ky < t->ky1; ky++) {
-    const int64_t iy = t->oy * d->stride_h - d->pad_top + ky * d->dilation_h;
-    const int64_t x = (iy * d->w + left) * d->x_step + t->channel;
-    const float* w = d->weight + ky * kWide * d->weight_step + t->channel;
-    vf k[kWide];
-    CONV_UNROLL for (int i = 0; i < kWide; i++) k[i] = d_in<kPart>(w + i * d->weight_step, t->left);
-    CONV_UNROLL for (int j = 0; j < (kPixels - 1) * kStride + kWide; j++) {
-      if (kEdge && (left + j < 0 || left + j >= d->w)) continue;
-      const vf v = d_x<kCodes, kPart>(d, t, x + j * d->x_step);
-      CONV_UNROLL for (int kx = 0; kx < kWide; kx++)
-        if (j >= kx && (j - kx) % kStride == 0 && (j - kx) / kStride < kPixels)
-          s[(j - kx) / kStride] = v_fma(v, k[kx], s[(j - kx) / kStride]);
+  for (int64_t z = 0; z < d->slices; z++)
+    for (int64_t ky = t->ky0; ky < t->ky1; ky++) {
+      const int64_t iy = t->oy * d->stride_h - d->pad_top + ky * d->dilation_h;
+      const int64_t x = z * d->x_slice + (iy * d->w + left) * d->x_step + t->channel;
+      const float* w = d->weight + (z * d->kh + ky) * kWide * d->weight_step + t->channel;
+      vf k[kWide];
+      CONV_UNROLL for (int i = 0; i < kWide; i++) k[i] = d_in<kPart>(w + i * d->weight_step, t->left);
+      CONV_UNROLL for (int j = 0; j < (kPixels - 1) * kStride + kWide; j++) {
+        if (kEdge && (left + j < 0 || left + j >= d->w)) continue;
+        const vf v = d_x<kCodes, kPart>(d, t, x + j * d->x_step);
+        CONV_UNROLL for (int kx = 0; kx < kWide; kx++)
+          if (j >= kx && (j - kx) % kStride == 0 && (j - kx) / kStride < kPixels)
+            s[(j - kx) / kStride] = v_fma(v, k[kx], s[(j - kx) / kStride]);
+      }
     }
-  }
   put<kCodes, kPart>(d, t, ox, s);
 }
 

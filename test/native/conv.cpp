@@ -2,6 +2,8 @@
 #include <math.h>
 #include <string.h>
 
+#include <algorithm>
+
 #include "core/codes.h"
 #include "core/conv.h"
 #include "core/gemm.h"
@@ -43,7 +45,10 @@ WHITTLE_CHECK(conv) {
         const int64_t oh = out_size(d.h, d.pad_top + rng.between(0, 3), d.kh, d.stride_h, d.dilation_h);
         d.ow = out_size(d.w, d.pad_left + rng.between(0, 5), d.kw, d.stride_w, d.dilation_w);
         if (oh == 0 || d.ow == 0) continue;
-        Guarded<float> x(d.h * d.w * d.c, round & 1), w(d.kh * d.kw * d.c), bias(d.c), want(2 * d.ow * d.c), out(2 * d.ow * d.c, 1);
+        d.slices = rng.below(4) ? 1 : rng.between(0, 4);
+        d.x_slice = rng.between(1, 2) * d.h * d.w * d.c;
+        const int64_t apart = std::max<int64_t>(0, d.slices - 1) * d.x_slice;
+        Guarded<float> x(apart + d.h * d.w * d.c, round & 1), w(std::max<int64_t>(1, d.slices) * d.kh * d.kw * d.c), bias(d.c), want(2 * d.ow * d.c), out(2 * d.ow * d.c, 1);
         fill(rng, x.data(), x.size());
         fill(rng, w.data(), w.size());
         fill(rng, bias.data(), d.c);
@@ -148,8 +153,10 @@ WHITTLE_CHECK(conv) {
         const int64_t oh = out_size(d.h, d.pad_top + rng.between(0, 3), d.kh, d.stride_h, d.dilation_h);
         d.ow = out_size(d.w, d.pad_left + rng.between(0, 5), d.kw, d.stride_w, d.dilation_w);
         if (oh == 0 || d.ow == 0) continue;
-        Guarded<uint8_t> x((d.h * d.w - 1) * d.x_step + d.c, rng.below(8));
-        Guarded<float> w((d.kh * d.kw - 1) * d.weight_step + d.c, rng.below(4));
+        d.slices = rng.below(4) ? 1 : rng.between(1, 3);
+        d.x_slice = d.h * d.w * d.x_step;
+        Guarded<uint8_t> x((d.slices * d.h * d.w - 1) * d.x_step + d.c, rng.below(8));
+        Guarded<float> w((d.slices * d.kh * d.kw - 1) * d.weight_step + d.c, rng.below(4));
         Guarded<int32_t> want(oh * d.ow * d.c), out(oh * d.ow * d.c, rng.below(4));
         for (int64_t i = 0; i < x.size(); i++) x[i] = static_cast<uint8_t>(round % 7 ? rng.below(256) : 255 * rng.below(2));
         for (int64_t i = 0; i < w.size(); i++) w[i] = static_cast<float>(rng.between(-128, 127));
@@ -307,11 +314,21 @@ WHITTLE_CHECK(conv) {
 
   h.row("whole convolutions", [&] {
     Rng rng = h.rng();
-    for (int round = 0; round < (h.lean() ? 15 : 120); round++) {
+    for (int round = 0; round < (h.lean() ? 30 : 200); round++) {
       ConvProblem p = {};
       p.groups = rng.between(1, 3);
-      const int64_t c = rng.between(1, 20), oc = rng.between(1, 40);
+      const bool one = rng.below(4) == 0;
+      const int64_t c = one ? 1 : rng.between(1, 20), oc = one ? 1 : rng.between(1, 40);
+      if (one) p.groups = rng.between(2, 40);
       p.n = rng.between(1, 2);
+      if (rng.below(2)) {
+        p.d = rng.between(1, 5);
+        p.kd = rng.between(1, 3);
+        p.stride_d = rng.between(1, 2);
+        p.dilation_d = rng.between(1, 2);
+        p.pad_front = rng.between(0, 2);
+        p.od = out_size(p.d, p.pad_front + rng.between(0, 2), p.kd, p.stride_d, p.dilation_d);
+      }
       p.h = rng.between(1, 9);
       p.w = rng.between(1, 12);
       p.c = c * p.groups;
@@ -326,40 +343,45 @@ WHITTLE_CHECK(conv) {
       p.pad_left = rng.between(0, 2);
       p.oh = out_size(p.h, p.pad_top + rng.between(0, 2), p.kh, p.stride_h, p.dilation_h);
       p.ow = out_size(p.w, p.pad_left + rng.between(0, 2), p.kw, p.stride_w, p.dilation_w);
-      if (p.oh == 0 || p.ow == 0 || conv_is_depthwise(p.c, p.oc, p.groups)) continue;
+      if (p.od == 0 || p.oh == 0 || p.ow == 0) continue;
+      const bool depthwise = conv_is_depthwise(p.c, p.oc, p.groups);
       p.by_rows = p.groups == 1 && p.dilation_w == 1 && rng.below(4) != 0;
-      const int64_t k = p.kh * p.kw * c, outs = p.n * p.oh * p.ow * p.oc;
+      const int64_t taps = p.kd * p.kh * p.kw, k = taps * c, outs = p.n * p.od * p.oh * p.ow * p.oc;
       // Matrices to be packed, and rows of each.
-      const int64_t parts = p.by_rows ? p.kh : p.groups, part = p.by_rows ? p.kw * c : k, packed = gemm_packed_size(part, oc);
+      const int64_t parts = p.by_rows ? p.kd * p.kh : p.groups, part = p.by_rows ? p.kw * c : k, packed = gemm_packed_size(part, oc);
       std::vector<float> weight(static_cast<size_t>(p.groups * k * oc)), ready(static_cast<size_t>(parts * packed));
-      Guarded<float> x(p.n * p.h * p.w * p.c), bias(p.oc), residual(outs), out(outs);
+      Guarded<float> x(p.n * p.d * p.h * p.w * p.c), bias(p.oc), residual(outs), out(outs);
       fill(rng, weight.data(), static_cast<int64_t>(weight.size()));
       fill(rng, x.data(), x.size());
       fill(rng, bias.data(), p.oc);
       fill(rng, residual.data(), outs);
-      for (int64_t g = 0; g < parts; g++) gemm_pack_b(part, oc, weight.data() + g * part * oc, oc, 1, ready.data() + g * packed, 1);
+      if (depthwise) {
+        ready.resize(static_cast<size_t>(k * p.c));
+        for (int64_t i = 0; i < k * p.c; i++) ready[static_cast<size_t>(i)] = weight[static_cast<size_t>(i % p.c * k + i / p.c)];
+      } else for (int64_t g = 0; g < parts; g++) gemm_pack_b(part, oc, weight.data() + g * part * oc, oc, 1, ready.data() + g * packed, 1);
       p.x = x.data();
       p.weight = ready.data();
       p.bias = round % 3 ? bias.data() : nullptr;
-      p.residual = round % 2 ? residual.data() : nullptr;
+      p.residual = !depthwise && round % 2 ? residual.data() : nullptr;
       p.activation = {round % 4 ? kActivationNone : kActivationClip, 0, INFINITY};
       p.out = out.data();
       h.expect(conv_f32(p, static_cast<int>(rng.between(1, 2))) == WHITTLE_OK, "refused");
       for (int64_t t = 0; t < outs; t++) {
-        const int64_t o = t % p.oc, ox = t / p.oc % p.ow, oy = t / p.oc / p.ow % p.oh, n = t / p.oc / p.ow / p.oh, g = o / oc;
+        const int64_t o = t % p.oc, ox = t / p.oc % p.ow, oy = t / p.oc / p.ow % p.oh, oz = t / p.oc / p.ow / p.oh % p.od;
+        const int64_t n = t / p.oc / p.ow / p.oh / p.od, g = o / oc;
         double s = p.bias ? bias[o] : 0.0, scale = 1;
         if (p.residual) s += residual[t];
-        for (int64_t ky = 0; ky < p.kh; ky++)
-          for (int64_t kx = 0; kx < p.kw; kx++) {
-            const int64_t iy = oy * p.stride_h - p.pad_top + ky * p.dilation_h, ix = ox * p.stride_w - p.pad_left + kx * p.dilation_w;
-            if (iy < 0 || iy >= p.h || ix < 0 || ix >= p.w) continue;
-            for (int64_t i = 0; i < c; i++) {
-              const double v = static_cast<double>(x[((n * p.h + iy) * p.w + ix) * p.c + g * c + i]) *
-                               weight[static_cast<size_t>((g * k + (ky * p.kw + kx) * c + i) * oc + o % oc)];
-              s += v;
-              scale += fabs(v);
-            }
+        for (int64_t tap = 0; tap < taps; tap++) {
+          const int64_t iz = oz * p.stride_d - p.pad_front + tap / p.kw / p.kh * p.dilation_d, iy = oy * p.stride_h - p.pad_top + tap / p.kw % p.kh * p.dilation_h;
+          const int64_t ix = ox * p.stride_w - p.pad_left + tap % p.kw * p.dilation_w;
+          if (iz < 0 || iz >= p.d || iy < 0 || iy >= p.h || ix < 0 || ix >= p.w) continue;
+          for (int64_t i = 0; i < c; i++) {
+            const double v = static_cast<double>(x[(((n * p.d + iz) * p.h + iy) * p.w + ix) * p.c + g * c + i]) *
+                             weight[static_cast<size_t>((g * k + tap * c + i) * oc + o % oc)];
+            s += v;
+            scale += fabs(v);
           }
+        }
         if (p.activation.kind == kActivationClip && s < 0) s = 0;
         if (!h.expect(fabs(out[t] - s) <= 1e-5 * scale, "element %lld: %g, want %g", (long long)t, out[t], s)) return;
       }
@@ -417,13 +439,21 @@ WHITTLE_CHECK(conv) {
 
   h.row("convolutions by tiles", [&] {
     Rng rng = h.rng();
-    for (int round = 0; round < (h.lean() ? 6 : 30); round++) {
+    for (int round = 0; round < (h.lean() ? 8 : 40); round++) {
       ConvProblem p = {};
       p.winograd = round % 2 ? 2 : 4;
       const int points = static_cast<int>(conv_winograd_points(p.winograd));
       p.groups = p.stride_h = p.stride_w = p.dilation_h = p.dilation_w = 1;
       p.kh = p.kw = 3;
       p.n = rng.between(1, 2);
+      if (rng.below(3) == 0) {
+        p.d = rng.between(1, 4);
+        p.kd = rng.between(1, 3);
+        p.stride_d = rng.between(1, 2);
+        p.dilation_d = rng.between(1, 2);
+        p.pad_front = rng.between(0, 2);
+        p.od = out_size(p.d, p.pad_front + rng.between(0, 2), p.kd, p.stride_d, p.dilation_d);
+      }
       p.h = rng.between(1, 18);
       p.w = rng.between(1, 18);
       p.c = round == 0 ? 400 : rng.between(1, 40);
@@ -432,17 +462,17 @@ WHITTLE_CHECK(conv) {
       p.pad_left = rng.between(0, 2);
       p.oh = out_size(p.h, p.pad_top + rng.between(0, 2), 3, 1, 1);
       p.ow = out_size(p.w, p.pad_left + rng.between(0, 2), 3, 1, 1);
-      if (p.oh == 0 || p.ow == 0) continue;
-      const int64_t each = gemm_packed_size(p.c, p.oc), outs = p.n * p.oh * p.ow * p.oc;
-      std::vector<float> weight(static_cast<size_t>(9 * p.c * p.oc)), matrix(static_cast<size_t>(p.c * p.oc)), ready(static_cast<size_t>(points * each));
-      Guarded<float> x(p.n * p.h * p.w * p.c), bias(p.oc), residual(outs), out(outs);
+      if (p.od == 0 || p.oh == 0 || p.ow == 0) continue;
+      const int64_t deep = p.kd * p.c, each = gemm_packed_size(deep, p.oc), outs = p.n * p.od * p.oh * p.ow * p.oc;
+      std::vector<float> weight(static_cast<size_t>(9 * deep * p.oc)), matrix(static_cast<size_t>(deep * p.oc)), ready(static_cast<size_t>(points * each));
+      Guarded<float> x(p.n * p.d * p.h * p.w * p.c), bias(p.oc), residual(outs), out(outs);
       fill(rng, weight.data(), static_cast<int64_t>(weight.size()));
       fill(rng, x.data(), x.size());
       fill(rng, bias.data(), p.oc);
       fill(rng, residual.data(), outs);
       for (int q = 0; q < points; q++) {
-        conv_winograd_weights(p.winograd, p.c * p.oc, weight.data(), q, matrix.data());
-        gemm_pack_b(p.c, p.oc, matrix.data(), p.oc, 1, ready.data() + q * each, 1);
+        conv_winograd_weights(p.winograd, deep * p.oc, weight.data(), q, matrix.data());
+        gemm_pack_b(deep, p.oc, matrix.data(), p.oc, 1, ready.data() + q * each, 1);
       }
       p.x = x.data();
       p.weight = ready.data();
@@ -454,14 +484,16 @@ WHITTLE_CHECK(conv) {
       std::vector<double> want(static_cast<size_t>(outs));
       double top = 0;
       for (int64_t t = 0; t < outs; t++) {
-        const int64_t o = t % p.oc, ox = t / p.oc % p.ow, oy = t / p.oc / p.ow % p.oh, n = t / p.oc / p.ow / p.oh;
+        const int64_t o = t % p.oc, ox = t / p.oc % p.ow, oy = t / p.oc / p.ow % p.oh, oz = t / p.oc / p.ow / p.oh % p.od;
+        const int64_t n = t / p.oc / p.ow / p.oh / p.od;
         double s = p.bias ? bias[o] : 0.0, sum = 1;
         if (p.residual) s += residual[t];
-        for (int64_t tap = 0; tap < 9; tap++) {
-          const int64_t iy = oy - p.pad_top + tap / 3, ix = ox - p.pad_left + tap % 3;
-          if (iy < 0 || iy >= p.h || ix < 0 || ix >= p.w) continue;
+        for (int64_t tap = 0; tap < 9 * p.kd; tap++) {
+          const int64_t kz = tap / 9, iz = oz * p.stride_d - p.pad_front + kz * p.dilation_d, iy = oy - p.pad_top + tap % 9 / 3, ix = ox - p.pad_left + tap % 3;
+          if (iz < 0 || iz >= p.d || iy < 0 || iy >= p.h || ix < 0 || ix >= p.w) continue;
           for (int64_t i = 0; i < p.c; i++) {
-            const double v = static_cast<double>(x[((n * p.h + iy) * p.w + ix) * p.c + i]) * weight[static_cast<size_t>((tap * p.c + i) * p.oc + o)];
+            const double v = static_cast<double>(x[(((n * p.d + iz) * p.h + iy) * p.w + ix) * p.c + i]) *
+                             weight[static_cast<size_t>(((tap % 9) * deep + kz * p.c + i) * p.oc + o)];
             s += v;
             sum += fabs(v);
           }

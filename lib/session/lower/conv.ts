@@ -2,7 +2,7 @@ import type { Node } from '../../model'
 import { denseCost } from '../cost'
 import type { Lower, Lowering } from '../lowering'
 import { roomFor, type Argument, type Constants, type Memory } from '../program'
-import { metImagesOf } from './depth'
+import { byDepth, metImagesOf } from './depth'
 import { takeAffines, takeEpilogue, type Affine } from './epilogue'
 import { convOfGroups } from './grouped'
 import { convOfCodes } from './integer'
@@ -150,8 +150,10 @@ const conv: Lower = (node, l) => {
   const outDims = l.dims(node.outputs[0] as string, node)
   const groups = node.int('group', 1)
   const oc = outDims[1] as number
-  const images = metImagesOf(node, l, xDims, w.dims.slice(2), w.data as Float32Array, outDims)
-  const { image: [n, h, wide, c], out: [oh, ow], window, weights } = images // prettier-ignore
+  const alone = groups === 1 || (groups === xDims[1] && groups === oc)
+  const images = metImagesOf(node, l, xDims, w.dims.slice(2), w.data as Float32Array, outDims, alone && !l.constants.device)
+  const { image: [clips, h, wide, c], out: [oh, ow], window, weights, depth } = images // prettier-ignore
+  const [n, kd] = depth ? [clips * depth[1], depth[2]] : [clips, 1]
   const [kh, kw] = window.kernel
   if (!l.constants.device && xDims.length < 5 && convOfPlanes(node, l, window, weights, (map) => foldedBias(l, node, bName, map))) return
   if (convOfGroups(node, l, images, (map) => foldedBias(l, node, bName, map))) return
@@ -169,12 +171,13 @@ const conv: Lower = (node, l) => {
   // Plans that fetch or tap a value in between take less along: other weights.
   const key = `${node.outputs[0]} to ${map.output}${window.part ?? ''}`
   const ic = c / groups
-  const taps = kh * kw
+  const taps = kd * kh * kw
   const per = oc / groups
   const arranged = (split = taps) => (): Float32Array => byOutput(weights, map.multiply, oc, ic, taps, split)
   let out = l.make('float32', outDims, order)
-  const numbers = [n, h, wide, c, oh, ow, oc, kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1], groups]
-  const shape = `conv f32 ${[...numbers, ...activation.slice(0, 1)].join(' ')}${hasBias ? ' bias' : ''}${residual ? ' residual' : ''}`
+  const numbers = [...(depth ?? []), clips, h, wide, c, oh, ow, oc, kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1], groups]
+  const op = depth ? 'conv_volume' : 'conv'
+  const shape = `${op} f32 ${[...numbers, ...activation.slice(0, 1)].join(' ')}${hasBias ? ' bias' : ''}${residual ? ' residual' : ''}`
   const step = (way: Way, weights: number | Memory, constants: Constants, from: Memory, add: Memory | null, to: Memory): Argument[] => [
     ...numbers,
     Math.max(0, kWays.indexOf(way.name)),
@@ -187,14 +190,14 @@ const conv: Lower = (node, l) => {
   ]
   if (depthwise) {
     const dense = { name: 'dense', cost: 0 } as Way
-    l.program.step('conv', node.label, ...step(dense, l.constants.raw(`conv ${key}`, () => byTap(weights, map.multiply, oc, taps)), l.constants, x, null, out.memory))
+    l.program.step(op, node.label, ...step(dense, l.constants.raw(`conv ${key}`, () => byTap(weights, map.multiply, oc, taps)), l.constants, x, null, out.memory))
   } else {
     const m = n * oh * ow
     const ways =
       groups === 1
         ? waysOf(l, { key: `conv ${key}`, m, k: taps * ic, n: oc, row: 1, col: taps * ic, raw: weights, data: arranged(), gathered: taps > 1 })
         : [{ name: 'dense', cost: 0, weights: (constants: Constants) => constants.gemm(`conv ${key}`, groups, taps * ic, per, 1, taps * ic, arranged()) }]
-    const plain = groups === 1 && taps === 1 && !residual && ways.length === 1 && h === oh && wide === ow && [...window.strides, 1 + window.pads[0], 1 + window.pads[1]].every((s) => s === 1)
+    const plain = !depth && groups === 1 && taps === 1 && !residual && ways.length === 1 && h === oh && wide === ow && [...window.strides, 1 + window.pads[0], 1 + window.pads[1]].every((s) => s === 1)
     const first = {
       sizes: [n, h, wide, c] as const,
       activation,
@@ -205,14 +208,15 @@ const conv: Lower = (node, l) => {
     if (plain && !l.constants.device && emitPair(l, node, output, oc, first)) return
     if (groups === 1 && taps > 1 && window.dilations[1] === 1) {
       const cost = (ways[0] as Way).cost * (goesByRows(window, groups, c, ow, oc) ? 0.8 : 1.1)
-      ways.splice(1, 0, { name: 'rows', cost, weights: (constants) => constants.gemm(`conv by rows ${key}`, kh, kw * ic, oc, 1, kw * ic, arranged(kw)) })
+      ways.splice(1, 0, { name: 'rows', cost, weights: (constants) => constants.gemm(`conv by rows ${key}`, kd * kh, kw * ic, oc, 1, kw * ic, arranged(kw)) })
     }
     if (groups === 1 && mayGoByTiles(window, c, oc))
       for (const size of [4, 2] as const) {
-        const weights = (constants: Constants): Memory => constants.tiles(`conv by tiles ${key}`, c, oc, size === 2, arranged(1))
-        ways.splice(1, 0, { name: size === 2 ? 'tiles2' : 'tiles', cost: tilesCost(size, n, c, oh, ow, oc), weights })
+        const nine = (): Float32Array => byOutput(depth ? byDepth(weights, c, kd, 9) : weights, map.multiply, oc, kd * c, 9, 1)
+        const tiles = (constants: Constants): Memory => constants.tiles(`conv by tiles ${key}`, kd * c, oc, size === 2, nine)
+        ways.splice(1, 0, { name: size === 2 ? 'tiles2' : 'tiles', cost: tilesCost(size, n, kd * c, oh, ow, oc), weights: tiles })
       }
-    out = emitChosen(l, node, 'conv', ways, shape, { x, residual, out }, step)
+    out = emitChosen(l, node, op, ways, shape, { x, residual, out }, step)
   }
   l.define(output, out, node)
 }

@@ -7,14 +7,18 @@ import { cropped, imageOf, isStill, kStill, met, planar, slidesOf, type Slide, t
 type InMemory = Value & { readonly memory: Memory }
 type Numbers = Float32Array | Int8Array
 
-/** What a convolution over one to three axes comes to as one over images. */
+/** The window in depth of a step that goes over three axes: sizes of input and result, kernel, stride, dilation, padding in front. */
+export type Depth = readonly [d: number, od: number, kernel: number, stride: number, dilation: number, pad: number]
+
+/** What a convolution over one to three axes comes to as one over images, or over maps where `depth` is set. */
 export interface Images<T extends Numbers> {
   /** n, h, w, c */
   readonly image: readonly [number, number, number, number]
+  readonly depth?: Depth
   /** height and width of results */
   readonly out: readonly [number, number]
   readonly window: Window
-  /** [outputs][inputs of a group][kernel] */
+  /** [outputs][inputs of a group][kernel], with `depth` that of all three axes */
   readonly weights: T
   /** Where the images lie, of the map in channels-last order; `zero`: what lies beyond it */
   readonly place: (x: InMemory, zero?: number) => Memory
@@ -29,7 +33,7 @@ function part<T extends Numbers>(weights: T, kernel: number, inner: number, firs
 }
 
 /** [oc][ic][depth][inner] to [oc][depth][ic][inner]. */
-function byDepth<T extends Numbers>(weights: T, ic: number, depth: number, inner: number): T {
+export function byDepth<T extends Numbers>(weights: T, ic: number, depth: number, inner: number): T {
   const to = weights.slice() as T
   for (let from = 0, at = 0; at < to.length; from += ic * depth * inner)
     for (let z = 0; z < depth; z++) for (let i = 0; i < ic; i++, at += inner) to.set(weights.subarray(from + (i * depth + z) * inner, from + (i * depth + z + 1) * inner), at)
@@ -62,8 +66,8 @@ function stack(l: Lowering, node: Node, x: InMemory, z: Slide, od: number, group
   return to
 }
 
-/** A convolution of a map [n, c, …] with weights [outputs][inputs of a group][kernel] as one of images. */
-export function imagesOf<T extends Numbers>(node: Node, l: Lowering, dims: readonly number[], kernel: readonly number[], weights: T, outDims: readonly number[]): Images<T> {
+/** A convolution of a map [n, c, …] with weights [outputs][inputs of a group][kernel] as one of images; `deep`: where it cannot be, as it is. */
+export function imagesOf<T extends Numbers>(node: Node, l: Lowering, dims: readonly number[], kernel: readonly number[], weights: T, outDims: readonly number[], deep = false): Images<T> {
   const slides = slidesOf(node, l, kernel, dims.slice(2), outDims.slice(2))
   const [n, h, w, c] = imageOf(dims)
   const [, oh, ow] = imageOf(outDims)
@@ -80,18 +84,20 @@ export function imagesOf<T extends Numbers>(node: Node, l: Lowering, dims: reado
   const inner = y.kernel * x.kernel
   const groups = node.int('group', 1)
   const kept = depth === z.kernel ? weights : part(weights, z.kernel, inner, first, end)
+  const window = { ...planar([y, x]), part: depth === z.kernel ? '' : ` slices ${first} ${end}` }
+  if (deep) return { ...plain, image: [dims[0] as number, h, w, c], depth: [d, od, depth, z.stride, z.dilation, own.pads[0]], window, weights: kept }
   return {
     image: [(dims[0] as number) * od, h, w, depth * c],
     out: [oh, ow],
-    window: { ...planar([y, x]), part: depth === z.kernel ? '' : ` slices ${first} ${end}` },
+    window,
     weights: depth === 1 ? kept : byDepth(kept, c / groups, depth, inner),
     place: (map, zero = 0) => stack(l, node, map, own, od, groups, zero),
   }
 }
 
 /** The same without taps that see nothing but padding. */
-export function metImagesOf(node: Node, l: Lowering, dims: readonly number[], kernel: readonly number[], weights: Float32Array, outDims: readonly number[]): Images<Float32Array> {
-  const images = imagesOf(node, l, dims, kernel, weights, outDims)
+export function metImagesOf(node: Node, l: Lowering, dims: readonly number[], kernel: readonly number[], weights: Float32Array, outDims: readonly number[], deep: boolean): Images<Float32Array> {
+  const images = imagesOf(node, l, dims, kernel, weights, outDims, deep)
   const [window, kept] = cropped(images.window, images.weights, [images.image[1], images.image[2]], images.out)
   return { ...images, window, weights: kept }
 }

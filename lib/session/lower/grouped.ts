@@ -42,7 +42,7 @@ export function convOfGroups(node: Node, l: Lowering, images: Images<Float32Arra
   const { image: [n, h, wide, c], out: [oh, ow], window, weights } = images // prettier-ignore
   const [kh, kw] = window.kernel
   const [ic, per] = [c / groups, oc / groups]
-  if (l.constants.device || groups === 1 || (ic === 1 && per === 1)) return false
+  if (l.constants.device || images.depth || groups === 1 || (ic === 1 && per === 1)) return false
   if (kh * kw === 1 && groupsOfBlock(ic, per) === 1) return false
   const order = channelsLast(xDims.length)
   const from = l.inOrder(l.lazy(xName, node), order, node)
