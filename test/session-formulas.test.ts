@@ -57,8 +57,21 @@ test('a cube keeps the sign', async () => {
   await agree(modelOf(graph([['x', 'float32', ['n']]], { e: float([], 3) }, [['Pow', ['x', 'e'], ['y']]], ['y'])), { x: float([5], -2, -0.5, 0, 1, 3) })
 })
 
-/** softmax(q k + mask) v as torch's exporter writes it: keys turned as three axes, NaN of the softmax made zero. */
-function torchAttention(open: boolean): ReturnType<typeof graph> {
+const kindSoftmax: Step[] = [
+  ['Softmax', ['masked'], ['p'], { axis: attribute.int(-1) }],
+  ['IsNaN', ['p'], ['blind']],
+  ['Where', ['blind', 'zero', 'p'], ['weights']],
+]
+const float32 = { to: attribute.int(1) }
+const castSoftmax: Step[] = [
+  ['Cast', ['masked'], ['wide0'], float32],
+  ['Softmax', ['wide0'], ['p'], { axis: attribute.int(-1) }],
+  ['Cast', ['p'], ['p1'], float32],
+  ['Cast', ['p1'], ['weights'], float32],
+]
+
+/** softmax(q k + mask) v as torch's exporters write it: keys turned as three axes, and NaN of the softmax made zero, or Casts that change nothing. */
+function torchAttention(open: boolean, casts: boolean): ReturnType<typeof graph> {
   const shape: Step[] = open
     ? [
         ['Shape', ['q'], ['b'], { start: attribute.int(0), end: attribute.int(1) }],
@@ -79,26 +92,24 @@ function torchAttention(open: boolean): ReturnType<typeof graph> {
       ['Mul', ['t4', 'root'], ['ks']],
       ['MatMul', ['qs', 'ks'], ['scores']],
       ['Add', ['scores', 'mask'], ['masked']],
-      ['Softmax', ['masked'], ['p'], { axis: attribute.int(-1) }],
-      ['IsNaN', ['p'], ['blind']],
-      ['Where', ['blind', 'zero', 'p'], ['weights']],
+      ...(casts ? castSoftmax : kindSoftmax),
       ['MatMul', ['weights', 'v'], ['y']],
     ],
     ['y'],
   )
 }
 
-test.each([false, true])("attention as torch's exporter writes it is one step (open sizes: %s)", async (open) => {
-  const model = modelOf(torchAttention(open), 18)
+test.each([[false, false], [true, false], [true, true]])("attention as torch's exporters write it is one step (open sizes: %s, Casts: %s)", async (open, casts) => {
+  const model = modelOf(torchAttention(open, casts), 18)
   const mask = float([2, 1, 5, 5], ...Array.from({ length: 50 }, (_, i) => (i % 4 === 1 || (i >= 10 && i < 15) ? -Infinity : 0)))
   const feeds = { q: floats([2, 3, 5, 8], 1), k: floats([2, 3, 5, 8], 2), v: floats([2, 3, 5, 8], 3), mask }
   const session = await Session.create(model)
   const { steps } = session.plan({ q: [2, 3, 5, 8], k: [2, 3, 5, 8], v: [2, 3, 5, 8], mask: [2, 1, 5, 5] })
   expect(steps.map((s) => s.op)).toContain('attention')
   expect(steps.length).toBeLessThanOrEqual(2)
-  // A row that sees nothing is zeros.
+  // A row that sees nothing.
   const y = session.runSync(feeds).y?.data as Float32Array
-  expect(Array.from(y.subarray(2 * 8, 3 * 8))).toEqual(new Array(8).fill(0))
+  expect(Array.from(y.subarray(2 * 8, 3 * 8))).toEqual(new Array(8).fill(casts ? NaN : 0))
   session.dispose()
   await agree(model, feeds)
 })

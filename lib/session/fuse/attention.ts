@@ -1,5 +1,8 @@
 import { attribute, inferShapes, Node, type Graph, type Model, type Shapes } from '../../model'
+import { elementCodeOf } from '../../model/types'
 import { factors, madeBy, replace, scalarOf } from '../../model/match'
+
+const kFloat32 = elementCodeOf('float32')
 
 /** A value without the constant factors that it is multiplied with, and their product. */
 function withoutScale(graph: Graph, name: string): readonly [name: string, scale: number] {
@@ -52,6 +55,16 @@ function turnedInThree(graph: Graph, shapes: Shapes, name: string): string | und
   return from?.length === 4 && to?.length === 4 && three?.length === 3 && same.every(([a, b]) => a !== null && a === b) ? x : undefined
 }
 
+/** What a value is before Casts that change nothing, as `softmax(dtype=float32).to(type)` leaves them; nothing else may read what lies between. */
+function uncast(graph: Graph, shapes: Shapes, name: string): string {
+  for (;;) {
+    const cast = madeBy(graph, name, 'Cast')
+    const x = cast?.inputs[0]
+    if (!x || cast.int('to', 0) !== kFloat32 || shapes.get(x, graph)?.type !== 'float32' || graph.users(x).length !== 1 || graph.isOutput(x)) return name
+    name = x
+  }
+}
+
 /** The softmax behind a product with values, and whether rows that it cannot weigh count as zeros: NaN is, as torch writes it, not handed on. */
 function softmaxOf(graph: Graph, name: string): readonly [softmax: Node | undefined, forgiving: boolean] {
   const choice = madeBy(graph, name, 'Where')
@@ -75,11 +88,11 @@ export function fuseAttention(model: Model): void {
   for (const node of graph.nodes) {
     if (!node.is('MatMul')) continue
     const [p, v] = node.inputs as [string, string]
-    const [softmax, forgiving] = softmaxOf(graph, p)
+    const [softmax, forgiving] = softmaxOf(graph, uncast(graph, shapes, p))
     const axis = softmax?.int('axis', -1)
     const n = rank(v)
     if (!softmax || !only(p) || (n !== 3 && n !== 4) || (axis !== -1 && axis !== n - 1)) continue
-    const masked = softmax.inputs[0] as string
+    const masked = uncast(graph, shapes, softmax.inputs[0] as string)
     if (!only(masked)) continue
     let scores = scoresOf(graph, masked)
     let mask: string | undefined
