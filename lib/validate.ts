@@ -112,6 +112,22 @@ export function options<K extends string>(value: unknown, parameter: string, key
   return value as Partial<Record<K, unknown>>
 }
 
+/**
+ * @internal Refuses unknown keys of an object that has several forms, one of which another field chose: what belongs to another form is
+ * told to, and a misspelt key finds its like in all of them.
+ *
+ * @param forms the keys of each form, by the words that choose it
+ */
+export function formOptions<F extends string>(value: object, parameter: string, forms: Readonly<Record<F, readonly string[]>>, form: F): void {
+  const all = Object.entries<readonly string[]>(forms)
+  for (const key of Object.keys(value)) {
+    if (forms[form].includes(key)) continue
+    const others = all.filter(([, keys]) => keys.includes(key)).map(([words]) => words)
+    const why = others.length ? `expected nothing, except ${others.join(' or ')}` : `unknown option${nearest(key, all.flatMap(([, keys]) => keys))}`
+    throw new WhittleError('ERR_RANGE', `${parameter}.${key}`, `${parameter}.${key}: ${why}; known are ${forms[form].join(', ')}`)
+  }
+}
+
 const kMaxElements = 2 ** 31 - 1
 
 /** @internal Dims: integers ≥ 0 whose product, zeros left out, stays below 2³¹ (and rank at most 16). Returns a copy. */

@@ -267,6 +267,13 @@ describe('compress', () => {
     // What is missing is told as what is typed.
     const uncalibrated = whittle(['compress', model, '-o', 'precious.onnx', '--preset', 'balanced'])
     expect([uncalibrated.code, uncalibrated.err]).toEqual([2, expect.stringMatching(/^whittle compress: --calibration: .*needs inputs/)])
+    // An exception of the user's own module: whose, and its trace.
+    fs.writeFileSync(at('throws.mjs'), "export default () => { throw new Error('disk full') }")
+    fs.writeFileSync(at('ends.mjs'), "export default async function* () { throw new Error('socket closed') }")
+    const thrown = whittle([...args, '--evaluate', 'throws.mjs'])
+    expect([thrown.code, thrown.err]).toEqual([1, expect.stringMatching(/^whittle compress: --evaluate: throws.mjs threw Error: disk full\n +at .*throws.mjs:1/)])
+    const ended = whittle(['compress', model, '-o', 'precious.onnx', '--preset', 'balanced', '--calibration', 'ends.mjs'])
+    expect([ended.code, ended.err]).toEqual([1, expect.stringMatching(/^whittle compress: --calibration: ends.mjs threw Error: socket closed\n +at .*ends.mjs:1/)])
     fs.writeFileSync(at('search.yaml'), 'plan: auto\nlimits: { accuracyDrop: 0.01 }')
     const unjudged = whittle(['compress', model, '-o', 'precious.onnx', '--recipe', 'search.yaml'])
     expect([unjudged.code, unjudged.err]).toEqual([2, expect.stringMatching(/^whittle compress: --evaluate: /)])

@@ -4,7 +4,7 @@ import { Run } from '../lib/compress/progress'
 import type { Model } from '../lib/model'
 import type { Tensor } from '../lib/tensor'
 import { floats, graph, modelOf, sizeOf, theirs } from './graphs'
-import { failure } from './nets'
+import { failure, noise } from './nets'
 
 /** Four products of 32 x 32 with a nonlinearity between them. */
 function chain(): Model {
@@ -178,6 +178,21 @@ describe('calibration inputs', () => {
     expect(error.message).toContain(text)
   })
 
+  test('that the model does not take are told by their place', async () => {
+    const good = { x: { type: 'float32', dims: [4, 32], data: noise(128, 3) } }
+    for (const [bad, text] of [
+      [{ x: { type: 'float32', dims: [4, 32], data: new Float32Array(5) } }, 'calibration[1].x: dims [4, 32] need 128 elements of data, got 5'],
+      [{ x: { type: 'int32', dims: [4, 32], data: new Int32Array(128) } }, 'calibration[1].x.type: expected float32'],
+      [{ ...good, z: good.x }, "calibration[1].z: expected one of the model's inputs"],
+    ] as const)
+      for (const data of [[good, bad], () => Promise.resolve([good, bad]), [good, bad].values()])
+        expect(await failure(() => compress(chain(), { steps: [{ step: 'quantize', activations: 'static' }] }, { calibration: data as unknown as Inputs[] }))).toMatchObject({
+          name: 'WhittleError',
+          parameter: text.split(':')[0],
+          message: expect.stringContaining(text) as unknown,
+        })
+  })
+
   test('that are no iterable, or missing where a step needs them, are refused before any work', async () => {
     const wrong = { calibration: 5 as unknown as Inputs[] }
     expect(await failure(() => compress(chain(), half, wrong))).toMatchObject({ code: 'ERR_DTYPE', parameter: 'options.calibration' })
@@ -189,4 +204,16 @@ test('a misspelt key or step of a recipe is named with the one that was meant', 
   expect((await failure(() => compress(chain(), of({ step: 'prune', sparsty: 0.5 })))).message).toContain("sparsty: unknown option, perhaps 'sparsity'")
   expect((await failure(() => compress(chain(), of({ step: 'qantize' })))).message).toContain("perhaps 'quantize'")
   expect((await failure(() => compress(chain(), of({ step: 'prune', sparsity: 0.5, scope: 'golbal' })))).message).toContain("perhaps 'global'")
+  // Keys of the step's other forms are known too.
+  for (const [step, text] of [
+    [{ step: 'quantize', activation: 'static' }, "activation: unknown option, perhaps 'activations'; known are activations, step, format"],
+    [{ step: 'quantize', activations: 'static', percentil: 99 }, "percentil: unknown option, perhaps 'percentile'; known are"],
+    [{ step: 'quantize', target: 'onnxruntime' }, "target: expected nothing, except with activations: 'static'; known are"],
+    [{ step: 'quantize', activations: 'dynamic', bits: 4 }, "bits: expected nothing, except with activations: 'none' or with activations: 'static'; known are"],
+    [{ step: 'prune', structur: 'filter', sparsity: 0.5 }, "structur: unknown option, perhaps 'structure'"],
+    [{ step: 'prune', structure: 'filter', sparsity: 0.5, pattern: '2:4' }, 'pattern: expected nothing, except without structure; known are step, structure'],
+    [{ step: 'factorize', rank: 'vbfm' }, `rank: expected an integer, or 'vbmf', got "vbfm"`],
+    [{ step: 'quantize', bits: 'aut' }, `bits: expected a number, or 'auto', got "aut"`],
+  ] as const)
+    expect(await failure(() => compress(chain(), of(step)))).toMatchObject({ parameter: `recipe.steps[0].${text.split(':')[0]}`, message: expect.stringContaining(`recipe.steps[0].${text}`) as unknown })
 })

@@ -38,11 +38,30 @@ async function defaultOf(file: string, flag: string): Promise<unknown> {
   return inner ?? found
 }
 
+/** Says whose fault an exception of the user's own module is, its trace kept; ours speak for themselves. */
+function fromModule(flag: string, file: string, error: unknown): unknown {
+  if (error instanceof WhittleError) return error
+  const told = new Error(`--${flag}: ${file} threw`, { cause: error })
+  told.stack = `--${flag}: ${file} threw ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`
+  return told
+}
+
+const isIterable = (value: unknown): value is Iterable<Inputs> => {
+  const it = value as { [Symbol.iterator]?: unknown; [Symbol.asyncIterator]?: unknown } | null | undefined
+  return typeof value === 'object' && (typeof it?.[Symbol.iterator] === 'function' || typeof it?.[Symbol.asyncIterator] === 'function')
+}
+
 /** @internal The function that judges models. */
 export async function loadEvaluate(file: string): Promise<Evaluate> {
   const found = await defaultOf(file, 'evaluate')
   if (typeof found !== 'function') throw new UsageError(`--evaluate: the default export of ${file} is not a function`)
-  return found as Evaluate
+  return async (model, context) => {
+    try {
+      return await (found as Evaluate)(model, context)
+    } catch (error) {
+      throw fromModule('evaluate', file, error)
+    }
+  }
 }
 
 /**
@@ -60,13 +79,28 @@ export async function loadCalibration(given: string, inputs: readonly string[]):
   }
   if (!isFolder) {
     const found = await defaultOf(given, 'calibration')
-    const iterable = found as { [Symbol.iterator]?: unknown; [Symbol.asyncIterator]?: unknown } | null | undefined
-    if (typeof found !== 'function' && (typeof found !== 'object' || (typeof iterable?.[Symbol.iterator] !== 'function' && typeof iterable?.[Symbol.asyncIterator] !== 'function')))
+    if (typeof found !== 'function' && !isIterable(found))
       throw new UsageError(`--calibration: the default export of ${given} is neither a list of inputs by name nor a function that gives one`)
-    if (typeof found === 'function' || Array.isArray(found)) return found as CalibrationData
+    if (Array.isArray(found)) return found as CalibrationData
+    const guarded = async function* (sets: Iterable<Inputs>): AsyncGenerator<Inputs> {
+      try {
+        for await (const inputs of sets) yield inputs
+      } catch (error) {
+        throw fromModule('calibration', given, error)
+      }
+    }
+    if (typeof found === 'function')
+      return async () => {
+        const sets: unknown = await Promise.resolve()
+          .then(() => found() as unknown)
+          .catch((error: unknown) => {
+            throw fromModule('calibration', given, error)
+          })
+        return isIterable(sets) ? guarded(sets) : (sets as Iterable<Inputs>)
+      }
     // Perhaps an iterator, which gives each set once; steps, report and times all read them.
     const all: Inputs[] = []
-    for await (const inputs of found as Iterable<Inputs>) all.push(inputs)
+    for await (const inputs of guarded(found as Iterable<Inputs>)) all.push(inputs)
     return all
   }
   const order = (a: string, b: string): number => a.localeCompare(b, 'en', { numeric: true })

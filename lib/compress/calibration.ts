@@ -4,29 +4,29 @@ import { isDataType, type Tensor, type TensorLike, type TypedArray } from '../te
 import { fail } from '../validate'
 import { Pieces } from './pieces'
 import type { Run } from './progress'
-import { Runner } from './runner'
+import { placed, Runner } from './runner'
 
 /** One set of inputs by name, as `Session.run` takes them. */
 export type Inputs = Readonly<Record<string, TensorLike | TypedArray>>
 
+type Source = Iterable<Inputs> | AsyncIterable<Inputs>
+
 /**
  * Inputs to calibrate on: a few dozen real ones. An array, or anything whose iterator can be asked for anew, is read as often
  * as steps need it and never held; of a generator or stream the values are copied, up to 1 GB. A function is called for
- * each reading.
+ * each reading, and may answer a promise.
  */
-export type CalibrationData = Iterable<Inputs> | AsyncIterable<Inputs> | (() => Iterable<Inputs> | AsyncIterable<Inputs>)
+export type CalibrationData = Iterable<Inputs> | AsyncIterable<Inputs> | (() => Source | Promise<Source>)
 
 const kMostHeld = 2 ** 30
 
-type Source = Iterable<Inputs> | AsyncIterable<Inputs>
-
 /** @internal Calibration inputs that can be read again and again. */
 export class Calibration {
-  readonly #open: () => Source
+  readonly #open: () => Source | Promise<Source>
   #held: Inputs[] | undefined
   readonly #hold: boolean
 
-  private constructor(open: () => Source, hold: boolean) {
+  private constructor(open: () => Source | Promise<Source>, hold: boolean) {
     this.#open = open
     this.#hold = hold
   }
@@ -34,7 +34,7 @@ export class Calibration {
   /** @throws `ERR_DTYPE` naming `parameter` for what is not iterable */
   static from(value: unknown, parameter = 'options.calibration'): Calibration {
     if (value instanceof Calibration) return value
-    if (typeof value === 'function') return new Calibration(value as () => Source, false)
+    if (typeof value === 'function') return new Calibration(value as () => Source | Promise<Source>, false)
     if (!isIterable(value)) fail('ERR_DTYPE', parameter, 'an iterable of inputs', value)
     const source = value as Source
     return new Calibration(() => source, isOneShot(source))
@@ -50,13 +50,14 @@ export class Calibration {
       yield* this.#held
       return
     }
-    const opened: unknown = this.#open()
+    const opened: unknown = await this.#open()
     if (!isIterable(opened)) fail('ERR_DTYPE', 'calibration', 'a function that gives an iterable of inputs', opened)
     const held: Inputs[] = []
     let bytes = 0
     let count = 0
     for await (const inputs of opened as Source) {
       checkInputs(inputs, count)
+      placed(inputs, count)
       count++
       if (this.#hold) {
         const copy = copyOf(inputs)
@@ -67,7 +68,7 @@ export class Calibration {
             'calibration',
             'calibration: more than 1 GB in a source that can be read once only; give an array, or a function that opens it anew',
           )
-        held.push(copy)
+        held.push(placed(copy, count - 1))
       }
       yield inputs
     }

@@ -8,6 +8,15 @@ import type { Tensor } from '../tensor'
 import type { Inputs } from './calibration'
 import { ease } from './paged'
 
+/** Places of sets of inputs among those that a caller gave. */
+const kPlaces = new WeakMap<Inputs, number>()
+
+/** @internal What is wrong with `inputs` names this place in `calibration`. */
+export function placed(inputs: Inputs, place: number): Inputs {
+  kPlaces.set(inputs, place)
+  return inputs
+}
+
 type Threads = { readonly threads?: number }
 
 /**
@@ -62,6 +71,14 @@ export class Runner {
    * where shapes hang on the inputs.
    */
   async run(given: Inputs, options: RunOptions = {}): Promise<Record<string, Tensor>> {
+    try {
+      return await this.#run(given, options)
+    } catch (error) {
+      throw ofCalibration(error, given)
+    }
+  }
+
+  async #run(given: Inputs, options: RunOptions): Promise<Record<string, Tensor>> {
     const inputs = this.#halved(given)
     const asked = { fetch: this.#model.graph.outputs.map((o) => o.name), ...options }
     try {
@@ -107,6 +124,14 @@ function seeded(model: Model): Model {
   const copy = model.clone()
   copy.graph.walk((node) => void (isOpen(node) && node.attributes.set('seed', node.is('Dropout') ? attribute.int(open--) : attribute.float(open--))))
   return copy
+}
+
+/** A caller knows a session's `inputs` as `calibration`. */
+function ofCalibration(error: unknown, inputs: Inputs): unknown {
+  if (!(error instanceof WhittleError) || !error.parameter?.startsWith('inputs')) return error
+  const place = kPlaces.get(inputs)
+  const name = place === undefined ? 'calibration' : `calibration[${place}]`
+  return new WhittleError(error.code, error.parameter.replace('inputs', name), error.message.replace('inputs', name), { cause: error })
 }
 
 async function withFallback(

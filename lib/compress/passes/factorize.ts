@@ -292,7 +292,9 @@ function resolveFactorize(value: object, parameter: string): ResolvedFactorize {
       ? undefined
       : given.rank === 'vbmf'
         ? 'vbmf'
-        : integer(given.rank, `${parameter}.rank`, 1, 2 ** 24)
+        : typeof given.rank === 'string'
+          ? fail('ERR_RANGE', `${parameter}.rank`, `an integer, or 'vbmf'`, given.rank)
+          : integer(given.rank, `${parameter}.rank`, 1, 2 ** 24)
   if (rank === 'vbmf' && (method === 'cp' || method === 'decouple'))
     fail('ERR_RANGE', `${parameter}.rank`, `a number beside the method '${method}'`, rank)
   const weighting =

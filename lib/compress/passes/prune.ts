@@ -278,13 +278,14 @@ function pruned(plan: Plan, chooser: Chooser, scratch: Scratch, again: boolean):
   return plan.turn ? transposed(data, plan.turn[1], plan.turn[0]) : data
 }
 
-const kKeys = ['step', 'sparsity', 'target', 'pattern', 'scope', 'criterion', 'update', 'damping', 'sequential', 'gradients', 'seed', 'along', 'layers'] as const
+/** @internal */
+export const kZeroKeys = ['step', 'sparsity', 'target', 'pattern', 'scope', 'criterion', 'update', 'damping', 'sequential', 'gradients', 'seed', 'along', 'layers'] as const
 const kCriteria = ['l1', 'l2', 'random', 'sensitivity', 'wanda', 'obd', 'obs', 'sparsegpt'] as const
 const kUpdating: readonly string[] = ['obs', 'sparsegpt']
 const kFromCalibration: readonly string[] = ['wanda', 'obd', ...kUpdating]
 
 function resolvePrune(value: object, parameter: string): ResolvedPrune {
-  const given = options(value, parameter, kKeys)
+  const given = options(value, parameter, kZeroKeys)
   const pattern = resolvePattern(given.pattern, `${parameter}.pattern`)
   const criterion = given.criterion === undefined ? 'l1' : oneOf(given.criterion, `${parameter}.criterion`, kCriteria)
   const updates = kUpdating.includes(criterion)
@@ -294,7 +295,7 @@ function resolvePrune(value: object, parameter: string): ResolvedPrune {
   const { sparsity, scope } = resolveAmount(given, pattern, criterion, calibrated, parameter)
   if (pattern === 'channel' && calibrated)
     fail('ERR_RANGE', `${parameter}.pattern`, "'unstructured', 'n:m' or blocks with what needs calibration inputs", pattern)
-  const only = (key: (typeof kKeys)[number], needed: boolean, where: string): void => {
+  const only = (key: (typeof kZeroKeys)[number], needed: boolean, where: string): void => {
     if (given[key] !== undefined && !needed) fail('ERR_RANGE', `${parameter}.${key}`, `nothing but with ${where}`, given[key])
   }
   only('target', sparsity === 'auto', "sparsity: 'auto'")
@@ -325,7 +326,7 @@ function resolvePrune(value: object, parameter: string): ResolvedPrune {
 
 type Amount = Pick<ResolvedPrune, 'sparsity' | 'scope'>
 
-function resolveAmount(given: Partial<Record<(typeof kKeys)[number], unknown>>, pattern: Pattern, criterion: string, calibrated: boolean, parameter: string): Amount {
+function resolveAmount(given: Partial<Record<(typeof kZeroKeys)[number], unknown>>, pattern: Pattern, criterion: string, calibrated: boolean, parameter: string): Amount {
   const scope =
     given.scope === undefined ? (criterion === 'wanda' ? 'balanced' : 'uniform') : oneOf(given.scope, `${parameter}.scope`, ['global', 'uniform', 'balanced'])
   if (typeof pattern === 'string' && pattern.includes(':')) {

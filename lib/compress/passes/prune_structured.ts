@@ -2,7 +2,7 @@ import type { Model } from '../../model/model'
 import { weights } from '../../model/weights'
 import { count, percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
-import { boolean, fail, finite, integer, oneOf, options } from '../../validate'
+import { boolean, fail, finite, formOptions, integer, oneOf, options } from '../../validate'
 import { parseSelector, selects, type LayerSelector, type Layers } from '../selectors'
 import type { TensorLike } from '../../tensor'
 import { removeUnits } from '../structure/apply'
@@ -15,6 +15,7 @@ import { totalMacs } from '../structure/macs'
 import { netadapt, type Round } from '../structure/netadapt'
 import { chooseGroups, inputDims, isActivity, kCriteria, scored, type Structured, type StructuredCriterion } from '../structure/plan'
 import { chooseUnits } from '../structure/select'
+import { kZeroKeys } from './prune'
 import { describeWeight, type Context, type Pass, type PassResult } from './pass'
 
 /**
@@ -87,8 +88,10 @@ export type ResolvedStructured = Required<Omit<StructuredPruneStep, 'layers' | '
 
 const isStructured = (step: object): step is ResolvedStructured => (step as { structure?: unknown }).structure !== undefined
 
+const kKeys = ['step', 'structure', 'sparsity', 'scope', 'criterion', 'roundTo', 'minChannels', 'seed', 'layers', 'gradients', 'merge', 'reconstruct', 'ridge', 'search', 'increment'] as const
+
 function resolveStructured(value: object, parameter: string): ResolvedStructured {
-  const given = options(value, parameter, ['step', 'structure', 'sparsity', 'scope', 'criterion', 'roundTo', 'minChannels', 'seed', 'layers', 'gradients', 'merge', 'reconstruct', 'ridge', 'search', 'increment'])
+  const given = options(value, parameter, kKeys)
   const sparsity = given.sparsity === undefined ? fail('ERR_RANGE', `${parameter}.sparsity`, 'a share from 0 to below 1', given.sparsity) : finite(given.sparsity, `${parameter}.sparsity`, 0, 1)
   if (sparsity === 1) fail('ERR_RANGE', `${parameter}.sparsity`, 'a share below 1: something must stay', sparsity)
   const criterion = given.criterion === undefined ? 'l1' : oneOf(given.criterion, `${parameter}.criterion`, kCriteria)
@@ -118,11 +121,17 @@ function resolveStructured(value: object, parameter: string): ResolvedStructured
   }
 }
 
+const kForms = { 'without structure': kZeroKeys, 'with structure': kKeys } as const
+
 /** @internal The `prune` step: with `structure` this, without it `pass`. */
 export function withStructure<S extends { readonly step: 'prune' }>(pass: Pass<S>): Pass<S | ResolvedStructured> {
   return {
     name: 'prune',
-    resolve: (value, parameter) => (isStructured(value) ? resolveStructured(value, parameter) : pass.resolve(value, parameter)),
+    resolve(value, parameter) {
+      const structured = isStructured(value)
+      formOptions(value, parameter, kForms, structured ? 'with structure' : 'without structure')
+      return structured ? resolveStructured(value, parameter) : pass.resolve(value, parameter)
+    },
     needs: (step) => (!isStructured(step) ? pass.needs(step) : step.reconstruct || step.search === 'netadapt' || isActivity(step.criterion) ? ['calibration'] : []),
     apply: (model, step, context) => (isStructured(step) ? applyStructured(model, step, context) : pass.apply(model, step, context)),
   }

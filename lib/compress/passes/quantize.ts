@@ -231,18 +231,20 @@ function summarize(layers: readonly LayerReport[], step: ResolvedQuantize): stri
 }
 
 const kFormats = ['int', 'nf4', 'binary', 'ternary', 'pow2', 'apot', 'residual', 'float16'] as const
-const kKeys = ['step', 'format', 'bits', 'averageBits', 'bytes', 'method', 'coding', 'scale', 'storage', 'blockSize', 'maxError', 'nonFinite', 'layers'] as const
+/** @internal */
+export const kWeightKeys = ['step', 'format', 'bits', 'averageBits', 'bytes', 'method', 'coding', 'scale', 'storage', 'blockSize', 'maxError', 'nonFinite', 'layers'] as const
 
 /** Bits of the formats that have no choice of them. */
 const kBits: Partial<Record<Format, number>> = { nf4: 4, binary: 1, ternary: 2, float16: 16 }
 
 function resolveQuantize(value: object, parameter: string): ResolvedQuantize {
-  const given = options(value, parameter, kKeys)
+  const given = options(value, parameter, kWeightKeys)
   const format = given.format === undefined ? 'int' : oneOf(given.format, `${parameter}.format`, kFormats)
   const only = kBits[format]
   const residual = format === 'residual'
   const coding = given.coding === undefined ? 'fixed' : oneOf(given.coding, `${parameter}.coding`, ['fixed', 'entropy'])
   const free = coding === 'entropy'
+  if (typeof given.bits === 'string' && given.bits !== 'auto') fail('ERR_DTYPE', `${parameter}.bits`, "a number, or 'auto'", given.bits)
   const auto = given.bits === 'auto' && format === 'int' && !free
   const bits = auto
     ? 'auto'

@@ -1,5 +1,5 @@
 import type { Model } from '../../model/model'
-import { oneOf, options } from '../../validate'
+import { formOptions, oneOf, options } from '../../validate'
 import { parseSelector, type LayerSelector, type Layers } from '../selectors'
 import { weights } from '../../model/weights'
 import { count } from '../../report/format'
@@ -7,10 +7,10 @@ import { codedLayers } from '../static/layers'
 import { computeDynamically } from '../static/dynamic'
 import { raiseIrVersion } from '../../model/fold'
 import { raiseOpset } from '../../model/opset'
-import { applyStatic, isStatic, resolveStatic, type ResolvedStatic } from './quantize_static'
-import { applyHalf, isHalf, resolveHalf, type ResolvedHalf } from './quantize_half'
+import { applyStatic, isStatic, kStaticKeys, resolveStatic, type ResolvedStatic } from './quantize_static'
+import { applyHalf, isHalf, kHalfKeys, resolveHalf, type ResolvedHalf } from './quantize_half'
 import { chooseLayers, describeWeight, type Context, type Pass, type PassResult } from './pass'
-import type { QuantizeStep, ResolvedQuantize } from './quantize'
+import { kWeightKeys, type QuantizeStep, type ResolvedQuantize } from './quantize'
 
 /**
  * Dynamic 8-bit quantization of products with constant matrices: weights as int8 with a scale for each column, activations
@@ -27,10 +27,12 @@ export type ResolvedDynamic = Required<Pick<DynamicQuantizeStep, 'step' | 'activ
 
 const kMinElements = 256
 
+const kDynamicKeys = ['step', 'activations', 'layers'] as const
+
 const isDynamic = (value: object): value is ResolvedDynamic => (value as { activations?: unknown }).activations === 'dynamic'
 
 function resolveDynamic(value: object, parameter: string): ResolvedDynamic {
-  const given = options(value, parameter, ['step', 'activations', 'layers'])
+  const given = options(value, parameter, kDynamicKeys)
   return { step: 'quantize', activations: 'dynamic', layers: parseSelector(given.layers, `${parameter}.layers`) }
 }
 
@@ -52,6 +54,14 @@ async function applyDynamic(model: Model, step: ResolvedDynamic, { run, spared, 
   return { layers: reports, summary: `Quantized ${count(reports.length)} products to 8 bits, activations as each run finds them.` }
 }
 
+/** What a step takes, by what its `activations` are. */
+const kForms = {
+  "with activations: 'none'": ['activations', ...kWeightKeys],
+  "with activations: 'static'": [...kWeightKeys, ...kStaticKeys],
+  "with activations: 'dynamic'": kDynamicKeys,
+  "with activations: 'float16'": kHalfKeys,
+} as const
+
 /** @internal The quantize step: weights alone, or activations too. */
 export function withActivations(pass: Pass<ResolvedQuantize>): Pass<ResolvedQuantize | ResolvedStatic | ResolvedDynamic | ResolvedHalf> {
   return {
@@ -59,6 +69,7 @@ export function withActivations(pass: Pass<ResolvedQuantize>): Pass<ResolvedQuan
     resolve(value, parameter) {
       const { activations, ...rest } = value as { activations?: unknown }
       const kind = activations === undefined ? 'none' : oneOf(activations, `${parameter}.activations`, ['none', 'static', 'dynamic', 'float16'] as const)
+      formOptions(value, parameter, kForms, `with activations: '${kind}'`)
       if (kind === 'static') return resolveStatic(pass, value, parameter)
       if (kind === 'float16') return resolveHalf(value, parameter)
       return kind === 'dynamic' ? resolveDynamic(value, parameter) : pass.resolve(rest, parameter)

@@ -59,8 +59,11 @@ export interface ResolvedHalf {
 export const isHalf = (value: object): value is ResolvedHalf => (value as { activations?: unknown }).activations === 'float16'
 
 /** @internal */
+export const kHalfKeys = ['step', 'activations', 'format', 'io', 'outOfRange', 'float32Ops', 'layers'] as const
+
+/** @internal */
 export function resolveHalf(value: object, parameter: string): ResolvedHalf {
-  const given = options(value, parameter, ['step', 'activations', 'format', 'io', 'outOfRange', 'float32Ops', 'layers'])
+  const given = options(value, parameter, kHalfKeys)
   if (given.format !== undefined) oneOf(given.format, `${parameter}.format`, ['float16'])
   const ops = given.float32Ops ?? []
   if (!Array.isArray(ops)) fail('ERR_DTYPE', `${parameter}.float32Ops`, 'an array of op types', ops)

@@ -64,11 +64,12 @@ export interface StaticQuantizeStep extends QuantizeStep {
 export type ResolvedStatic = ResolvedQuantize &
   Required<Pick<StaticQuantizeStep, 'activations' | 'target' | 'reduceRange' | 'activationType' | 'ranges' | 'percentile' | 'minChannels' | 'snr' | 'repair'>>
 
-const kOwn = ['activations', 'target', 'reduceRange', 'activationType', 'ranges', 'percentile', 'minChannels', 'snr', 'repair'] as const
+/** @internal Beside those of weights. */
+export const kStaticKeys = ['activations', 'target', 'reduceRange', 'activationType', 'ranges', 'percentile', 'minChannels', 'snr', 'repair'] as const
 
 const split = (value: object): { own: Record<string, unknown>; rest: object } => {
   const entries = Object.entries(value)
-  const isOwn = ([key]: [string, unknown]): boolean => (kOwn as readonly string[]).includes(key)
+  const isOwn = ([key]: [string, unknown]): boolean => (kStaticKeys as readonly string[]).includes(key)
   return { own: Object.fromEntries(entries.filter(isOwn)), rest: Object.fromEntries(entries.filter((e) => !isOwn(e))) }
 }
 
