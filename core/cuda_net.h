@@ -8,6 +8,7 @@
 #include "core/conv.h"
 #include "core/elementwise.h"
 #include "core/gemm.h"
+#include "core/indexing.h"
 #include "core/layout.h"
 #include "core/norm.h"
 #include "core/pool.h"
@@ -94,6 +95,41 @@ struct CudaGather {
   void* out;
 };
 
+// ONNX's GatherElements and ScatterElements: an element of the indices, shaped `at`, names one of x, shaped `dims`, by its own
+// coordinates with that along `axis` replaced. Negative ones count from the end.
+struct CudaElements {
+  int32_t rank, axis;
+  int64_t dims[kIndexRank], at[kIndexRank];
+  int32_t bytes;         // of an element: 1, 2, 4, 8
+  bool wide;             // int64 indices, else int32
+  ScatterJoin join;      // of scattering; any but kScatterPut of float32
+  const void *x, *index;
+  const void* updates;   // of scattering, shaped `at`
+  void* out;             // shaped `at`, or `dims` of scattering
+};
+
+// ONNX's GatherND and ScatterND: `rows` slices of `bytes`, each named by `depth` coordinates in `dims`.
+struct CudaSlices {
+  int64_t rows, depth, bytes;
+  int64_t dims[kIndexRank];
+  int64_t each;          // of gathering: rows that share one x of a batch
+  bool wide;
+  ScatterJoin join;      // as above
+  const void *x, *index;
+  const void* updates;   // of scattering, [rows] slices
+  void* out;
+};
+
+// The k best of n, [outer][n][inner], best first, the earlier of equals first; NaN is worse than any number.
+struct CudaTopK {
+  int64_t outer, n, inner, k;
+  int32_t type;          // 0 float32, 1 int64, 2 int32
+  bool largest;
+  const void* x;
+  void* values;
+  int64_t* index;
+};
+
 // Turns of one device that may be under way at once.
 constexpr int kCudaLanes = 8;
 
@@ -136,7 +172,7 @@ struct CudaNet {
   void (*layer_norm)(CudaTurn* turn, const CudaRows& p);
   void (*reduce)(CudaTurn* turn, ReduceKind kind, int64_t outer, int64_t n, int64_t inner, const float* x, float* y);
   void (*elementwise)(CudaTurn* turn, const CudaElementwise& p);
-  // Of typed.h: arithmetic up to max, comparisons, bits, signs, casts, where; see cuda_typed_exists.
+  // As typed_run(), for what cuda_typed_exists().
   void (*typed)(CudaTurn* turn, const TypedProblem& p, const void* const* inputs, void* out);
   void (*pool)(CudaTurn* turn, const PoolProblem& p);
   void (*copy)(CudaTurn* turn, const StridedCopy& p, const void* in, void* out);
@@ -154,16 +190,19 @@ struct CudaNet {
   void (*recurrent)(CudaTurn* turn, const CudaRecurrent& p);
   // The first index (or the last) of the largest (or the least) of n, [outer][n][inner].
   void (*arg_best)(CudaTurn* turn, int64_t outer, int64_t n, int64_t inner, bool least, bool last, const float* x, int64_t* out);
+  // Sums so far along the middle axis, in float32 and in its order: of those before alone where `exclusive`.
+  void (*cumulate)(CudaTurn* turn, int64_t outer, int64_t n, int64_t inner, bool exclusive, bool reverse, const float* x, float* out);
+  // Scattering: updates that meet are joined in their order, as on the CPU.
+  void (*gather_elements)(CudaTurn* turn, const CudaElements& p);
+  void (*scatter_elements)(CudaTurn* turn, const CudaElements& p);
+  void (*gather_slices)(CudaTurn* turn, const CudaSlices& p);
+  void (*scatter_slices)(CudaTurn* turn, const CudaSlices& p);
+  void (*top_k)(CudaTurn* turn, const CudaTopK& p);
 };
 
-// Whether a device has the operation; all types have the same ones.
-inline bool cuda_typed_exists(TypedOp op) {
-  switch (op) {
-    case kTyped_add: case kTyped_sub: case kTyped_mul: case kTyped_min: case kTyped_max: case kTyped_bit_and: case kTyped_bit_or:
-    case kTyped_bit_xor: case kTyped_equal: case kTyped_less: case kTyped_less_equal: case kTyped_greater: case kTyped_greater_equal:
-    case kTyped_logical_not: case kTyped_neg: case kTyped_abs: case kTyped_is_nan: case kTyped_cast: case kTyped_where: return true;
-    default: return false;
-  }
+// Powers of floats are programs of elementwise() in float32; float64's are a function that nvcc does not inline.
+inline bool cuda_typed_exists(TypedOp op, ElementKind type) {
+  return op != kTyped_pow || (type != ElementKind::float32 && type != ElementKind::float64);
 }
 
 }  // namespace whittle

@@ -460,7 +460,8 @@ extern "C" WHITTLE_EXPORT const whittle::CudaBackend* whittle_cuda() {
     b.sparse_multiply = cuda_sparse_multiply;
     b.net = {net_begin, net_end, net_wait, net_send, net_fetch, net_move, net_record, net_recorded, net_replay, net_forget, net_gemm, net_conv, net_attention, net_softmax, net_layer_norm, net_reduce,
              net_elementwise, net_typed, net_pool, net_copy, net_fill, net_gather, net_resize, net_scatter_taps,
-             net_product_int8, net_conv_int8, net_codes, net_values, net_dynamic_codes, net_recurrent, net_arg_best};
+             net_product_int8, net_conv_int8, net_codes, net_values, net_dynamic_codes, net_recurrent, net_arg_best, net_cumulate,
+             net_gather_elements, net_scatter_elements, net_gather_slices, net_scatter_slices, net_top_k};
     return b;
   }();
   return &backend;

@@ -38,5 +38,11 @@ void net_values(CudaTurn* turn, const CudaCodes& p);
 void net_dynamic_codes(CudaTurn* turn, int64_t count, const float* x, uint8_t* out, float* scale, uint8_t* zero);
 void net_recurrent(CudaTurn* turn, const CudaRecurrent& p);
 void net_arg_best(CudaTurn* turn, int64_t outer, int64_t n, int64_t inner, bool least, bool last, const float* x, int64_t* out);
+void net_cumulate(CudaTurn* turn, int64_t outer, int64_t n, int64_t inner, bool exclusive, bool reverse, const float* x, float* out);
+void net_gather_elements(CudaTurn* turn, const CudaElements& p);
+void net_scatter_elements(CudaTurn* turn, const CudaElements& p);
+void net_gather_slices(CudaTurn* turn, const CudaSlices& p);
+void net_scatter_slices(CudaTurn* turn, const CudaSlices& p);
+void net_top_k(CudaTurn* turn, const CudaTopK& p);
 
 }  // namespace whittle

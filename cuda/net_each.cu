@@ -191,6 +191,47 @@ __device__ Number cast(Number v, ElementKind from, ElementKind to) {
   return {0, wide ? static_cast<double>(v.i) : static_cast<double>(static_cast<float>(v.i))};
 }
 
+__device__ int width_of(ElementKind kind) {
+  switch (kind) {
+    case ElementKind::int16:
+    case ElementKind::uint16: return 16;
+    case ElementKind::int32:
+    case ElementKind::uint32: return 32;
+    case ElementKind::int64:
+    case ElementKind::uint64: return 64;
+    default: return 8;
+  }
+}
+
+__device__ bool is_signed(ElementKind kind) {
+  return kind == ElementKind::int8 || kind == ElementKind::int16 || kind == ElementKind::int32 || kind == ElementKind::int64;
+}
+
+// Divisions and powers take registers that other operations need not pay for.
+__device__ Number divide(TypedOp op, ElementKind kind, Number a, Number b) {
+  const uint64_t ua = static_cast<uint64_t>(a.i), ub = static_cast<uint64_t>(b.i);
+  if (real(kind)) {
+    if (op == kTyped_div) return {0, a.d / b.d};
+    const double r = fmod(a.d, b.d);
+    return {0, op == kTyped_mod && r != 0 && (r < 0) != (b.d < 0) ? r + b.d : r};
+  }
+  if (op == kTyped_pow) {
+    if (is_signed(kind) && b.i < 0) return {a.i == 1, 0};
+    uint64_t r = 1, x = ua;
+    for (uint64_t e = ub; e; e >>= 1, x *= x)
+      if (e & 1) r *= x;
+    return {static_cast<int64_t>(r), 0};
+  }
+  // The one quotient that does not fit is minus the smallest value: it wraps.
+  const bool wraps = is_signed(kind) && b.i == -1;
+  if (b.i == 0) return {0, 0};
+  if (wraps) return {op == kTyped_div ? static_cast<int64_t>(0 - ua) : 0, 0};
+  if (!is_signed(kind)) return {static_cast<int64_t>(op == kTyped_div ? ua / ub : ua % ub), 0};
+  if (op == kTyped_div) return {a.i / b.i, 0};
+  const int64_t r = a.i % b.i;
+  return {op == kTyped_mod && r != 0 && (r < 0) != (b.i < 0) ? r + b.i : r, 0};
+}
+
 __device__ Number compute(TypedOp op, ElementKind kind, Number a, Number b) {
   const bool is_real = real(kind), is_wide = kind == ElementKind::uint64;
   const bool less = is_real ? a.d < b.d : is_wide ? static_cast<uint64_t>(a.i) < static_cast<uint64_t>(b.i) : a.i < b.i;
@@ -215,6 +256,18 @@ __device__ Number compute(TypedOp op, ElementKind kind, Number a, Number b) {
     case kTyped_neg: return {static_cast<int64_t>(0 - ua), 0.0 - a.d};
     case kTyped_abs: return {kind != ElementKind::uint64 && a.i < 0 ? static_cast<int64_t>(0 - ua) : a.i, fabs(a.d)};
     case kTyped_is_nan: return {a.d != a.d, 0};
+    case kTyped_is_positive_inf: return {a.d == INFINITY, 0};
+    case kTyped_is_negative_inf: return {a.d == -INFINITY, 0};
+    case kTyped_bit_not: return {~a.i, a.d};
+    case kTyped_sign:
+      return {a.i == 0 ? 0 : a.i < 0 && is_signed(kind) ? -1 : 1, a.d > 0 ? 1.0 : a.d < 0 ? -1.0 : a.d};
+    case kTyped_shift_left:
+    case kTyped_shift_right: {
+      const int width = width_of(kind);
+      if (ub >= static_cast<uint64_t>(width)) return {0, 0};
+      const uint64_t bits = width == 64 ? ua : ua & ((1ull << width) - 1);
+      return {static_cast<int64_t>(op == kTyped_shift_left ? bits << ub : bits >> ub), 0};
+    }
     default: return a;
   }
 }
@@ -227,6 +280,7 @@ struct TypedCall {
   uint32_t size;
 };
 
+template <bool kDivides>
 __global__ void __launch_bounds__(kBlock) typed_kernel(const TypedCall c) {
   const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= c.size) return;
@@ -246,8 +300,8 @@ __global__ void __launch_bounds__(kBlock) typed_kernel(const TypedCall c) {
     const bool first = static_cast<const uint8_t*>(c.in[0])[at[0]] != 0;
     v = read(first ? c.in[1] : c.in[2], kind, first ? at[1] : at[2]);
   } else {
-    const Number a = read(c.in[0], kind, at[0]);
-    v = c.p.op == kTyped_cast ? cast(a, kind, c.p.to) : compute(c.p.op, kind, a, c.in[1] ? read(c.in[1], kind, at[1]) : a);
+    const Number a = read(c.in[0], kind, at[0]), b = c.in[1] ? read(c.in[1], kind, at[1]) : a;
+    v = kDivides ? divide(c.p.op, kind, a, b) : c.p.op == kTyped_cast ? cast(a, kind, c.p.to) : compute(c.p.op, kind, a, b);
   }
   write(c.out, c.result, i, v);
 }
@@ -386,17 +440,18 @@ void net_elementwise(CudaTurn* turn, const CudaElementwise& p) {
 }
 
 void net_typed(CudaTurn* turn, const TypedProblem& p, const void* const* inputs, void* out) {
-  if (!cuda_typed_exists(p.op)) return turn->work.refuse("an operation without a kernel for devices");
+  if (!cuda_typed_exists(p.op, p.type)) return turn->work.refuse("an operation without a kernel for devices");
   const int64_t size = count_of(p.rank, p.dims);
   TypedCall c = {};
   c.p = p;
   const bool two = p.op < kTyped_bit_not;
   for (int i = 0; i < (p.op == kTyped_where ? 3 : two ? 2 : 1); i++) c.in[i] = inputs[i];
-  const bool says = (p.op >= kTyped_equal && p.op <= kTyped_greater_equal) || p.op == kTyped_is_nan;
+  const bool says = (p.op >= kTyped_equal && p.op <= kTyped_greater_equal) || (p.op >= kTyped_is_nan && p.op <= kTyped_is_negative_inf);
   c.result = p.op == kTyped_cast ? p.to : says ? ElementKind::boolean : p.type;
   c.out = out;
   c.size = static_cast<uint32_t>(size);
-  each(turn, size, typed_kernel, c);
+  if (p.op == kTyped_div || p.op == kTyped_pow || p.op == kTyped_mod || p.op == kTyped_fmod) each(turn, size, typed_kernel<true>, c);
+  else each(turn, size, typed_kernel<false>, c);
 }
 
 void net_copy(CudaTurn* turn, const StridedCopy& p, const void* in, void* out) {

@@ -21,7 +21,7 @@ struct Typed final : Step {
     typed_run(p, at, c.at<void>(out), c.threads);
     return WHITTLE_OK;
   }
-  const char* lacking() const override { return cuda_typed_exists(p.op) ? nullptr : "is an operation without a kernel for devices"; }
+  const char* lacking() const override { return cuda_typed_exists(p.op, p.type) ? nullptr : "is a power of float64"; }
   void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
     const void* at[3] = {c.at<const void>(in[0]), c.at<const void>(in[1]), c.at<const void>(in[2])};
     net.typed(turn, p, at, c.at<void>(out));
@@ -138,6 +138,10 @@ struct Cumulate final : Step {
       }
     });
     return WHITTLE_OK;
+  }
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    net.cumulate(turn, outer, n, inner, exclusive, reverse, c.at<const float>(x), c.at<float>(out));
   }
 };
 

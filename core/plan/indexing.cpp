@@ -7,6 +7,8 @@
 #include <atomic>
 #include <numeric>
 
+#include "core/cuda.h"
+#include "core/indexing.h"
 #include "core/plan/reader.h"
 #include "core/scratch.h"
 #include "core/threads.h"
@@ -14,10 +16,8 @@
 namespace whittle {
 namespace {
 
-constexpr int kRank = 8;
+constexpr int kRank = kIndexRank;
 constexpr int64_t kPiece = 16 << 10;
-
-enum Join : int32_t { kPut = 0, kAdd, kMul, kMax, kMin, kJoins };
 
 int64_t index_at(const void* p, bool wide, int64_t i) {
   return wide ? static_cast<const int64_t*>(p)[i] : static_cast<const int32_t*>(p)[i];
@@ -29,12 +29,12 @@ int64_t settled(int64_t i, int64_t size) {
   return i >= 0 && i < size ? i : -1;
 }
 
-float joined(int32_t join, float a, float b) {
+float joined(ScatterJoin join, float a, float b) {
   switch (join) {
-    case kAdd: return a + b;
-    case kMul: return a * b;
-    case kMax: return a > b || a != a ? a : b;
-    case kMin: return a < b || a != a ? a : b;
+    case kScatterAdd: return a + b;
+    case kScatterMul: return a * b;
+    case kScatterMax: return a > b || a != a ? a : b;
+    case kScatterMin: return a < b || a != a ? a : b;
     default: return b;
   }
 }
@@ -59,6 +59,13 @@ struct Elements {
     }
     return base;
   }
+  CudaElements there(ScatterJoin join, const void* x, const void* index, const void* updates, void* out) const {
+    CudaElements p = {rank, static_cast<int32_t>(axis), {}, {}, static_cast<int32_t>(bytes), wide, join, x, index, updates, out};
+    std::copy(dims, dims + rank, p.dims);
+    std::copy(at, at + rank, p.at);
+    return p;
+  }
+  const char* lacking() const { return (bytes & (bytes - 1)) == 0 ? nullptr : "has elements of an odd size"; }
   bool read(PlanReader& r) {
     const std::vector<int64_t> d = r.list(kRank), i = r.list(kRank);
     rank = static_cast<int>(d.size());
@@ -103,11 +110,15 @@ struct GatherElements final : Step {
     });
     return bad ? WHITTLE_RANGE : WHITTLE_OK;
   }
+  const char* lacking() const override { return e.lacking(); }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    net.gather_elements(turn, e.there(kScatterPut, c.at<const void>(x), c.at<const void>(index), nullptr, c.at<void>(out)));
+  }
 };
 
 struct ScatterElements final : Step {
   Elements e;
-  int32_t join;
+  ScatterJoin join;
   Operand x, index, updates, out;
   WhittleStatus run(const RunContext& c) const override {
     const void* picks = c.at<const void>(index);
@@ -121,11 +132,15 @@ struct ScatterElements final : Step {
         const int64_t i = line * length + j, p = settled(index_at(picks, e.wide, i), e.dims[e.axis]);
         if (p < 0) return WHITTLE_RANGE;
         const int64_t at = base + p * along + j * own;
-        if (join == kPut) memcpy(to + at * e.bytes, from + i * e.bytes, static_cast<size_t>(e.bytes));
+        if (join == kScatterPut) memcpy(to + at * e.bytes, from + i * e.bytes, static_cast<size_t>(e.bytes));
         else reinterpret_cast<float*>(to)[at] = joined(join, reinterpret_cast<float*>(to)[at], reinterpret_cast<const float*>(from)[i]);
       }
     }
     return WHITTLE_OK;
+  }
+  const char* lacking() const override { return e.lacking(); }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    net.scatter_elements(turn, e.there(join, c.at<const void>(x), c.at<const void>(index), c.at<const void>(updates), c.at<void>(out)));
   }
 };
 
@@ -148,6 +163,11 @@ struct Slices {
     int64_t n = bytes;
     for (int64_t k = 0; k < depth; k++) n = plan_product({n, dims[k]});
     return n;
+  }
+  CudaSlices there(int64_t each, ScatterJoin join, const void* x, const void* index, const void* updates, void* out) const {
+    CudaSlices p = {rows, depth, bytes, {}, each, wide, join, x, index, updates, out};
+    std::copy(dims, dims + depth, p.dims);
+    return p;
   }
   bool read(PlanReader& r) {
     rows = r.size();
@@ -177,11 +197,15 @@ struct GatherNd final : Step {
     });
     return bad ? WHITTLE_RANGE : WHITTLE_OK;
   }
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    net.gather_slices(turn, s.there(batches ? s.rows / batches : 0, kScatterPut, c.at<const void>(x), c.at<const void>(index), nullptr, c.at<void>(out)));
+  }
 };
 
 struct ScatterNd final : Step {
   Slices s;
-  int32_t join;
+  ScatterJoin join;
   Operand x, index, updates, out;
   WhittleStatus run(const RunContext& c) const override {
     const void* picks = c.at<const void>(index);
@@ -191,7 +215,7 @@ struct ScatterNd final : Step {
     for (int64_t row = 0; row < s.rows; row++) {
       const int64_t at = s.place(picks, row);
       if (at < 0) return WHITTLE_RANGE;
-      if (join == kPut) {
+      if (join == kScatterPut) {
         memcpy(to + at, from + row * s.bytes, static_cast<size_t>(s.bytes));
         continue;
       }
@@ -200,6 +224,10 @@ struct ScatterNd final : Step {
       for (int64_t i = 0; i < s.bytes / 4; i++) a[i] = joined(join, a[i], b[i]);
     }
     return WHITTLE_OK;
+  }
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    net.scatter_slices(turn, s.there(0, join, c.at<const void>(x), c.at<const void>(index), c.at<const void>(updates), c.at<void>(out)));
   }
 };
 
@@ -256,6 +284,10 @@ struct TopK final : Step {
     });
     return short_of ? WHITTLE_OUT_OF_MEMORY : WHITTLE_OK;
   }
+  const char* lacking() const override { return nullptr; }
+  void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
+    net.top_k(turn, {outer, n, inner, k, type, largest, c.at<const void>(x), c.at<void>(values), c.at<int64_t>(index)});
+  }
 };
 
 }  // namespace
@@ -274,8 +306,8 @@ Step* make_gather_elements(PlanReader& r) {
 Step* make_scatter_elements(PlanReader& r) {
   auto s = std::make_unique<ScatterElements>();
   if (!s->e.read(r)) return nullptr;
-  s->join = static_cast<int32_t>(r.within(0, kJoins - 1));
-  r.require(s->join == kPut || s->e.bytes == 4, "sums of other than float32");
+  s->join = static_cast<ScatterJoin>(r.within(0, kScatterJoins - 1));
+  r.require(s->join == kScatterPut || s->e.bytes == 4, "sums of other than float32");
   s->x = r.operand(plan_product({s->e.size(), s->e.bytes}));
   s->index = r.operand(plan_product({s->e.count(), s->e.wide ? 8 : 4}));
   s->updates = r.operand(plan_product({s->e.count(), s->e.bytes}));
@@ -299,8 +331,8 @@ Step* make_gather_nd(PlanReader& r) {
 Step* make_scatter_nd(PlanReader& r) {
   auto s = std::make_unique<ScatterNd>();
   if (!s->s.read(r)) return nullptr;
-  s->join = static_cast<int32_t>(r.within(0, kJoins - 1));
-  r.require(s->join == kPut || s->s.bytes % 4 == 0, "sums of other than float32");
+  s->join = static_cast<ScatterJoin>(r.within(0, kScatterJoins - 1));
+  r.require(s->join == kScatterPut || s->s.bytes % 4 == 0, "sums of other than float32");
   s->x = r.operand(s->s.whole());
   s->index = r.operand(plan_product({s->s.rows, s->s.depth, s->s.wide ? 8 : 4}));
   s->updates = r.operand(plan_product({s->s.rows, s->s.bytes}));

@@ -33,14 +33,14 @@ export function place(device: unknown): Placed {
 // What lowers to steps that devices have (core/cuda_net.h); what depends on attributes, or on the branch taken, is found when a plan is
 // made.
 const kOps = new Set(
-  ('Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast CastLike Ceil Celu Clip Concat ConstantOfShape Conv ' +
-    'ConvTranspose Cos Cosh DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear GRU If LSTM MatMulInteger QuantizeLinear RMSNormalization RNN ' +
-    'Sin Sinh Tan ' +
-    'Elu Equal Erf Exp Expand Flatten Floor Gather Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GroupNormalization ' +
-    'HardSigmoid HardSwish Identity InstanceNormalization IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool ' +
-    'Mean Min Mish Mul Neg Not Or Pad Pow PRelu Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ' +
-    'ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round Selu Shape Shrink Sigmoid Sign Size Slice Softmax Softplus Softsign ' +
-    'SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tanh ThresholdedRelu Tile Transpose Unsqueeze Where Xor').split(' '),
+  ('Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast ' +
+    'CastLike Ceil Celu Clip Concat ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Elu ' +
+    'Equal Erf Exp Expand Flatten Floor GRU Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual ' +
+    'GroupNormalization HardSigmoid HardSwish Identity If InstanceNormalization IsInf IsNaN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log ' +
+    'LogSoftmax MatMul MatMulInteger Max MaxPool Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow QuantizeLinear RMSNormalization RNN Range Reciprocal ' +
+    'ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round Scatter ' +
+    'ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish ' +
+    'Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Where Xor').split(' '),
 )
 
 function hasKernel(node: Node): boolean {
@@ -54,15 +54,14 @@ export function refuse(op: string, node: string, device: string, what: string): 
   throw new WhittleError('ERR_UNSUPPORTED_OP', node, `${op} ${node}: ${what} on ${device}; device: 'cpu' runs it`)
 }
 
-/** Refuses a graph with a node that needs a kernel and has none. Arithmetic on integers alone may be a shape in the making. */
+/** Refuses a graph with a node that neither the device nor the host runs. Arithmetic on integers alone may be a shape in the making. */
 export function checkDeviceOps(model: Model, device: string): void {
   const { graph } = model
   const shapes = inferShapes(graph, model.opsets)
   const number = (g: Graph, name: string): boolean => /float|undefined/.test(g.constant(name)?.type ?? shapes.get(name, g)?.type ?? '')
   for (const node of graph.nodes) {
-    if (node.is('Constant') || hasKernel(node)) continue
-    if (node.subgraphs().length === 0 && node.is() && !/Linear|Integer/.test(node.opType) && ![...node.inputs, ...node.outputs].some((n) => n && number(graph, n)) && !hasHost(node))
-      continue
+    if (node.is('Constant') || hasKernel(node) || hasHost(node)) continue
+    if (node.subgraphs().length === 0 && node.is() && !/Linear|Integer/.test(node.opType) && ![...node.inputs, ...node.outputs].some((n) => n && number(graph, n))) continue
     refuse(`${node.domain ? `${node.domain}.` : ''}${node.opType}`, node.label, device, 'has no kernel')
   }
 }

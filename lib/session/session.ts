@@ -15,7 +15,7 @@ import { Constants, type RunArguments } from './program'
 import { Fallback } from './foreign'
 import { checkOps, execute, Stage, type NativeCall, type RunEvent, type Waiting } from './stages'
 import { checkTune, Tuner, type CheckedTune } from './tune'
-import type { PlanReport, RunOptions, SessionInputs, SessionOptions, SessionValue, TapFunction } from './types'
+import type { PlanReport, PlanStep, RunOptions, SessionInputs, SessionOptions, SessionValue, TapFunction } from './types'
 
 type Steps = Generator<RunEvent, Map<string, Tensor>, void>
 
@@ -260,7 +260,8 @@ export class Session {
       }
     const { plan } = action
     const choices = Object.fromEntries(plan?.program.steps.flatMap(({ choice }) => (choice ? [[choice.layer, choice.name]] : [])) ?? [])
-    return { choices, steps: [...(plan?.report ?? []), ...(this.#fallback?.steps.flat() ?? [])], arenaBytes: plan?.arenaBytes ?? 0, weightBytes: native().sessionBytes(this.#object()) }
+    const hosts = this.#placed.index < 0 ? [] : action.hosts.map(({ node }): PlanStep => ({ op: node.opType, node: node.label, place: 'cpu' }))
+    return { choices, steps: [...(plan?.report ?? []), ...hosts, ...(this.#fallback?.steps.flat() ?? [])], arenaBytes: plan?.arenaBytes ?? 0, weightBytes: native().sessionBytes(this.#object()) }
   }
 
   /**

@@ -177,10 +177,6 @@ export class Stage {
       return maker !== undefined && ready.has(maker)
     })
     const plan = outputs.length + tapped.length > 0 ? this.#plan(special, outputs, ready, tapped) : undefined
-    // Data would leave the device for each of them.
-    const { device } = this.#constants
-    const [seen] = blocked
-    if (device && seen) refuse(seen.opType, seen.label, device, 'depends on data that the plan computes, or has no kernel')
     // The rest goes on from here: branches that were chosen stay chosen.
     const rest = new Model({ graph, opsets: this.#model.opsets, irVersion: this.#model.irVersion })
     const hosts: { node: Node; run: HostRun }[] = []
@@ -334,7 +330,8 @@ export function* execute(
     const { plan } = action
     yield* tell(action.told)
     if (plan) {
-      const outputs = fresh(plan)
+      // What other nodes are to see is brought to the host.
+      const outputs = action.next ? outputsFor(plan) : fresh(plan)
       const inputs = plan.inputs.map((name) => known.get(name) as Tensor)
       if (plan.taps.length > 0) {
         yield* inParts(plan, inputs, outputs, stage)
@@ -343,6 +340,10 @@ export function* execute(
       plan.outputs.forEach((o, i) => known.set(o.name, outputs[i] as Tensor))
     }
     for (const { node, run } of action.hosts) {
+      for (const name of reads(node)) {
+        const t = known.get(name)
+        if (t && isResident(t)) known.set(name, t.tensor.toHost())
+      }
       const results: readonly (Tensor | undefined)[] = yield* run.run(known)
       node.outputs.forEach((name, i) => {
         const t = results[i]

@@ -32,8 +32,9 @@ export interface SessionOptions {
    *
    * - `'cuda'`, `'cuda:N'`: a GPU. Weights are uploaded once, values stay there; inputs may be device tensors, and so may outputs
    *   ({@link RunOptions.location}). From the second run on a plan is one recorded call ({@link Session.replays}), and runs that overlap have
-   *   streams of their own. A node without a kernel there is `ERR_UNSUPPORTED_OP` at {@link Session.create}, or when a plan is made where it
-   *   depends on shapes
+   *   streams of their own. Nodes that a plan cannot hold (loops, results whose shape depends on data, rare ops) run on the CPU:
+   *   {@link Session.plan} names them, and their values are copied. What neither runs is `ERR_UNSUPPORTED_OP` at {@link Session.create}, or
+   *   when a plan is made where it depends on shapes
    * - `'auto'`: the first GPU if there is one and it runs the whole model, else the CPU; {@link Session.device} and
    *   {@link Session.deviceReason} tell
    *
@@ -80,6 +81,8 @@ export interface PlanStep {
   readonly node: string
   /** where there was a choice: `dense`, `rows` (a dense convolution row by row), `csr`, or blocks such as `1x4` */
   readonly choice?: string
+  /** `cpu` for a node that a session on a GPU runs on the CPU: what it reads and writes is copied there and back */
+  readonly place?: 'cpu'
 }
 
 /** What {@link Session.plan} tells of the plan for one set of input shapes. */

@@ -106,5 +106,6 @@ void check_sparse(Check& c);
 void check_sparse_library(Check& c);
 void check_net(Check& c);
 void check_net_codes(Check& c);
+void check_net_pick(Check& c);
 
 }  // namespace whittle

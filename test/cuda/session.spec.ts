@@ -316,13 +316,45 @@ test('two devices: each session on its own, tensors of the other are refused, on
   ])
 })
 
-test('what a GPU lacks is refused by name and node; auto goes to the CPU and says why', async () => {
-  const sums = net(['n', 4], { axis: { type: 'int64', dims: [], data: BigInt64Array.of(1n) } }, [{ op: 'Abs', inputs: ['x'] }, { op: 'CumSum', inputs: ['t0', 'axis'] }])
-  expect(await caught(() => Session.create(sums, { device: 'cuda' }))).toMatch(/^ERR_UNSUPPORTED_OP CumSum1: CumSum CumSum1: has no kernel on cuda:0/)
-  const free = await Session.create(sums, { device: 'auto' })
-  expect([free.device, free.deviceReason]).toEqual(['cpu', expect.stringMatching(/CumSum1: has no kernel on cuda:0/)])
-  expect((await free.run({ x: floats([2, 4]) })).y?.dims).toEqual([2, 4])
+test('elements picked, put and sorted, running sums, integers', async () => {
+  const places = { type: 'int64', dims: [2, 3], data: BigInt64Array.of(0n, -1n, 2n, 3n, 3n, 1n) } as const
+  const x = floats([4, 3])
+  await agree(net([4, 3], { i: places }, [{ op: 'GatherElements', inputs: ['x', 'i'] }]), { x }, 'GatherElements')
+  const updates = floats([2, 3], 5)
+  for (const reduction of ['none', 'add', 'mul', 'max', 'min'])
+    await agree(net([4, 3], { i: places, u: updates }, [{ op: 'ScatterElements', inputs: ['x', 'i', 'u'], attributes: { reduction: attribute.string(reduction) } }]), { x }, `ScatterElements ${reduction}`)
+  const rows = { type: 'int64', dims: [2, 1], data: BigInt64Array.of(3n, -4n) } as const
+  await agree(net([4, 3], { i: rows }, [{ op: 'GatherND', inputs: ['x', 'i'] }]), { x }, 'GatherND')
+  await agree(net([4, 3], { i: rows, u: updates }, [{ op: 'ScatterND', inputs: ['x', 'i', 'u'] }]), { x }, 'ScatterND')
+  const best = await agree(net([4, 300], { k: ints(5) }, [{ op: 'TopK', inputs: ['x', 'k'], outputs: ['v', 'p'] }, { op: 'Cast', inputs: ['p'], attributes: { to: i(1) }, outputs: ['f'] }, { op: 'Add', inputs: ['v', 'f'] }]), { x: floats([4, 300]) }, 'TopK') // prettier-ignore
+  expect(best.plan({ x: [4, 300] }).steps.map((s) => [s.op, s.place])).toEqual(expect.arrayContaining([['top_k', undefined]]))
+  const axis = { type: 'int64', dims: [], data: BigInt64Array.of(-1n) } as const
+  await agree(net([4, 3], { axis }, [{ op: 'CumSum', inputs: ['x', 'axis'], attributes: { reverse: i(1) } }]), { x }, 'CumSum')
+  const whole = { type: 'int64', dims: [6], data: BigInt64Array.of(7n, -7n, 3n, 0n, -1n, 9n) } as const
+  for (const op of ['Div', 'Mod', 'Pow', 'Sign']) await agree(net([6], { d: ints(2, 2, -2, 5, 3, 4) }, [{ op, inputs: op === 'Sign' ? ['z'] : ['z', 'd'] }], { z: whole }, 'int64'), { x: floats([6]), z: whole }, op)
+})
 
+test('nodes that no plan takes run on the CPU, are named in the plan, and their values go there and back', async () => {
+  // What is above zero, row by row of a number that only the data tells; then a loop over products.
+  const model = net(['n', 4], { w: floats([4, 4], 3) }, [{ op: 'MatMul', inputs: ['x', 'w'] }, { op: 'Greater', inputs: ['t0', 'x'] }, { op: 'NonZero', inputs: ['t1'] }, { op: 'Transpose', inputs: ['t2'] }, { op: 'GatherND', inputs: ['t0', 't3'] }, { op: 'Relu', inputs: ['t4'] }]) // prettier-ignore
+  const session = await agree(model, { x: floats([3, 4]) }, 'NonZero')
+  expect(session.plan({ x: [3, 4] }).steps.map(({ op, place }) => [op, place])).toEqual(expect.arrayContaining([['gemm', undefined], ['NonZero', 'cpu']]))
+  // The same from and to the device.
+  const there = await session.run({ x: toDevice(floats([3, 4])) }, { location: 'device' })
+  expect((there['y'] as DeviceTensor).toHost()).toEqual((await session.run({ x: floats([3, 4]) }))['y'])
+
+  const body = new Graph('body')
+  body.inputs = [new ValueInfo('turn', 'int64', []), new ValueInfo('on', 'bool', []), new ValueInfo('h', 'float32', [3, 4])]
+  body.addNode(new Node({ opType: 'MatMul', inputs: ['h', 'w'], outputs: ['p'] }))
+  body.addNode(new Node({ opType: 'Tanh', inputs: ['p'], outputs: ['q'] }))
+  body.addNode(new Node({ opType: 'Identity', inputs: ['on'], outputs: ['go'] }))
+  body.outputs = [new ValueInfo('go', 'bool', []), new ValueInfo('q', 'float32', [3, 4])]
+  const turns = net([3, 4], { w: floats([4, 4], 3), n: { type: 'int64', dims: [], data: BigInt64Array.of(4n) } }, [{ op: 'Abs', inputs: ['x'] }, { op: 'Loop', inputs: ['n', '', 't0'], attributes: { body: attribute.graph(body) } }])
+  const looped = await agree(turns, { x: floats([3, 4]) }, 'Loop')
+  expect(looped.plan({ x: [3, 4] }).steps.map(({ op, place }) => [op, place])).toContainEqual(['Loop', 'cpu'])
+})
+
+test('what a GPU lacks is refused by name and node; auto goes to the CPU and says why', async () => {
   // A head of 200 columns is known as such only where shapes are.
   const head = net(['n', 4, 200], { k: floats([1, 200, 4]), v: floats([1, 4, 5]) }, [{ op: 'MatMul', inputs: ['x', 'k'] }, { op: 'Softmax', inputs: ['t0'] }, { op: 'MatMul', inputs: ['t1', 'v'] }])
   const feeds = { x: floats([1, 4, 200]) }

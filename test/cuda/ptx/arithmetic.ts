@@ -388,6 +388,8 @@ export function arithmetic(d: Decoding): Step | undefined {
         writers['32'] as Write<number>,
         (a: number, b: number) => (a & 0x80000000) | (b & 0x7fffffff),
       )
+    if (name === 'copysign' && type === 'f64')
+      return mapped(d, readBig('u64'), writeBig, (a: bigint, b: bigint) => (a & (1n << 63n)) | (b & ((1n << 63n) - 1n)))
     if (op.includes('approx')) return approximate(d, name, type)
     return type === 'f64' ? doubles(d, name) : floats(d, name, type as 'f32')
   }

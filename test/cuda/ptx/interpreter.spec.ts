@@ -142,6 +142,7 @@ test('integers wrap, widen and shift as their types say', () => {
   expect(one('bfe.s32 %v, 0xf0, 4, 4;') | 0).toBe(-1)
   expect(one('mov.b64 %rd1, {7, 9}; mov.b64 %rd2, {5, 6}; bfi.b64 %rd3, %rd2, %rd1, 32, 32; mov.b64 {%r1, %r2}, %rd3; mad.lo.s32 %v, %r2, 100, %r1;')).toBe(507)
   expect(one('mov.b64 %rd1, {7, 9}; mov.b64 {_, %v}, %rd1;')).toBe(9)
+  expect(one('mov.b64 %rd1, {5, 0x80000001}; mov.b64 %rd2, {6, 0x3ff00000}; copysign.f64 %rd3, %rd1, %rd2; mov.b64 {_, %v}, %rd3;') >>> 0).toBe(0xbff00000)
   expect(one('min.s32 %r1, -1, 1; max.u32 %v, %r1, 1;')).toBe(4294967295)
 })
 
