@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import * as ort from 'onnxruntime-node'
 
 import { compress, type CompressOptions, type Recipe } from '../lib/compress'
+import { Calibration } from '../lib/compress/calibration'
 import { attribute, Graph, inferShapes, type Model } from '../lib/model'
 import { fromHalf } from '../lib/model/half'
 import { Session } from '../lib/session'
@@ -147,6 +148,31 @@ test('With calibration inputs, nodes whose values leave float16 stay in float32'
   const { worst, report } = await compare(original, half(), feeds, { calibration: [feeds] })
   expect(worst).toBeLessThan(5e-3)
   expect(report.steps[0]!.summary).toContain('2 nodes stayed in float32 (1 Mul, 1 Div; 2 of them for values beyond 65504)')
+})
+
+test('What a tied table is turned to is as large as the table: no run makes it, and its readers stay in float32 where it leaves float16', async () => {
+  const stayed: (string | undefined)[] = []
+  for (const most of [1, 1e5]) {
+    const data = noise(20 * 16, 8)
+    data[37] = most
+    const original = modelOf(
+      graph(
+        [['i', 'int64', [null]]],
+        { table: { type: 'float32', dims: [20, 16], data } },
+        [['Gather', ['table', 'i'], ['e']], ['Sigmoid', ['e'], ['s']], ['Transpose', ['table'], ['t'], { perm: attribute.ints([1, 0]) }], ['MatMul', ['s', 't'], ['m']], ['Softmax', ['m'], ['y']]],
+        // An output stays where it is made.
+        ['y', 't'],
+      ),
+    )
+    // Rows that the inputs do not ask for.
+    const calibration = [{ i: { type: 'int64' as const, dims: [2], data: BigInt64Array.of(0n, 1n) } }]
+    const fetched = jest.spyOn(Calibration.prototype, 'each')
+    const { report } = await compress(original, half(), { calibration })
+    expect(fetched.mock.calls.flatMap(([, names]) => names)).not.toContain('t')
+    fetched.mockRestore()
+    stayed.push(/ nodes stayed in float32 \((.*?);/.exec(report.steps[0]!.summary)?.[1])
+  }
+  expect(stayed).toEqual([undefined, '1 Transpose, 1 MatMul'])
 })
 
 test('Graphs within nodes stay in float32, what they read from outside is cast, their weights are stored in float16', async () => {

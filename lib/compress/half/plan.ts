@@ -4,6 +4,7 @@ import type { Model } from '../../model/model'
 import { inferShapes } from '../../model/ops/infer'
 import type { Calibration } from '../calibration'
 import type { Run } from '../progress'
+import { stretches } from './halves'
 
 /** @internal The largest float16. */
 export const kMostHalf = 65504
@@ -82,23 +83,40 @@ export function keptNodes(model: Model, typeOf: (value: string) => string | unde
   return kept
 }
 
+/** Ops that only move values. */
+const kMoving = ['Transpose', 'Reshape', 'Flatten', 'Squeeze', 'Unsqueeze', 'Identity']
+
+/** The initializer that such ops alone make a value of: as large as a weight, and no run is needed to know it. */
+function movedFrom({ graph }: Model, value: string): Initializer | undefined {
+  let name = value
+  for (let node = graph.producer(name); node?.is(...kMoving); node = graph.producer(name)) name = node.inputs[0] ?? ''
+  return name === value ? undefined : graph.initializers.get(name)
+}
+
 /** @internal Largest magnitude of each float32 value that nodes compute, over all calibration inputs. */
 export async function magnitudes(model: Model, typeOf: (value: string) => string | undefined, calibration: Calibration, run: Run): Promise<Map<string, number>> {
   const names = new Set<string>()
   for (const node of model.graph.nodes) for (const o of node.outputs) if (o && typeOf(o) === 'float32') names.add(o)
   for (const { name } of model.graph.inputs) if (typeOf(name) === 'float32' && !model.graph.initializers.has(name)) names.add(name)
   const most = new Map<string, number>()
-  await calibration.each(model, [...names], run, (values) => {
-    for (const [name, { data }] of values) {
-      let m = most.get(name) ?? 0
-      const list = data as Float32Array
+  const look = (name: string, data: Float32Array): void => {
+    let m = most.get(name) ?? 0
+    for (const [list] of stretches(data))
       for (let i = 0; i < list.length; i++) {
         const v = Math.abs(list[i]!)
         // An infinity that float32 has as well is none of float16's making.
         if (v > m && v < Infinity) m = v
       }
-      most.set(name, m)
-    }
+    most.set(name, m)
+  }
+  for (const name of [...names]) {
+    const weight = movedFrom(model, name)
+    if (!weight) continue
+    names.delete(name)
+    look(name, run.scratch.read(weight).data as Float32Array)
+  }
+  await calibration.each(model, [...names], run, (values) => {
+    for (const [name, { data }] of values) look(name, data as Float32Array)
   })
   return most
 }
