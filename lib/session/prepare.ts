@@ -1,4 +1,5 @@
 import { checkGraph, foldConstantNodes, inferShapes, Node, raiseOpset, type Graph, type Model } from '../model'
+import { mergeBranches } from '../model/branches'
 import { fuseLayerNorm } from '../model/layernorm'
 import { fuseRmsNorm } from '../model/rms'
 import { foldConstants } from './fold'
@@ -59,6 +60,7 @@ export function prepareBody(model: Model): Model {
 
 /** Formulas become nodes. */
 export function fuse(model: Model): void {
+  mergeBranches(model.graph, model.opsets.get('') ?? 1)
   fuseActivations(model.graph)
   fuseLayerNorm(model.graph)
   fuseRmsNorm(model.graph)

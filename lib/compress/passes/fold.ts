@@ -1,3 +1,4 @@
+import { mergeBranches } from '../../model/branches'
 import { foldConstantNodes, raiseIrVersion } from '../../model/fold'
 import type { Model } from '../../model/model'
 import { kMaxOpset, raiseOpset } from '../../model/opset'
@@ -11,7 +12,7 @@ import type { Context, Pass, PassResult } from './pass'
 
 /**
  * Makes a graph simpler without changing what it computes but for the last bits of float32: computes constants, folds batch
- * normalization and scales and shifts by channel into the convolutions and products beside them, puts activations and
+ * normalization and scales and shifts by channel into the convolutions and products beside them, makes one convolution of those whose results are added up (RepVGG's and MobileOne's blocks), puts activations and
  * layer normalizations that an exporter took apart together again, and takes out what does nothing.
  */
 export interface FoldStep {
@@ -60,6 +61,7 @@ async function apply(model: Model, step: ResolvedFold, { run, memory }: Context)
     if (!model.graph.inputs.some((i) => model.graph.initializers.has(i.name))) foldKnown(model)
     for (const graph of model.graph.graphs()) removeNoOps(graph, inferShapes(model.graph, model.opsets))
     await foldConstants(model, inferShapes(model.graph, model.opsets))
+    for (const graph of model.graph.graphs()) mergeBranches(graph, model.opset)
     recognized += recognizeAll(model, step)
     for (const graph of model.graph.graphs()) affine += foldAffine(graph, model.opset, inferShapes(model.graph, model.opsets), memory)
     model.graph.removeDeadNodes()
