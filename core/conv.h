@@ -122,6 +122,7 @@ struct ConvKernels {
 }  // namespace whittle
 
 #ifndef WHITTLE_ISA_FILE
+#include "core/gemm_int8.h"
 #include "core/status.h"
 #include "core/variants.h"
 
@@ -168,7 +169,8 @@ struct ConvInt8Problem {
   const float* depthwise;    // [ky][kx][channel], whole numbers
   const float* scales;       // [oc], of the weights; their zero points are 0
   const float* bias;         // [oc], or null
-  const float* residual;     // where results are float32, not depthwise: as in ConvProblem
+  const float* residual;     // not depthwise: as in ConvProblem
+  GemmInt8Added added;       // instead of it, codes
   Activation activation;
   int32_t out_type, out_zero;  // GemmInt8Out
   float out_scale;

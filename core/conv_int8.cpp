@@ -71,6 +71,7 @@ WhittleStatus as_product(const ConvInt8Problem& p, int threads) {
   g.b_scales = p.scales;
   g.bias_float = p.bias;
   g.residual = p.residual;
+  g.added = p.added;
   g.activation = p.activation;
   g.out_type = p.out_type;
   g.out_scale = p.out_scale;

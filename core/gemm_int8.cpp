@@ -168,6 +168,7 @@ GemmInt8Epilogue epilogue_of(const GemmInt8Args& g, const Columns& c) {
   e.activation = g.activation;
   e.out_type = g.out_type;
   e.residual = g.residual;
+  e.added = g.added;
   e.out_base = g.out;
   return e;
 }
@@ -511,7 +512,8 @@ void bytes_of_floats(const float* x, int64_t n, float step, int32_t zero, bool s
 WhittleStatus gemm_int8(const GemmInt8Kernels& table, const GemmInt8Args& g) {
   if (g.packed && (g.packed->k != g.k || g.packed->n != g.n || g.packed->is_unsigned != g.b_unsigned)) return WHITTLE_SHAPE;
   if (g.fill && g.batch != 1) return WHITTLE_SHAPE;
-  if ((g.residual || g.range) && (g.batch != 1 || g.out_type != kOutFloat32)) return WHITTLE_SHAPE;
+  if (g.range && (g.batch != 1 || g.out_type != kOutFloat32)) return WHITTLE_SHAPE;
+  if ((g.residual || g.added.codes) && (g.batch != 1 || g.out_type == kOutInt32)) return WHITTLE_SHAPE;
   if (!sums_fit(g)) return WHITTLE_RANGE;
   const int64_t size = g.out_type == kOutInt32 || g.out_type == kOutFloat32 ? 4 : 1;
   uint8_t* out = static_cast<uint8_t*>(g.out);

@@ -3,7 +3,7 @@
 // One definition for every variant. With w = the exact integer sum plus the integer bias (it fits 32 bits, or the call is
 // refused), s[n] = fl(aScale * bScale[n]) and fl() one rounding to float32:
 //   int32   y = w
-//   float32 y = act(fl(fl(fl(float(w) * s[n]) + bias[n]) + residual))
+//   float32 y = act(fl(fl(fl(float(w) * s[n]) + bias[n]) + residual)), a residual of codes fl(float(code - its zero) * its scale)
 //   int8/uint8 y = saturate(roundHalfEven(fl(that / outScale)) + outZero)
 // Each product, sum and division rounds separately. Activations are those of cpu/gemm/activation_math.h with a true division,
 // the scalar variant's too (core/activation.h describes the functions and their errors): all variants agree to the bit.
@@ -20,6 +20,13 @@
 namespace whittle {
 
 enum GemmInt8Out { kOutInt32 = 0, kOutFloat32 = 1, kOutInt8 = 2, kOutUint8 = 3 };
+// A residual that lies as 8-bit codes, one for each of the result; or null.
+struct GemmInt8Added {
+  const uint8_t* codes;
+  bool is_signed;
+  int32_t zero;
+  float scale;
+};
 // What happens to a sum. Arrays are indexed by column.
 struct GemmInt8Epilogue {
   // What sums start at: zero points times column sums, integer bias (modulo 2^32). Padded to whole panels.
@@ -31,8 +38,10 @@ struct GemmInt8Epilogue {
   float out_scale;
   int32_t out_zero;
   int32_t out_type;
-  // float32 results only: added before the activation, one float for each of the result, which begins at out_base; or null.
+  // Not for int32 results: added before the activation, one float for each of the result, which begins at out_base; or null. Or
+  // codes instead.
   const float* residual;
+  GemmInt8Added added;
   const void* out_base;
 };
 
@@ -161,9 +170,10 @@ struct GemmInt8Args {
   float out_scale;
   int32_t out_zero;
   void* out;                    // batch x m x n
-  // For a batch of 1 and float32 results: m x n floats added before the activation (out may be they), and two floats that become
-  // the lowest and the highest result, 0 among them. Null: neither.
+  // For a batch of 1: m x n floats or codes added before the activation (out may be they where it is of their type), not for int32
+  // results; and two floats that become the lowest and the highest of float32 results, 0 among them. Null: neither.
   const float* residual;
+  GemmInt8Added added;
   float* range;
   int32_t threads;              // 0: the limit
 };

@@ -196,8 +196,9 @@ struct SparseArgs {
   GemmFill fill;
   GemmInt8Fill fill_bytes;  // for int8
   const void* fill_context;
-  // Like out, added before the activation, where x goes by rows and results are float32 (float weights: in tiles only); or null.
+  // Like out, added before the activation, where x goes by rows and results are not int32 (float weights: in tiles only); or null.
   const float* residual;
+  GemmInt8Added added;      // int8: codes instead of the residual
   const float* row_scales;  // int8: instead of the matrix's own; or null
   // int8 only, as in core/gemm_int8.h
   bool x_signed;

@@ -232,6 +232,7 @@ WhittleStatus multiply_strips(const Product& p) {
       t.acc = acc;
       if (b == d.blocks - 1) bring_near(out_at(p, product, row, column), a.by_rows ? columns : rows, (a.by_rows ? rows : columns) * p.size,
                                         (a.by_rows ? w.rows : a.columns) * p.size);
+      if (b == d.blocks - 1 && a.added.codes) bring_near(a.added.codes + column * w.rows + row, columns, rows, w.rows);
       k.tile(&t);
     }
     if (!a.by_rows) {
@@ -239,6 +240,8 @@ WhittleStatus multiply_strips(const Product& p) {
         finish(p, row + r, true, acc + r * wide, columns, out_at(p, product, row + r, column));
       return;
     }
+    if (k.codes && p.size == 1 && rows == kSparseInt8Panel && wide == 4 * kSparseUnit && !p.epilogue.residual)
+      return k.codes(&p.epilogue, row, columns, acc, out_at(p, 0, row, column), w.rows);
     // Whole tiles of 32-bit results go where they belong at once.
     const int64_t direct = p.epilogue.out_type == kOutInt32 ? columns / 8 * 8 : 0, even = rows / 8 * 8;
     if (direct > 0 && even == rows) {
@@ -355,6 +358,7 @@ WhittleStatus sparse_int8_multiply(const SparseInt8Kernels& kernels, const Spars
   p.epilogue.out_zero = a.out_zero;
   p.epilogue.out_type = a.out_type;
   p.epilogue.residual = a.residual;
+  p.epilogue.added = a.added;
   p.epilogue.out_base = a.out;
   p.size = a.out_type == kOutInt32 || a.out_type == kOutFloat32 ? 4 : 1;
   const double work = static_cast<double>(w.nnz + w.rows) * static_cast<double>(a.columns) * static_cast<double>(a.batch);

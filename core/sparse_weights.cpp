@@ -68,6 +68,7 @@ WhittleStatus sparse_gemm_int8(const SparseMatrix& w, const GemmInt8Args& g) {
   a.fill_context = g.fill_context;
   a.row_scales = g.b_scales;
   a.residual = g.residual;
+  a.added = g.added;
   return sparse_multiply(a);
 }
 

@@ -4,7 +4,7 @@ import path from 'node:path'
 
 import * as ort from 'onnxruntime-node'
 
-import { attribute, compress, Initializer, Model, Node, Session, type Recipe, type Tensor } from '../lib'
+import { attribute, compress, Initializer, Model, Node, quantizeStatic, Session, ValueInfo, type Recipe, type Tensor } from '../lib'
 import { AffineFit } from '../lib/compress/static/affine'
 import { floats, graph, modelOf, sizeOf, theirs, type Step, type Values } from './graphs'
 import { failure, noise, rms } from './nets'
@@ -108,6 +108,33 @@ describe('static quantization', () => {
     const sw = g.constant(g.producer(conv.inputs[1]!)!.inputs[1]!)!.readSync().data as Float32Array
     const sb = g.constant(bias.inputs[1]!)!.readSync().data as Float32Array
     sb.forEach((s, i) => expect(s).toBeCloseTo(sx * sw[i]!, 10))
+  })
+
+  test('for Session a residual is codes where nothing reads it as floats, and two convolutions are joined with codes of the earlier', async () => {
+    const shared = net()
+    shared.graph.setInitializer('d', floats([24, 24, 1, 1], 12))
+    for (const fields of [
+      { opType: 'Relu', name: 'relu', inputs: ['s'], outputs: ['u'] },
+      { opType: 'Conv', name: 'left', inputs: ['u', 'd'], outputs: ['l'] },
+      { opType: 'Conv', name: 'right', inputs: ['u', 'q'], outputs: ['r'] },
+      { opType: 'Add', name: 'sum', inputs: ['r', 'l'], outputs: ['t'] },
+    ])
+      shared.graph.addNode(new Node(fields))
+    shared.graph.nodes.find((n) => n.opType === 'Conv' && n.inputs[1] === 'd' && n.name !== 'left')!.setInput(1, 'd1')
+    shared.graph.addInitializer(Initializer.from('d1', floats([16, 1, 3, 3], 3)))
+    shared.graph.nodes.find((n) => n.opType === 'GlobalAveragePool')!.setInput(0, 't')
+    shared.graph.sort()
+    const sides = (m: Model, sum: string): (string | undefined)[] => m.graph.producer(sum)!.inputs.map((i) => m.graph.producer(i)?.opType)
+    for (const small of [(await quantized({ layers: { minElements: 1 } }, shared)).model, await quantizeStatic(shared, sets(6))]) {
+      expect(sides(small, 's')).toEqual(['Conv', 'DequantizeLinear'])
+      expect(sides(small, 't')).toEqual(['Conv', 'DequantizeLinear'])
+      expect(await errorOf(shared, small)).toBeLessThan(0.03)
+    }
+    // Where a pooling reads the sum as floats, it is what is added.
+    shared.graph.nodes.find((n) => n.opType === 'GlobalAveragePool')!.setInput(0, 'u')
+    shared.graph.nodes.find((n) => n.name === 'sum')!.inputs = ['r', 'u']
+    shared.graph.outputs = [...shared.graph.outputs, new ValueInfo('t', 'float32', ['n', 24, 6, 6])]
+    expect(sides(await quantizeStatic(shared, sets(6)), 't')).toEqual(['Conv', 'Relu'])
   })
 
   test('for onnxruntime becomes integer ops there, residual and pooling too', async () => {

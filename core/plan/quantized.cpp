@@ -237,6 +237,9 @@ struct Finish {
   float scale;
   void read(PlanReader& r) {
     activation = r.activation();
+    read_code(r);
+  }
+  void read_code(PlanReader& r) {
     type = static_cast<int32_t>(r.within(0, 3));
     scale = r.real();
     zero = static_cast<int32_t>(r.within(-128, 255));
@@ -248,8 +251,8 @@ struct Finish {
 struct ConvInt8 final : Step {
   ConvInt8Problem p;
   Operand x, weight, scales, bias, residual, out;
-  bool depthwise;
-  const char* lacking() const override { return weight.sparse ? "has sparse weights" : nullptr; }
+  bool depthwise, coded;  // the residual is codes
+  const char* lacking() const override { return weight.sparse ? "has sparse weights" : coded ? "adds codes" : nullptr; }
   void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override {
     ConvInt8Problem window = p;
     CudaInt8 q = {};
@@ -281,7 +284,8 @@ struct ConvInt8 final : Step {
     else q.packed = c.at<const PackedInt8>(weight);
     q.scales = c.at<const float>(scales);
     q.bias = c.at<const float>(bias);
-    q.residual = c.at<const float>(residual);
+    if (coded) q.added.codes = c.at<const uint8_t>(residual);
+    else q.residual = c.at<const float>(residual);
     q.out = c.at<void>(out);
     return conv_int8(q, c.threads);
   }
@@ -398,7 +402,7 @@ Step* make_dynamic_quantize(PlanReader& r) {
 }
 
 // n h w c oh ow oc | kh kw, strides, dilations, pad top and left | depthwise | x signed, zero, scale | activation, result's type,
-// scale, zero | x, weight, scales, bias?, residual?, out
+// scale, zero | residual's type, scale, zero | x, weight, scales, bias?, residual?, out
 Step* make_conv_int8(PlanReader& r) {
   auto s = std::make_unique<ConvInt8>();
   ConvInt8Problem& p = s->p;
@@ -418,17 +422,22 @@ Step* make_conv_int8(PlanReader& r) {
   p.out_type = f.type;
   p.out_scale = f.scale;
   p.out_zero = f.zero;
+  Finish add;
+  add.read_code(r);
+  s->coded = add.type != kOutFloat32;
+  p.added = {nullptr, add.type == kOutInt8, add.zero, add.scale};
   const int64_t out = plan_product({p.n, p.oh, p.ow, p.oc});
   if (!r.require(out >= 0 && (!s->depthwise || (p.c == p.oc && p.kh * p.kw <= kConvInt8Taps)), "sizes that do not fit")) return nullptr;
   s->x = r.operand(plan_product({p.n, p.h, p.w, p.c}));
   s->weight = s->depthwise ? r.floats(plan_product({p.kh, p.kw, p.c})) : r.packed_int8(plan_product({p.kh, p.kw, p.c}), p.oc);
   s->scales = r.floats(p.oc);
   s->bias = r.floats(p.oc, true);
-  s->residual = r.floats(out, true);
-  r.require(s->residual.place == Place::none || (!s->depthwise && p.out_type == kOutFloat32), "a residual that cannot be added");
+  s->residual = r.operand(plan_product({out, add.size()}), true);
+  r.require(add.type != kOutInt32 && (s->residual.place == Place::none || (!s->depthwise && p.out_type != kOutInt32)), "a residual that cannot be added");
   s->out = r.operand(plan_product({out, f.size()}));
-  r.require(s->residual.place == Place::none || !s->weight.sparse || s->residual.place != s->out.place || s->residual.at != s->out.at,
-            "a residual where sparse results go");
+  // Dense results may go over what is added to them, one by one.
+  const bool apart = s->residual.place == Place::none || s->residual.place != s->out.place || s->residual.at != s->out.at;
+  r.require(apart || (!s->weight.sparse && add.size() == f.size()), "a residual where results go");
   return s.release();
 }
 

@@ -63,6 +63,28 @@ static inline vf v_from_sums(const int32_t* p, bool whole, int64_t n) {
 #endif
 }
 
+// Bytes as floats, each with its bits in `flip` turned: VF_LANES of them, or the first n with anything beyond.
+static inline vf v_from_bytes(const uint8_t* p, uint8_t flip, bool whole, int64_t n) {
+#if VF_LANES == 16
+  const __m128i bytes = whole ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)) : _mm_maskz_loadu_epi8(v_first(n), p);
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_xor_si128(bytes, _mm_set1_epi8(static_cast<char>(flip)))));
+#else
+  uint8_t bytes[VF_LANES] = {0};
+  memcpy(bytes, p, whole ? VF_LANES : static_cast<size_t>(n));
+#if VF_LANES == 8
+  const __m128i eight = _mm_xor_si128(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)), _mm_set1_epi8(static_cast<char>(flip)));
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(eight));
+#elif VF_LANES == 4
+  uint32_t four;
+  memcpy(&four, bytes, 4);
+  const uint8x8_t turned = veor_u8(vreinterpret_u8_u32(vdup_n_u32(four)), vdup_n_u8(flip));
+  return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(turned))));
+#else
+  return static_cast<float>(bytes[0] ^ flip);
+#endif
+#endif
+}
+
 // Integers, one a lane of vi.
 #if VF_LANES == 16
 typedef __m512i vi;
@@ -211,22 +233,48 @@ WHITTLE_INLINE vi codes_of(vf x, const CodeStep& s) {
   return codes_exact(x, s);
 }
 
-// What becomes of a sum: a float, a byte, or a float that takes a residual along or is among those whose range is wanted.
-enum { kFloats = 0, kBytes = 1, kWatched = 2 };
+// What becomes of a sum: a float, a byte, a float that takes a residual along or is among those whose range is wanted, or a byte of
+// a sum with a residual.
+enum { kFloats = 0, kBytes = 1, kWatched = 2, kAdded = 3 };
 
 struct Watch {
   vf lowest, highest;
 };
 
+// What is added to a row of sums: floats, codes, or (both null) nothing.
+struct Residual {
+  const float* floats;
+  const uint8_t* codes;
+  uint8_t flip;
+  vf zero, scale;  // of codes with their bits in `flip` turned
+};
+
+WHITTLE_INLINE vf v_residual(vf x, const Residual& r, int64_t j, int64_t n) {
+  const bool whole = n == VF_LANES;
+  if (r.codes) return v_add(x, v_mul(v_sub(v_from_bytes(r.codes + j, r.flip, whole, n), r.zero), r.scale));
+  return r.floats ? v_add(x, whole ? v_load(r.floats + j) : v_load_part(r.floats + j, n, v_set(0.0f))) : x;
+}
+
+// That of the row of results at `out`.
+WHITTLE_INLINE Residual residual_at(const GemmInt8Epilogue* e, const uint8_t* out) {
+  const int64_t at = (out - static_cast<const uint8_t*>(e->out_base)) / (e->out_type == kOutFloat32 ? 4 : 1);
+  Residual r;
+  r.floats = e->residual ? e->residual + at : nullptr;
+  r.codes = e->added.codes ? e->added.codes + at : nullptr;
+  r.flip = e->added.is_signed ? 0x80 : 0;
+  r.zero = v_set(static_cast<float>(e->added.zero + r.flip));
+  r.scale = v_set(e->added.scale);
+  return r;
+}
+
 template <int32_t kKind, int kWhat>
-WHITTLE_INLINE void epilogue_vector(const CodeStep& s, vf lo, vf hi, vf scale, vf bias, const float* residual, const int32_t* sums,
+WHITTLE_INLINE void epilogue_vector(const CodeStep& s, vf lo, vf hi, vf scale, vf bias, const Residual& residual, const int32_t* sums,
                                     int64_t j, int64_t n, Watch* watch, uint8_t* out) {
   const bool whole = n == VF_LANES;
-  const vf none = v_set(0.0f);
   vf x = v_add(v_mul(v_from_sums(sums + j, whole, n), scale), bias);
-  if (kWhat == kWatched && residual) x = v_add(x, whole ? v_load(residual + j) : v_load_part(residual + j, n, none));
+  if (kWhat == kWatched || kWhat == kAdded) x = v_residual(x, residual, j, n);
   x = act_apply(x, kKind, lo, hi);
-  if (kWhat == kBytes) {
+  if (kWhat == kBytes || kWhat == kAdded) {
     // Bounds of a clip lie within those.
     if (kKind != kActivationClip) x = v_min(s.far, v_max(s.minus_far, x));
     v_store_bytes(out + j, codes_of(x, s), s.is_signed, n);
@@ -247,11 +295,12 @@ WHITTLE_INLINE void epilogue_vector(const CodeStep& s, vf lo, vf hi, vf scale, v
 template <int32_t kKind, int kWhat>
 static void epilogue_kind(const EpilogueRows* r) {
   const GemmInt8Epilogue* e = r->e;
+  constexpr bool kCodes = kWhat == kBytes || kWhat == kAdded;
   // A copy, so that stores of bytes do not reach it.
   CodeStep s;
-  if (kWhat == kBytes) s = *r->step;
+  if (kCodes) s = *r->step;
   vf lo = v_set(e->activation.lo), hi = v_set(e->activation.hi);
-  if (kWhat == kBytes && kKind == kActivationClip) {
+  if (kCodes && kKind == kActivationClip) {
     lo = v_min(s.far, v_max(s.minus_far, lo));
     hi = v_min(s.far, v_max(s.minus_far, hi));
   }
@@ -260,9 +309,9 @@ static void epilogue_kind(const EpilogueRows* r) {
   const float *scale = e->scale + r->column, *bias = e->bias + r->column;
   const int32_t* sums = r->sums;
   uint8_t* out = r->out;
-  const uint8_t* residual = kWhat == kWatched && e->residual
-                                ? reinterpret_cast<const uint8_t*>(e->residual) + (out - static_cast<const uint8_t*>(e->out_base))
-                                : nullptr;
+  Residual residual = {};
+  if (kWhat == kWatched || kWhat == kAdded) residual = residual_at(e, out);
+  const int64_t next = stride / (kCodes ? 1 : 4);
   Watch watch = {v_set(0.0f), v_set(0.0f)};
   const vf none = v_set(0.0f);
   vf tail_scale = none, tail_bias = none;
@@ -273,14 +322,15 @@ static void epilogue_kind(const EpilogueRows* r) {
   if (kWhat == kBytes && n == VF_LANES) {
     const vf one_scale = v_load(scale), one_bias = v_load(bias);
     for (int64_t i = 0; i < rows; i++, sums += width, out += stride)
-      epilogue_vector<kKind, kWhat>(s, lo, hi, one_scale, one_bias, nullptr, sums, 0, VF_LANES, &watch, out);
+      epilogue_vector<kKind, kWhat>(s, lo, hi, one_scale, one_bias, residual, sums, 0, VF_LANES, &watch, out);
     return;
   }
   for (int64_t i = 0; i < rows; i++, sums += width, out += stride) {
-    const float* add = residual ? reinterpret_cast<const float*>(residual + i * stride) : nullptr;
     for (int64_t j = 0; j < wholes; j += VF_LANES)
-      epilogue_vector<kKind, kWhat>(s, lo, hi, v_load(scale + j), v_load(bias + j), add, sums, j, VF_LANES, &watch, out);
-    if (wholes < n) epilogue_vector<kKind, kWhat>(s, lo, hi, tail_scale, tail_bias, add, sums, wholes, n - wholes, &watch, out);
+      epilogue_vector<kKind, kWhat>(s, lo, hi, v_load(scale + j), v_load(bias + j), residual, sums, j, VF_LANES, &watch, out);
+    if (wholes < n) epilogue_vector<kKind, kWhat>(s, lo, hi, tail_scale, tail_bias, residual, sums, wholes, n - wholes, &watch, out);
+    if (residual.floats) residual.floats += next;
+    if (residual.codes) residual.codes += next;
   }
   if (kWhat == kWatched && r->range) {
     v_store(r->range, v_min(v_load(r->range), watch.lowest));
@@ -294,10 +344,12 @@ static inline CodeStep epilogue_step(const GemmInt8Epilogue* e) {
 }
 
 static void epilogue_floats(const EpilogueRows* r) {
-  const bool bytes = r->e->out_type != kOutFloat32, watched = r->range || r->e->residual;
+  const bool bytes = r->e->out_type != kOutFloat32, added = r->e->residual || r->e->added.codes;
   switch (r->e->activation.kind) {
-#define KIND(kind) \
-  case kind: return bytes ? epilogue_kind<kind, kBytes>(r) : watched ? epilogue_kind<kind, kWatched>(r) : epilogue_kind<kind, kFloats>(r);
+#define KIND(kind)                                                                                  \
+  case kind:                                                                                        \
+    return bytes ? (added ? epilogue_kind<kind, kAdded>(r) : epilogue_kind<kind, kBytes>(r))        \
+                 : (added || r->range ? epilogue_kind<kind, kWatched>(r) : epilogue_kind<kind, kFloats>(r));
     KIND(kActivationClip)
     KIND(kActivationHardswish)
     KIND(kActivationHardswishAffine)

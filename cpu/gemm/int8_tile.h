@@ -211,7 +211,7 @@ static void panel(const GemmInt8Panel* p) {
   const bool straight = e->out_type == kOutInt32 && !e->b_zero && p->columns == width;
   // Floats of whole vectors, that nothing follows.
   const bool floats = WHITTLE_STRAIGHT_FLOATS && e->out_type == kOutFloat32 && e->activation.kind == kActivationNone && !e->b_zero &&
-                      !p->range && p->columns == width;
+                      !p->range && !e->added.codes && p->columns == width;
   WHITTLE_ALIGN64 int32_t acc[kTileSums];
   const TileFn* of_rows = kNarrow[vectors < TILE_VECTORS ? vectors - 1 : 0];
   if (vectors == TILE_VECTORS) of_rows = kFull[tiles == 1];
@@ -268,7 +268,7 @@ static void panel(const GemmInt8Panel* p) {
       // Few rows have several sets of sums, which the epilogue joins.
       const bool here = last && floats && rows * vectors >= 10;
       t.floats = here ? e : nullptr;
-      t.residual = e->residual ? e->residual + (reinterpret_cast<const float*>(out) - static_cast<const float*>(e->out_base)) : nullptr;
+      t.residual = here && e->residual ? e->residual + (reinterpret_cast<const float*>(out) - static_cast<const float*>(e->out_base)) : nullptr;
       t.to = !last ? kept : straight || here ? reinterpret_cast<int32_t*>(out) : acc;
       t.to_stride = last && (straight || here) ? p->out_stride : width;
       t.touch = out;

@@ -5,7 +5,7 @@
 #include <immintrin.h>
 
 #define WHITTLE_ISA_FILE
-#include "cpu/sparse/int8_finish.h"
+#include "cpu/sparse/int8_codes.h"
 
 #define ROW_BYTES 16
 #define STORE_ROW(p, v, is_signed) \
@@ -91,23 +91,6 @@ void pack_whole(const SparseInt8Pack* p) {
   memset(out + p->k * 64, 0, static_cast<size_t>((p->padded - p->k) * 64));
 }
 
-static inline void turn_wide(__m512i* r) {
-  __m512i t[16];
-#pragma GCC unroll 4
-  for (int round = 0; round < 2; round++) {
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
-      t[2 * i] = _mm512_unpacklo_epi8(r[i], r[i + 8]);
-      t[2 * i + 1] = _mm512_unpackhi_epi8(r[i], r[i + 8]);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
-      r[2 * i] = _mm512_unpacklo_epi8(t[i], t[i + 8]);
-      r[2 * i + 1] = _mm512_unpackhi_epi8(t[i], t[i + 8]);
-    }
-  }
-}
-
 // 64 columns of X that lie by themselves, 64 rows at a time: four blocks of 16 x 16 turn together, one in each lane, then
 // lanes of the four groups of columns change places so that whole rows are stored.
 void pack_turned(const SparseInt8Pack* p) {
@@ -125,7 +108,7 @@ void pack_turned(const SparseInt8Pack* p) {
         if (column < p->columns) _mm_prefetch(reinterpret_cast<const char*>(p->x + column * p->stride + i + 128), _MM_HINT_T0);
         r[j] = column < p->columns ? _mm512_maskz_loadu_epi8(some, p->x + column * p->stride + i) : _mm512_xor_si512(flip, flip);
       }
-      turn_wide(r);
+      turn_lanes(r);
 #pragma GCC unroll 16
       for (int j = 0; j < 16; j++) _mm512_store_si512(near + (u * 16 + j) * 64, _mm512_xor_si512(r[j], flip));
     }
@@ -567,4 +550,5 @@ extern "C" void sparse_int8_install_avx512vnni(whittle::SparseInt8Kernels* t) {
   t->finish = finish;
   t->finish_rows = finish_rows;
   t->turn = turn_words;
+  t->codes = codes;
 }

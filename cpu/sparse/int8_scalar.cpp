@@ -75,4 +75,5 @@ extern "C" void sparse_int8_install_scalar(whittle::SparseInt8Kernels* t) {
   t->finish = finish;
   t->finish_rows = finish_rows;
   t->turn = turn_plain;
+  t->codes = nullptr;
 }

@@ -13,7 +13,7 @@ import { correctBias, kBiasSets } from './static/bias'
 import { codesOfWeight, computeDynamically } from './static/dynamic'
 import { codedLayers, type CodedLayer } from './static/layers'
 import { codeBiases } from './static/operators'
-import { insertPair } from './static/pairs'
+import { insertPairs, residuals } from './static/residuals'
 import { observeRanges } from './static/ranges'
 
 /** Options of {@link quantizeStatic}. */
@@ -77,9 +77,9 @@ function swept(model: Model, layers: readonly CodedLayer[], halves: WidenedModel
 
 /**
  * A copy of the model in which convolutions and products with constant weights compute with 8-bit integers: weights as int8
- * with a scale for each output channel, activations by a QuantizeLinear and DequantizeLinear pair before each such node,
- * whose ranges come from running the model over `calibration`. Nodes between them stay float; a {@link Session} computes
- * them in the same pass as the integers.
+ * with a scale for each output channel, activations by a QuantizeLinear and DequantizeLinear pair before each such node and before
+ * the addition of a residual to a convolution, whose ranges come from running the model over `calibration`. Nodes between them stay
+ * float; a {@link Session} computes them in the same pass as the integers.
  *
  * Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, 2018.
  *
@@ -106,7 +106,7 @@ export async function quantizeStatic(model: Model | string | Uint8Array | ArrayB
   const layers = codedLayers(graph, { exclude: excluded(o.exclude), minChannels })
   if (layers.length === 0) return swept(copy, layers, halves)
   const reference = repair ? copy.clone() : undefined
-  const codes = await observeRanges(copy, layers.map((l) => l.input), sets, new Run(), { type, method, percentile, ...threads })
+  const codes = await observeRanges(copy, new Set([...layers.map((l) => l.input), ...residuals(graph, layers).map((r) => r.value)]), sets, new Run(), { type, method, percentile, ...threads })
   const stored = new Map<string, string>()
   const [keep, scratch] = [new KeepBudget(), new Scratch()]
   for (const { node, weight, axis } of layers) {
@@ -126,8 +126,7 @@ export async function quantizeStatic(model: Model | string | Uint8Array | ArrayB
     node.setInput(1, value)
   }
   codeBiases(graph, layers, codes)
-  for (const input of new Set(layers.map((l) => l.input)))
-    insertPair(graph, input, codes.get(input)!, layers.filter((l) => l.input === input).map((l) => l.node))
+  insertPairs(graph, layers, codes, residuals(graph, layers, codes))
   if (reference) await correctBias(reference, copy, sets, new Run(), { sets: kBiasSets, ...threads })
   return swept(copy, layers, halves)
 }

@@ -108,6 +108,14 @@ export function codeOf(l: Lowering, node: Node): Code | undefined {
   return { type: l.type(node.outputs[0] as string, node), scale: s, zero: zero ? (codesOf(zero)[0] as number) : 0 }
 }
 
+/** What codes that are not computed to floats yet stand for, where they are 8 bits wide and have one scale. */
+export function wholeCode(v: Value): Code | undefined {
+  const q = v.memory || v.constant ? undefined : v.quantized
+  if (!q || q.scale.length !== 1 || (q.codes.type !== 'int8' && q.codes.type !== 'uint8')) return undefined
+  const scale = q.scale[0] as number
+  return scale > 0 && scale < Infinity ? { type: q.codes.type, scale, zero: q.zero[0] as number } : undefined
+}
+
 /** A value that is codes of `dims` in row-major order, as the float value they stand for. */
 export function quantizedValue(dims: readonly number[], q: Quantized, constant?: Value['constant']): Value {
   return {

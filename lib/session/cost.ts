@@ -68,15 +68,17 @@ interface Speed {
   readonly whole: number
   readonly wide: number
   readonly apart: number
+  /** cycles of a sum of sparse weights that becomes a code */
+  readonly codes: number
 }
 
 const kSpeeds = {
-  scalar: { narrow: 12, dense: 1, whole: 220, wide: 36, apart: 36 },
-  avx2: { narrow: 2, dense: 13, whole: 21, wide: 21, apart: 9 },
-  avx512: { narrow: 1, dense: 28, whole: 11, wide: 19, apart: 11 },
-  avx512vnni: { narrow: 1, dense: 80, whole: 3.7, wide: 3.3, apart: 10 },
-  amx: { narrow: 1, dense: 600, whole: 3.7, wide: 3.3, apart: 10 },
-  neon: { narrow: 4, dense: 12, whole: 24, wide: 10, apart: 10 },
+  scalar: { narrow: 12, dense: 1, whole: 220, wide: 36, apart: 36, codes: 2.2 },
+  avx2: { narrow: 2, dense: 13, whole: 21, wide: 21, apart: 9, codes: 2.2 },
+  avx512: { narrow: 1, dense: 28, whole: 11, wide: 19, apart: 11, codes: 2.2 },
+  avx512vnni: { narrow: 1, dense: 80, whole: 3.7, wide: 3.3, apart: 10, codes: 0.7 },
+  amx: { narrow: 1, dense: 600, whole: 3.7, wide: 3.3, apart: 10, codes: 0.7 },
+  neon: { narrow: 4, dense: 12, whole: 24, wide: 10, apart: 10, codes: 2.2 },
 } as const satisfies Record<string, Speed>
 
 /** The speed of a kernel family's tier, or of the one it comes from. */
@@ -122,11 +124,11 @@ export function denseInt8Cost(m: number, k: number, n: number): number {
 }
 
 /** Cycles of sparse int8 products. */
-export function sparseInt8Costs(census: Census, m: number, k: number, n: number, gathered: boolean): readonly Costed<SparseName>[] {
-  const { whole, wide, apart, narrow, dense } = speedOf('sparse_int8')
+export function sparseInt8Costs(census: Census, m: number, k: number, n: number, gathered: boolean, codes = false): readonly Costed<SparseName>[] {
+  const { whole, wide, apart, narrow, dense, codes: coding } = speedOf('sparse_int8')
   // The last strip is a power of two of 16.
   const strips = Math.floor(m / 64) + layoutColumns(m % 64 === 0 ? 0 : Math.max(3, m % 64)) / 64
-  const turning = (m * k * (gathered ? 0.3 : 0.15) + m * n * 2.2) * narrow + 1500
+  const turning = (m * k * (gathered ? 0.3 : 0.15) + m * n * (codes ? coding : 2.2)) * narrow + 1500
   const list: Costed<SparseName>[] = []
   kShapes.forEach(([r, c], s) => {
     const blocks = census.blocks[s] as number

@@ -2,8 +2,8 @@ import type { Node } from '../model'
 import { sizeOf } from '../tensor'
 import type { Lowering } from './lowering'
 import { elementwiseNumber, type Memory } from './program'
-import { codeBits, codeOf, kNoCode, parameters, type Code } from './codes'
-import { identity, isValue, stridesOf, type Expression, type Value } from './value'
+import { codeBits, codeOf, kNoCode, parameters, wholeCode, type Code } from './codes'
+import { identity, isValue, stridesOf, type Expression, type Quantized, type Value } from './value'
 
 // core/elementwise.h
 const kRegisters = 24
@@ -48,10 +48,9 @@ export function emitExpression(l: Lowering, v: Value, node: Node, as?: Code): Va
         return
       }
       registers.set(x, leaves.length)
-      const q = x.memory || x.constant ? undefined : x.quantized
-      const narrow = q && q.scale.length === 1 && (q.codes.type === 'int8' || q.codes.type === 'uint8')
-      leaves.push(l.inMemory(narrow ? q.codes : x, node))
-      codes.push(narrow ? { type: q.codes.type, scale: q.scale[0] as number, zero: q.zero[0] as number } : kNoCode)
+      const narrow = wholeCode(x)
+      leaves.push(l.inMemory(narrow ? (x.quantized as Quantized).codes : x, node))
+      codes.push(narrow ?? kNoCode)
       return
     }
     visit(x.a)

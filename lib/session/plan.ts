@@ -1,5 +1,5 @@
 import { WhittleError } from '../errors'
-import { Node } from '../model'
+import { Node, type Graph } from '../model'
 import { isDataType, sizeOf, type DataType } from '../tensor'
 import { lowerOf } from './lower'
 import { Lowering } from './lowering'
@@ -44,7 +44,7 @@ export function lower(special: Special, fetch: readonly string[], live: Readonly
   }
   const taps: Tap[] = []
   const waiting = new Set(tapped)
-  for (const node of graph.topologicalOrder()) {
+  for (const node of codesFirst(graph)) {
     if (!live.has(node) || l.taken.has(node)) continue
     kernelOf(node)(node, l)
     l.done.add(node)
@@ -69,6 +69,20 @@ export function lower(special: Special, fetch: readonly string[], live: Readonly
     return { name, type: v.type, dims: v.dims }
   })
   return { program: l.program, inputs, outputs, taps }
+}
+
+/** In order of execution; what makes codes of a value, or a value of codes, comes as early as it can, so that whatever follows finds codes. */
+function codesFirst(graph: Graph): Set<Node> {
+  const order = new Set<Node>()
+  const add = (node: Node): void => {
+    if (order.has(node)) return
+    order.add(node)
+    for (const name of node.outputs)
+      for (const user of name ? graph.users(name) : [])
+        if (user.is('QuantizeLinear', 'DequantizeLinear') && user.inputs[0] === name && user.inputs.slice(1).every((i) => !i || graph.constant(i))) add(user)
+  }
+  graph.topologicalOrder().forEach(add)
+  return order
 }
 
 function tapOf(name: string, node: Node, l: Lowering): Tap {

@@ -348,6 +348,58 @@ void check_table(Harness& h, const GemmInt8Kernels& reference, const GemmInt8Ker
         }
     }
   });
+  h.row("residuals of floats and codes under results of floats and codes", [&] {
+    Rng rng = h.rng();
+    for (int i = 0; i < (h.lean() ? 24 : 144); i++) {
+      const int64_t m = rng.between(1, 3 * table.rows + 2), n = rng.between(1, 2 * table.columns + 5), k = rng.between(1, 90);
+      const int32_t out_type = kOutFloat32 + i % 3, added = kOutFloat32 + i / 3 % 3;
+      const int64_t size = out_type == kOutFloat32 ? 4 : 1;
+      Guarded<uint8_t> a(m * k), w(k * n), codes(m * n, rng.below(16)), want(m * n * size), got(m * n * size, size * rng.below(4));
+      Guarded<float> floats(m * n);
+      fill(rng, a.data(), a.size(), 0, false, false);
+      fill(rng, w.data(), w.size(), 0, true, true);
+      fill(rng, codes.data(), codes.size(), 0, false, false);
+      std::vector<float> scales(static_cast<size_t>(n), 0.004f), bias(static_cast<size_t>(n));
+      for (float& b : bias) b = rng.uniform(-3, 3);
+      const GemmInt8Added plus = {codes.data(), added == kOutInt8, added == kOutInt8 ? -9 : 77, 0.031f};
+      for (int64_t j = 0; j < m * n; j++) {
+        const int32_t code = plus.is_signed ? static_cast<int8_t>(codes[j]) : codes[j];
+        floats[j] = static_cast<float>(code - plus.zero) * plus.scale;
+      }
+      const bool in_place = added == out_type && i % 2;
+      // The reference adds floats, and makes codes in a step of its own.
+      for (int side = 0; side < 2; side++) {
+        const GemmInt8Kernels& t = side ? table : reference;
+        Guarded<uint8_t>& out = side ? got : want;
+        PackedInt8* packed = pack_int8(t, w.data(), false, false, k, n, 1);
+        std::vector<float> apart(static_cast<size_t>(m * n));
+        GemmInt8Args g = {};
+        g.a = a.data(), g.m = m, g.n = n, g.k = k, g.batch = 1, g.packed = packed, g.a_zero = 117, g.a_scale = 0.02f;
+        g.b_scales = scales.data(), g.bias_float = bias.data(), g.out_scale = 0.05f, g.out_zero = out_type == kOutInt8 ? 3 : 120;
+        g.activation = {i / 9 % (kActivationGeluTanh + 1), -0.7f, 2};
+        g.threads = side ? 1 + i % 3 : 1;
+        g.out_type = side ? out_type : kOutFloat32;
+        g.out = side || size == 4 ? static_cast<void*>(out.data()) : apart.data();
+        if (side && in_place) memcpy(out.data(), size == 4 ? static_cast<const void*>(floats.data()) : codes.data(), static_cast<size_t>(m * n * size));
+        if (!side || added == kOutFloat32) {
+          g.residual = side && in_place ? reinterpret_cast<const float*>(out.data()) : floats.data();
+        } else {
+          g.added = plus;
+          if (in_place) g.added.codes = out.data();
+        }
+        const WhittleStatus s = gemm_int8(t, g);
+        free_packed_int8(packed);
+        if (!h.expect(s == WHITTLE_OK, "status %d", s)) return;
+        for (int64_t j = 0; !side && size == 1 && j < m * n; j++) {
+          const int32_t least = out_type == kOutInt8 ? -128 : 0;
+          volatile float q = apart[static_cast<size_t>(j)] / g.out_scale;
+          const float code = nearbyintf(q) + static_cast<float>(out_type == kOutInt8 ? 3 : 120);
+          want[j] = static_cast<uint8_t>(static_cast<int32_t>(std::min(static_cast<float>(least + 255), std::max(static_cast<float>(least), code))));
+        }
+      }
+      if (!h.expect(got.intact() && memcmp(want.data(), got.data(), static_cast<size_t>(m * n * size)) == 0, "case %d (results %d, residual %d) differs", i, out_type, added)) return;
+    }
+  });
   h.row("floats to codes", [&] {
     Rng rng = h.rng();
     for (int i = 0; i < (h.lean() ? 30 : 200); i++) {

@@ -23,15 +23,16 @@ struct Case {
   bool by_rows = false, x_signed = false, extreme = false;
   int32_t lowest = -128;  // weight, of extreme ones
   int32_t x_zero = 0, out_type = kOutInt32, bias = 0;
+  int32_t added = -1;  // type of a residual
   Activation act = {kActivationNone, 0, 0};
   int threads = 1;
 };
 
 std::string describe(const Case& c) {
   char text[240];
-  snprintf(text, sizeof text, "%dx%d N %d batch %d block %dx%d n:m %d:%d hint %d rows %d %s zero %d out %d act %d threads %d", int(c.rows), int(c.cols),
+  snprintf(text, sizeof text, "%dx%d N %d batch %d block %dx%d n:m %d:%d hint %d rows %d %s zero %d out %d act %d residual %d threads %d", int(c.rows), int(c.cols),
            int(c.columns), int(c.batch), int(c.r), int(c.c), int(c.n), int(c.m), int(c.hint), int(c.by_rows), c.x_signed ? "s8" : "u8", int(c.x_zero),
-           int(c.out_type), int(c.act.kind), c.threads);
+           int(c.out_type), int(c.act.kind), int(c.added), c.threads);
   return text;
 }
 
@@ -98,6 +99,11 @@ void verify(Harness& h, const SparseInt8Kernels& kernels, const Case& c, Rng& rn
   a.out_type = c.out_type;
   a.out_scale = 0.037f;
   a.out_zero = 3;
+  Guarded<uint8_t> codes(c.rows * many, rng.below(16));
+  std::vector<float> floats(static_cast<size_t>(c.rows * many));
+  for (int64_t i = 0; i < codes.size(); i++) codes[i] = static_cast<uint8_t>(rng.next()), floats[static_cast<size_t>(i)] = rng.normal();
+  if (c.added == kOutFloat32) a.residual = floats.data();
+  else if (c.added > 0) a.added = {codes.data(), c.added == kOutInt8, 40, 0.023f};
   if (!h.expect(sparse_int8_multiply(kernels, a) == WHITTLE_OK, "%s: status", describe(c).c_str())) return;
   h.expect(y.intact() && x.intact(), "%s: wrote outside", describe(c).c_str());
   // [product][column][row] as gemm_int8 has it.
@@ -112,6 +118,7 @@ void verify(Harness& h, const SparseInt8Kernels& kernels, const Case& c, Rng& rn
     g.a_zero = c.x_zero, g.a_scale = a.x_scale, g.b_scales = scales.data(), g.b_scale = 1;
     g.bias_int = a.bias_int, g.bias_float = a.bias, g.activation = c.act;
     g.out_type = c.out_type, g.out_scale = a.out_scale, g.out_zero = a.out_zero, g.out = dense.data(), g.threads = 1;
+    g.residual = a.residual, g.added = a.added;
     if (!h.expect(gemm_int8(overlay(gemm_int8_variants(), Tier::scalar), g) == WHITTLE_OK, "dense")) return;
   }
   std::vector<int16_t> centred(static_cast<size_t>(c.cols));
@@ -222,6 +229,23 @@ void check_table(Harness& h, const SparseInt8Kernels& kernels) {
         c.by_rows = by_rows, c.out_type = out, c.threads = by_rows ? 1 : 2;
         verify(h, kernels, c, rng);
       }
+  });
+  h.row("residuals of floats and codes", [&] {
+    Rng rng = h.rng();
+    int round = 0;
+    for (const auto& block : {kBlocks[0], kBlocks[1], kBlocks[2], kBlocks[3]})
+      for (const int64_t columns : {1, 20, 64, 130, 500})
+        for (const int32_t added : {-1, 1, 2, 3})
+          for (const int32_t out : {1, 2, 3}) {
+            if (added < 0 && columns < 100) continue;
+            Case c = {};
+            c.rows = rng.between(1, 140), c.cols = columns == 500 ? rng.between(600, 1300) : rng.between(1, 120), c.columns = c.hint = columns;
+            c.r = block[0], c.c = block[1], c.by_rows = true, c.x_signed = rng.below(2), c.bias = 2;
+            c.out_type = out, c.added = added, c.threads = static_cast<int>(rng.between(1, 3));
+            const int32_t kinds[] = {kActivationNone, kActivationClip, kActivationClip, kActivationHardswish};
+            c.act = {kinds[round++ % 4], -0.5f, 600.0f};
+            verify(h, kernels, c, rng);
+          }
   });
   h.row("scales, biases, activations and outputs", [&] {
     Rng rng = h.rng();

@@ -10,7 +10,7 @@ import { correctBias, kBiasSets } from '../static/bias'
 import { codedLayers, type CodedLayer } from '../static/layers'
 import { betweenLayers, closeLayers, codeBiases, sharedCodes } from '../static/operators'
 import { withoutTraces } from '../static/dynamic'
-import { insertPair } from '../static/pairs'
+import { insertPairs, residuals } from '../static/residuals'
 import { observeRanges, type ActivationType, type Code } from '../static/ranges'
 import { noiseOf, tooNoisy } from '../static/sensitivity'
 import { chooseLayers, type Context, type Pass, type PassResult } from './pass'
@@ -30,8 +30,9 @@ export interface StaticQuantizeStep extends QuantizeStep {
   /**
    * Where the file is to run fastest. Every target runs everywhere with the same results but for rounding.
    *
-   * - `'session'` (default): codes for the inputs of layers, weights `'folded'`. {@link Session} computes such layers in integers and
-   *   what lies between them in the same pass; onnxruntime sees float layers with constant weights
+   * - `'session'` (default): codes for the inputs of layers and for what is added to convolutions (residuals), weights `'folded'`.
+   *   {@link Session} computes such layers in integers and what lies between them in the same pass; onnxruntime sees float layers with
+   *   constant weights
    * - `'onnxruntime'`: codes for outputs too, weights and biases as DequantizeLinear, one range along pooling and reshapes, so that
    *   onnxruntime makes QLinearConv of it; pays where layers follow each other with nothing but Relu between
    * - `'onnxruntime-web'`: the same with weights of 7 bits: its kernels add pairs of products in 16 bits
@@ -115,7 +116,7 @@ export async function applyStatic(pass: Pass<ResolvedQuantize>, model: Model, st
   const spectra = new Set(able(true).map((l) => l.weight.name))
   const operators = step.target !== 'session'
   const values = new Set(all.map((l) => l.input))
-  if (operators) for (const value of betweenLayers(graph, all).values) values.add(value)
+  for (const value of operators ? betweenLayers(graph, all).values : residuals(graph, all).map((r) => r.value)) values.add(value)
   const codes = all.length > 0 ? await observeRanges(model, values, calibration, run, { type: step.activationType, method: step.ranges, percentile: step.percentile }) : new Map<string, Code>()
   if (operators) sharedCodes(graph, codes)
   const noise = step.snr > 0 && all.length > 0 ? await noiseOf(model, all, codes, calibration, run) : new Map<string, number>()
@@ -135,8 +136,7 @@ export async function applyStatic(pass: Pass<ResolvedQuantize>, model: Model, st
   const result = await applyWeights(pass, model, step, context, coded)
   const done = new Set(result.layers.filter((l) => l.action === 'quantized').map((l) => l.weight))
   const layers = coded.filter((l) => done.has(l.weight.name))
-  for (const input of new Set(layers.map((l) => l.input)))
-    insertPair(graph, input, codes.get(input)!, layers.filter((l) => l.input === input).map((l) => l.node))
+  insertPairs(graph, layers, codes, operators ? [] : residuals(graph, layers, codes))
   if (operators) {
     codeBiases(graph, layers, codes)
     closeLayers(graph, layers, codes)

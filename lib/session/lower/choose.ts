@@ -24,6 +24,8 @@ export interface Matrix<T extends Float32Array | Int8Array> {
   readonly data: () => T
   /** rows of activations are gathered from an image */
   readonly gathered: boolean
+  /** results are 8-bit codes */
+  readonly narrow?: boolean
 }
 
 /** Sparse ways to multiply; none where too few weights are zero. */
@@ -33,7 +35,7 @@ function sparseWays(l: Lowering, x: Matrix<Float32Array | Int8Array>): Way[] {
   const census = tuner.census(x.key, () => censusOf(x.data(), x.k, x.n, x.row, x.col))
   if (!census) return []
   const columns = layoutColumns(x.m)
-  const costs = (x.raw.BYTES_PER_ELEMENT === 1 ? sparseInt8Costs : sparseCosts)(census, x.m, x.k, x.n, x.gathered)
+  const costs = x.raw.BYTES_PER_ELEMENT === 1 ? sparseInt8Costs(census, x.m, x.k, x.n, x.gathered, x.narrow) : sparseCosts(census, x.m, x.k, x.n, x.gathered)
   return costs.map(({ name, cost }) => ({
     name,
     cost,
@@ -91,7 +93,7 @@ export function emitChosen(
   const bytes = { x: x.bytes, residual: residual?.memory.bytes ?? 0, out: operands.out.memory.bytes }
   const chosen = l.constants.tuner ? l.constants.tuner.choose({ name, shape, candidates: ways, op, bytes, step }) : (ways[0] as Way)
   // A sparse step reads the residual late, a dynamic one perhaps twice.
-  const apart = isSparse(chosen.name) || op === 'gemm_dynamic'
+  const apart = isSparse(chosen.name) || op === 'gemm_dynamic' || residual?.type !== operands.out.type
   const out = (apart ? undefined : l.over(residual, x, node)) ?? operands.out
   l.program.step(op, node.label, ...step(chosen, l.constants, x, residual?.memory ?? null, out.memory))
   if (ways.length > 1) l.program.chosen(name, chosen.name)

@@ -1,7 +1,8 @@
 import type { Node } from '../../model'
 import { sizeOf } from '../../tensor'
+import { kNoCode, wholeCode, type Code } from '../codes'
 import type { Lowering } from '../lowering'
-import { sameOrder, type Value } from '../value'
+import { sameOrder, type Quantized, type Value } from '../value'
 import type { Memory } from '../program'
 import { clipBounds, geluOf } from './elementwise'
 
@@ -13,6 +14,8 @@ export interface Epilogue {
   /** kind, lo, hi */
   readonly activation: readonly [number, number, number]
   readonly residual: (Value & { readonly memory: Memory }) | undefined
+  /** what the residual's codes stand for; floats: `kNoCode` */
+  readonly added: Code
   /** name of the value after all that was taken along */
   readonly output: string
 }
@@ -43,11 +46,13 @@ function activationOf(node: Node, l: Lowering): Epilogue['activation'] | undefin
 
 /**
  * Takes along what follows `name` and can be done while its sums are at hand: the addition of a value of the same shape
- * that is there already (where `residuals` is set), then an activation. `order` is how the result will lie.
+ * that is there already (where `residuals` is set; 'codes': 8-bit codes are added as they are), then an activation. `order` is how the
+ * result will lie.
  */
-export function takeEpilogue(l: Lowering, name: string, order: readonly number[], residuals: boolean, node: Node): Epilogue {
+export function takeEpilogue(l: Lowering, name: string, order: readonly number[], residuals: boolean | 'codes', node: Node): Epilogue {
   let output = name
   let residual: Epilogue['residual']
+  let added = kNoCode
   let next = l.soleUser(output)
   if (residuals && next?.is('Add')) {
     const other = next.inputs[0] === output ? next.inputs[1] : next.inputs[0]
@@ -62,7 +67,9 @@ export function takeEpilogue(l: Lowering, name: string, order: readonly number[]
       known.dims.length === dims.length &&
       (!known.memory || sameOrder(known.dims, known.order, order))
     ) {
-      residual = l.inOrder(known, order, next)
+      const code = residuals === 'codes' ? wholeCode(known) : undefined
+      residual = l.inOrder(code ? (known.quantized as Quantized).codes : known, order, next)
+      added = code ?? kNoCode
       l.taken.add(next)
       output = next.outputs[0] as string
       next = l.soleUser(output)
@@ -76,10 +83,10 @@ export function takeEpilogue(l: Lowering, name: string, order: readonly number[]
       // PP-OCR's nets scale and shift behind it.
       const map = takeAffines(l, output, 0, 1)
       const [scale, shift] = [map.multiply[0] as number, map.add[0] as number]
-      if (map.output !== output) return { activation: [kKinds.hardswishAffine, scale, shift], residual, output: map.output }
+      if (map.output !== output) return { activation: [kKinds.hardswishAffine, scale, shift], residual, added, output: map.output }
     }
   }
-  return { activation: activation ?? [kKinds.none, 0, 0], residual, output }
+  return { activation: activation ?? [kKinds.none, 0, 0], residual, added, output }
 }
 
 /** A per-channel change of what is known before the model runs: y = x * multiply + add. */

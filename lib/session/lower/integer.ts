@@ -1,6 +1,6 @@
 import type { Node } from '../../model'
 import { sizeOf, type DataType, type Tensor } from '../../tensor'
-import { codeOf, codesOf, type Code } from '../codes'
+import { codeOf, codesOf, wholeCode, type Code } from '../codes'
 import type { Lowering } from '../lowering'
 import type { Argument, Constants, Memory } from '../program'
 import { identity, type Quantized, type Value } from '../value'
@@ -82,6 +82,8 @@ interface Finish {
   readonly scales: Float32Array
   readonly bias: Float32Array | undefined
   readonly residual: Epilogue['residual']
+  /** type, scale and zero point of the residual */
+  readonly added: readonly number[]
 }
 
 /** What follows integer sums of `columns`: scales and shifts, an activation, and the making of codes. */
@@ -95,9 +97,9 @@ function takeFinish(l: Lowering, node: Node, axis: number, order: readonly numbe
     for (const t of [...l.taken]) if (!before.has(t)) l.taken.delete(t)
     map = { multiply: new Float64Array(n).fill(1), add: new Float64Array(n), output: name }
   }
-  const after = takeEpilogue(l, map.output, order, residuals && addsFloats(l, map.output), node)
-  // Codes are made of sums that nothing is added to.
-  const next = after.residual ? undefined : l.soleUser(after.output)
+  const after = takeEpilogue(l, map.output, order, residuals && addsHere(l, map.output), node)
+  // A device's kernels make codes of sums that nothing is added to.
+  const next = after.residual && l.constants.device ? undefined : l.soleUser(after.output)
   const code = next?.is('QuantizeLinear') && next.inputs[0] === after.output ? codeOf(l, next) : undefined
   const narrow = next && code && (code.type === 'int8' || code.type === 'uint8') ? code : undefined
   if (next && narrow) l.taken.add(next)
@@ -110,15 +112,17 @@ function takeFinish(l: Lowering, node: Node, axis: number, order: readonly numbe
     scales: w.scales.map((s, i) => s * (map.multiply[i] as number)),
     bias: total.some((v) => v !== 0) ? total : undefined,
     residual: after.residual,
+    added: [kOut[after.added.type] as number, after.added.scale, after.added.zero],
   }
 }
 
-/** Whether what comes next is the addition of floats that are in memory: codes and expressions cost less where they are added. */
-function addsFloats(l: Lowering, name: string): boolean {
+/** How what comes next adds what is in memory: floats, or codes of which none are made on a device. Expressions cost less where they are added. */
+function addsHere(l: Lowering, name: string): boolean | 'codes' {
   const next = l.soleUser(name)
   const other = next?.is('Add') ? next.inputs[next.inputs[0] === name ? 1 : 0] : undefined
   if (!next || other === undefined || !l.has(other)) return false
   const v = l.lazy(other, next)
+  if (wholeCode(v)) return l.constants.device ? false : 'codes'
   return v.memory !== undefined && !v.quantized
 }
 
@@ -165,6 +169,7 @@ export function convOfCodes(node: Node, l: Lowering): boolean {
     ...numbers,
     ...[x.code.zero, x.code.scale],
     ...finish.numbers,
+    ...finish.added,
     from,
     weights,
     constants.raw(`scales ${key} to ${finish.output}`, () => finish.scales),
@@ -177,8 +182,8 @@ export function convOfCodes(node: Node, l: Lowering): boolean {
   } else {
     const plain = taps === 1 && window.strides.every((s) => s === 1)
     const matrix = { key: `conv ${key}`, m: n * oh * ow, k: taps * c, n: oc, row: 1, col: taps * c }
-    const ways = waysOfCodes(l, { ...matrix, raw: own, data: arranged, gathered: !plain })
-    const shape = `conv int8 ${[...numbers, finish.type, finish.numbers[0]].join(' ')}${finish.residual ? ' residual' : ''}`
+    const ways = waysOfCodes(l, { ...matrix, raw: own, data: arranged, gathered: !plain, narrow: finish.type !== 'float32' })
+    const shape = `conv int8 ${[...numbers, finish.type, finish.numbers[0]].join(' ')}${finish.residual ? ` residual ${finish.residual.type}` : ''}`
     out = emitChosen(l, node, 'conv_int8', ways, shape, { x: codes, residual: finish.residual, out }, (_, weights, constants, from, add, to) => step(weights, constants, from, add, to))
   }
   l.define(finish.output, out, node)
