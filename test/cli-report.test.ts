@@ -124,6 +124,7 @@ describe('whittle compress with calibration, whittle report', () => {
       [['--report', at('nowhere', 'r.html')], 1, /ERR_IO: --report: cannot write .*r\.html: there is no folder .*nowhere/],
       [['--report', at('net.onnx')], 2, /--report: expected another file/],
       [['--report', at('.', 'early.onnx')], 2, /--report: expected another file/],
+      [['--report', at('r.txt')], 2, /--report: expected a name that ends in .html or .json, got ".*r.txt"/],
       [['-o', at('nowhere', 'x.onnx')], 1, /ERR_IO: -o: cannot write .*x\.onnx: there is no folder/],
     ] as const) {
       const found = await call(...args, ...more)

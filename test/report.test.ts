@@ -86,6 +86,17 @@ describe('the HTML report', () => {
     for (const l of layers) expect(html).toContain(`<td>${l.name}</td>`)
   })
 
+  test('shows large what was measured of the reported model, whatever was measured beside it', () => {
+    const r = report(layers)
+    const measurements = [
+      { label: 'float', bytes: 1e6, accuracy: 0.97, latency: 10, reference: true },
+      { label: 'another', bytes: r.after.bytes + 1, accuracy: 0.9, latency: 20 },
+      { label: 'this', bytes: r.after.bytes, accuracy: 0.96, latency: 5 },
+    ]
+    const large = renderHtml([{ title: 'a', report: r, measurements }]).split('class="tiles"')[1]!.split('</div></div></div>')[0]!
+    for (const text of ['96.00 %', '1.00 points lost', '0.50 × of it']) expect(large).toContain(text)
+  })
+
   test('is the same for the same input', () => {
     expect(renderHtml([{ title: 'a', report: report(layers) }])).toBe(
       renderHtml([{ title: 'a', report: report(layers) }]),

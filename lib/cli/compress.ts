@@ -106,6 +106,7 @@ export const compressCommand: Command = {
       checkFolder(values.report, '--report')
       if ([input, output].some((file) => path.resolve(file) === path.resolve(values.report!)))
         throw new UsageError('--report: expected another file than the models')
+      if (!/\.(html?|json)$/i.test(values.report)) throw new UsageError(`--report: expected a name that ends in .html or .json, got ${JSON.stringify(values.report)}`)
     }
     const evaluate = values.evaluate === undefined ? undefined : await loadEvaluate(values.evaluate)
     if (values.sensitivity && (!values.report || !(values.calibration ?? values.evaluate)))

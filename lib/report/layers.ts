@@ -84,7 +84,7 @@ export function layerTable(rows: readonly Row[]): string {
     { head: '#', right: true, cell: (r) => String(r.index + 1), value: (r) => r.index },
     { head: 'layer', cell: (r) => escape(r.name) },
     { head: 'op', cell: (r) => escape(r.op) },
-    { head: 'shape', cell: (r) => `${r.dims.join(' × ')}${r.dimsAfter ? `<i> → ${r.dimsAfter.join(' × ')}</i>` : ''}`, value: (r) => r.dims.reduce((a, b) => a * b, 1) },
+    { head: 'shape', cell: (r) => `<span>${r.dims.join(' × ')}</span>${r.dimsAfter ? ` <i>→ ${r.dimsAfter.join(' × ')}</i>` : ''}`, value: (r) => r.dims.reduce((a, b) => a * b, 1) },
     has((r) => r.action) && { head: 'done', cell: (r) => `${r.blame?.spared ? '<b class="spared">spared</b> ' : r.action ? '' : '<i>as it was</i>'}${escape(r.action)}` },
     has((r) => r.macs) && { head: 'MACs', right: true, cell: (r) => (r.macs === undefined ? '' : big(r.macs)), value: (r) => r.macs },
     { head: has((r) => r.bytesAfter) ? 'before' : 'bytes', right: true, cell: (r) => bytes(r.bytesBefore), value: (r) => r.bytesBefore },

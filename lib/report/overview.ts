@@ -21,7 +21,9 @@ export function tiles(report: CompressReport, measurements: readonly Measurement
     },
   ]
   const reference = measurements.find((m) => m.reference)
-  const result = measurements.find((m) => !m.reference)
+  // Others may have been measured beside.
+  const others = measurements.filter((m) => !m.reference)
+  const result = others.find((m) => m.bytes === after.bytes) ?? others[0]
   const old = { accuracy: reference?.accuracy ?? before.accuracy, latency: reference?.latency ?? before.latency }
   const now = { accuracy: result?.accuracy ?? after.accuracy, latency: result?.latency ?? after.latency }
   if (now.accuracy !== undefined && old.accuracy !== undefined) {

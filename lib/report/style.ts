@@ -68,9 +68,9 @@ th[aria-sort=ascending] button::after{visibility:visible;border-bottom:4px solid
 .sortable{font-size:13px}
 .sortable th{position:sticky;top:0;background:var(--card);border-bottom:0;box-shadow:inset 0 -1px var(--line)}
 .sortable th,.sortable td{padding:6px 12px 6px 0}
-.sortable td.done{min-width:150px;font-size:12px;line-height:1.35}
+.sortable td.done{min-width:120px;font-size:12px;line-height:1.35}
 .sortable td:nth-child(2){font-weight:550;overflow-wrap:anywhere;min-width:130px}
-.sortable td:nth-child(4){white-space:nowrap}
+.sortable td:nth-child(4)>*{white-space:nowrap;display:inline-block}
 .sortable td.num{font-size:12.5px}
 .sortable td i{color:var(--soft);font-style:normal}
 .sortable tbody tr:hover td{background:var(--bg)}
