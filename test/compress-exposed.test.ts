@@ -61,6 +61,28 @@ test('a transposed matrix is quantized; a preset for products sees it', async ()
   expect(spared.report.steps[0]!.layers).toEqual([])
 })
 
+test('a table that is turned to be the head too is stored once where no step told the two apart', async () => {
+  const steps: Step[] = [['Gather', ['w', 'ids'], ['x']], ['Relu', ['x'], ['h']], ['Transpose', ['w'], ['t'], { perm: attribute.ints([1, 0]) }], ['MatMul', ['h', 't'], ['y']]]
+  const made = modelOf(graph([['ids', 'int64', [5]]], { w: floats([96, 64], 3) }, steps, ['y']))
+  const feeds = { ids: ints(3, 90, 0, 7, 41) }
+  for (const [step, share, within] of [
+    [{ step: 'dedupe' }, 1, 1e-6],
+    [{ step: 'equalize' }, 1, 1e-6],
+    [{ step: 'quantize', activations: 'float16' }, 0.55, 2e-3],
+  ] as const) {
+    const { model, report } = await compress(made, { steps: [step] })
+    expect(report.after.bytes).toBeLessThanOrEqual(share * report.before.bytes)
+    expect(model.nodes.filter((n) => n.is('Transpose')).map((n) => [...n.inputs, ...n.outputs])).toEqual([['w', 't']])
+    await expectNear(made, model, feeds, within)
+  }
+  // Zeros in the head alone, codes that runtimes multiply by.
+  for (const step of [{ step: 'prune', sparsity: 0.5 }, { step: 'quantize' }] as const) {
+    const { model } = await compress(made, { steps: [step] })
+    expect(model.nodes.filter((n) => n.is('Transpose'))).toEqual([])
+    await expectNear(made, model, feeds, step.step === 'prune' ? 0.6 : 0.02)
+  }
+})
+
 // Branches of an If that answer a weight: an initializer of theirs, a Constant, one around them by Identity, or another If's choice.
 const answer = (node?: Node, own?: readonly [string, number]): Graph => {
   const g = new Graph('choice')

@@ -13,6 +13,7 @@ import { planSteps } from './auto'
 import { settle, type Built } from './backoff'
 import { Calibration, type CalibrationData } from './calibration'
 import { exposeWeights } from './fold/exposed'
+import { retie, tiesOf } from './fold/retie'
 import { checkMeasurable, measure, type Evaluate } from './gate'
 import { inFileBytes, narrow, widen } from './half/widen'
 import { passOf, type ResolvedStep } from './passes'
@@ -105,6 +106,7 @@ export async function compress(
     const base = original.clone()
     // What a branch of an If answers may be a weight.
     foldConstantsOf(base, (graph) => graph.parent !== undefined)
+    const ties = tiesOf(base)
     await exposeWeights(base, new KeepBudget())
     const halves = widen(base)
     const build = async (chosen: readonly ResolvedStep[], spared: ReadonlySet<string>, own = run): Promise<Built> => {
@@ -122,6 +124,7 @@ export async function compress(
       model.graph.removeDeadInitializers()
       if (halves.computed === 'float16' && chosen.every((s) => kFloatSteps.has(s.step))) await backToHalf(model, { ...context, calibration: undefined }, halves.ops!)
       else narrow(model, halves)
+      retie(model, ties)
       model.check()
       const size = sizeOfModel(model)
       return { model, steps, size: container === 'whittle' ? { ...size, bytes: await model.packedLength(signal) } : size }
