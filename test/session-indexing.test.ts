@@ -132,3 +132,18 @@ test('boxes that overlap better ones are left out', async () => {
     await agree(model, feeds)
   }
 })
+
+test.each(['int64', 'int32', 'int8', 'uint8', 'uint64'] as const)('Clip of %s is part of the plan', async (type) => {
+  const of = (...values: readonly number[]): Tensor => {
+    const wide = type.endsWith('64')
+    const make = { int64: BigInt64Array, uint64: BigUint64Array, int32: Int32Array, int8: Int8Array, uint8: Uint8Array }[type] as unknown as { from(v: readonly unknown[]): Tensor['data'] }
+    return { type, dims: values.length === 1 ? [] : [values.length], data: make.from(wide ? values.map(BigInt) : values) }
+  }
+  const steps: Step[] = [['Clip', ['x', 'low', 'high'], ['a']], ['Clip', ['x', '', 'high'], ['b']], ['Clip', ['x', 'low'], ['c']], ['Clip', ['x', 'high', 'low'], ['d']], ['Clip', ['x'], ['e']]]
+  const model = modelOf(graph([['x', type, ['n']]], { low: of(3), high: of(9) }, steps, ['a', 'b', 'c', 'd', 'e'].map((name) => [name, type, ['n']] as const)))
+  const x = of(0, 1, 3, 5, 9, 10, 120)
+  await agree(model, { x })
+  const session = await Session.create(model)
+  expect(session.plan({ x: x.dims }).steps.filter((s) => s.op === 'typed')).toHaveLength(6)
+  session.dispose()
+})

@@ -72,7 +72,7 @@ function isOdd(node: Node, graph: Graph, shapes: Shapes): boolean {
     case 'Mod':
       return short(type(0)) && node.inputs.length === 2
     case 'Clip':
-      return type(0) !== 'float32'
+      return !/^(float32|u?int(8|16|32|64))$/.test(type(0) ?? '')
     case 'IsInf':
       return (node.int('detect_positive', 1) !== 0) === (node.int('detect_negative', 1) !== 0)
     case 'Identity':

@@ -2,6 +2,7 @@ import type { Node } from '../../model'
 import { fits } from '../expression'
 import type { Lower, Lowering } from '../lowering'
 import { isValue, type Expression, type Value } from '../value'
+import { clipTyped } from './typed'
 
 function operand(l: Lowering, name: string, node: Node): Expression | Value {
   const v = l.lazy(name, node)
@@ -76,6 +77,7 @@ export function clipBounds(node: Node, l: Lowering): readonly [number, number] |
 }
 
 const clip: Lower = (node, l) => {
+  if (l.type(node.inputs[0] as string, node) !== 'float32') return clipTyped(node, l)
   const bounds = clipBounds(node, l)
   const a = operand(l, node.inputs[0] as string, node)
   if (bounds) return defineExpression(l, node, { op: 'clip', a, p: bounds[0], q: bounds[1] })

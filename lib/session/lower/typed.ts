@@ -14,8 +14,12 @@ function kindOf(type: DataType, l: Lowering, node: Node): number {
 
 /** Writes one operation over broadcast operands of any type; `type` is that of the operands the operation computes with. */
 export function emitTyped(l: Lowering, node: Node, op: string, operands: readonly Value[], type: DataType, result: DataType): void {
-  const name = node.outputs[0] as string
-  const dims = l.dims(name, node)
+  l.define(node.outputs[0] as string, makeTyped(l, node, op, operands, type, result), node)
+}
+
+/** The same, of the shape of the node's result, which it may be a part of. */
+function makeTyped(l: Lowering, node: Node, op: string, operands: readonly Value[], type: DataType, result: DataType): Value {
+  const dims = l.dims(node.outputs[0] as string, node)
   const values = operands.map((v) => l.inMemory(v, node))
   // The result lies like the first operand of its own shape.
   const model = values.find((v) => v.dims.length === dims.length && v.dims.every((d, i) => d === dims[i]))
@@ -32,7 +36,7 @@ export function emitTyped(l: Lowering, node: Node, op: string, operands: readonl
   if (dims.length > 8) l.unsupported(node, `a tensor of rank ${dims.length}`)
   const kinds = [kindOf(type, l, node), kindOf(result, l, node)]
   l.program.step('typed', node.label, typedNumber(op), ...kinds, dims.length, ...order.map((a) => dims[a] as number), ...parts, out.memory)
-  l.define(name, out, node)
+  return out
 }
 
 /** An operation whose operands share a type. */
@@ -50,6 +54,15 @@ export function typed(op: string, logical = false): Lower {
 export function orTyped(fast: Lower, op: string): Lower {
   const slow = typed(op)
   return (node, l) => (l.type(node.inputs[0] as string, node) === 'float32' ? fast(node, l) : slow(node, l))
+}
+
+/** Clips integers: at the lower bound first. */
+export const clipTyped: Lower = (node, l) => {
+  const [given, low, high] = [0, 1, 2].map((i) => (node.inputs[i] ? l.lazy(node.inputs[i], node) : undefined))
+  let x = given as Value
+  if (low) x = makeTyped(l, node, 'max', [x, low], x.type, x.type)
+  if (high) x = makeTyped(l, node, 'min', [x, high], x.type, x.type)
+  l.define(node.outputs[0] as string, x, node)
 }
 
 const cast: Lower = (node, l) => {
