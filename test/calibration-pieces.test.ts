@@ -7,6 +7,7 @@ import { compress, type Step } from '../lib/compress'
 import { Calibration, type Inputs } from '../lib/compress/calibration'
 import { Pieces, Values } from '../lib/compress/pieces'
 import { Run } from '../lib/compress/progress'
+import { Runner } from '../lib/compress/runner'
 import { KeepBudget } from '../lib/compress/computed'
 import { Model } from '../lib/model'
 import type { Tensor } from '../lib/tensor'
@@ -86,6 +87,26 @@ describe('a model that is run piece by piece', () => {
       Pieces.limit = bytes
       expect(Pieces.of(blocks, kFetch)).toBeDefined()
       close(whole, await seen(blocks, kFetch))
+    }
+  })
+
+  test('has fewer weights in a piece than a model that is not cut may have', async () => {
+    const { piece } = Pieces
+    const create = jest.spyOn(Runner, 'create')
+    const sessions: number[] = []
+    try {
+      // Six weights: five might lie together.
+      Pieces.limit = 5.5 * 4 * n * n
+      for (const bytes of [piece, 2.5 * 4 * n * n]) {
+        Pieces.piece = bytes
+        await seen(blocks, kFetch)
+        sessions.push(create.mock.calls.length)
+      }
+      // More sets than go through a piece at a time make each twice.
+      expect(sessions).toEqual([4, 4 + 6])
+    } finally {
+      Pieces.piece = piece
+      create.mockRestore()
     }
   })
 

@@ -317,6 +317,11 @@ const kLong: readonly (readonly [recipe: string | Step, rows?: number])[] = [
   [{ step: 'quantize', activations: 'static', repair: false }, 32],
   [{ step: 'prune', sparsity: 0.5, criterion: 'wanda', layers: { include: ['w1', 'w2', 'w3'] } }, 32],
   [{ step: 'quantize', bits: 4, method: 'gptq', layers: { include: ['w1'] } }, 32],
+  [{ step: 'prune', sparsity: 0.5, criterion: 'sparsegpt', layers: { include: ['w1'] } }, 32],
+  [{ step: 'prune', structure: 'neuron', sparsity: 0.25, reconstruct: true, layers: { include: ['w1'] } }, 32],
+  [{ step: 'prune', pattern: '2:4' }],
+  [{ step: 'quantize', activations: 'float16' }],
+  ['balanced', 32],
 ]
 if (process.env['WHITTLE_LONG'])
   describe('3 GB (long)', () => {

@@ -57,11 +57,16 @@ export interface CompressResult {
  * steps that leave floats (fold, prune, factorize …) a float16 model computes in float16 again; with codes in it, it comes back in
  * float32 between Casts, what did not become codes stored in the 16 bits that it had.
  *
- * Memory: made to stay within three times the largest tensor and 128 MB, whatever the size of the model. Tensors are worked on one
- * at a time; results beyond 8 MB are computed again while the model is saved, or lie in a temporary file. So do second moments of
- * layers' inputs and copies of large tensors, of which memory has what is being worked on. Models with more than 64 MB of weights are run piece by piece,
- * the values in between in such a file. What a caller brings along comes on top: calibration inputs, the values that a piece makes of one set of
- * them, and what `evaluate` takes.
+ * Memory: the process grows by three times the largest tensor (as float32) and 128 MB at most, whatever the size of the model. Tensors are
+ * worked on one at a time; results beyond 8 MB are computed again while the model is saved, or lie in a temporary file. So do second moments
+ * of layers' inputs and copies of large tensors, of which memory has what is being worked on. Models with more than 64 MB of weights are run
+ * piece by piece, the values in between in such a file. Files have no name, go with the process however it ends, and have their room before
+ * it is used; where `os.tmpdir()` has none, and on Windows and in Electron, ordinary memory serves instead, and a model of many results takes more.
+ *
+ * More may be taken by: `slice`, which holds four float64 matrices of n × n for a stream of n channels; `factorize` but for ranks up to an eighth of
+ * the shorter side, which holds several float64 copies of a weight; GPTQ of other levels than integers; calibration of a model with an `If` or
+ * `Loop`, whose weights count together as one tensor; and what a caller brings along: calibration inputs, the values that a piece makes of one
+ * set of them, what `evaluate` takes.
  *
  * @param input a path, the bytes of an ONNX file, or a {@link Model} (which is not changed)
  * @param recipe `'int8-weights'`, `'int4-weights'`, or a recipe; see `Recipe`

@@ -102,8 +102,10 @@ interface Made {
  * their values lie in a temporary file meanwhile.
  */
 export class Pieces {
-  /** Bytes of weights that a session may hold: a model with more is cut into pieces that have them at most, or what one node needs. */
+  /** Bytes of weights that a session may hold: a model with more is cut into pieces. */
   static limit = 64e6
+  /** Bytes of weights of one piece at most, or what one node needs, beside which a session holds them as its kernels want them. */
+  static piece = 32e6
 
   readonly #model: Model
   readonly #names: readonly string[]
@@ -150,7 +152,7 @@ export class Pieces {
       const weights = new Set([...all].flatMap((n) => [...reads(n)].filter((r) => graph.initializers.has(r))))
       const last = parts.at(-1)
       const more = [...weights].reduce((sum, w) => sum + (last?.weights.has(w) ? 0 : bytesOf(w)), 0)
-      if (last && (more === 0 || last.bytes + more <= Pieces.limit)) {
+      if (last && (more === 0 || last.bytes + more <= Math.min(Pieces.piece, Pieces.limit))) {
         last.own.push(node)
         last.bytes += more
         for (const n of all) last.all.add(n)
