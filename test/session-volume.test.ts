@@ -1,4 +1,4 @@
-import { Session, type Attribute, type Tensor } from '../lib'
+import { compress, quantizeStatic, Session, type Attribute, type Tensor } from '../lib'
 import { agree, attribute, floats, graph, ints, modelOf, type Step, type Values } from './graphs'
 
 const list = (...v: readonly number[]): Attribute => attribute.ints([...v])
@@ -138,4 +138,21 @@ test.each([[1, 8, 8], [8, 1, 1]])('a convolution of %i groups is one step over t
   const session = await Session.create(model)
   expect(session.plan({ x: [1, 8, 4, 7, 8] }).steps.map((s) => s.op)).toEqual(['copy', 'conv_volume', 'copy'])
   session.dispose()
+})
+
+test('nets of volumes are quantized, pruned, factorized and folded', async () => {
+  const pads = { pads: list(1, 1, 1, 1, 1, 1) }
+  const constants = { w: floats([16, 8, 3, 3, 3], 1), u: floats([16, 4, 2, 2, 2], 2), b: floats([16], 3), ...{ m: floats([16], 4), v: { type: 'float32', dims: [16], data: new Float32Array(16).fill(0.8) } as Tensor } }
+  const steps: Step[] = [['Conv', ['x', 'w', 'b'], ['c'], pads], ['BatchNormalization', ['c', 'b', 'b', 'm', 'v'], ['n']], ['Relu', ['n'], ['r']], ['MaxPool', ['r'], ['p'], { kernel_shape: list(2, 2, 2), strides: list(2, 2, 2) }], ['ConvTranspose', ['p', 'u'], ['y'], { strides: list(2, 2, 2) }]]
+  const model = modelOf(graph([['x', 'float32', ['n', 8, 4, 8, 8]]], constants, steps, ['y']))
+  const feeds = { x: floats([2, 8, 4, 8, 8], 5) }
+  const integer = await quantizeStatic(model, [feeds])
+  const session = await Session.create(integer)
+  expect(session.plan({ x: [2, 8, 4, 8, 8] }).steps.map((s) => s.op)).toContain('conv_int8')
+  session.dispose()
+  for (const step of [{ step: 'prune', structure: 'filter', sparsity: 0.25 }, { step: 'factorize', method: 'tucker', energy: 0.5 }, { step: 'quantize', bits: 4 }] as const) {
+    const { model: small, report } = await compress(model, { steps: [{ step: 'fold' }, step] }, { calibration: [feeds] })
+    expect(report.steps[1]?.layers.some((l) => l.action !== 'kept')).toBe(true)
+    await agree(small, feeds)
+  }
 })
