@@ -15,5 +15,7 @@ struct PoolProblem {
 };
 
 void pool_f32(const PoolProblem& problem, int threads);
+// Maxima of 8-bit codes, which are those of what they stand for; where a window sees padding alone, the least code.
+void pool_codes(const PoolProblem& problem, const uint8_t* x, bool is_signed, uint8_t* out, int threads);
 
 }  // namespace whittle

@@ -210,6 +210,27 @@ describe('a convolution of planes', () => {
     expect(steps.slice(0, 2)).toEqual(['conv_planes', 'dequantize'])
   })
 
+  test.each([
+    ['uint8', 99, 'Relu'],
+    ['int8', -20, 'HardSwish'],
+  ] as const)('writes %s codes where they follow the maxima over windows, which are those of codes', async (type, mid, act) => {
+    const constants = { w: floats([20, 3, 3, 3], 3), b: floats([20], 4), t: scale(0.03), u: zero(type, mid) }
+    const model = net(image, constants, [
+      ['Conv', ['x', 'w', 'b'], ['c'], { pads: ints([1, 1, 1, 1]) }],
+      [act, ['c'], ['h']],
+      ['MaxPool', ['h'], ['m'], { kernel_shape: ints([3, 3]), strides: ints([2, 2]), pads: ints([1, 1, 1, 1]), ceil_mode: int(1) }],
+      ['QuantizeLinear', ['m', 't', 'u'], ['q']],
+      ['DequantizeLinear', ['q', 't', 'u'], ['y']],
+    ])
+    const x = floats(image, 5, 3)
+    const session = await Session.create(model)
+    expect(session.plan({ x: image }).steps.map((s) => s.op).slice(0, 3)).toEqual(['conv_planes', 'pool', 'dequantize'])
+    const y = session.runSync({ x }).y as Tensor
+    expect(y).toEqual(session.runSync({ x }, { fetch: ['h', 'm', 'y'] }).y)
+    expect(furthest(y, await theirs(model, x))).toBeLessThanOrEqual(0.03 * 1.001)
+    expect(new Set(y.data as Float32Array).size).toBeGreaterThan(40)
+  })
+
   test('takes dilated windows, but neither groups nor many channels', async () => {
     const cases: [Tensor, Record<string, Attribute>, readonly number[], boolean][] = [
       [floats([8, 3, 3, 3], 3), { dilations: ints([2, 1]) }, image, true],

@@ -47,6 +47,7 @@ struct Elementwise final : Step {
 struct PoolStep final : Step {
   Operand x, out;
   PoolProblem p;
+  int64_t codes;  // 0: floats, 1: uint8, 2: int8
   PoolProblem bind(const RunContext& c) const {
     PoolProblem q = p;
     q.x = c.at<const float>(x);
@@ -54,10 +55,11 @@ struct PoolStep final : Step {
     return q;
   }
   WhittleStatus run(const RunContext& c) const override {
-    pool_f32(bind(c), c.threads);
+    if (codes) pool_codes(p, c.at<const uint8_t>(x), codes == 2, c.at<uint8_t>(out), c.threads);
+    else pool_f32(bind(c), c.threads);
     return WHITTLE_OK;
   }
-  const char* lacking() const override { return nullptr; }
+  const char* lacking() const override { return codes ? "takes maxima of codes" : nullptr; }
   void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override { net.pool(turn, bind(c)); }
 };
 
@@ -201,7 +203,7 @@ Step* make_elementwise(PlanReader& r) { return read_elementwise(r, false); }
 // The same with a code (kind, scale, zero) before each operand.
 Step* make_elementwise_codes(PlanReader& r) { return read_elementwise(r, true); }
 
-// n h w c oh ow | kh kw, strides, dilations, pad top and left | kind, whether padding counts | x, out
+// n h w c oh ow | kh kw, strides, dilations, pad top and left | kind, whether padding counts | codes (0: floats, 1: uint8, 2: int8) | x, out
 Step* make_pool(PlanReader& r) {
   auto s = std::make_unique<PoolStep>();
   PoolProblem& p = s->p;
@@ -213,9 +215,11 @@ Step* make_pool(PlanReader& r) {
   p.pad_right = r.within(0, 1 << 20);
   p.average = r.within(0, 1) != 0;
   p.count_padding = r.within(0, 1) != 0;
+  s->codes = r.within(0, p.average ? 0 : 2);
   if (!r.ok()) return nullptr;
-  s->x = r.floats(plan_product({p.n, p.h, p.w, p.c}));
-  s->out = r.floats(plan_product({p.n, p.oh, p.ow, p.c}));
+  const int64_t size = s->codes ? 1 : 4;
+  s->x = r.operand(plan_product({p.n, p.h, p.w, p.c, size}));
+  s->out = r.operand(plan_product({p.n, p.oh, p.ow, p.c, size}));
   return s.release();
 }
 

@@ -108,6 +108,11 @@ export function codeOf(l: Lowering, node: Node): Code | undefined {
   return { type: l.type(node.outputs[0] as string, node), scale: s, zero: zero ? (codesOf(zero)[0] as number) : 0 }
 }
 
+/** Codes of one kind, as the floats they stand for. */
+export function valueOf(codes: Value, { scale, zero }: Code): Value {
+  return quantizedValue(codes.dims, { codes, scale: Float32Array.of(scale), zero: Int32Array.of(zero), axis: 1 })
+}
+
 /** What codes that are not computed to floats yet stand for, where they are 8 bits wide and have one scale. */
 export function wholeCode(v: Value): Code | undefined {
   const q = v.memory || v.constant ? undefined : v.quantized

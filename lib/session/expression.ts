@@ -124,3 +124,9 @@ export function codeAhead(l: Lowering, name: string, joined: boolean): { readonl
   const code = codeOf(l, by)
   return code && (code.type === 'int8' || code.type === 'uint8') ? { code, by } : undefined
 }
+
+/** The 8-bit codes that are made of the maxima over windows of `name`, where that is all that reads it: as well made before. */
+export function codeBehindPool(l: Lowering, name: string): Code | undefined {
+  const pool = l.constants.device ? undefined : l.soleUser(name)
+  return pool?.is('MaxPool') && !pool.outputs[1] ? codeAhead(l, pool.outputs[0] as string, false)?.code : undefined
+}

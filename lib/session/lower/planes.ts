@@ -1,5 +1,6 @@
 import type { Node } from '../../model'
-import { codeOf } from '../codes'
+import { codeOf, valueOf } from '../codes'
+import { codeBehindPool } from '../expression'
 import type { Lowering } from '../lowering'
 import { isRowMajor } from '../value'
 import { takeAffines, takeEpilogue, type Affine } from './epilogue'
@@ -51,7 +52,9 @@ export function convOfPlanes(
   const code = next?.is('QuantizeLinear') && next.inputs[0] === after.output ? codeOf(l, next) : undefined
   const narrow = next && code && kCodes[code.type] ? { next, code } : undefined
   if (narrow) l.taken.add(narrow.next)
-  const type = narrow?.code.type ?? 'float32'
+  const early = narrow ? undefined : codeBehindPool(l, after.output)
+  const written = narrow?.code ?? early
+  const type = written?.type ?? 'float32'
   const bias = fold(map)
   const key = `${name} to ${map.output}${window.part ?? ''}`
   const out = l.make(type, outDims, order)
@@ -60,12 +63,12 @@ export function convOfPlanes(
     node.label,
     ...[n, c, h, wide, oh, ow, oc, kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1]],
     ...after.activation,
-    ...[kCodes[type] as number, narrow?.code.scale ?? 1, narrow?.code.zero ?? 0],
+    ...[kCodes[type] as number, written?.scale ?? 1, written?.zero ?? 0],
     from.memory,
     l.constants.raw(`conv of planes ${key}`, () => byTap(weights, map.multiply, oc, c * kh * kw)),
     bias.some((v) => v !== 0) ? l.constants.raw(`bias ${key}`, () => bias) : null,
     out.memory,
   )
-  l.define(narrow ? (narrow.next.outputs[0] as string) : after.output, out, node)
+  l.define(narrow ? (narrow.next.outputs[0] as string) : after.output, early ? valueOf(out, early) : out, node)
   return true
 }

@@ -1,7 +1,10 @@
 import type { Node } from '../../model'
 import { sizeOf } from '../../tensor'
+import { valueOf, wholeCode, type Code } from '../codes'
+import { codeAhead } from '../expression'
 import type { Lower, Lowering } from '../lowering'
 import type { Memory } from '../program'
+import type { Quantized } from '../value'
 import { channelsLast, imageOf, isStill, kStill, planar, slidesOf, type Slide, type Window } from './window'
 
 function pool(average: boolean): Lower {
@@ -12,26 +15,32 @@ function pool(average: boolean): Lower {
     const outDims = l.dims(name, node)
     const slides = slidesOf(node, l, node.ints('kernel_shape', []), dims.slice(2), outDims.slice(2))
     const order = channelsLast(dims.length)
-    const x = l.inOrder(l.lazy(node.inputs[0] as string, node), order, node)
-    l.float(x, node)
+    const given = l.lazy(node.inputs[0] as string, node)
+    l.float(given, node)
+    // The largest code stands for the largest value, where the result is codes of the same kind.
+    const code = average || l.constants.device ? undefined : sameCode(wholeCode(given), codeAhead(l, name, false)?.code)
+    const x = l.inOrder(code ? (given.quantized as Quantized).codes : given, order, node)
     const padded = node.int('count_include_pad', 0)
     const [n, h, wide, c] = imageOf(dims)
     const [, oh, ow] = imageOf(outDims)
     const step = (sizes: readonly number[], w: Window, from: Memory, to: Memory): void =>
-      l.program.step('pool', node.label, ...sizes, ...[...w.kernel, ...w.strides, ...w.dilations, ...w.pads], average ? 1 : 0, padded, from, to)
-    const out = l.make('float32', outDims, order)
+      l.program.step('pool', node.label, ...sizes, ...[...w.kernel, ...w.strides, ...w.dilations, ...w.pads], average ? 1 : 0, padded, code ? (code.type === 'int8' ? 2 : 1) : 0, from, to)
+    const out = l.make(x.type, outDims, order)
     const deep = slides.length === 3 ? (slides.shift() as Slide) : kStill
     if (isStill(deep)) step([n, h, wide, c, oh, ow], planar(slides), x.memory, out.memory)
     else {
       // Windows are boxes: over the planes first, then over the depth, as images of one row for each plane.
       const flat = slides.every(isStill)
-      const planes = flat ? x.memory : l.program.memory('float32', n * oh * ow * c)
+      const planes = flat ? x.memory : l.program.memory(x.type, n * oh * ow * c)
       if (!flat) step([n, h, wide, c, oh, ow], planar(slides), x.memory, planes)
       step([dims[0] as number, dims[2] as number, oh * ow, c, outDims[2] as number, oh * ow], planar([deep, kStill]), planes, out.memory)
     }
-    l.define(name, out, node)
+    l.define(name, code ? valueOf(out, code) : out, node)
   }
 }
+
+const sameCode = (a: Code | undefined, b: Code | undefined): Code | undefined =>
+  a && b && a.type === b.type && a.scale === b.scale && a.zero === b.zero ? a : undefined
 
 /** core/norm.h: ReduceKind */
 export const kReduce = { sum: 0, mean: 1, max: 2, min: 3, l1: 4, l2: 5, sumSquare: 6, logSum: 7, logSumExp: 8, prod: 9 } as const
