@@ -66,13 +66,15 @@ const void* data_of(napi_env env, Args& args, size_t at, int64_t* bytes) {
   return data;
 }
 
-// The number that `add` answers for the session of the first argument and the arguments behind it; -1 if it cannot be had.
+// The number that `add` answers for the session of the first argument and the arguments behind it; -1 if it cannot be had, -2 if
+// the device failed.
 template <class Add>
 napi_value constant_number(napi_env env, napi_callback_info info, const Add& add) {
   Args args(env, info);
   HandleUse use;
   int64_t number = -1;
   if (use.read(args, HandleKind::session) && use.object()) number = add(args, static_cast<PlanModel*>(use.object()));
+  if (number == -2) remember_device_error(WHITTLE_DEVICE);
   napi_value v = nullptr;
   napi_create_int64(env, number, &v);
   return v;
@@ -162,6 +164,7 @@ napi_value session_plan(napi_env env, napi_callback_info info) {
     const double* program = args.array<double>(length);
     error.clear();
     if (args.ok()) number = static_cast<PlanModel*>(use.object())->add_plan(program, length, &error);
+    if (number < 0 && error.find(kDeviceFailed) != std::string::npos) remember_device_error(WHITTLE_DEVICE);
   }
   napi_value v = nullptr;
   if (number >= 0) napi_create_int64(env, number, &v);

@@ -89,6 +89,9 @@ function build(nvcc, release) {
   return { ...run('cmake', ['--build', dir, '--parallel', jobs], { env: nvcc.env }), file: path.join(dir, 'whittle_cuda.so') }
 }
 
+// npm refuses packages of some 200 MB; prebuilds carry one such library.
+const kMostBytes = 10e6
+
 const total = { passed: 0, failed: 0, skipped: 0 }
 function report(name, { passed = 0, failed = 0, print = '' }, start) {
   total.passed += passed
@@ -129,13 +132,17 @@ function checkNvcc(nvcc) {
   report('registers, shared memory, warps', { passed: Math.max(0, kernels - wrong.length), failed: wrong.length, print: wrong.join('\n') }, Date.now())
 }
 
+/** NVIDIA's own library, or undefined. */
+const libraryOf = (stem, folders) =>
+  [...folders, ...includes()]
+    .flatMap((f) => ['../lib', '../lib64', '../../lib', '../../../lib64'].map((lib) => path.join(f, lib)))
+    .flatMap((f) => (fs.existsSync(f) ? fs.readdirSync(f).filter((n) => new RegExp(`^lib${stem}\\.so\\.\\d+$`).test(n)).map((n) => path.join(f, n)) : []))[0]
+
 /** Every function of NVIDIA's that a source's table names, in NVIDIA's own library. */
 function checkSymbols(stem, source, folders, absent) {
   const start = Date.now()
   const name = `symbols of lib${stem}`
-  const found = [...folders, ...includes()]
-    .flatMap((f) => ['../lib', '../lib64', '../../lib', '../../../lib64'].map((lib) => path.join(f, lib)))
-    .flatMap((f) => (fs.existsSync(f) ? fs.readdirSync(f).filter((n) => new RegExp(`^lib${stem}\\.so\\.\\d+$`).test(n)).map((n) => path.join(f, n)) : []))[0]
+  const found = libraryOf(stem, folders)
   if (!found) return absent(name)
   const table = new RegExp(`#define WHITTLE_${stem.toUpperCase()}_FUNCTIONS[^]*?[^\\\\]\\n`).exec(fs.readFileSync(path.join(root, 'cuda', source), 'utf8'))?.[0] ?? ''
   const used = [...table.matchAll(/X\((\w+)\)/g)].map((m) => m[1])
@@ -154,6 +161,34 @@ function rows(name, executable, list, env = sanitizers()) {
   if (!summary) return report(name, { failed: 1, print: `${executable} ${list.join(' ')} ended with ${r.status}\n${r.text.slice(-6000)}` }, start)
   const failed = Number(summary[2]) + (!r.ok && summary[2] === '0' ? 1 : 0)
   report(name, { passed: Number(summary[1]), failed, print: failed ? r.out.split('\n').filter((l) => l.startsWith('FAIL')).join('\n') : '' }, start)
+  if (executable.startsWith('cuda_check_') && blasHeaders()) checkLaunched(name, executable, r.out)
+}
+
+// Kernels that only the specs in TypeScript run, on the emulator without a sanitizer.
+const kUnsanitized = require('../test/cuda/unsanitized.json')
+
+/**
+ * Every kernel that a build of the check holds was launched by its run, but for those of kUnsanitized, and every one that the
+ * sources name is in the build.
+ */
+function checkLaunched(name, executable, out) {
+  const start = Date.now()
+  const launched = new Set((/^kernels:(.*)$/m.exec(out)?.[1] ?? '').split(' ').filter(Boolean).map((k) => parseInt(k, 16)))
+  const symbols = run('nm', ['-C', path.join(folder('cuda-emulated'), executable)]).out.split('\n').map((l) => /^([0-9a-f]+) (\w) (.*)$/.exec(l)).filter(Boolean)
+  const base = parseInt(symbols.find((s) => s[3] === '__executable_start')?.[1] ?? '0', 16)
+  const kernels = symbols.flatMap((s) => {
+    const kernel = /^[tTwW]$/.test(s[2]) && !/\[clone|\{lambda/.test(s[3]) && /whittle::(?:\(anonymous namespace\)::)?((\w+_kernel)(?:<(?:\([^)]*\))?[^(>]*>)?)\(/.exec(s[3])
+    return kernel ? [{ name: kernel[2], full: kernel[1], at: parseInt(s[1], 16) - base }] : []
+  })
+  const folderOfKernels = path.join(root, 'cuda')
+  const sources = fs.readdirSync(folderOfKernels).flatMap((f) => [...fs.readFileSync(path.join(folderOfKernels, f), 'utf8').matchAll(/__global__[^;{]*?(\w+_kernel)\(/g)].map((m) => ({ file: f, name: m[1] })))
+  const built = new Set(kernels.map((k) => k.name))
+  const wrong = [
+    ...kernels.filter((k) => !launched.has(k.at) && !kUnsanitized.includes(k.full)).map((k) => `not launched: ${k.full}`),
+    ...sources.filter((s) => !built.has(s.name)).map((s) => `cuda/${s.file}: ${s.name} is not in ${executable}`),
+    ...(sources.length ? [] : ['no kernel was found in cuda/']),
+  ]
+  report(`${name}: every kernel ran`, { passed: kernels.length - Math.min(kernels.length, wrong.length), failed: wrong.length, print: wrong.join('\n') }, start)
 }
 
 /**
@@ -195,6 +230,24 @@ function checkMistakes(list, seed) {
     if (r.ok || !new RegExp(m.says).test(r.text)) missed.push(`${m.name} (${m.what}) was not caught: exit ${r.status}\n${r.text.slice(-2000)}`)
   }
   report('mistakes that must be caught', { passed: list.length - missed.length, failed: missed.length, print: missed.join('\n') }, start)
+}
+
+/** NVIDIA's own libraries, those that are here, opened as on a machine with a GPU: by the sources' loader, on the emulated device. */
+function checkOpened() {
+  const start = Date.now()
+  const library = path.join(folder('cuda-emulated'), 'whittle_cuda.so')
+  const files = [{ stem: 'cublasLt', upper: 'CUBLASLT', folders: cublas }, ...kDeclared.map((l) => ({ ...l, folders: foldersOf(l) }))]
+    .map((l) => ({ ...l, file: libraryOf(l.stem, l.folders) }))
+    .filter((l) => l.file)
+  if (!files.length || !fs.existsSync(library)) return
+  const env = { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library, ...Object.fromEntries(files.map((l) => [`WHITTLE_${l.upper}_LIBRARY`, l.file])) }
+  const asked = run(process.execPath, [path.join(root, 'dist', 'cli', 'main.js'), 'doctor', '--json'], { env })
+  const all = asked.ok ? JSON.parse(asked.out).cuda.libraries : []
+  const states = files.map((l) => ({ ...l, reason: 'the library is not listed', ...all.find((a) => a.name.startsWith(`lib${l.stem}.`)) }))
+  const wrong = states.filter((l) => l.path !== l.file)
+  const [lacking, failed] = [wrong.filter((l) => l.reason.includes('libnvJitLink')), wrong.filter((l) => !l.reason.includes('libnvJitLink'))]
+  if (lacking.length) without(process.env.WHITTLE_NVJITLINK, `opening ${lacking.map((l) => `lib${l.stem}`).join(', ')}`, 'libnvJitLink is not beside it (pip install nvidia-nvjitlink)')
+  report("NVIDIA's libraries, opened", { passed: files.length - wrong.length, failed: failed.length, print: failed.map((l) => `${l.file}: ${l.reason}\n${asked.ok ? '' : asked.text}`).join('\n') }, start)
 }
 
 const realLibrary = (library, more) => ({ WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library, WHITTLE_CPU: 'scalar', ...more })
@@ -344,6 +397,7 @@ if (args.includes('--test')) {
     if (nvcc) specs('PTX, interpreted', 'ptx/*', { WHITTLE_NVCC: nvcc.nvcc, ...nvcc.env, WHITTLE_CUDA_OBJECTS: path.join(folder('cuda'), 'CMakeFiles', 'whittle_cuda.dir'), WHITTLE_PTX_FULL: quick ? '' : '1', WHITTLE_CUDA: '0' })
     else skip('PTX, interpreted', 'no nvcc')
     checkEmulated(quick, at >= 0 ? (args[at + 1] ?? '1') : '1')
+    checkOpened()
     checkJavaScript(quick)
   }
   console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`)
@@ -367,7 +421,12 @@ if (args.includes('--test')) {
       const to = path.join(root, 'build', 'Release', 'whittle_cuda.so')
       fs.mkdirSync(path.dirname(to), { recursive: true })
       fs.copyFileSync(built.file, to)
-      console.log(`${path.relative(root, to)}  ${fs.statSync(to).size} bytes`)
+      const { size } = fs.statSync(to)
+      console.log(`${path.relative(root, to)}  ${size} bytes`)
+      if (args.includes('--release') && size > kMostBytes) {
+        console.error(`build:cuda: ${size} bytes are more than the ${kMostBytes} that a package carries`)
+        process.exitCode = 1
+      }
     }
   }
 }

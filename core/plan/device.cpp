@@ -13,8 +13,12 @@ const void* PlanReader::keep(const void* data, int64_t bytes) {
   if (plan_->device < 0 || !ok()) return nullptr;
   const CudaBackend& backend = *cuda().backend;
   void* memory = nullptr;
-  if (backend.allocate(plan_->device, bytes, &memory) == WHITTLE_OK) plan_->memory.push_back(memory);
-  if (!memory || backend.upload(plan_->device, memory, data, bytes) != WHITTLE_OK) refuse("no memory on the device");
+  WhittleStatus status = backend.allocate(plan_->device, bytes, &memory);
+  if (status == WHITTLE_OK) {
+    plan_->memory.push_back(memory);
+    status = backend.upload(plan_->device, memory, data, bytes);
+  }
+  if (status != WHITTLE_OK) refuse(status == WHITTLE_OUT_OF_MEMORY ? kNoDeviceMemory : kDeviceFailed);
   return memory;
 }
 
@@ -41,10 +45,13 @@ int64_t PlanModel::add_codes_on_device(std::unique_ptr<Constant> constant, const
 int64_t PlanModel::add_on_device(std::unique_ptr<Constant> constant, const void* data) {
   const CudaBackend& backend = *cuda().backend;
   void* memory = nullptr;
-  if (backend.allocate(device_, constant->bytes, &memory) != WHITTLE_OK) return -1;
+  const auto number_of = [](WhittleStatus s) -> int64_t { return s == WHITTLE_DEVICE ? -2 : -1; };
+  WhittleStatus status = backend.allocate(device_, constant->bytes, &memory);
+  if (status != WHITTLE_OK) return number_of(status);
   constant->data = static_cast<uint8_t*>(memory);
   constant->device = device_;
-  if (backend.upload(device_, memory, data, constant->bytes) != WHITTLE_OK) return -1;
+  status = backend.upload(device_, memory, data, constant->bytes);
+  if (status != WHITTLE_OK) return number_of(status);
   constexpr int64_t kTable = 64 << 10;
   if (constant->kind == ConstantKind::raw && constant->bytes <= kTable) {
     constant->memory.reset(static_cast<uint8_t*>(aligned_new(static_cast<size_t>(constant->bytes))));

@@ -158,13 +158,16 @@ class PlanUse {
 // Arenas kept for later runs. More are made when more runs meet, and freed after.
 constexpr size_t kSpareArenas = 4;
 
+// What ends the reason why a plan cannot be made, where it is no fault of the plan's.
+constexpr char kNoDeviceMemory[] = "no memory on the device", kDeviceFailed[] = "the device failed";
+
 class PlanModel {
  public:
   // device: constants, arenas and steps are those of this GPU, which there is; -1: the CPU's.
   explicit PlanModel(int32_t device = -1) : device_(device) {}
   ~PlanModel();
   int32_t device() const { return device_; }
-  // The constant's number, or -1 if memory is short or the sizes do not fit `bytes`.
+  // The constant's number; -1 if memory is short or the sizes do not fit `bytes`, -2 if the device failed.
   int64_t add_constant(ConstantKind kind, const void* data, int64_t bytes, int64_t groups, int64_t k, int64_t n, int64_t row,
                        int64_t col);
   // The number of an empty packed weight, which `fill` fills at once; -1 if memory is short or `fill` answers anything but 0.

@@ -1,4 +1,5 @@
 import { WhittleError } from '../errors'
+import { checkDevice } from '../kernels/device'
 import { fillNumbers, type Source } from '../kernels/gemm_weight'
 import { native } from '../native'
 import type { DataType, TypedArray } from '../tensor'
@@ -136,7 +137,7 @@ export class Constants {
     if (known) return known
     const s = source()
     const at = native().sessionWeight(this.#session, s.k, s.n, s.block, s.withOffset, ...fillNumbers(s, 0))
-    if (at < 0) throw new WhittleError('ERR_OUT_OF_MEMORY', 'model', `model: no memory for the weights ${key}`)
+    if (at < 0) noWeights(at, key)
     const memory: Memory = { bytes: s.codes.byteLength, place: 'constant', at, first: 0, last: 0 }
     this.#known.set(name, memory)
     return memory
@@ -172,11 +173,16 @@ export class Constants {
     const known = this.#known.get(key)
     if (known) return known
     const [bytes, at] = make()
-    if (at < 0) throw new WhittleError('ERR_OUT_OF_MEMORY', 'model', `model: no memory for the weights ${key}`)
+    if (at < 0) noWeights(at, key)
     const memory: Memory = { bytes, place: 'constant', at, first: 0, last: 0 }
     this.#known.set(key, memory)
     return memory
   }
+}
+
+function noWeights(why: number, key: string): never {
+  if (why === -2) checkDevice(4, 'model')
+  throw new WhittleError('ERR_OUT_OF_MEMORY', 'model', `model: no memory for the weights ${key}`)
 }
 
 let room: WeakRef<ArrayBuffer> | undefined

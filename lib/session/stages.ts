@@ -1,6 +1,7 @@
 import { WhittleError } from '../errors'
 import { Model, reads, type Graph, type Node } from '../model'
 import { hold } from '../async'
+import { checkDevice } from '../kernels/device'
 import { native } from '../native'
 import { allocate, sizeOf, viewAs, type Tensor } from '../tensor'
 import { outputsFor } from './again'
@@ -208,6 +209,8 @@ export class Stage {
       const node = step?.node ?? 'model'
       const [, lacking] = /: device: (.*)$/.exec(number) ?? []
       if (lacking && step) refuse(step.op, node, this.#constants.device ?? 'the device', lacking)
+      if (number.endsWith('no memory on the device')) throw new WhittleError('ERR_OUT_OF_MEMORY', 'model', `model: ${number}`)
+      if (number.endsWith('the device failed')) checkDevice(4, 'model')
       throw new WhittleError('ERR_MODEL_FORMAT', node, `${node}: attributes or operands that do not fit: ${number}`)
     }
     this.#constants.tuner?.save()

@@ -83,6 +83,10 @@ int main(int argc, char** argv) {
     for (const std::string& o : only) wanted |= o == f.name;
     if (wanted) f.run(c);
   }
+  // For scripts/cuda.cjs, which knows what there is.
+  printf("kernels:");
+  for (const int64_t k : emulator::noted_kernels()) printf(" %llx", static_cast<unsigned long long>(k));
+  printf("\n");
   printf("check: %d passed, %d failed, 0 skipped\n", c.passed, c.failed);
   return c.failed ? 1 : 0;
 }

@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <memory>
+#include <mutex>
 #include <random>
+#include <set>
 #include <stdexcept>
 #include <vector>
 
@@ -28,6 +30,8 @@ void AnnotateIgnoreWritesEnd(const char*, int);
 #else
 #define EMULATOR_UNCHECKED
 #endif
+
+extern "C" __attribute__((weak)) const char __executable_start;  // the linker's, in programs
 
 thread_local uint3 threadIdx, blockIdx;
 thread_local dim3 blockDim, gridDim;
@@ -114,7 +118,8 @@ struct Fiber {
 #if defined(EMULATOR_TSAN)
 // TSan's thread for a device thread, with its stack. Making one maps megabytes, so they serve again: blocks take turns with
 // kTracks sets of them. What a set has seen in a barrier of an earlier block of its own it takes as ordered, so races of a block
-// show with the next kTracks - 1, not with every one.
+// show with the next kTracks - 1, not with every one. Barriers' tokens are a block's own: one that served an earlier block
+// would order the two.
 constexpr size_t kTracks = 3;
 struct Track {
   void* checker = nullptr;
@@ -137,7 +142,11 @@ struct Machine {
   std::string error, last_fault;
   std::mt19937_64 random{1};
   // Two tokens a barrier: the next arrival of a fast thread must not order what a slow one still reads.
-  char block_token[2], start_token, done_token, warp_token[32][2];
+  struct Tokens {
+    char block[2], warp[32][2];
+  };
+  Tokens* tokens = nullptr;
+  char start_token, done_token;
   void* main_checker = nullptr;
 #if defined(EMULATOR_TSAN)
   std::vector<Track> tracks[kTracks];
@@ -309,6 +318,9 @@ void prepare(Machine& m, dim3 block, size_t turn) {
 
 void run_block(Machine& m, dim3 block, size_t turn) {
   drop_shared(m);
+  // What was freed is forgotten.
+  free(m.tokens);
+  m.tokens = static_cast<Machine::Tokens*>(malloc(sizeof(Machine::Tokens)));
   prepare(m, block, turn);
   std::vector<unsigned> ready;
   uint64_t waiting = 0;
@@ -368,6 +380,19 @@ Settings& settings() {
   return *s;
 }
 
+static std::mutex noted_lock;
+static std::set<const void*> noted;
+void note_kernel(const void* kernel) {
+  const Quiet quiet;
+  const std::lock_guard<std::mutex> guard(noted_lock);
+  noted.insert(kernel);
+}
+std::vector<int64_t> noted_kernels() {
+  std::vector<int64_t> list;
+  for (const void* k : noted) list.push_back(static_cast<const char*>(k) - &__executable_start);
+  return list;
+}
+
 std::string take_fault() {
   std::string text;
   std::swap(text, machine().last_fault);
@@ -387,7 +412,7 @@ void sync_block() {
   const Quiet quiet;
   Machine& m = machine();
   Fiber* me = m.current;
-  char* token = &m.block_token[me->block_turn++ & 1];
+  char* token = &m.tokens->block[me->block_turn++ & 1];
   release(token);
   me->state = State::at_barrier;
   leave();
@@ -408,7 +433,7 @@ void sync_warp(unsigned mask, const char* operation) {
   me->mask = mask;
   me->operation = operation;
   me->state = State::at_warp;
-  char* token = &m.warp_token[me->linear >> 5][me->warp_turn++ & 1];
+  char* token = &m.tokens->warp[me->linear >> 5][me->warp_turn++ & 1];
   release(token);
   leave();
   acquire(token);

@@ -24,6 +24,7 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #undef __global__
 #undef __device__
@@ -51,6 +52,10 @@ Settings& settings();
 
 // What the last kernel that failed did wrong, "" since the last call.
 std::string take_fault();
+
+// A kernel that was launched, and all of them so far, as distances from __executable_start.
+void note_kernel(const void* kernel);
+std::vector<int64_t> noted_kernels();
 
 // Enqueues a grid on the runtime's stream.
 cudaError_t enqueue(const cudaLaunchConfig_t& config, std::function<void()> body);
@@ -168,6 +173,7 @@ inline float __uint_as_float(unsigned u) {
 // The spelling that cuda_runtime.h gives nvcc.
 template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A&&... arguments) {
+  emulator::note_kernel(reinterpret_cast<const void*>(kernel));
   std::tuple<P...> copy(std::forward<A>(arguments)...);
   return emulator::enqueue(*config, [=] { std::apply(kernel, copy); });
 }

@@ -12,6 +12,7 @@ Settings& settings() {
   return s;
 }
 std::string take_fault() { return ""; }
+std::vector<int64_t> noted_kernels() { return {}; }
 }  // namespace emulator
 
 namespace fake {
