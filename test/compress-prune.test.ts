@@ -35,6 +35,26 @@ describe('prune', () => {
     }
   }
 
+  test('up to a threshold: what is as small goes, in every layer; the report says the same again', async () => {
+    const median = Array.from(before('w0'), Math.abs).sort((a, b) => a - b)[500]!
+    const after = await pruned({ threshold: median })
+    keptAsTheyWere(after)
+    for (const [name, data] of Object.entries(after)) expect(Array.from(data, (v) => v === 0)).toEqual(Array.from(before(name), (v) => Math.abs(v) <= median))
+    const blocks = await pruned({ threshold: 4 * median, pattern: { block: [1, 4] } })
+    for (const row of rows('w2', blocks['w2']!)) for (let i = 0; i < row.length; i += 4) expect(new Set(row.slice(i, i + 4).map((v) => v === 0)).size).toBe(1)
+    const { report } = await compress(net, { steps: [{ step: 'prune', threshold: median }] })
+    expect(report.recipe.steps[0]).toMatchObject({ threshold: median, scope: 'global' })
+    expect(await pruned(report.recipe.steps[0]!)).toEqual(after)
+    for (const [step, parameter] of [
+      [{ threshold: -1 }, 'threshold'],
+      [{ threshold: 1, sparsity: 0.5 }, 'sparsity'],
+      [{ threshold: 1, scope: 'balanced' }, 'scope'],
+      [{ threshold: 1, pattern: '2:4' }, 'pattern'],
+      [{ threshold: 1, criterion: 'obs' }, 'threshold'],
+    ] as const)
+      expect(await failure(() => pruned(step))).toMatchObject({ name: 'WhittleError', parameter: `recipe.steps[0].${parameter}` })
+  })
+
   test('unstructured, uniform: the smallest go, the ratio in each layer', async () => {
     const after = await pruned({ sparsity: 0.6 })
     keptAsTheyWere(after)

@@ -34,6 +34,8 @@ export interface PruneStep {
    * over the calibration inputs.
    */
   readonly sparsity?: number | 'auto'
+  /** Instead of `sparsity`: what scores this or less goes (with `'l1'` |w| ≤ threshold; of a block the sum), in every layer alike. Not with `n:m` or calibration inputs. */
+  readonly threshold?: number
   /** Of `sparsity: 'auto'`: share of all chosen weights to remove. */
   readonly target?: number
   /** Default `'unstructured'`. `'n:m'` keeps n of every m values along the reduction. Blocks are rows × columns of the weight seen as [outputs, reduction]. */
@@ -80,7 +82,7 @@ export interface PruneStep {
 
 /** @internal Fields that do not matter to a step are absent. */
 export type ResolvedPrune = Required<Omit<PruneStep, 'layers' | kSometimes>> & Pick<PruneStep, kSometimes> & { readonly layers: LayerSelector }
-type kSometimes = 'target' | 'update' | 'damping' | 'sequential' | 'gradients' | 'seed'
+type kSometimes = 'sparsity' | 'threshold' | 'target' | 'update' | 'damping' | 'sequential' | 'gradients' | 'seed'
 
 const kMinElements = 256
 const kOps = ['Conv', 'ConvTranspose', 'Gemm', 'MatMul']
@@ -117,10 +119,10 @@ async function apply(model: Model, step: ResolvedPrune, context: Context): Promi
     const layers = await pruneCalibrated(model, chosen, { ...step, target, update, damping, sequential, seed } as CalibratedPrune, gradients, context)
     return { layers, summary: summarize(layers, step) }
   }
-  const { sparsity } = step as { sparsity: number }
+  const { sparsity, threshold } = step as { sparsity: number; threshold?: number }
   const plans = chosen.map((weight, i) => planFor(weight, step, i, gradients))
   const possible = plans.filter((p): p is Plan => typeof p === 'object')
-  const chooser = await chooserFor(possible, { ...step, sparsity }, scratch, run)
+  const chooser = threshold === undefined ? await chooserFor(possible, { ...step, sparsity }, scratch, run) : () => ({ threshold })
   const layers: LayerReport[] = []
   for (const [i, weight] of chosen.entries()) {
     await run.tell('prune', i, chosen.length, weight.name)
@@ -154,7 +156,7 @@ function summarize(layers: readonly LayerReport[], step: ResolvedPrune): string 
   const kept = layers.length - done.length
   const zeros = done.reduce((sum, l) => sum + l.sparsity! * l.elements, 0)
   const total = done.reduce((sum, l) => sum + l.elements, 0)
-  const how = step.sparsity === 'auto' ? 'by sensitivity' : step.scope
+  const how = step.sparsity === 'auto' ? 'by sensitivity' : step.threshold === undefined ? step.scope : `up to ${step.threshold}`
   const by = step.criterion === 'l1' ? '' : `, ${step.criterion}`
   return (
     `Pruned ${done.length} of ${layers.length} weights (${shape}, ${how}${by}): ` +
@@ -279,7 +281,7 @@ function pruned(plan: Plan, chooser: Chooser, scratch: Scratch, again: boolean):
 }
 
 /** @internal */
-export const kZeroKeys = ['step', 'sparsity', 'target', 'pattern', 'scope', 'criterion', 'update', 'damping', 'sequential', 'gradients', 'seed', 'along', 'layers'] as const
+export const kZeroKeys = ['step', 'sparsity', 'threshold', 'target', 'pattern', 'scope', 'criterion', 'update', 'damping', 'sequential', 'gradients', 'seed', 'along', 'layers'] as const
 const kCriteria = ['l1', 'l2', 'random', 'sensitivity', 'wanda', 'obd', 'obs', 'sparsegpt'] as const
 const kUpdating: readonly string[] = ['obs', 'sparsegpt']
 const kFromCalibration: readonly string[] = ['wanda', 'obd', ...kUpdating]
@@ -292,7 +294,7 @@ function resolvePrune(value: object, parameter: string): ResolvedPrune {
   const update = given.update === undefined ? updates : boolean(given.update, `${parameter}.update`)
   if (criterion === 'sparsegpt' && !update) fail('ERR_RANGE', `${parameter}.update`, "true or nothing with 'sparsegpt', whose score needs it ('obs' does without)", update)
   const calibrated = update || given.sparsity === 'auto' || kFromCalibration.includes(criterion)
-  const { sparsity, scope } = resolveAmount(given, pattern, criterion, calibrated, parameter)
+  const { sparsity, threshold, scope } = resolveAmount(given, pattern, criterion, calibrated, parameter)
   if (pattern === 'channel' && calibrated)
     fail('ERR_RANGE', `${parameter}.pattern`, "'unstructured', 'n:m' or blocks with what needs calibration inputs", pattern)
   const only = (key: (typeof kZeroKeys)[number], needed: boolean, where: string): void => {
@@ -305,7 +307,8 @@ function resolvePrune(value: object, parameter: string): ResolvedPrune {
   only('seed', criterion === 'random', "criterion: 'random'")
   return {
     step: 'prune',
-    sparsity,
+    ...(sparsity === undefined ? {} : { sparsity }),
+    ...(threshold === undefined ? {} : { threshold }),
     ...(sparsity === 'auto' ? { target: finite(given.target, `${parameter}.target`, 0, 1) } : {}),
     pattern,
     scope,
@@ -324,11 +327,21 @@ function resolvePrune(value: object, parameter: string): ResolvedPrune {
   }
 }
 
-type Amount = Pick<ResolvedPrune, 'sparsity' | 'scope'>
+type Amount = Pick<ResolvedPrune, 'sparsity' | 'threshold' | 'scope'>
 
 function resolveAmount(given: Partial<Record<(typeof kZeroKeys)[number], unknown>>, pattern: Pattern, criterion: string, calibrated: boolean, parameter: string): Amount {
   const scope =
     given.scope === undefined ? (criterion === 'wanda' ? 'balanced' : 'uniform') : oneOf(given.scope, `${parameter}.scope`, ['global', 'uniform', 'balanced'])
+  if (given.threshold !== undefined) {
+    const only = (key: 'sparsity' | 'scope' | 'pattern', wrong: boolean, what: string): void => {
+      if (wrong) fail('ERR_RANGE', `${parameter}.${key}`, `${what} beside threshold`, given[key])
+    }
+    only('sparsity', given.sparsity !== undefined, 'nothing')
+    only('scope', given.scope !== undefined && scope !== 'global', "'global' or nothing")
+    only('pattern', typeof pattern === 'string' && pattern.includes(':'), 'another pattern than n:m')
+    if (calibrated) fail('ERR_RANGE', `${parameter}.threshold`, 'nothing with what needs calibration inputs', given.threshold)
+    return { threshold: finite(given.threshold, `${parameter}.threshold`, 0), scope: 'global' }
+  }
   if (typeof pattern === 'string' && pattern.includes(':')) {
     const [n, m] = pattern.split(':').map(Number) as [number, number]
     const sparsity = given.sparsity === undefined || given.sparsity === 'auto' ? given.sparsity : finite(given.sparsity, `${parameter}.sparsity`, 0, 1)
@@ -338,7 +351,7 @@ function resolveAmount(given: Partial<Record<(typeof kZeroKeys)[number], unknown
       fail('ERR_RANGE', `${parameter}.scope`, `nothing: the pattern ${pattern} holds in every group`, given.scope)
     return { sparsity: 1 - n / m, scope: 'uniform' }
   }
-  if (given.sparsity === undefined) fail('ERR_RANGE', `${parameter}.sparsity`, "a share from 0 to 1, or 'auto'", given.sparsity)
+  if (given.sparsity === undefined) fail('ERR_RANGE', `${parameter}.sparsity`, "a share from 0 to 1, or 'auto' (or a threshold)", given.sparsity)
   if (pattern === 'channel' && scope === 'balanced')
     fail('ERR_RANGE', `${parameter}.scope`, "'global' or 'uniform' for the pattern 'channel'", scope)
   if (calibrated && scope === 'global')
