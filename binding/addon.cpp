@@ -12,6 +12,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   whittle::init_binary(env, exports);
   whittle::init_codebook(env, exports);
   whittle::init_cuda(env, exports);
+  whittle::init_cuda_select(env, exports);
   whittle::init_cuda_distill(env, exports);
   whittle::init_device(env, exports);
   whittle::init_distill(env, exports);

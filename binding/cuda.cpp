@@ -106,6 +106,32 @@ struct CudaDequantize {
   }
 };
 
+// (numbers, x, scale, zero, y, dy?, dx?, gradScale?, gradZero?)
+struct CudaFakeQuantize {
+  int32_t device;
+  QuantizeShape shape;
+  QuantizeOptions options = {};
+  FakeGradient g = {};
+  DeviceUse x, scale, zero, y, dy, dx, dscale, dzero;
+  bool parse(Args& args) {
+    Numbers n(args, 13);
+    n >> device >> shape.outer >> shape.axis >> shape.inner >> shape.block >> options.code.bits >> options.code.sign >>
+        options.qmin >> options.qmax >> options.rounding >> options.key0 >> options.key1 >> g.factor;
+    if (!args.ok()) return false;
+    const int64_t size = 4 * shape.size(), scales = 4 * shape.scales();
+    if (!x.read(args, device, size) || !scale.read(args, device, scales) || !zero.read(args, device, scales) || !y.read(args, device, size) ||
+        !dy.read(args, device, size, true) || !dx.read(args, device, size, !dy.as<float>()) || !dscale.read(args, device, scales, true) ||
+        !dzero.read(args, device, scales, true))
+      return false;
+    g = {dy.as<float>(), dx.as<float>(), dscale.as<float>(), dzero.as<float>(), g.factor};
+    return true;
+  }
+  WhittleStatus run() {
+    return remember_device_error(cuda().backend->fake_quantize(device, x.as<float>(), shape, scale.as<float>(), zero.as<int32_t>(), options, y.as<float>(),
+                                                               g.dy ? &g : nullptr));
+  }
+};
+
 // (numbers, x, result): the least of each group, then the greatest
 struct CudaRanges {
   int32_t device;
@@ -150,71 +176,6 @@ struct CudaHistogram {
   WhittleStatus run() {
     std::vector<float> factor(result, result + shape.axis);
     return remember_device_error(cuda().backend->histogram(device, x.as<void>(), type, shape, factor.data(), bins, result + shape.axis));
-  }
-};
-
-// (numbers, x, g?, out): one score per element where axis is 0, else one per group
-struct CudaScores {
-  int32_t device, norm;
-  int64_t outer, axis, inner;
-  DeviceUse x, g, out;
-  bool parse(Args& args) {
-    Numbers n(args, 5);
-    n >> device >> norm >> outer >> axis >> inner;
-    const int64_t size = outer * (axis ? axis : 1) * inner;
-    return args.ok() && norm >= 0 && norm < kSelectNorms && x.read(args, device, 4 * size) &&
-           g.read(args, device, 4 * size, !select_uses_grad(norm)) && out.read(args, device, 4 * (axis ? axis : size));
-  }
-  WhittleStatus run() {
-    const CudaBackend& b = *cuda().backend;
-    return remember_device_error(axis ? b.groups(device, norm, x.as<float>(), g.as<float>(), outer, axis, inner, out.as<float>())
-                                      : b.scores(device, norm, x.as<float>(), g.as<float>(), outer * inner, out.as<float>()));
-  }
-};
-
-// (numbers, scores, mask)
-struct CudaLargest {
-  int32_t device;
-  int64_t n, keep;
-  float threshold;
-  DeviceUse scores, mask;
-  bool parse(Args& args) {
-    Numbers numbers(args, 3);
-    numbers >> device >> n >> keep;
-    return args.ok() && scores.read(args, device, 4 * n) && mask.read(args, device, n);
-  }
-  WhittleStatus run() {
-    return remember_device_error(cuda().backend->largest(device, scores.as<float>(), n, keep, mask.as<uint8_t>(), &threshold));
-  }
-};
-
-struct CudaRuns {
-  int32_t device, keep, m;
-  int64_t outer, axis, inner;
-  DeviceUse scores, mask;
-  bool parse(Args& args) {
-    Numbers n(args, 6);
-    n >> device >> outer >> axis >> inner >> keep >> m;
-    const int64_t size = outer * axis * inner;
-    return args.ok() && scores.read(args, device, 4 * size) && mask.read(args, device, size);
-  }
-  WhittleStatus run() {
-    return remember_device_error(cuda().backend->nm(device, scores.as<float>(), outer, axis, inner, keep, m, mask.as<uint8_t>()));
-  }
-};
-
-// (numbers, x, mask, out); out may be x
-struct CudaApply {
-  int32_t device;
-  int64_t n;
-  DeviceUse x, mask, out;
-  bool parse(Args& args) {
-    Numbers numbers(args, 2);
-    numbers >> device >> n;
-    return args.ok() && x.read(args, device, 4 * n) && mask.read(args, device, n) && out.read(args, device, 4 * n);
-  }
-  WhittleStatus run() {
-    return remember_device_error(cuda().backend->apply(device, x.as<float>(), mask.as<uint8_t>(), n, out.as<float>()));
   }
 };
 
@@ -482,12 +443,9 @@ void init_cuda(napi_env env, napi_value exports) {
   Napi::Object(env, exports).Set("cudaLibraries", Napi::Function::New(env, cuda_libraries, "cudaLibraries"));
   expose<CudaQuantize>(env, exports, "cudaQuantize", "cudaQuantizeAsync");
   expose<CudaDequantize>(env, exports, "cudaDequantize", "cudaDequantizeAsync");
+  expose<CudaFakeQuantize>(env, exports, "cudaFakeQuantize", "cudaFakeQuantizeAsync");
   expose<CudaRanges>(env, exports, "cudaRanges", "cudaRangesAsync");
   expose<CudaHistogram>(env, exports, "cudaHistogram", "cudaHistogramAsync");
-  expose<CudaScores>(env, exports, "cudaScores", "cudaScoresAsync");
-  expose<CudaLargest>(env, exports, "cudaLargest", "cudaLargestAsync");
-  expose<CudaRuns>(env, exports, "cudaRuns", "cudaRunsAsync");
-  expose<CudaApply>(env, exports, "cudaApply", "cudaApplyAsync");
   expose<CudaGemmCall>(env, exports, "cudaGemm", "cudaGemmAsync");
   expose<CudaGemmInt8>(env, exports, "cudaGemmInt8", "cudaGemmInt8Async");
   expose<CudaPackInt8>(env, exports, "cudaPackInt8", "cudaPackInt8Async");

@@ -22,7 +22,7 @@
 namespace whittle {
 
 // Raised by any change of this header or of a struct that it passes on.
-constexpr uint32_t kCudaContract = 13;
+constexpr uint32_t kCudaContract = 14;
 
 // Why nothing can run. The names cross into lib/kernels/devices.ts.
 enum CudaState : int32_t {
@@ -165,6 +165,10 @@ struct CudaBackend {
   WhittleStatus (*dequantize)(int32_t device, const void* q, const QuantizeShape& shape, const float* scale, const void* zero,
                               const QuantizeOptions& options, FloatType type, void* y);
 
+  // As fake_quantize(); all that the gradient names lies on the device.
+  WhittleStatus (*fake_quantize)(int32_t device, const float* x, const QuantizeShape& shape, const float* scale, const int32_t* zero,
+                                 const QuantizeOptions& options, float* y, const FakeGradient* gradient);
+
   // As quantize_ranges and quantize_histogram, for observers: lo, hi, factor and counts are host memory.
   WhittleStatus (*ranges)(int32_t device, const void* x, FloatType type, const QuantizeShape& shape, float* lo, float* hi);
   WhittleStatus (*histogram)(int32_t device, const void* x, FloatType type, const QuantizeShape& shape, const float* factor, int32_t bins,
@@ -178,6 +182,17 @@ struct CudaBackend {
   WhittleStatus (*nm)(int32_t device, const float* scores, int64_t outer, int64_t axis, int64_t inner, int keep, int m,
                       uint8_t* mask);
   WhittleStatus (*apply)(int32_t device, const float* x, const uint8_t* mask, int64_t n, float* out);
+
+  // As select_above, select_histogram (counts is host memory; shift is 21, 10 or 0, and keys that do not share the bits of `base`
+  // above the bins are not counted), select_balanced, select_blocks, select_median, select_random and select_expand.
+  WhittleStatus (*above)(int32_t device, const float* scores, int64_t n, float threshold, int64_t equal, uint8_t* mask);
+  WhittleStatus (*count)(int32_t device, const float* scores, int64_t n, uint32_t base, int shift, int64_t* counts);
+  WhittleStatus (*balanced)(int32_t device, const float* scores, int64_t outer, int64_t axis, int64_t inner, int64_t keep, uint8_t* mask);
+  WhittleStatus (*blocks)(int32_t device, int norm, const float* x, const float* g, int64_t rows, int64_t cols, int64_t r, int64_t c,
+                          float* out);
+  WhittleStatus (*median)(int32_t device, const float* x, int64_t outer, int64_t axis, int64_t inner, float* out);
+  WhittleStatus (*random)(int32_t device, uint64_t seed, int64_t n, float* out);
+  WhittleStatus (*expand)(int32_t device, const uint8_t* chosen, int64_t groups, int64_t repeat, int64_t count, int64_t width, uint8_t* mask);
 
   // As distill_cross_entropy and distill_kl; `result` is host memory. WHITTLE_RANGE: a label that is no class, or where
   // result[0] is 1 a class weight that is negative or not finite.

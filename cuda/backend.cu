@@ -441,6 +441,14 @@ extern "C" WHITTLE_EXPORT const whittle::CudaBackend* whittle_cuda() {
     b.largest = cuda_largest;
     b.nm = cuda_nm;
     b.apply = cuda_apply;
+    b.above = cuda_above;
+    b.count = cuda_count;
+    b.balanced = cuda_balanced;
+    b.blocks = cuda_blocks;
+    b.median = cuda_median;
+    b.random = cuda_random;
+    b.expand = cuda_expand;
+    b.fake_quantize = cuda_fake_quantize;
     b.cross_entropy = cuda_cross_entropy;
     b.kl = cuda_kl;
     b.js = cuda_js;

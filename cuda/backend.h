@@ -102,6 +102,8 @@ WhittleStatus cuda_quantize(int32_t device, const void* x, FloatType type, const
                             float* scale, void* zero, const QuantizeOptions& options, void* q);
 WhittleStatus cuda_dequantize(int32_t device, const void* q, const QuantizeShape& shape, const float* scale, const void* zero,
                               const QuantizeOptions& options, FloatType type, void* y);
+WhittleStatus cuda_fake_quantize(int32_t device, const float* x, const QuantizeShape& shape, const float* scale, const int32_t* zero,
+                                 const QuantizeOptions& options, float* y, const FakeGradient* gradient);
 WhittleStatus cuda_ranges(int32_t device, const void* x, FloatType type, const QuantizeShape& shape, float* lo, float* hi);
 WhittleStatus cuda_histogram(int32_t device, const void* x, FloatType type, const QuantizeShape& shape, const float* factor, int32_t bins, double* counts);
 WhittleStatus cuda_scores(int32_t device, int norm, const float* x, const float* g, int64_t n, float* out);
@@ -110,6 +112,13 @@ WhittleStatus cuda_groups(int32_t device, int norm, const float* x, const float*
 WhittleStatus cuda_largest(int32_t device, const float* scores, int64_t n, int64_t keep, uint8_t* mask, float* threshold);
 WhittleStatus cuda_nm(int32_t device, const float* scores, int64_t outer, int64_t axis, int64_t inner, int keep, int m, uint8_t* mask);
 WhittleStatus cuda_apply(int32_t device, const float* x, const uint8_t* mask, int64_t n, float* out);
+WhittleStatus cuda_above(int32_t device, const float* scores, int64_t n, float threshold, int64_t equal, uint8_t* mask);
+WhittleStatus cuda_count(int32_t device, const float* scores, int64_t n, uint32_t base, int shift, int64_t* counts);
+WhittleStatus cuda_balanced(int32_t device, const float* scores, int64_t outer, int64_t axis, int64_t inner, int64_t keep, uint8_t* mask);
+WhittleStatus cuda_blocks(int32_t device, int norm, const float* x, const float* g, int64_t rows, int64_t cols, int64_t r, int64_t c, float* out);
+WhittleStatus cuda_median(int32_t device, const float* x, int64_t outer, int64_t axis, int64_t inner, float* out);
+WhittleStatus cuda_random(int32_t device, uint64_t seed, int64_t n, float* out);
+WhittleStatus cuda_expand(int32_t device, const uint8_t* chosen, int64_t groups, int64_t repeat, int64_t count, int64_t width, uint8_t* mask);
 WhittleStatus cuda_cross_entropy(int32_t device, const LogitLoss& loss);
 WhittleStatus cuda_kl(int32_t device, const LogitLoss& loss);
 WhittleStatus cuda_js(int32_t device, const LogitLoss& loss);

@@ -4,7 +4,7 @@
 // yet, as the CPU has it. Limit: 2^31 - 1 elements.
 #include <math.h>
 
-#include "cuda/backend.h"
+#include "cuda/select.h"
 
 namespace whittle {
 namespace {
@@ -20,19 +20,6 @@ __device__ float score(int norm, float x, float g) {
     return __fmul_rn(p, p);
   }
   return fabsf(x);
-}
-
-__device__ double term(int norm, double x, double g) {
-  if (norm == kSelectSum) return x;
-  if (norm == kSelectL2 || norm == kSelectSquare) return x * x;
-  if (norm == kSelectSensitivity) return fabs(g * x);
-  if (norm == kSelectTaylor) return g * x;
-  return fabs(x);
-}
-
-__device__ double join(int norm, double sum, double t) {
-  if (norm != kSelectMax) return sum + t;
-  return t > sum || t != t ? t : sum;
 }
 
 __global__ void scores_kernel(int norm, const float* x, const float* g, uint32_t n, float* out, int* flags) {
@@ -53,10 +40,10 @@ __global__ void group_rows_kernel(int norm, const float* x, const float* g, uint
     const uint32_t count = outer * inner;
     for (uint32_t m = slice * kWarp + lane; m < count; m += slices * kWarp) {
       const uint32_t o = m / inner, at = (o * axis + group) * inner + (m - o * inner);
-      sum = join(norm, sum, term(norm, x[at], g ? g[at] : 0.f));
+      sum = select_join(norm, sum, select_term(norm, x[at], g ? g[at] : 0.f));
     }
   }
-  for (int o = kWarp / 2; o; o >>= 1) sum = join(norm, sum, __shfl_xor_sync(kFullMask, sum, o));
+  for (int o = kWarp / 2; o; o >>= 1) sum = select_join(norm, sum, __shfl_xor_sync(kFullMask, sum, o));
   if (lane == 0 && group < axis) partial[warp] = sum;
 }
 
@@ -68,7 +55,7 @@ __global__ void group_columns_kernel(int norm, const float* x, const float* g, u
   double sum = 0;
   for (uint32_t o = slice; o < outer; o += slices) {
     const uint32_t at = o * width + column;
-    sum = join(norm, sum, term(norm, x[at], g ? g[at] : 0.f));
+    sum = select_join(norm, sum, select_term(norm, x[at], g ? g[at] : 0.f));
   }
   partial[t] = sum;
 }
@@ -80,18 +67,13 @@ __global__ void group_finish_kernel(int norm, const double* partial, uint32_t ax
   if (a >= axis) return;
   double sum = 0;
   for (uint32_t s = 0; s < slices; s++)
-    for (uint32_t i = 0; i < inner; i++) sum = join(norm, sum, partial[s * slice_stride + a * group_stride + i]);
-  const float v = static_cast<float>(norm == kSelectL2 ? sqrt(sum) : norm == kSelectTaylor ? sum * sum : sum);
+    for (uint32_t i = 0; i < inner; i++) sum = select_join(norm, sum, partial[s * slice_stride + a * group_stride + i]);
+  const float v = select_finish(norm, sum);
   out[a] = v;
   if (v != v) atomicOr(flags, kFlagNonfinite);
 }
 
 // ---------- the k largest ----------
-
-__device__ uint32_t key_of(float x) {
-  const uint32_t u = __float_as_uint(__fadd_rn(x, 0.f));  // -0 becomes +0
-  return u & 0x80000000u ? ~u : u | 0x80000000u;
-}
 
 // Where the search stands: keys that share the bits above `shift` with `base` are left, the rank-th largest of them is sought.
 struct Search {
@@ -120,7 +102,7 @@ __global__ void histogram_kernel(const float* x, uint32_t n, const Search* searc
     const uint32_t i = first + j * kBlock + threadIdx.x;
     if (i >= n) break;
     bad |= x[i] != x[i];
-    const uint32_t key = key_of(x[i]);
+    const uint32_t key = select_key_of(x[i]);
     if ((key & above) == base) atomicAdd(&local[key >> shift & (bins - 1)], 1u);
   }
   if (bad) atomicOr(flags, kFlagNonfinite);
@@ -158,7 +140,7 @@ __global__ void ties_kernel(const float* x, uint32_t n, const Search* search, ui
   uint32_t own = 0;
   for (int j = 0; j < kItems; j++) {
     const uint32_t i = first + j * kBlock + threadIdx.x;
-    own += i < n && key_of(x[i]) == base;
+    own += i < n && select_key_of(x[i]) == base;
   }
   for (int o = kWarp / 2; o; o >>= 1) own += __shfl_xor_sync(kFullMask, own, o);
   if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = own;
@@ -195,7 +177,7 @@ __global__ void mask_kernel(const float* x, uint32_t n, const Search* search, co
   uint32_t seen = before[blockIdx.x];
   for (int j = 0; j < kItems; j++) {
     const uint32_t i = first + j * kBlock + threadIdx.x;
-    const uint32_t key = i < n ? key_of(x[i]) : 0;
+    const uint32_t key = i < n ? select_key_of(x[i]) : 0;
     const unsigned equal = __ballot_sync(kFullMask, i < n && key == base);
     if (lane == 0) parts[warp] = __popc(equal);
     __syncthreads();
@@ -315,6 +297,45 @@ WhittleStatus cuda_largest(int32_t device, const float* x, int64_t n, int64_t ke
   const WhittleStatus status = work.finish();
   if (status == WHITTLE_OK) *threshold = select_value(found.base);
   return status;
+}
+
+WhittleStatus cuda_above(int32_t device, const float* x, int64_t n, float threshold, int64_t equal, uint8_t* mask) {
+  if (!fits(n)) return WHITTLE_SHAPE;
+  if (equal < 0 || threshold != threshold) return WHITTLE_RANGE;
+  Work work(device);
+  if (n == 0) return work.finish();
+  const Search known = {select_key(threshold), static_cast<uint32_t>(equal < n ? equal : n)};
+  const uint32_t tiles = static_cast<uint32_t>((n + kTile - 1) / kTile);
+  Search* search = work.scratch<Search>(1);
+  uint32_t* ties = work.scratch<uint32_t>(tiles);
+  work.send(search, &known, sizeof known);
+  work.launch(blocks_for(n), kBlock, fill_mask_kernel, x, n, nullptr, work.flags());
+  work.launch(tiles, kBlock, ties_kernel, x, n, search, ties);
+  work.launch(1, kBlock, scan_kernel, ties, tiles);
+  work.launch(tiles, kBlock, mask_kernel, x, n, search, ties, mask);
+  return work.finish();
+}
+
+WhittleStatus cuda_count(int32_t device, const float* x, int64_t n, uint32_t base, int shift, int64_t* counts) {
+  if (!fits(n)) return WHITTLE_SHAPE;
+  if (shift != 21 && shift != 10 && shift != 0) return WHITTLE_RANGE;
+  const int bins = shift ? kSelectBins : 1024;
+  const uint32_t above = shift == 21 ? 0 : shift == 10 ? 0xffe00000u : 0xfffffc00u;
+  Work work(device);
+  uint32_t got[kSelectBins] = {};
+  if (n > 0) {
+    const Search known = {base, 0};
+    Search* search = work.scratch<Search>(1);
+    uint32_t* all = work.scratch<uint32_t>(kSelectBins);
+    work.send(search, &known, sizeof known);
+    work.fill(all, 0, kSelectBins * static_cast<int64_t>(sizeof(uint32_t)));
+    work.launch(dim3(static_cast<unsigned>((n + kTile - 1) / kTile)), kBlock, histogram_kernel, x, n, search, shift, bins, above, all, work.flags());
+    work.fetch(got, all, sizeof got);
+    const WhittleStatus status = work.finish();
+    if (status != WHITTLE_OK) return status;
+  }
+  for (int b = 0; b < bins; b++) counts[b] += got[b];
+  return n > 0 ? WHITTLE_OK : work.finish();
 }
 
 WhittleStatus cuda_nm(int32_t device, const float* x, int64_t outer, int64_t axis, int64_t inner, int keep, int m, uint8_t* mask) {

@@ -61,7 +61,8 @@ export interface FakeQuantized {
   readonly gradZeroPoint?: Tensor<Float32Array>
 }
 
-const kKeys = [
+/** @internal */
+export const kFakeKeys = [
   ...kSchemeKeys,
   'scale',
   'zeroPoint',
@@ -103,7 +104,7 @@ function zeros(value: unknown, shape: Shape, codes: Codes): Int32Array {
 
 // `hold` is `pin` where the values are read again after JavaScript had a chance to run.
 function parse(input: unknown, given: unknown, hold = <T extends TypedArray>(view: T): T => view): Parsed {
-  const o = options(given, 'options', kKeys)
+  const o = options(given, 'options', kFakeKeys)
   const x = tensor(input, 'x', ['float32'])
   const shape = shapeOf(x.dims, o.axis, o.blockSize)
   const hasScale = o.scale !== undefined && o.scale !== null

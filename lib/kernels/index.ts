@@ -6,8 +6,6 @@ export { type Activation } from './activation'
 export {
   agpSparsity,
   GlobalThreshold,
-  kthLargest,
-  kthLargestAsync,
   type AgpSchedule,
   type ApplyMaskOptions,
   type Criterion,
@@ -25,12 +23,16 @@ export {
   dequantize,
   dequantizeAsync,
   distill,
+  fakeQuantize,
+  fakeQuantizeAsync,
   gemm,
   gemmAsync,
   gemmInt8,
   gemmInt8Async,
   importance,
   importanceAsync,
+  kthLargest,
+  kthLargestAsync,
   lowRank,
   lowRankAsync,
   mask,
@@ -74,6 +76,7 @@ export {
   type DeviceQuantizedLike,
   type DeviceQuantizeOptions,
 } from './cuda/quantize'
+export { type DeviceFakeQuantized, type DeviceFakeQuantizeOptions } from './cuda/fakequantize'
 export { type DeviceImportanceOptions, type DeviceMaskOptions } from './cuda/select'
 export { DeviceSparseMatrix, type DeviceSparsifyOptions, type DeviceSpmmOptions } from './cuda/sparse'
 export { type DeviceLowRank, type DeviceSingularValues, type DeviceSvd } from './cuda/svd'
@@ -83,7 +86,7 @@ export {
   type QuantizedTensor,
   type QuantizeOptions,
 } from './quantize'
-export { fakeQuantize, fakeQuantizeAsync, type FakeQuantized, type FakeQuantizeOptions } from './fakequantize'
+export { type FakeQuantized, type FakeQuantizeOptions } from './fakequantize'
 export { quantizationParameters, type QuantizationParameters } from './ranges'
 export { Observer, type ObserverMethod, type ObserverOptions } from './observer'
 export { type CodeType, type Convention, type Parameter, type Rounding, type Scheme } from './scheme'

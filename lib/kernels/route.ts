@@ -1,6 +1,7 @@
 // Functions that compute where their first operand lies: on the CPU, or for device tensors on their GPU. The one place that
 // chooses; neither side knows of the other.
 import * as deviceDistill from './cuda/distill'
+import * as deviceFake from './cuda/fakequantize'
 import * as deviceFeatures from './cuda/features'
 import * as deviceGemm from './cuda/gemm'
 import * as deviceLinear from './cuda/linear'
@@ -10,6 +11,7 @@ import * as deviceSparse from './cuda/sparse'
 import * as deviceSvd from './cuda/svd'
 import { isDeviceTensor, toDevice as tensorToDevice, toDeviceAsync as tensorToDeviceAsync } from './device'
 import * as hostDistill from './distill'
+import * as hostFake from './fakequantize'
 import * as hostGemm from './gemm'
 import * as hostInt8 from './gemm_int8'
 import * as hostLowRank from './lowrank'
@@ -48,10 +50,15 @@ export const quantizeAsync = routed(deviceQuantize.quantizeAsync, hostQuantize.q
 export const dequantize = routed(deviceQuantize.dequantize, hostQuantize.dequantize, codesOnDevice)
 export const dequantizeAsync = routed(deviceQuantize.dequantizeAsync, hostQuantize.dequantizeAsync, codesOnDevice)
 
+export const fakeQuantize = routed(deviceFake.fakeQuantize, hostFake.fakeQuantize)
+export const fakeQuantizeAsync = routed(deviceFake.fakeQuantizeAsync, hostFake.fakeQuantizeAsync)
+
 export const importance = routed(deviceSelect.importance, hostSelect.importance)
 export const importanceAsync = routed(deviceSelect.importanceAsync, hostSelect.importanceAsync)
 export const mask = routed(deviceSelect.mask, hostSelect.mask, anyOnDevice)
 export const maskAsync = routed(deviceSelect.maskAsync, hostSelect.maskAsync, anyOnDevice)
+export const kthLargest = routed(deviceSelect.kthLargest, hostSelect.kthLargest, anyOnDevice)
+export const kthLargestAsync = routed(deviceSelect.kthLargestAsync, hostSelect.kthLargestAsync, anyOnDevice)
 export const applyMask = routed(deviceSelect.applyMask, hostSelect.applyMask)
 export const applyMaskAsync = routed(deviceSelect.applyMaskAsync, hostSelect.applyMaskAsync)
 

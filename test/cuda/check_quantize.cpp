@@ -163,6 +163,41 @@ void check_quantize(Check& c) {
     for (const float bad : {0.0f, -2.0f, 3.0f, float(NAN), float(INFINITY)})
       c.expect(cuda.histogram(0, y, kFloat32, {1, 1, 3, 0}, &bad, 256, counts.data()) == WHITTLE_RANGE, "factor %g", bad);
   });
+
+  c.row("quantize: fake quantization and its gradients; sums within the bound of their order", [&](Rng& rng) {
+    for (const QuantizeShape shape : {QuantizeShape{1, 1, 1, 0}, {1, 1, 5000, 0}, {3, 7, 11, 0}, {9, 40, 1, 0}, {2, 37, 3, 8}, {5, 64, 1, 32}, {2, 3, 0, 0}})
+      for (int rounding = 0; rounding < 3; rounding++) {
+        const int64_t n = shape.size(), scales = shape.scales();
+        const QuantizeOptions o = {{4, true}, -8, 7, rounding, static_cast<uint32_t>(rng.next()), static_cast<uint32_t>(rng.next()), 1};
+        const std::vector<float> x = rng.normals(n), dy = rng.normals(n);
+        std::vector<float> scale(static_cast<size_t>(scales)), y(x.size()), dx(x.size()), dscale(scale.size()), dzero(scale.size());
+        std::vector<int32_t> zero(scale.size());
+        for (size_t i = 0; i < scale.size(); i++) {
+          scale[i] = rng.uniform(0.05f, 0.3f);
+          zero[i] = static_cast<int32_t>(rng.between(-3, 3));
+        }
+        const Device<float> gx(x), gdy(dy), gscale(scale), gy(n), gdx(n), gds(scales), gdz(scales);
+        const Device<int32_t> gzero(zero);
+        FakeGradient here = {dy.data(), dx.data(), dscale.data(), dzero.data(), 0.25}, there = {gdy, gdx, gds, gdz, 0.25};
+        fake_quantize(x.data(), shape, scale.data(), zero.data(), o, y.data(), &here);
+        c.expect(c.cuda().fake_quantize(0, gx, shape, gscale, gzero, o, gy, &there) == WHITTLE_OK, "status");
+        c.expect(differs(gy.host(), y) < 0 && differs(gdx.host(), dx) < 0, "values, [%d %d %d] by %d, rounding %d", int(shape.outer), int(shape.axis), int(shape.inner),
+                 int(shape.block), rounding);
+        const std::vector<float> ds = gds.host(), dz = gdz.host();
+        const double room = double(n) * 0x1p-45;
+        for (size_t i = 0; i < ds.size(); i++)
+          c.expect(fabs(double(ds[i]) - double(dscale[i])) <= 0x1p-22 * fabs(double(dscale[i])) + room && fabs(double(dz[i]) - double(dzero[i])) <= 0x1p-22 * fabs(double(dzero[i])) + room,
+                   "sums of scale %d: %.9g %.9g, want %.9g %.9g", int(i), ds[i], dz[i], dscale[i], dzero[i]);
+        c.expect(c.cuda().fake_quantize(0, gx, shape, gscale, nullptr, o, gy, nullptr) == WHITTLE_OK, "values alone");
+        fake_quantize(x.data(), shape, scale.data(), nullptr, o, y.data(), nullptr);
+        c.expect(differs(gy.host(), y) < 0, "values alone, zero points 0");
+        if (n == 0) continue;
+        std::vector<float> bad = x;
+        bad[static_cast<size_t>(rng.below(n))] = NAN;
+        c.expect(c.cuda().fake_quantize(0, Device<float>(bad), shape, gscale, gzero, o, gy, nullptr) == WHITTLE_NONFINITE, "NaN");
+        c.expect(c.cuda().fake_quantize(0, gx, shape, Device<float>(std::vector<float>(scale.size())), gzero, o, gy, nullptr) == WHITTLE_RANGE, "a scale of 0");
+      }
+  });
 }
 
 }  // namespace whittle

@@ -1,5 +1,9 @@
 #include "check.h"
 
+#include <math.h>
+
+#include <algorithm>
+
 namespace whittle {
 namespace {
 
@@ -80,6 +84,88 @@ void check_select(Check& c) {
     }
   });
 
+  c.row("select: thresholds, and the counts of a search for one, as on the CPU", [&](Rng& rng) {
+    for (const int64_t n : {int64_t(0), int64_t(1), int64_t(300), int64_t(4097), int64_t(9000)}) {
+      if (c.lean() && n > 5000) continue;
+      const std::vector<float> x = scores(rng, n, true);
+      const Device<float> dx(x);
+      for (const auto& [threshold, equal] : {std::pair<float, int64_t>(0.f, 0), {1.f, 3}, {-1.f, 1 << 20}, {INFINITY, 1}, {-INFINITY, 2}, {0.5f, 4}}) {
+        std::vector<uint8_t> mask(static_cast<size_t>(n));
+        select_above(x.data(), n, threshold, equal, mask.data());
+        const Device<uint8_t> dmask(n);
+        c.expect(cuda.above(0, dx, n, threshold, equal, dmask) == WHITTLE_OK && differs(dmask.host(), mask) < 0, "n %d above %g, %d equal", int(n), threshold, int(equal));
+      }
+      for (const int shift : {21, 10, 0}) {
+        const uint32_t base = shift == 21 ? 0 : select_key(1.f) & (shift == 10 ? 0xffe00000u : 0xfffffc00u);
+        std::vector<int64_t> want(kSelectBins), got(kSelectBins);
+        select_histogram(x.data(), n, base, shift, want.data());
+        if (shift == 0) std::fill(want.begin() + 1024, want.end(), 0);
+        c.expect(cuda.count(0, dx, n, base, shift, got.data()) == WHITTLE_OK && differs(got, want) < 0, "n %d, counts from bit %d", int(n), shift);
+      }
+    }
+    c.expect(cuda.count(0, nullptr, 0, 0, 7, nullptr) == WHITTLE_RANGE, "a shift that is none");
+  });
+
+  c.row("select: the k largest of every group, and groups painted, as on the CPU", [&](Rng& rng) {
+    for (const auto& [outer, axis, inner] : {std::tuple<int64_t, int64_t, int64_t>(1, 1, 1), {1, 5, 33}, {3, 4, 7}, {1, 2, 1500}, {40, 3, 1}, {2, 3, 0}, {0, 2, 3}})
+      for (const bool ties : {false, true}) {
+        const int64_t length = outer * inner, n = length * axis;
+        const std::vector<float> x = scores(rng, n, ties);
+        const Device<float> dx(x);
+        for (const int64_t keep : {int64_t(0), length / 3, length}) {
+          std::vector<uint8_t> mask(static_cast<size_t>(n));
+          select_balanced(x.data(), outer, axis, inner, keep, mask.data());
+          const Device<uint8_t> dmask(n);
+          c.expect(cuda.balanced(0, dx, outer, axis, inner, keep, dmask) == WHITTLE_OK && differs(dmask.host(), mask) < 0, "%d of [%d %d %d]", int(keep), int(outer),
+                   int(axis), int(inner));
+        }
+      }
+    c.expect(cuda.balanced(0, nullptr, 1, 1, 2, 3, nullptr) == WHITTLE_RANGE, "more than a group has");
+    for (const auto& [groups, repeat, count, width] : {std::tuple<int64_t, int64_t, int64_t, int64_t>(1, 1, 1, 1), {3, 4, 5, 2}, {1, 6, 7, 30}, {2, 1, 0, 3}}) {
+      std::vector<uint8_t> chosen(static_cast<size_t>(groups * count)), mask(static_cast<size_t>(groups * repeat * count * width));
+      for (uint8_t& v : chosen) v = static_cast<uint8_t>(rng.below(2));
+      select_expand(chosen.data(), groups, repeat, count, width, mask.data());
+      const Device<uint8_t> dc(chosen), dm(groups * repeat * count * width);
+      c.expect(cuda.expand(0, dc, groups, repeat, count, width, dm) == WHITTLE_OK && differs(dm.host(), mask) < 0, "painted");
+    }
+  });
+
+  c.row("select: scores of blocks, distances between groups, random ones", [&](Rng& rng) {
+    const auto near = [&](const std::vector<float>& got, const std::vector<float>& want, const char* what) {
+      for (size_t i = 0; i < want.size(); i++)
+        c.expect(fabs(double(got[i]) - double(want[i])) <= 0x1p-22 * fabs(double(want[i])) + 1e-12, "%s %d: %.9g, want %.9g", what, int(i), got[i], want[i]);
+    };
+    for (int norm = 0; norm < kSelectNorms; norm++)
+      for (const auto& [rows, cols, r, cc] : {std::tuple<int64_t, int64_t, int64_t, int64_t>(1, 1, 1, 1), {8, 12, 1, 4}, {32, 64, 32, 32}, {6, 10, 3, 5}, {5, 40, 5, 8}, {0, 4, 2, 2}}) {
+        // Sums of signed terms cancel: their error is of the terms.
+        std::vector<float> x = rng.normals(rows * cols), g = rng.normals(rows * cols);
+        if (norm == kSelectSum || norm == kSelectTaylor)
+          for (size_t i = 0; i < x.size(); i++) {
+            x[i] = fabsf(x[i]);
+            g[i] = fabsf(g[i]);
+          }
+        const int64_t count = rows / r * (cols / cc);
+        std::vector<float> want(static_cast<size_t>(count));
+        select_blocks(norm, x.data(), g.data(), rows, cols, r, cc, want.data());
+        const Device<float> dx(x), dg(g), out(count);
+        c.expect(cuda.blocks(0, norm, dx, dg, rows, cols, r, cc, out) == WHITTLE_OK, "status");
+        near(out.host(), want, "block");
+      }
+    for (const auto& [outer, axis, inner] : {std::tuple<int64_t, int64_t, int64_t>(1, 1, 5), {1, 9, 40}, {3, 10, 7}, {2, 3, 0}}) {
+      const std::vector<float> x = rng.normals(outer * axis * inner);
+      std::vector<float> want(static_cast<size_t>(axis));
+      select_median(x.data(), outer, axis, inner, want.data());
+      const Device<float> dx(x), out(axis);
+      c.expect(cuda.median(0, dx, outer, axis, inner, out) == WHITTLE_OK, "status");
+      near(out.host(), want, "group");
+    }
+    std::vector<float> want(300);
+    const uint64_t seed = rng.next();
+    select_random(seed, 300, want.data());
+    const Device<float> out(300);
+    c.expect(cuda.random(0, seed, 300, out) == WHITTLE_OK && differs(out.host(), want) < 0, "random scores");
+  });
+
   c.row("select: finds NaN", [&](Rng& rng) {
     for (const int64_t n : {4, 300, 5000}) {
       std::vector<float> x = rng.normals(n);
@@ -92,6 +178,12 @@ void check_select(Check& c) {
       c.expect(cuda.largest(0, dx, n, n / 2, mask, &threshold) == WHITTLE_NONFINITE, "largest");
       c.expect(cuda.largest(0, dx, n, 0, mask, &threshold) == WHITTLE_NONFINITE, "largest, none kept");
       c.expect(cuda.nm(0, dx, n / 4, 4, 1, 2, 4, mask) == WHITTLE_NONFINITE, "2:4");
+      int64_t counts[kSelectBins] = {};
+      c.expect(cuda.above(0, dx, n, 0, 0, mask) == WHITTLE_NONFINITE, "above");
+      c.expect(cuda.count(0, dx, n, 0, 21, counts) == WHITTLE_NONFINITE, "counts");
+      for (const int64_t keep : {0, 2}) c.expect(cuda.balanced(0, dx, 1, n / 4, 4, keep, mask) == WHITTLE_NONFINITE, "balanced");
+      c.expect(cuda.blocks(0, kSelectMax, dx, nullptr, n / 4, 4, n / 4, 2, out) == WHITTLE_NONFINITE, "blocks");
+      c.expect(cuda.median(0, dx, 1, 4, n / 4, out) == WHITTLE_NONFINITE, "median");
     }
     c.expect(cuda.largest(0, nullptr, 4, 5, nullptr, nullptr) == WHITTLE_RANGE, "keep above n");
   });

@@ -10,8 +10,12 @@ import {
   DeviceTensor,
   distill,
   fakeQuantize,
+  fakeQuantizeAsync,
+  GlobalThreshold,
   importance,
   importanceAsync,
+  kthLargest,
+  kthLargestAsync,
   mask,
   maskAsync,
   Observer,
@@ -129,6 +133,79 @@ test('masks and what they leave have the bits of the CPU', async () => {
   }
 })
 
+test('masks of every pattern and scope, of one tensor and several', async () => {
+  const a = importance(normals(21, 8, 12))
+  const b = importance(normals(22, 4, 30))
+  const rounded = (t: Tensor): Tensor => ({ ...t, data: Float32Array.from(t.data as Float32Array, (v) => Math.round(v * 4) / 4) })
+  for (const options of [
+    { threshold: 0.5 },
+    { threshold: 0.75, equal: 3 },
+    { sparsity: 0.6, scope: 'balanced' },
+    { sparsity: 0.5, scope: 'balanced', axis: 1 },
+    { sparsity: 0.5, pattern: 'channel' },
+    { sparsity: 0.5, pattern: 'channel', axis: 1 },
+    { sparsity: 0.5, pattern: { block: [2, 3] } },
+    { sparsity: 0.5, pattern: { block: [2, 3] }, scope: 'balanced' },
+    { sparsity: 0.7, scope: 'global' },
+    { sparsity: 1, scope: 'global' },
+    { sparsity: 0.5, pattern: 'channel', scope: 'global' },
+    { pattern: '1:3', axis: 1 },
+  ] as const)
+    for (const scores of [[a, b], [rounded(a), rounded(b)]]) {
+      const want = mask(scores, options).map(plain)
+      expect(mask(scores.map(up), options).map(plain)).toEqual(want)
+      expect((await maskAsync(scores.map(up), options)).map(plain)).toEqual(want)
+      expect(plain(mask(up(scores[0] as Tensor), options))).toEqual(plain(mask(scores[0] as Tensor, options)))
+    }
+  const long = importance(normals(23, 3, 200))
+  expect(plain(mask(up(long), { pattern: '70:100' }))).toEqual(plain(mask(long, { pattern: '70:100' })))
+  const filters = importance(normals(24, 6, 10), { criterion: 'l2', axis: 0 })
+  const dims = [6, 2, 5]
+  expect(plain(mask(up(filters), { sparsity: 0.5, pattern: 'channel', dims }))).toEqual(plain(mask(filters, { sparsity: 0.5, pattern: 'channel', dims })))
+})
+
+test('scores of blocks, medians and random ones; the k-th largest; thresholds over tensors on either side', async () => {
+  const w = normals(25, 8, 12)
+  for (const options of [{ block: [2, 4] }, { block: [8, 12], criterion: 'l2' }, { criterion: 'geometricMedian', axis: 1 }, { criterion: 'geometricMedian', axis: 0 }, { criterion: 'random', seed: 5 }, { criterion: 'random', axis: 0 }] as const) {
+    const [want, got] = [plain(importance(w, options)), plain(importance(up(w), options))]
+    expect(got.dims).toEqual(want.dims)
+    near(got.data, want.data, 'seed' in options || options.criterion === 'random' ? 0 : 1e-5)
+  }
+  const parts = [importance(w), importance(normals(26, 100))]
+  for (const k of [1, 2, 77, 196]) {
+    expect(kthLargest(parts.map(up), k)).toBe(kthLargest(parts, k))
+    expect(await kthLargestAsync(up(parts[1] as Tensor), Math.min(k, 100))).toBe(kthLargest(parts[1] as Tensor, Math.min(k, 100)))
+  }
+  const found = [0.5, 0, 1].map((sparsity) => [parts, parts.map(up), [parts[0] as Tensor, up(parts[1] as Tensor)]].map((list) => {
+    const search = new GlobalThreshold(sparsity)
+    do for (const scores of list) search.add(scores)
+    while (search.next())
+    return search.result()
+  })) // prettier-ignore
+  for (const [here, there, either] of found) {
+    expect(there).toEqual(here)
+    expect(either).toEqual(here)
+  }
+  expect(await caught(() => kthLargest(up(normals(1, 4)), 5))).toBe('ERR_RANGE k')
+})
+
+test('fake quantization: values and gradients of the CPU', async () => {
+  for (const options of [{}, { axis: 0, bits: 4 }, { bits: 4, blockSize: 8, symmetric: false }, { scale: 0.25, zeroPoint: 2, bits: 4 }, { scale: 0.2, qmin: -3, qmax: 5, zeroPoint: 1 }, { rounding: 'stochastic', seed: 3 }] as const) {
+    const [x, grad] = [normals(31, 5, 24), normals(32, 5, 24)]
+    const want = fakeQuantize(x, { ...options, grad, learned: true, gradientScale: 0.5 })
+    const given = { ...options, grad: up(grad), learned: true, gradientScale: 0.5 } as const
+    for (const got of [fakeQuantize(up(x), given), await fakeQuantizeAsync(up(x), given)]) {
+      for (const name of ['y', 'scale', 'zeroPoint', 'gradX'] as const) expect(plain(got[name] as DeviceTensor)).toEqual(plain(want[name] as Tensor))
+      for (const name of ['gradScale', 'gradZeroPoint'] as const) near(plain(got[name] as DeviceTensor).data, plain(want[name] as Tensor).data, 1e-5)
+    }
+    expect(Object.keys(fakeQuantize(up(x), options))).toEqual(['y', 'scale', 'zeroPoint'])
+  }
+  const x = up(normals(33, 6))
+  expect(await caught(() => fakeQuantize(x, { learned: true }))).toBe('ERR_RANGE learned')
+  expect(await caught(() => fakeQuantize(x, { scale: -1 }))).toBe('ERR_RANGE scale')
+  expect(await caught(() => fakeQuantize(x, { grad: normals(1, 6) as never }))).toBe('ERR_DEVICE grad')
+})
+
 function near(a: readonly number[], b: readonly number[], bound: number): void {
   expect(a.length).toBe(b.length)
   a.forEach((x, i) => expect(Math.abs(x - (b[i] as number))).toBeLessThanOrEqual(bound))
@@ -178,12 +255,8 @@ test('operands of one call lie on one device: ERR_DEVICE names the one that does
     [() => dequantize({ ...quantize(x), scale: up(Float32Array.of(1)) as never }), 'q.scale'],
     [() => importance(there, { criterion: 'taylor', grad: host }), 'grad'],
     [() => importance(x, { criterion: 'taylor', grad: there as never }), 'grad'],
-    [() => importance(there, { criterion: 'geometricMedian', axis: 0 }), 'criterion'],
-    [() => importance(there, { block: [2, 2] } as never), 'block'],
-    [() => mask([there] as never, { sparsity: 0.5 }), 'scores'],
-    [() => maskAsync(there, { threshold: 0.5 } as never), 'threshold'],
-    [() => mask(there, { sparsity: 0.5, pattern: 'channel' } as never), 'pattern'],
-    [() => mask(there, { pattern: '2:128' }), 'pattern'],
+    [() => mask([there, host] as never, { sparsity: 0.5 }), 'scores[1]'],
+    [() => mask(up(normals(12, 128, 2)), { pattern: '2:128', axis: 0 }), 'pattern'],
     [() => applyMask(there, new Uint8Array(32) as never), 'mask'],
     [() => applyMask(x, there), 'mask'],
     [() => crossEntropy(there, Int32Array.of(0, 1, 2, 3) as never), 'labels'],
@@ -194,7 +267,7 @@ test('operands of one call lie on one device: ERR_DEVICE names the one that does
     [() => distill.klAsync(x, there as never), 'teacher'],
     [() => distill.js(there, host), 'teacher'],
     [() => distill.dkd(there, there, Int32Array.of(0) as never), 'labels'],
-    [() => fakeQuantize(there as never, { scale: 1 } as never), 'x'],
+    [() => fakeQuantize(there, { scale: Float32Array.of(1) as never }), 'scale'],
   ]
   for (const [body, parameter] of cases) expect(await caught(body)).toBe(`ERR_DEVICE ${parameter}`)
 })

@@ -88,14 +88,17 @@ export async function maskAsync(
   return Array.isArray(scores) ? masks : (masks[0] as Tensor<Uint8Array>)
 }
 
-interface Runs {
+/** @internal */
+export interface Runs {
   readonly n: number
   readonly m: number
 }
 
-type Parsed = 'unstructured' | 'channel' | Runs | { readonly block: unknown }
+/** @internal */
+export type Parsed = 'unstructured' | 'channel' | Runs | { readonly block: unknown }
 
-function isRuns(pattern: Parsed): pattern is Runs {
+/** @internal */
+export function isRuns(pattern: Parsed): pattern is Runs {
   return typeof pattern === 'object' && 'n' in pattern
 }
 
@@ -121,21 +124,30 @@ interface Part {
   readonly result: { view: TypedArray; commit(): TypedArray }
 }
 
-const kKeys = ['sparsity', 'threshold', 'equal', 'pattern', 'scope', 'axis', 'dims', 'out'] as const
+/** @internal */
+export const kMaskKeys = ['sparsity', 'threshold', 'equal', 'pattern', 'scope', 'axis', 'dims', 'out'] as const
 
-function* choose(memory: Memory, given: unknown, optionsGiven: unknown): Routine<Tensor<Uint8Array>[]> {
-  const o = checkOptions(optionsGiven, 'options', kKeys)
-  const pattern = parsePattern(o.pattern)
-  const runs = isRuns(pattern) ? pattern : undefined
+/** @internal Checks what does not depend on tensors. */
+export function checkMaskOptions(
+  o: Partial<Record<(typeof kMaskKeys)[number], unknown>>,
+  pattern: Parsed,
+): { scope: Scope | undefined; wanted: Amount } {
+  const runs = isRuns(pattern)
   const scope = o.scope === undefined ? undefined : oneOf(o.scope, 'scope', ['global', 'uniform', 'balanced'])
-  const wanted = amount(o, runs !== undefined, pattern === 'unstructured', scope)
+  const wanted = amount(o, runs, pattern === 'unstructured', scope)
   if (pattern === 'channel' && scope === 'balanced') fail('ERR_RANGE', 'scope', "'global' or 'uniform' with pattern 'channel'", scope)
   if (runs && scope !== undefined && scope !== 'balanced') fail('ERR_RANGE', 'scope', 'no scope with pattern N:M', scope)
   if (o.dims !== undefined && (runs || pattern === 'unstructured'))
     fail('ERR_RANGE', 'dims', "no dims but with pattern 'channel' or block", o.dims)
   const takesAxis = runs || pattern === 'channel' || (pattern === 'unstructured' && scope === 'balanced')
   if (o.axis !== undefined && !takesAxis) fail('ERR_RANGE', 'axis', "no axis but with 'channel', N:M or scope 'balanced'", o.axis)
+  return { scope, wanted }
+}
 
+function* choose(memory: Memory, given: unknown, optionsGiven: unknown): Routine<Tensor<Uint8Array>[]> {
+  const o = checkOptions(optionsGiven, 'options', kMaskKeys)
+  const pattern = parsePattern(o.pattern)
+  const { scope, wanted } = checkMaskOptions(o, pattern)
   const parts = collect(memory, given, o.dims, o.out)
   const axisOf = (part: Part, fallback: number) =>
     part.dims.length === 0 ? 0 : axisWithin(o.axis === undefined ? fallback : o.axis, 'axis', part.dims.length)
@@ -224,7 +236,8 @@ interface Choice {
   readonly label: string
 }
 
-type Amount = { readonly sparsity: number } | { readonly threshold: number; readonly equal: number }
+/** @internal */
+export type Amount = { readonly sparsity: number } | { readonly threshold: number; readonly equal: number }
 
 function* select(parts: readonly Choice[], wanted: Amount, scope: Scope | undefined): Routine<void> {
   if ('threshold' in wanted) {
@@ -269,8 +282,8 @@ function amount(o: Partial<Record<string, unknown>>, runs: boolean, single: bool
   return { threshold, equal: equal === undefined ? 0 : integer(equal, 'equal', 0) }
 }
 
-/** The largest float32 that is not above x: a float32 is greater than it exactly if it is greater than x. */
-function floatBelow(x: number): number {
+/** @internal The largest float32 that is not above x: a float32 is greater than it exactly if it is greater than x. */
+export function floatBelow(x: number): number {
   const f = Math.fround(x)
   if (!(f > x)) return f
   const bits = new Int32Array(Float32Array.of(f).buffer)

@@ -1,7 +1,10 @@
 import { WhittleError } from '../../errors'
-import { type TensorLike, type TypedArray } from '../../tensor'
+import { sizeOf, type TensorLike, type TypedArray } from '../../tensor'
 import { fail, finite, integer, tensor } from '../../validate'
+import { isDeviceTensor, type DeviceTensor } from '../device'
+import { countsOf } from '../cuda/select'
 import { removed, runAsync, runSync, type Memory, type Routine } from './routine'
+import { kBins, KeySearch } from './search'
 
 type Scores = TensorLike | TypedArray
 
@@ -42,9 +45,6 @@ export interface ThresholdResult {
   readonly equal: readonly number[]
 }
 
-const kBins = 2048
-const kShifts = [21, 10, 0] as const
-
 /**
  * Finds the threshold that scope `'global'` of {@link mask} uses, for tensors that do not fit in memory together: their
  * scores are added one after another, three times over, and only histograms are held (16 KB, and 8 KB a tensor during
@@ -59,13 +59,9 @@ const kShifts = [21, 10, 0] as const
  */
 export class GlobalThreshold {
   private readonly sparsity: number
-  private pass = 0
-  private base = 0
-  private rank = 0
+  private search: KeySearch | undefined
   private lengths: number[] = []
-  private added = 0
-  private counts = new BigInt64Array(kBins)
-  private last: Float64Array[] = []
+  private counts: Float64Array[] = []
   private found: ThresholdResult | undefined
 
   /**
@@ -77,28 +73,22 @@ export class GlobalThreshold {
   }
 
   /**
-   * Adds the scores of the next tensor of this pass. The same tensors must come in the same order in every pass.
+   * Adds the scores of the next tensor of this pass, which may lie on a GPU. The same tensors must come in the same order in every pass.
    *
    * @throws {WhittleError} `ERR_RANGE` for a NaN or after the last pass; `ERR_SHAPE` where a later pass brings another
    * size; `ERR_DTYPE`, `ERR_HANDLE`
    */
-  add(scores: Scores): void {
+  add(scores: Scores | DeviceTensor): void {
     if (this.found) throw new WhittleError('ERR_RANGE', 'scores', 'scores: the search is over; take its result()')
-    const { data } = tensor(scores, 'scores', ['float32'])
-    if (this.pass === 0) this.lengths.push(data.length)
-    else if (this.lengths[this.added] !== data.length)
-      fail('ERR_SHAPE', 'scores', `${this.lengths[this.added] ?? 'no more'} scores, as in the first pass`, data)
-    const own = this.pass === 2 ? new BigInt64Array(kBins) : this.counts
-    const { base, pass } = this
-    runSync(function* (): Routine<void> {
-      yield { name: 'selectHistogram', args: [data.length, base, kShifts[pass], data, own], parameter: 'scores' }
-    })
-    if (this.pass === 2) {
-      // Bins of the last pass are single values, so that each tensor's ties can be told apart.
-      this.last.push(Float64Array.from(own.subarray(0, 1024), Number))
-      for (let i = 0; i < 1024; i++) this.counts[i] = (this.counts[i] as bigint) + (own[i] as bigint)
-    }
-    this.added++
+    const there = isDeviceTensor(scores)
+    const size = there ? sizeOf(scores.dims) : tensor(scores, 'scores', ['float32']).data.length
+    const at = this.counts.length
+    if (this.search && this.lengths[at] !== size) fail('ERR_SHAPE', 'scores', `${this.lengths[at] ?? 'no more'} scores, as in the first pass`, scores)
+    // The rank is known where the first pass ends; its counts do not depend on it.
+    const search = this.search ?? new KeySearch(1)
+    const counts = there ? countsOf(scores, search) : countsHere(tensor(scores, 'scores', ['float32']).data, search)
+    if (!this.search) this.lengths.push(size)
+    this.counts.push(counts)
   }
 
   /**
@@ -109,28 +99,19 @@ export class GlobalThreshold {
    */
   next(): boolean {
     if (this.found) return false
-    if (this.added !== this.lengths.length)
-      fail('ERR_SHAPE', 'scores', `${this.lengths.length} tensors, as in the first pass`, this.added)
+    if (this.counts.length !== this.lengths.length)
+      fail('ERR_SHAPE', 'scores', `${this.lengths.length} tensors, as in the first pass`, this.counts.length)
     const total = this.lengths.reduce((a, b) => a + b, 0)
-    if (this.pass === 0) this.rank = total - removed(this.sparsity, total)
-    if (this.rank === 0) {
+    const rank = total - removed(this.sparsity, total)
+    if (rank === 0) {
       this.found = { threshold: Infinity, equal: this.lengths.map(() => 0) }
       return false
     }
-    let bin = this.pass === 2 ? 1023 : kBins - 1
-    for (; bin > 0 && Number(this.counts[bin]) < this.rank; bin--) this.rank -= Number(this.counts[bin])
-    this.base += bin * 2 ** (kShifts[this.pass] as number)
-    this.counts = new BigInt64Array(kBins)
-    this.added = 0
-    if (this.pass++ < 2) return true
-    let left = this.rank
-    const equal = this.last.map((counts) => {
-      const kept = Math.min(left, counts[bin] as number)
-      left -= kept
-      return kept
-    })
-    this.last = []
-    this.found = { threshold: valueOf(this.base), equal }
+    this.search ??= new KeySearch(rank)
+    const { counts } = this
+    this.counts = []
+    if (!this.search.next(counts)) return true
+    this.found = { threshold: this.search.threshold, equal: this.search.equal(counts) }
     return false
   }
 
@@ -141,8 +122,10 @@ export class GlobalThreshold {
   }
 }
 
-/** The float32 of a key of core/select.h. */
-function valueOf(key: number): number {
-  const bits = key >= 0x80000000 ? key - 0x80000000 : 0xffffffff - key
-  return new Float32Array(Uint32Array.of(bits).buffer)[0] as number
+function countsHere(data: TypedArray, search: KeySearch): Float64Array {
+  const counts = new BigInt64Array(kBins)
+  runSync(function* (): Routine<void> {
+    yield { name: 'selectHistogram', args: [data.length, search.base, search.shift, data, counts], parameter: 'scores' }
+  })
+  return Float64Array.from(counts, Number)
 }

@@ -70,7 +70,7 @@ test.each(stems)(
 )
 
 /** Files whose specs hold them to the same: every kernel with inline assembly has run. */
-const elsewhere = ['distill_logits', 'distill_relation', 'distill_features', 'distill_linear', 'svd', 'net_int8']
+const elsewhere = ['select_mask', 'quantize_train', 'distill_logits', 'distill_relation', 'distill_features', 'distill_linear', 'svd', 'net_int8']
 
 test('every kernel is understood, and every one with inline assembly has run', async () => {
   const folder = join(__dirname, '..', '..', '..', 'cuda')
