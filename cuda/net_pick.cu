@@ -225,7 +225,8 @@ void net_scatter_elements(CudaTurn* turn, const CudaElements& p) {
 void net_gather_slices(CudaTurn* turn, const CudaSlices& p) {
   const int64_t bytes = p.bytes % 4 == 0 ? 4 : 1, words = p.bytes / bytes, sizes[] = {p.rows, words}, size = count_of(sizes, 2);
   const int64_t whole = count_of(p.dims, p.depth) * words;
-  by_bytes(bytes, [&](auto sample) { each(turn, size, gather_slices_kernel<decltype(sample)>, p, words, whole, size, turn->work.flags()); });
+  if (bytes == 4) each(turn, size, gather_slices_kernel<uint32_t>, p, words, whole, size, turn->work.flags());
+  else each(turn, size, gather_slices_kernel<uint8_t>, p, words, whole, size, turn->work.flags());
 }
 
 void net_scatter_slices(CudaTurn* turn, const CudaSlices& p) {
@@ -236,7 +237,8 @@ void net_scatter_slices(CudaTurn* turn, const CudaSlices& p) {
   // Enough threads for a device; each reads all indices.
   constexpr int64_t kThreads = 1 << 16, kParts = 256;
   const int64_t room = kThreads / words < 1 ? 1 : kThreads / words < kParts ? kThreads / words : kParts, parts = p.rows < room ? p.rows : room;
-  by_bytes(bytes, [&](auto sample) { each(turn, words * parts, scatter_slices_kernel<decltype(sample)>, p, words, parts, turn->work.flags()); });
+  if (bytes == 4) each(turn, words * parts, scatter_slices_kernel<uint32_t>, p, words, parts, turn->work.flags());
+  else each(turn, words * parts, scatter_slices_kernel<uint8_t>, p, words, parts, turn->work.flags());
 }
 
 void net_top_k(CudaTurn* turn, const CudaTopK& p) {

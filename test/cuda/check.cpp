@@ -68,7 +68,7 @@ int main(int argc, char** argv) {
                   {"distill_logits", check_distill_logits}, {"distill_features", check_distill_features},
                   {"distill_linear", check_distill_linear}, {"gemm", check_gemm}, {"svd", check_svd}, {"sparse", check_sparse},
                   {"sparse_library", check_sparse_library}, {"net", check_net}, {"net_codes", check_net_codes},
-                  {"net_pick", check_net_pick}};
+                  {"net_each", check_net_each}, {"net_pick", check_net_pick}};
   Check c;
   std::vector<std::string> only;
   for (int i = 1; i < argc; i++) {

@@ -106,6 +106,7 @@ void check_sparse(Check& c);
 void check_sparse_library(Check& c);
 void check_net(Check& c);
 void check_net_codes(Check& c);
+void check_net_each(Check& c);
 void check_net_pick(Check& c);
 
 }  // namespace whittle

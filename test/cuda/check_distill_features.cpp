@@ -144,7 +144,9 @@ void one_relation(Check& c, Rng& rng, int32_t kind, int64_t n, int64_t size, int
   const WhittleStatus status = c.cuda().relation(0, on_device);
   if (!c.expect(status == expected && status == WHITTLE_OK, "%s [%d, %d]: status %d, want %d (%s)", names[kind], int(n), int(size), status, expected, c.cuda().error())) return;
   // Distances and angles are float64 up to M and the product with it.
-  expect_loss(c, names[kind], got, want, kind < 2 ? 1e-9 : 2e-5);
+  // Where a loss of cosines vanishes, it is rounding on both sides.
+  const bool vanishes = kind > 1 && fabs(want) < 1e-12 && fabs(got) < 1e-12;
+  if (!vanishes) expect_loss(c, names[kind], got, want, kind < 2 ? 1e-9 : 2e-5);
   // Of few samples the gradient may vanish: then it is what float32 leaves of terms of size 1.
   expect_near(c, names[kind], dgrad.host(), grad, 2e-5, n <= 3 ? 3e-7 : 1e-9);
 }

@@ -22,6 +22,55 @@ void refuse_some(Rng& rng) {
     if (FakeSparse* fake = fake_sparse(name)) fake->fail_at = rng.below(2) ? -1 : fake->calls + static_cast<int>(rng.below(9));
 }
 
+// Products of floats. `refuses`: what is asked of NVIDIA's libraries first.
+bool float_product(Check& c, Rng& rng, const Shape& shape, int64_t rows, int64_t cols, int64_t n, int32_t type, int turn, const std::function<void()>& refuses) {
+  const CudaBackend& cuda = c.cuda();
+  Dense d = dense(rng, rows, cols, type, type, rng.uniform(0, 1), false);
+  if (shape.m) thin(d, shape.n, shape.m);
+  const Matrix w(cuda, d, shape.format, shape.n, shape.m);
+  CudaSpmm a = {};
+  a.by_rows = rng.below(2);
+  a.batch = a.by_rows ? 1 : rng.between(1, 2);
+  a.columns = n;
+  std::vector<float> x = rng.normals(a.batch * cols * n, 3), bias = rng.normals(rows);
+  const Device<float> dx(x), dbias(bias), out(std::vector<float>(static_cast<size_t>(a.batch * rows * n), 7.0f));
+  const bool biased = rng.below(2);
+  const Activation activations[] = {{kActivationNone, -INFINITY, INFINITY}, {kActivationClip, 0, INFINITY}, {kActivationGelu, -INFINITY, INFINITY}};
+  a.activation = activations[rng.below(3)];
+  a.x = dx;
+  a.bias = biased ? static_cast<float*>(dbias) : nullptr;
+  a.out = static_cast<float*>(out);
+  int32_t fault = 0;
+  refuses();
+  const WhittleStatus status = cuda.sparse_multiply(0, w.w, a, &fault);
+  if (!c.expect(w.status == WHITTLE_OK && status == WHITTLE_OK, "turn %d: status %d", turn, status)) return false;
+  const std::vector<float> got = out.host();
+  for (int64_t b = 0; b < a.batch; b++)
+    for (int64_t i = 0; i < rows; i++)
+      for (int64_t j = 0; j < n; j++) {
+        double sum = biased ? bias[static_cast<size_t>(i)] : 0, size = fabs(sum);
+        for (int64_t p = 0; p < cols; p++) {
+          const double product = static_cast<double>(d.values[static_cast<size_t>(i * cols + p)]) *
+                                 x[static_cast<size_t>(a.by_rows ? j * cols + p : (b * cols + p) * n + j)];
+          sum += product;
+          size += fabs(product);
+        }
+        double want = sum;
+        if (a.activation.kind == kActivationClip) want = sum > 0 ? sum : 0;
+        if (a.activation.kind == kActivationGelu) want = 0.5 * sum * erfc(-sum / sqrt(2.0));
+        const double y = got[static_cast<size_t>(a.by_rows ? j * rows + i : (b * rows + i) * n + j)];
+        const double bound = size * (2 * static_cast<double>(cols) + 16) * 0x1p-24 * 1.2 + 0x1p-21 * fmax(1, fabs(sum));
+        if (!c.expect(fabs(y - want) <= bound, "turn %d (%d x %d x %d, format %d, type %d, rows %d): [%d, %d] is %g, want %g", turn, int(rows), int(cols),
+                      int(n), shape.format, type, a.by_rows, int(i), int(j), y, want))
+          return false;
+      }
+  // The same bits again.
+  const Device<float> again(static_cast<int64_t>(got.size()));
+  a.out = static_cast<float*>(again);
+  c.expect(cuda.sparse_multiply(0, w.w, a, &fault) == WHITTLE_OK && differs(again.host(), got) < 0, "turn %d: other bits", turn);
+  return true;
+}
+
 }  // namespace
 
 void check_sparse(Check& c) {
@@ -59,6 +108,18 @@ void check_sparse(Check& c) {
     }
   });
 
+  c.row("sparse: every format of every type", [&](Rng& rng) {
+    for (const Shape& shape : {kShapes[0], kShapes[1], kShapes[2]})
+      for (const int32_t type : {kSparseF32, kSparseBf16, kSparseInt8}) {
+        Dense d = dense(rng, 33, 40, type, type, 0.5f, false);
+        if (shape.m) thin(d, shape.n, shape.m);
+        const Matrix w(cuda, d, shape.format, shape.n, shape.m);
+        const std::vector<uint8_t> want = stored(d);
+        const Device<uint8_t> back(std::vector<uint8_t>(want.size(), 0xcc));
+        c.expect(w.status == WHITTLE_OK && cuda.sparse_dense(0, w.w, back) == WHITTLE_OK && differs(back.host(), want) < 0, "format %d, type %d", shape.format, type);
+      }
+  });
+
   c.row("sparse: more rows than one pass of the counts", [&](Rng& rng) {
     const Dense d = dense(rng, c.lean() ? 2100 : 4500, 2, kSparseF32, kSparseF32, 0.5f, false);
     const Matrix w(cuda, d, kSparseCsr, 0, 0);
@@ -71,51 +132,20 @@ void check_sparse(Check& c) {
       const Shape shape = kShapes[turn % 5];
       const int64_t sizes[] = {1, 2, 4, 5, 8, 31, 40, 64, 133}, unit = shape.m ? shape.m : 1;
       const int64_t rows = sizes[rng.below(8)], cols = turn == 7 ? 0 : (sizes[rng.below(9)] + unit - 1) / unit * unit, n = sizes[rng.below(9)];
-      const int32_t type = static_cast<int32_t>(rng.below(2));
-      Dense d = dense(rng, rows, cols, type, type, rng.uniform(0, 1), false);
-      if (shape.m) thin(d, shape.n, shape.m);
-      const Matrix w(cuda, d, shape.format, shape.n, shape.m);
-      CudaSpmm a = {};
-      a.by_rows = rng.below(2);
-      a.batch = a.by_rows ? 1 : rng.between(1, 2);
-      a.columns = n;
-      std::vector<float> x = rng.normals(a.batch * cols * n, 3), bias = rng.normals(rows);
-      const Device<float> dx(x), dbias(bias), out(std::vector<float>(static_cast<size_t>(a.batch * rows * n), 7.0f));
-      const bool biased = rng.below(2);
-      const Activation activations[] = {{kActivationNone, -INFINITY, INFINITY}, {kActivationClip, 0, INFINITY}, {kActivationGelu, -INFINITY, INFINITY}};
-      a.activation = activations[rng.below(3)];
-      a.x = dx;
-      a.bias = biased ? static_cast<float*>(dbias) : nullptr;
-      a.out = static_cast<float*>(out);
-      int32_t fault = 0;
-      refuse_some(rng);
-      const WhittleStatus status = cuda.sparse_multiply(0, w.w, a, &fault);
-      if (!c.expect(w.status == WHITTLE_OK && status == WHITTLE_OK, "turn %d: status %d", turn, status)) return;
-      const std::vector<float> got = out.host();
-      for (int64_t b = 0; b < a.batch; b++)
-        for (int64_t i = 0; i < rows; i++)
-          for (int64_t j = 0; j < n; j++) {
-            double sum = biased ? bias[static_cast<size_t>(i)] : 0, size = fabs(sum);
-            for (int64_t p = 0; p < cols; p++) {
-              const double product = static_cast<double>(d.values[static_cast<size_t>(i * cols + p)]) *
-                                     x[static_cast<size_t>(a.by_rows ? j * cols + p : (b * cols + p) * n + j)];
-              sum += product;
-              size += fabs(product);
-            }
-            double want = sum;
-            if (a.activation.kind == kActivationClip) want = sum > 0 ? sum : 0;
-            if (a.activation.kind == kActivationGelu) want = 0.5 * sum * erfc(-sum / sqrt(2.0));
-            const double y = got[static_cast<size_t>(a.by_rows ? j * rows + i : (b * rows + i) * n + j)];
-            const double bound = size * (2 * static_cast<double>(cols) + 16) * 0x1p-24 * 1.2 + 0x1p-21 * fmax(1, fabs(sum));
-            if (!c.expect(fabs(y - want) <= bound, "turn %d (%d x %d x %d, format %d, type %d, rows %d): [%d, %d] is %g, want %g", turn, int(rows), int(cols),
-                          int(n), shape.format, type, a.by_rows, int(i), int(j), y, want))
-              return;
-          }
-      // The same bits again.
-      const Device<float> again(static_cast<int64_t>(got.size()));
-      a.out = static_cast<float*>(again);
-      c.expect(cuda.sparse_multiply(0, w.w, a, &fault) == WHITTLE_OK && differs(again.host(), got) < 0, "turn %d: other bits", turn);
+      const int32_t type = turn % 2;
+      if (!float_product(c, rng, shape, rows, cols, n, type, turn, [&] { refuse_some(rng); })) return;
     }
+  });
+
+  c.row("sparse: own kernels where a library refuses", [&](Rng& rng) {
+    const auto refuse = [] {
+      for (const char* name : {"fake_cusparse", "fake_cusparselt"})
+        if (FakeSparse* fake = fake_sparse(name)) fake->fail_at = fake->calls;
+    };
+    int turn = 0;
+    for (const int32_t type : {0, 1})
+      for (const int64_t n : {2, 133})
+        if (!float_product(c, rng, kShapes[0], 33, 40, n, type, turn++, refuse)) return;
   });
 
   c.row("sparse: products of floats by mma keep digits that TF32 has not, infinities and NaN", [&](Rng& rng) {
@@ -155,10 +185,10 @@ void check_sparse(Check& c) {
   });
 
   c.row("sparse: products of bytes have the bits of dense ones on the CPU", [&](Rng& rng) {
-    for (int turn = 0; turn < (c.lean() ? 5 : 40); turn++) {
+    for (int turn = 0; turn < (c.lean() ? 6 : 40); turn++) {
       const Shape shape = kShapes[turn % 5];
       const int64_t sizes[] = {1, 2, 4, 5, 8, 31, 40, 64, 133}, unit = shape.m ? shape.m : 1;
-      const int64_t rows = sizes[rng.below(8)], cols = (sizes[rng.below(9)] + unit - 1) / unit * unit, n = sizes[rng.below(9)];
+      const int64_t rows = sizes[rng.below(8)], cols = (sizes[rng.below(9)] + unit - 1) / unit * unit, n = turn == 0 ? 133 : turn == 5 ? 2 : sizes[rng.below(9)];
       Dense d = dense(rng, rows, cols, kSparseInt8, kSparseInt8, rng.uniform(0, 1), false);
       if (shape.m) thin(d, shape.n, shape.m);
       const Matrix w(cuda, d, shape.format, shape.n, shape.m);
