@@ -225,6 +225,7 @@ WhittleStatus multiply_strips(const Product& p) {
     const int64_t units = strips.units_of(s), wide = units * kSparseUnit, column = s * k.units * kSparseUnit;
     const int64_t row = q * kSparseInt8Panel, rows = std::min(kSparseInt8Panel, w.rows - row);
     const int64_t columns = std::min(a.columns - column, wide);
+    const bool coded = k.codes && a.by_rows && p.size == 1 && rows == kSparseInt8Panel && wide == 4 * kSparseUnit && !p.epilogue.residual;
     for (int64_t b = 0; b < d.blocks; b++) {
       SparseInt8Tile t = tile_of(d, q, b, p.epilogue.offset);
       t.units = static_cast<int32_t>(units);
@@ -233,6 +234,7 @@ WhittleStatus multiply_strips(const Product& p) {
       if (b == d.blocks - 1) bring_near(out_at(p, product, row, column), a.by_rows ? columns : rows, (a.by_rows ? rows : columns) * p.size,
                                         (a.by_rows ? w.rows : a.columns) * p.size);
       if (b == d.blocks - 1 && a.added.codes) bring_near(a.added.codes + column * w.rows + row, columns, rows, w.rows);
+      if (b == d.blocks - 1 && coded) return k.codes(&t, &p.epilogue, row, columns, out_at(p, 0, row, column), w.rows);
       k.tile(&t);
     }
     if (!a.by_rows) {
@@ -240,8 +242,6 @@ WhittleStatus multiply_strips(const Product& p) {
         finish(p, row + r, true, acc + r * wide, columns, out_at(p, product, row + r, column));
       return;
     }
-    if (k.codes && p.size == 1 && rows == kSparseInt8Panel && wide == 4 * kSparseUnit && !p.epilogue.residual)
-      return k.codes(&p.epilogue, row, columns, acc, out_at(p, 0, row, column), w.rows);
     // Whole tiles of 32-bit results go where they belong at once.
     const int64_t direct = p.epilogue.out_type == kOutInt32 ? columns / 8 * 8 : 0, even = rows / 8 * 8;
     if (direct > 0 && even == rows) {

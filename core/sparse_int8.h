@@ -86,9 +86,10 @@ struct SparseInt8Kernels {
                       int64_t out_stride);
   // out[j * out_stride + i] = acc[i * stride + j] for i < rows, j < columns; both multiples of 8.
   void (*turn)(const int32_t* acc, int64_t rows, int64_t stride, int64_t columns, int32_t* out, int64_t out_stride);
-  // Both at once for a tile of kSparseInt8Panel rows and 4 * kSparseUnit columns, of which `columns` are wanted, where results are codes
-  // and no floats are added: row j of out, out_stride bytes after the one before, becomes the codes of column j. Or null.
-  void (*codes)(const GemmInt8Epilogue* epilogue, int64_t column, int64_t columns, const int32_t* acc, uint8_t* out, int64_t out_stride);
+  // `tile` and what follows at once, where it is the last of a panel of kSparseInt8Panel rows (all of which it lists), X is 4 * kSparseUnit
+  // columns wide, of which `columns` are wanted, results are codes and no floats are added: row j of out, out_stride bytes after the
+  // one before, becomes the codes of column j. acc is overwritten. Or null.
+  void (*codes)(const SparseInt8Tile*, const GemmInt8Epilogue* epilogue, int64_t column, int64_t columns, uint8_t* out, int64_t out_stride);
 };
 
 }  // namespace whittle

@@ -140,7 +140,8 @@ WhittleStatus sparse_int8_build(const SparseSource& source, SparseMatrix* out) {
         size_t& cursor = at[static_cast<size_t>(g)];
         while (cursor < list.size() && list[cursor].column < limit) cursor++;
         const size_t count = cursor - begin[static_cast<size_t>(g)];
-        if (count == 0 && b > 0) continue;
+        // The first tile begins sums, the last makes results of them.
+        if (count == 0 && b > 0 && b + 1 < d->blocks) continue;
         int64_t bundles = static_cast<int64_t>(alone ? (count + 3) / 4 : count);
         if (windows) {
           bundles = 0;

@@ -5,12 +5,13 @@
 #include <immintrin.h>
 
 #define WHITTLE_ISA_FILE
-#include "cpu/sparse/int8_codes.h"
+#include "cpu/sparse/int8_finish.h"
 
 #define ROW_BYTES 16
 #define STORE_ROW(p, v, is_signed) \
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_xor_si128(v, _mm_set1_epi8((is_signed) ? static_cast<char>(0x80) : 0)))
 #include "cpu/sparse/int8_heights.h"
+#include "cpu/sparse/int8_codes.h"
 #include "cpu/sparse/int8_x86.h"
 
 namespace whittle {
@@ -168,38 +169,6 @@ static inline void interleave(const uint8_t* x, const uint16_t* index, __m512i* 
   }
 }
 
-// In this form: left to itself g++ 12 copies accumulators.
-static inline void meet(__m512i& sum, __m512i x, __m512i w) {
-#if defined(__GNUC__)
-  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
-#else
-  sum = _mm512_dpbusd_epi32(sum, x, w);
-#endif
-}
-// Four weights for every lane, straight from memory.
-static inline void meet_word(__m512i& sum, __m512i x, const int8_t* w) {
-#if defined(__GNUC__)
-  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(x), "m"(*reinterpret_cast<const int8_t(*)[4]>(w)));
-#else
-  sum = _mm512_dpbusd_epi32(sum, x, _mm512_set1_epi32(load_word(w)));
-#endif
-}
-
-// Two rows of four vectors at once: operand by operand g++ 12 copies sums around.
-static inline void meet_rows(__m512i* sum, __m512i* other, const __m512i* v, const int8_t* w) {
-#if defined(__GNUC__)
-  __m512i a, b;
-  __asm__("vpbroadcastd %14, %8\n\tvpbroadcastd %15, %9\n\t"
-          "vpdpbusd %8, %10, %0\n\tvpdpbusd %8, %11, %1\n\tvpdpbusd %8, %12, %2\n\tvpdpbusd %8, %13, %3\n\t"
-          "vpdpbusd %9, %10, %4\n\tvpdpbusd %9, %11, %5\n\tvpdpbusd %9, %12, %6\n\tvpdpbusd %9, %13, %7"
-          : "+v"(sum[0]), "+v"(sum[1]), "+v"(sum[2]), "+v"(sum[3]), "+v"(other[0]), "+v"(other[1]), "+v"(other[2]), "+v"(other[3]), "=&v"(a), "=&v"(b)
-          : "v"(v[0]), "v"(v[1]), "v"(v[2]), "v"(v[3]), "m"(*reinterpret_cast<const int8_t(*)[4]>(w)), "m"(*reinterpret_cast<const int8_t(*)[4]>(w + 4)));
-#else
-  for (int r = 0; r < 2; r++)
-    for (int u = 0; u < 4; u++) meet(r == 0 ? sum[u] : other[u], v[u], _mm512_set1_epi32(load_word(w + r * 4)));
-#endif
-}
-
 // R rows of one group; S sets of sums where few of them would leave the unit waiting.
 template <int R, int U, bool A, int S>
 static inline void rows(int64_t count, const uint16_t* index, const int8_t* values, int64_t stride, const uint8_t* x, int32_t* acc, const int32_t* start) {
@@ -317,6 +286,18 @@ void tile(const SparseInt8Tile* t) {
   if (t->units == 4) (t->aligned ? tile_units<4, true> : tile_units<4, false>)(t);
   else if (t->units == 2) (t->aligned ? tile_units<2, true> : tile_units<2, false>)(t);
   else (t->aligned ? tile_units<1, true> : tile_units<1, false>)(t);
+}
+
+void codes(const SparseInt8Tile* t, const GemmInt8Epilogue* e, int64_t column, int64_t columns, uint8_t* out, int64_t stride) {
+  if (t->height == 1 && t->aligned) return panel_codes(t, e, column, columns, out, stride);
+  tile(t);
+  SparseRun none[kSparseInt8Panel];
+  for (int64_t i = 0; i < kSparseInt8Panel; i++) none[i] = {static_cast<uint16_t>(i), 0};
+  SparseInt8Tile sums = *t;
+  sums.runs = none;
+  sums.groups = kSparseInt8Panel;
+  sums.start = nullptr;
+  panel_codes(&sums, e, column, columns, out, stride);
 }
 
 void widen(const uint8_t* x, int64_t k, bool is_signed, void* out) {

@@ -1,101 +1,92 @@
-// A whole tile of sparse int8 sums, 64 rows of W by 64 columns of X, to codes that lie by columns. Sums lie by rows: a row's scale and
-// bias are one number for all its lanes, and what is turned is bytes, a quarter of the sums (16 results take 6 to 9 cycles instead of 18 to 22 for
-// turning sums and then making codes of them). A residual of codes is turned the other way before. AVX-512.
+// A panel of sparse int8 sums, 64 rows of W by 64 columns of X, to codes that lie by columns. Sums lie by rows: a row's scale and
+// bias are one number for all its lanes, they never leave registers where rows stand alone, and what is turned is bytes, a quarter of
+// them. A residual of codes is turned the other way before. AVX-512 with VNNI.
 #pragma once
-#include <immintrin.h>
-#include <stdint.h>
-
 #include "cpu/sparse/int8_finish.h"
+#include "cpu/sparse/int8_turn.h"
+#include "cpu/sparse/int8_vnni.h"
 
 namespace whittle {
 namespace {
 
-// Sixteen rows of sixteen bytes transposed in each lane: four rounds of a perfect shuffle.
-static inline void turn_lanes(__m512i* r) {
-  __m512i t[16];
+// An activation that changes nothing: its bounds lie at or beyond those of the codes.
+enum { kActivationSpent = -1 };
+
+// Four vectors of floats to 64 codes, 128 less where they are uint8; lane l holds those 4 l to 4 l + 3 of each vector. Bits of floats rise
+// with their values and packing saturates, so only those that a division decides need be within s.far.
+static inline __m512i bytes_of(const vf* x, const CodeStep& s, __m512i zero) {
+  vi fine[4], near[4], v[4];
 #pragma GCC unroll 4
-  for (int round = 0; round < 2; round++) {
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
-      t[2 * i] = _mm512_unpacklo_epi8(r[i], r[i + 8]);
-      t[2 * i + 1] = _mm512_unpackhi_epi8(r[i], r[i + 8]);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
-      r[2 * i] = _mm512_unpacklo_epi8(t[i], t[i + 8]);
-      r[2 * i + 1] = _mm512_unpackhi_epi8(t[i], t[i + 8]);
-    }
+  for (int i = 0; i < 4; i++) fine[i] = v_bits_of(v_fma(x[i], s.reciprocal, v_set(1536.5f + 2.0f / kFineOne)));
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) near[i] = i_and(fine[i], s.middle);
+  if (WHITTLE_LIKELY(!i_any_zero(near))) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) v[i] = i_sub(i_down(fine[i]), zero);
+  } else {
+    for (int i = 0; i < 4; i++) v[i] = codes_of(v_min(s.far, v_max(s.minus_far, x[i])), s);
   }
+  return _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
 }
 
-// 64 lines of 64 bytes transposed: line(j) answers one, store(l, j, v) takes line 16 l + j of the result.
-template <class Line, class Store>
-static inline void turn_square(const Line& line, const Store& store) {
-  alignas(64) uint8_t near[64 * 64];
-  for (int u = 0; u < 4; u++) {
-    __m512i r[16];
-#pragma GCC unroll 16
-    for (int j = 0; j < 16; j++) r[j] = line(u * 16 + j);
-    turn_lanes(r);
-#pragma GCC unroll 16
-    for (int j = 0; j < 16; j++) _mm512_store_si512(near + (u * 16 + j) * 64, r[j]);
-  }
-  for (int j = 0; j < 16; j++) {
-    const auto at = [&](int u) { return _mm512_load_si512(near + (u * 16 + j) * 64); };
-    const __m512i a = _mm512_shuffle_i64x2(at(0), at(1), 0x44), b = _mm512_shuffle_i64x2(at(2), at(3), 0x44);
-    const __m512i c = _mm512_shuffle_i64x2(at(0), at(1), 0xee), d = _mm512_shuffle_i64x2(at(2), at(3), 0xee);
-    store(0, j, _mm512_shuffle_i64x2(a, b, 0x88));
-    store(1, j, _mm512_shuffle_i64x2(a, b, 0xdd));
-    store(2, j, _mm512_shuffle_i64x2(c, d, 0x88));
-    store(3, j, _mm512_shuffle_i64x2(c, d, 0xdd));
-  }
-}
-
+// Rows of W by themselves: sums become codes in registers. Their place among a row's bytes is that of bytes_of.
 template <int32_t kKind, bool kAdd>
-static void tile_codes(const GemmInt8Epilogue* e, int64_t column, int64_t columns, const int32_t* acc, uint8_t* out, int64_t stride) {
+static void row_codes(const SparseInt8Tile* t, const GemmInt8Epilogue* e, int64_t column, const uint8_t* added, uint8_t* codes) {
   const CodeStep s = epilogue_step(e);
-  const __m512i flip = _mm512_set1_epi8(s.is_signed ? 0 : -128);
+  const __m512i flip = _mm512_set1_epi8(s.is_signed ? 0 : -128), zero = i_set((kFineZero >> kFineBits) - s.shift);
   vf lo = v_set(e->activation.lo), hi = v_set(e->activation.hi);
   if (kKind == kActivationClip) {
     lo = v_min(s.far, v_max(s.minus_far, lo));
     hi = v_min(s.far, v_max(s.minus_far, hi));
   }
-  alignas(64) uint8_t added[64 * 64], codes[64 * 64];
-  Residual residual = {};
-  if (kAdd) {
-    residual = residual_at(e, out);
-    turn_square([&](int j) { return j < columns ? _mm512_loadu_si512(residual.codes + j * stride) : _mm512_setzero_si512(); },
-                [&](int l, int j, __m512i v) { _mm512_store_si512(added + (l * 16 + j) * 64, v); });
-  }
-  for (int64_t r = 0; r < 64; r++, acc += 64) {
-    const vf scale = v_set(e->scale[column + r]), bias = v_set(e->bias[column + r]);
-    vf x[4];
-    vi v[4];
+  // A byte below the exponent of 2^23 is a float that much larger.
+  const __m512i exponent = _mm512_set1_epi16(0x4b00), turned = _mm512_set1_epi8(e->added.is_signed ? -128 : 0);
+  const vf added_zero = v_set(8388608.0f + static_cast<float>(e->added.zero + (e->added.is_signed ? 128 : 0))), added_scale = v_set(e->added.scale);
+  const uint16_t* index = t->index;
+  const int8_t* values = t->values;
+  const uint8_t* from = static_cast<const uint8_t*>(t->x);
+  for (int64_t g = 0; g < t->groups; g++) {
+    const int64_t count = t->runs[g].count, row = t->runs[g].group;
+    __m512i sum[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-      x[i] = v_add(v_mul(v_from_sums(acc + i * 16, true, 16), scale), bias);
-      if (kAdd) x[i] = v_add(x[i], v_mul(v_sub(v_from_bytes(added + r * 64 + i * 16, residual.flip, true, 16), residual.zero), residual.scale));
-      x[i] = act_apply(x[i], kKind, lo, hi);
-      if (kKind != kActivationClip) x[i] = v_min(s.far, v_max(s.minus_far, x[i]));
+    for (int u = 0; u < 4; u++) sum[u] = t->start ? _mm512_set1_epi32(t->start[row]) : _mm512_loadu_si512(t->acc + row * 64 + u * 16);
+    row_sums(count, index, values, from, sum);
+    index += count;
+    values += count * 4;
+    const vf scale = v_set(e->scale[column + row]), bias = v_set(e->bias[column + row]);
+    vf x[4];
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; u++) x[u] = v_add(v_mul(_mm512_cvtepi32_ps(sum[u]), scale), bias);
+    if (kAdd) {
+      const __m512i bytes = _mm512_xor_si512(_mm512_load_si512(added + row * 64), turned), none = _mm512_setzero_si512();
+      const __m512i low = _mm512_unpacklo_epi8(bytes, none), high = _mm512_unpackhi_epi8(bytes, none);
+      const __m512i four[4] = {_mm512_unpacklo_epi16(low, exponent), _mm512_unpackhi_epi16(low, exponent), _mm512_unpacklo_epi16(high, exponent), _mm512_unpackhi_epi16(high, exponent)};
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; u++) x[u] = v_add(x[u], v_mul(v_sub(_mm512_castsi512_ps(four[u]), added_zero), added_scale));
     }
-    codes_four(x, s, v);
-    // Lane l holds columns 4 l to 4 l + 3 of each vector.
-    const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
-    _mm512_store_si512(codes + r * 64, _mm512_xor_si512(bytes, flip));
+    if (kKind != kActivationSpent) {
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; u++) {
+        x[u] = act_apply(x[u], kKind, lo, hi);
+        if (kKind != kActivationClip) x[u] = v_min(s.far, v_max(s.minus_far, x[u]));
+      }
+    }
+    _mm512_store_si512(codes + row * 64, _mm512_xor_si512(bytes_of(x, s, zero), flip));
   }
-  turn_square([&](int j) { return _mm512_load_si512(codes + j * 64); },
-              [&](int l, int j, __m512i v) {
-                const int64_t place = j / 4 * 16 + l * 4 + j % 4;
-                if (place < columns) _mm512_storeu_si512(out + place * stride, v);
-              });
 }
 
-static void codes(const GemmInt8Epilogue* e, int64_t column, int64_t columns, const int32_t* acc, uint8_t* out, int64_t stride) {
+typedef void (*RowCodes)(const SparseInt8Tile*, const GemmInt8Epilogue*, int64_t, const uint8_t*, uint8_t*);
+
+static RowCodes row_codes_of(const GemmInt8Epilogue* e) {
   const bool add = e->added.codes != nullptr;
+  const int32_t least = e->out_type == kOutInt8 ? -128 : 0;
+  const double low = static_cast<double>(least - e->out_zero) * e->out_scale, high = static_cast<double>(least + 255 - e->out_zero) * e->out_scale;
   switch (e->activation.kind) {
 #define KIND(kind) \
-  case kind: return add ? tile_codes<kind, true>(e, column, columns, acc, out, stride) : tile_codes<kind, false>(e, column, columns, acc, out, stride);
-    KIND(kActivationClip)
+  case kind: return add ? row_codes<kind, true> : row_codes<kind, false>;
+    case kActivationClip:
+      if (e->activation.lo <= low && e->activation.hi >= high) return add ? row_codes<kActivationSpent, true> : row_codes<kActivationSpent, false>;
+      return add ? row_codes<kActivationClip, true> : row_codes<kActivationClip, false>;
     KIND(kActivationHardswish)
     KIND(kActivationHardswishAffine)
     KIND(kActivationSigmoid)
@@ -103,10 +94,25 @@ static void codes(const GemmInt8Epilogue* e, int64_t column, int64_t columns, co
     KIND(kActivationSilu)
     KIND(kActivationGelu)
     KIND(kActivationGeluTanh)
-    KIND(kActivationNone)
 #undef KIND
-    default: return;
+    default: return add ? row_codes<kActivationSpent, true> : row_codes<kActivationSpent, false>;
   }
+}
+
+static void panel_codes(const SparseInt8Tile* t, const GemmInt8Epilogue* e, int64_t column, int64_t columns, uint8_t* out, int64_t stride) {
+  alignas(64) uint8_t added[64 * 64], codes[64 * 64];
+  // Byte l * 16 + j of a row belongs to this column.
+  const auto place = [](int l, int j) { return int64_t(j / 4 * 16 + l * 4 + j % 4); };
+  if (e->added.codes) {
+    const Residual residual = residual_at(e, out);
+    turn_square([&](int j) { return place(j / 16, j % 16) < columns ? _mm512_loadu_si512(residual.codes + place(j / 16, j % 16) * stride) : _mm512_setzero_si512(); },
+                [&](int l, int j, __m512i v) { _mm512_store_si512(added + (l * 16 + j) * 64, v); });
+  }
+  row_codes_of(e)(t, e, column, added, codes);
+  turn_square([&](int j) { return _mm512_load_si512(codes + j * 64); },
+              [&](int l, int j, __m512i v) {
+                if (place(l, j) < columns) _mm512_storeu_si512(out + place(l, j) * stride, v);
+              });
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ struct Case {
   int32_t lowest = -128;  // weight, of extreme ones
   int32_t x_zero = 0, out_type = kOutInt32, bias = 0;
   int32_t added = -1;  // type of a residual
+  float out_scale = 0.037f;
   Activation act = {kActivationNone, 0, 0};
   int threads = 1;
 };
@@ -97,7 +98,7 @@ void verify(Harness& h, const SparseInt8Kernels& kernels, const Case& c, Rng& rn
   a.x_zero = c.x_zero;
   a.x_scale = 0.013f;
   a.out_type = c.out_type;
-  a.out_scale = 0.037f;
+  a.out_scale = c.out_scale;
   a.out_zero = 3;
   Guarded<uint8_t> codes(c.rows * many, rng.below(16));
   std::vector<float> floats(static_cast<size_t>(c.rows * many));
@@ -244,6 +245,9 @@ void check_table(Harness& h, const SparseInt8Kernels& kernels) {
             c.out_type = out, c.added = added, c.threads = static_cast<int>(rng.between(1, 3));
             const int32_t kinds[] = {kActivationNone, kActivationClip, kActivationClip, kActivationHardswish};
             c.act = {kinds[round++ % 4], -0.5f, 600.0f};
+            // Bounds beyond those of the codes, and sums thousands of steps away from them.
+            if (rng.below(3) == 0) c.act.lo = rng.below(2) ? -INFINITY : -2.0f, c.act.hi = rng.below(2) ? INFINITY : 7.0f;
+            if (rng.below(3) == 0) c.out_scale = rng.below(2) ? 0.0004f : 0.9f;
             verify(h, kernels, c, rng);
           }
   });
