@@ -17,7 +17,9 @@ void load_source(const GemmProblem& g, const float* source, float* c, const Gemm
     float* to = c + i * g.ldc + r.col;
     const float* from = source + i * g.source_row + r.col * g.source_col;
     if (g.source_col == 1) memcpy(to, from, static_cast<size_t>(r.cols) * 4);
-    else std::fill(to, to + r.cols, *from);
+    else if (g.source_col == 0) std::fill(to, to + r.cols, *from);
+    else
+      for (int64_t j = 0; j < r.cols; j++) to[j] = from[j * g.source_col];
   }
 }
 

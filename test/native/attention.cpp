@@ -42,7 +42,7 @@ WHITTLE_CHECK(attention) {
       const bool hides = rng.below(2) == 0;
       if (hides)
         for (size_t i = 0; i < mask.size(); i += 3) mask[i] = -3.4e38f;
-      switch (round % 4) {
+      switch (round % 5) {
         case 1:
           p.mask = {mask.data(), p.keys, 0, 0, 1};
           // As padding on either side is, or all of a sequence.
@@ -54,6 +54,11 @@ WHITTLE_CHECK(attention) {
           break;
         case 2: p.mask = {mask.data(), p.rows * p.keys, 0, p.keys, 1}; break;
         case 3: p.mask = {mask.data(), 0, 0, 1, 0}; break;
+        // Heads innermost, as a table of relative positions has them.
+        case 4:
+          fill(&mask, p.batch * p.rows * p.keys * p.heads);
+          p.mask = {mask.data(), p.rows * p.keys * p.heads, 1, p.keys * p.heads, p.heads};
+          break;
         default: break;
       }
       p.out_row = p.heads * p.wide + gap;
