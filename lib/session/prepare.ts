@@ -1,5 +1,6 @@
 import { checkGraph, foldConstantNodes, inferShapes, Node, raiseOpset, type Graph, type Model } from '../model'
 import { mergeBranches } from '../model/branches'
+import { expandEinsum } from '../model/einsum'
 import { fuseLayerNorm } from '../model/layernorm'
 import { fuseRmsNorm } from '../model/rms'
 import { foldConstants } from './fold'
@@ -33,6 +34,7 @@ export function prepare(model: Model, plain = false): Model {
   copy.graph.removeDeadNodes()
   foldKnown(copy)
   expandTraining(copy)
+  expandEinsum(copy)
   foldConstants(copy.graph, inferShapes(copy.graph, copy.opsets), new Map())
   fuse(copy)
   return copy
@@ -53,6 +55,7 @@ function constantsOfOutputs(graph: Graph): void {
 export function prepareBody(model: Model): Model {
   model.graph.sort()
   foldKnown(model)
+  expandEinsum(model)
   foldConstants(model.graph, inferShapes(model.graph, model.opsets), new Map())
   fuse(model)
   return model

@@ -1,4 +1,5 @@
 import { mergeBranches } from '../../model/branches'
+import { expandEinsum } from '../../model/einsum'
 import { foldConstantNodes, raiseIrVersion } from '../../model/fold'
 import type { Model } from '../../model/model'
 import { kMaxOpset, raiseOpset } from '../../model/opset'
@@ -52,6 +53,7 @@ async function apply(model: Model, step: ResolvedFold, { run, memory }: Context)
   // Below 4 every initializer is listed as an input, which a caller may replace.
   raiseIrVersion(model, 4)
   model.graph.sort()
+  expandEinsum(model)
   let recognized = 0
   let affine = 0
   for (let round = 0; round < kRounds; round++) {

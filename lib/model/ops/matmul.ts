@@ -1,5 +1,6 @@
 import type { Dim, ElementType } from '../types'
 import { broadcastInput } from './couple'
+import { equationOf } from './equation'
 import { bad, broadcast, op, type CoupleContext, type InferContext, type Ops } from './op'
 
 function matmul(c: InferContext, ia: number, ib: number, type: ElementType): void {
@@ -59,7 +60,26 @@ function gemmChannels(c: CoupleContext): void {
   if (c.node.inputs[2]) broadcastInput(c, 2)
 }
 
+/** Axes of one letter have one size, or repeat where theirs is 1. */
+function einsum(c: InferContext): void {
+  const dims = c.node.inputs.map((_, i) => c.dims(i))
+  const { terms, result } = equationOf(c.node, dims.map((d) => d?.length)) ?? {}
+  if (!terms || !result) {
+    if (dims.every((d) => d !== null)) bad(c, `the equation ${c.node.string('equation', '')} for operands of ${dims.map((d) => d?.length).join(', ')} axes`)
+    return c.set(0, c.type(0), null)
+  }
+  const size = (letter: string): Dim => {
+    const found = terms.flatMap((t, i) => t.flatMap((x, k) => (x === letter ? [dims[i]?.[k] ?? null] : [])))
+    const known = found.filter((d): d is number => typeof d === 'number')
+    const [most = 1] = known.filter((d) => d !== 1)
+    if (known.some((d) => d !== most && d !== 1)) bad(c, `sizes ${known.join(' and ')} of ${letter}`)
+    return known.length === found.length || most !== 1 ? most : found.every((d) => d === found[0]) ? (found[0] as Dim) : null
+  }
+  c.set(0, c.type(0), result.map(size))
+}
+
 export const matmuls: Ops = {
+  Einsum: op(einsum),
   MatMul: op((c) => matmul(c, 0, 1, c.type(0)), matmulChannels),
   MatMulInteger: op((c) => matmul(c, 0, 1, 'int32')),
   QLinearMatMul: op((c) => matmul(c, 0, 3, c.type(7))),
