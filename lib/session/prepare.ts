@@ -6,6 +6,7 @@ import { fuseRmsNorm } from '../model/rms'
 import { foldConstants } from './fold'
 import { fuseActivations } from './fuse/activations'
 import { fuseAttention } from './fuse/attention'
+import { expandFormulas } from './fuse/formulas'
 import { foldKnown } from './fuse/known'
 import { expandQOperators } from './fuse/qoperator'
 import { expandTraining } from './fuse/training'
@@ -35,6 +36,7 @@ export function prepare(model: Model, plain = false): Model {
   foldKnown(copy)
   expandTraining(copy)
   expandEinsum(copy)
+  expandFormulas(copy)
   foldConstants(copy.graph, inferShapes(copy.graph, copy.opsets), new Map())
   fuse(copy)
   return copy
@@ -56,6 +58,7 @@ export function prepareBody(model: Model): Model {
   model.graph.sort()
   foldKnown(model)
   expandEinsum(model)
+  expandFormulas(model)
   foldConstants(model.graph, inferShapes(model.graph, model.opsets), new Map())
   fuse(model)
   return model

@@ -73,16 +73,35 @@ export function pick(x: Tensor, outer: number, n: number, inner: number, picks: 
   return { type: x.type, dims, data }
 }
 
-/** Numbers of any type; int64 beyond 2⁵³ lose digits. */
+/** The 32-bit halves of 64-bit integers, the lower one first: a tenth of the time of BigInts. */
+function halves(data: ArrayBufferView): Int32Array {
+  return new Int32Array(data.buffer, data.byteOffset, data.byteLength / 4)
+}
+
+/** Numbers of any type; 64-bit integers beyond 2⁵³ lose digits. */
 export function numbers(t: Tensor): ArrayLike<number> {
-  return t.type === 'int64' || t.type === 'uint64' ? Array.from(t.data as Iterable<bigint>, Number) : (t.data as unknown as ArrayLike<number>)
+  if (t.type !== 'int64' && t.type !== 'uint64') return t.data as unknown as ArrayLike<number>
+  const from = halves(t.data)
+  const out = new Float64Array(from.length / 2)
+  const signed = t.type === 'int64'
+  for (let i = 0; i < out.length; i++) {
+    const high = from[2 * i + 1] as number
+    out[i] = (signed ? high : high >>> 0) * 2 ** 32 + ((from[2 * i] as number) >>> 0)
+  }
+  return out
 }
 
 /** A tensor of numbers, rounded to what the type holds. */
 export function made(type: Tensor['type'], dims: readonly number[], values: ArrayLike<number>): Tensor {
   const data = allocate(type, values.length)
-  if (type === 'int64' || type === 'uint64') for (let i = 0; i < values.length; i++) (data as unknown as bigint[])[i] = BigInt(Math.trunc(values[i] as number))
-  else for (let i = 0; i < values.length; i++) (data as unknown as number[])[i] = values[i] as number
+  if (type === 'int64' || type === 'uint64') {
+    const to = halves(data)
+    for (let i = 0; i < values.length; i++) {
+      const v = Math.trunc(values[i] as number)
+      to[2 * i] = v % 2 ** 32
+      to[2 * i + 1] = Math.floor(v / 2 ** 32)
+    }
+  } else for (let i = 0; i < values.length; i++) (data as unknown as number[])[i] = values[i] as number
   return { type, dims, data: data as TypedArray }
 }
 

@@ -17,6 +17,8 @@ function reflected(v: number, low: number, high: number): number {
   return low + (d > span ? 2 * span - d : d)
 }
 
+const kOne: readonly number[] = [1]
+
 const gridSample = plain((node, given, places) => {
   const [x, grid] = [given as Tensor, places as Tensor]
   const sizes = x.dims.slice(2)
@@ -40,26 +42,38 @@ const gridSample = plain((node, given, places) => {
   }
   const place = (v: number, size: number): number => (corners ? ((v + 1) / 2) * (size - 1) : ((v + 1) * size - 1) / 2)
   const even = (v: number): number => (v - Math.floor(v) === 0.5 ? 2 * Math.round(v / 2) : Math.round(v))
+  // Places of the pixels of a point and their weights, axis by axis; what is outside is left out.
+  const taps = new Int32Array(4 ** rank)
+  const factors = new Float64Array(4 ** rank)
   for (let b = 0; b < n; b++)
     for (let p = 0; p < each; p++) {
-      // Places of the pixels of a point and their weights, axis by axis; -1 is outside.
-      let taps: (readonly [at: number, weight: number])[] = [[0, 1]]
-      sizes.forEach((size, k) => {
+      let count = 1
+      taps[0] = 0
+      factors[0] = 1
+      for (let k = 0; k < rank; k++) {
+        const size = sizes[k] as number
         let v = place(at[(b * each + p) * rank + rank - 1 - k] as number, size)
         if (!smooth) v = settle(v, size)
         const first = mode === 'nearest' ? even(v) : Math.floor(v)
         const t = v - first
-        const weights = mode === 'nearest' ? [1] : smooth ? cubic(t) : [1 - t, t]
-        const near = weights.map((w, i) => {
+        const weights = mode === 'nearest' ? kOne : smooth ? cubic(t) : [1 - t, t]
+        const before = count
+        count = 0
+        const [were, by] = [taps.slice(0, before), factors.slice(0, before)]
+        for (let i = 0; i < weights.length; i++) {
           const c0 = settle(first + i - (smooth ? 1 : 0), size)
-          return [c0 < 0 || c0 >= size || Number.isNaN(c0) ? -1 : Math.round(c0) * (own[k] as number), w] as const
-        })
-        taps = taps.flatMap(([base, w]) => near.map(([a, f]) => [base < 0 || a < 0 ? -1 : base + a, w * f] as const))
-      })
+          if (!(c0 >= 0 && c0 < size)) continue
+          const step = Math.round(c0) * (own[k] as number)
+          for (let j = 0; j < before; j++) {
+            taps[count] = (were[j] as number) + step
+            factors[count++] = (by[j] as number) * (weights[i] as number)
+          }
+        }
+      }
       for (let k = 0; k < c; k++) {
         const base = (b * c + k) * space
         let sum = 0
-        for (const [a, w] of taps) if (a >= 0) sum += w * (all[base + a] as number)
+        for (let j = 0; j < count; j++) sum += (factors[j] as number) * (all[base + (taps[j] as number)] as number)
         out[(b * c + k) * each + p] = sum
       }
     }

@@ -85,17 +85,16 @@ const col2im = plain((node, given, image, block) => {
   if (x.dims.length !== 3 || !Number.isInteger(channels) || sizeOf(blocks) !== columns) refuse(node, `columns of [${x.dims.join(', ')}] for blocks of [${kernel.join(', ')}] of [${sizes.join(', ')}]`)
   const [own, to, taps] = [strides(sizes), strides(blocks), strides(kernel)]
   const all = numbers(x)
-  const out = new Float64Array(n * channels * sizeOf(sizes))
+  const space = sizeOf(sizes)
+  const out = new Float64Array(n * channels * space)
   for (let t = 0; t < count; t++) {
     const tap = coordinates(t, kernel, taps)
-    for (let j = 0; j < columns; j++) {
-      const at = tapAt(coordinates(j, blocks, to), tap, w, sizes, own)
-      if (at < 0) continue
-      for (let r = 0; r < n * channels; r++) {
-        const place = r * sizeOf(sizes) + at
-        out[place] = (out[place] as number) + (all[(r * count + t) * columns + j] as number)
+    const places = Int32Array.from({ length: columns }, (_, j) => tapAt(coordinates(j, blocks, to), tap, w, sizes, own))
+    for (let r = 0; r < n * channels; r++)
+      for (let j = 0; j < columns; j++) {
+        const at = places[j] as number
+        if (at >= 0) out[r * space + at] = (out[r * space + at] as number) + (all[(r * count + t) * columns + j] as number)
       }
-    }
   }
   return [made(x.type, [n, channels, ...sizes], out)]
 })
@@ -160,9 +159,10 @@ const maxUnpool = plain((node, given, where, shape) => {
   const out = new Float64Array(sizeOf(dims))
   const [all, at] = [numbers(x), numbers(index)]
   const [from, to] = [strides(plain), strides(dims)]
+  const [same, whole] = [dims.join() === plain.join(), sizeOf(plain)]
   for (let i = 0; i < at.length; i++) {
-    const place = coordinates(at[i] as number, plain, from).reduce((s, c, k) => s + c * (to[k] as number), 0)
-    if (!((at[i] as number) >= 0 && (at[i] as number) < sizeOf(plain)) || place >= out.length) refuse(node, `position ${at[i]} of [${plain.join(', ')}]`)
+    const place = same ? (at[i] as number) : coordinates(at[i] as number, plain, from).reduce((s, c, k) => s + c * (to[k] as number), 0)
+    if (!((at[i] as number) >= 0 && (at[i] as number) < whole) || place >= out.length) refuse(node, `position ${at[i]} of [${plain.join(', ')}]`)
     out[place] = all[i] as number
   }
   return [made(x.type, dims, out)]
@@ -188,29 +188,44 @@ const roiAlign = plain((node, given, regions, which) => {
     const [rw, rh] = [Math.max(side(2) - x1, least), Math.max(side(3) - y1, least)]
     const [bw, bh] = [rw / ow, rh / oh]
     const [gw, gh] = [ratio > 0 ? ratio : Math.ceil(rw / ow), ratio > 0 ? ratio : Math.ceil(rh / oh)]
-    for (let k = 0; k < c; k++) {
-      const base = (b * c + k) * h * w
-      for (let p = 0; p < oh * ow; p++) {
-        let [sum, best] = [0, -Infinity]
-        for (let i = 0; i < gh; i++)
-          for (let j = 0; j < gw; j++) {
-            let y = y1 + Math.floor(p / ow) * bh + ((i + 0.5) * bh) / gh
-            let xx = x1 + (p % ow) * bw + ((j + 0.5) * bw) / gw
-            if (y < -1 || y > h || xx < -1 || xx > w) {
-              best = Math.max(best, 0)
-              continue
-            }
-            ;[y, xx] = [Math.max(y, 0), Math.max(xx, 0)]
-            let [y0, x0] = [Math.floor(y), Math.floor(xx)]
-            if (y0 >= h - 1) y = y0 = h - 1
-            if (x0 >= w - 1) xx = x0 = w - 1
-            const [yy, xy] = [Math.min(y0 + 1, h - 1), Math.min(x0 + 1, w - 1)]
-            const [dy, dx] = [y - y0, xx - x0]
-            const v = (r0: number, c0: number): number => all[base + r0 * w + c0] as number
-            const four = [(1 - dy) * (1 - dx) * v(y0, x0), (1 - dy) * dx * v(y0, xy), dy * (1 - dx) * v(yy, x0), dy * dx * v(yy, xy)] as const
-            sum += four[0] + four[1] + four[2] + four[3]
-            best = Math.max(best, ...four)
+    // Pixels of the samples of a place and their shares, which all channels have in common.
+    const taps = new Int32Array(4 * Math.max(0, gh * gw))
+    const shares = new Float64Array(taps.length)
+    for (let p = 0; p < oh * ow; p++) {
+      let many = 0
+      let outside = false
+      for (let i = 0; i < gh; i++)
+        for (let j = 0; j < gw; j++) {
+          let y = y1 + Math.floor(p / ow) * bh + ((i + 0.5) * bh) / gh
+          let xx = x1 + (p % ow) * bw + ((j + 0.5) * bw) / gw
+          if (y < -1 || y > h || xx < -1 || xx > w) {
+            outside = true
+            continue
           }
+          y = Math.max(y, 0)
+          xx = Math.max(xx, 0)
+          let [y0, x0] = [Math.floor(y), Math.floor(xx)]
+          if (y0 >= h - 1) y = y0 = h - 1
+          if (x0 >= w - 1) xx = x0 = w - 1
+          const [yy, xy] = [Math.min(y0 + 1, h - 1), Math.min(x0 + 1, w - 1)]
+          const [dy, dx] = [y - y0, xx - x0]
+          taps[many] = y0 * w + x0
+          shares[many++] = (1 - dy) * (1 - dx)
+          taps[many] = y0 * w + xy
+          shares[many++] = (1 - dy) * dx
+          taps[many] = yy * w + x0
+          shares[many++] = dy * (1 - dx)
+          taps[many] = yy * w + xy
+          shares[many++] = dy * dx
+        }
+      for (let k = 0; k < c; k++) {
+        const base = (b * c + k) * h * w
+        let [sum, best] = [0, outside ? 0 : -Infinity]
+        for (let t = 0; t < many; t++) {
+          const v = (shares[t] as number) * (all[base + (taps[t] as number)] as number)
+          sum += v
+          if (largest && !(v <= best)) best = v
+        }
         out[(r * c + k) * oh * ow + p] = largest ? best : sum / Math.max(gh * gw, 1)
       }
     }

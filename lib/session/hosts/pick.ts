@@ -5,17 +5,20 @@ import { axisOf, made, numbers, pick, plain, refuse, strides, type Host } from '
 const nonZero = plain((_, x) => {
   const { dims, data } = x as Tensor
   const rank = dims.length
-  const at: number[] = []
-  for (let i = 0; i < data.length; i++) if (Number(data[i]) !== 0) at.push(i)
-  const out = new BigInt64Array(rank * at.length)
-  at.forEach((place, j) => {
+  const all = numbers(x as Tensor)
+  const at = new Float64Array(data.length)
+  let count = 0
+  for (let i = 0; i < all.length; i++) if (all[i] !== 0) at[count++] = i
+  const out = new Float64Array(rank * count)
+  for (let j = 0; j < count; j++) {
+    let place = at[j] as number
     for (let k = rank - 1; k >= 0; k--) {
       const d = dims[k] as number
-      out[k * at.length + j] = BigInt(place % d)
+      out[k * count + j] = place % d
       place = Math.floor(place / d)
     }
-  })
-  return [{ type: 'int64', dims: [rank, at.length], data: out }]
+  }
+  return [made('int64', [rank, count], out)]
 })
 
 const compress = plain((node, given, condition) => {
@@ -249,36 +252,47 @@ const nonMaxSuppression = plain((node, given, points, most, overlap, least) => {
   const [far, low] = [overlap ? Number(overlap.data[0]) : 0, least ? Number(least.data[0]) : -Infinity]
   const [batches, classes, n] = scores.dims as [number, number, number]
   // [y1, x1, y2, x2, area] of each box of an image
+  const sides = numbers(boxes)
+  const centered = node.int('center_point_box', 0) !== 0
   const corners = (b: number): Float64Array => {
     const out = new Float64Array(n * 5)
     for (let i = 0; i < n; i++) {
-      const [p, q, r, s] = [0, 1, 2, 3].map((k) => Number(boxes.data[(b * n + i) * 4 + k])) as [number, number, number, number]
-      const box = node.int('center_point_box', 0) ? [q - s / 2, p - r / 2, q + s / 2, p + r / 2] : [Math.min(p, r), Math.min(q, s), Math.max(p, r), Math.max(q, s)]
+      const at = (b * n + i) * 4
+      const [p, q, r, s] = [sides[at], sides[at + 1], sides[at + 2], sides[at + 3]] as [number, number, number, number]
+      const box = centered ? [q - s / 2, p - r / 2, q + s / 2, p + r / 2] : [Math.min(p, r), Math.min(q, s), Math.max(p, r), Math.max(q, s)]
       out.set(box, i * 5)
       out[i * 5 + 4] = ((box[2] as number) - (box[0] as number)) * ((box[3] as number) - (box[1] as number))
     }
     return out
   }
-  const shared = (v: Float64Array, i: number, j: number): number => {
+  /** whether two boxes share no more than `far` of what both cover */
+  const apart = (v: Float64Array, i: number, j: number): boolean => {
     const [a, c] = [i * 5, j * 5]
     const high = Math.min(v[a + 2] as number, v[c + 2] as number) - Math.max(v[a] as number, v[c] as number)
     const wide = Math.min(v[a + 3] as number, v[c + 3] as number) - Math.max(v[a + 1] as number, v[c + 1] as number)
-    if (!(high > 0 && wide > 0)) return 0
+    if (!(high > 0 && wide > 0)) return far >= 0
     const both = high * wide
-    return both / ((v[a + 4] as number) + (v[c + 4] as number) - both || 1)
+    return both / ((v[a + 4] as number) + (v[c + 4] as number) - both || 1) <= far
   }
   const rows: number[] = []
+  const points64 = Float64Array.from(numbers(scores))
+  const kept = new Int32Array(Math.min(n, Math.max(0, limit)))
   for (let b = 0; b < batches; b++) {
     const all = corners(b)
     for (let c = 0; c < classes; c++) {
-      const score = (i: number): number => Number(scores.data[(b * classes + c) * n + i])
-      const order = Array.from({ length: n }, (_, i) => i).filter((i) => score(i) > low).sort((i, j) => score(j) - score(i) || i - j)
-      const kept: number[] = []
-      for (const i of order) {
-        if (kept.length >= limit) break
-        if (kept.every((k) => shared(all, k, i) <= far)) kept.push(i)
+      const score = points64.subarray((b * classes + c) * n, (b * classes + c + 1) * n)
+      let order = new Int32Array(n)
+      let count = 0
+      for (let i = 0; i < n; i++) if ((score[i] as number) > low) order[count++] = i
+      order = order.subarray(0, count).sort((i, j) => (score[j] as number) - (score[i] as number) || i - j)
+      let many = 0
+      for (let t = 0; t < count && many < kept.length; t++) {
+        const i = order[t] as number
+        let k = 0
+        while (k < many && apart(all, kept[k] as number, i)) k++
+        if (k === many) kept[many++] = i
       }
-      for (const i of kept) rows.push(b, c, i)
+      for (let k = 0; k < many; k++) rows.push(b, c, kept[k] as number)
     }
   }
   return [made('int64', [rows.length / 3, 3], rows)]

@@ -1,4 +1,4 @@
-import type { Tensor } from '../../tensor'
+import { sizeOf, type Tensor } from '../../tensor'
 import { axisOf, made, numbers, plain, refuse, strides, type Host } from './host'
 
 /** A window of cosines: the sum of a[k] cos(2 pi k i / n). */
@@ -12,38 +12,41 @@ function window(...a: readonly number[]): Host {
     })(node, scope)
 }
 
-const dft = plain((node, given, many) => {
-  const x = given as Tensor
-  const axis = axisOf(node, node.int('axis', 1), x.dims.length)
-  const [inverse, half] = [node.int('inverse', 0) !== 0, node.int('onesided', 0) !== 0]
-  const complex = x.dims[x.dims.length - 1] === 2
-  const size = x.dims[axis] as number
-  const n = many ? Number(many.data[0]) : size
-  const count = half ? Math.floor(n / 2) + 1 : n
-  const dims = [...x.dims.slice(0, -1), 2].map((d, i) => (i === axis ? count : d))
-  const [own, to] = [strides(x.dims), strides(dims)]
-  const all = numbers(x)
-  const out = new Float64Array(dims.reduce((a, b) => a * b, 1))
-  for (let i = 0; i < out.length; i += 2) {
-    let base = 0
-    dims.slice(0, -1).forEach((d, k) => {
-      if (k !== axis) base += (Math.floor(i / (to[k] as number)) % d) * (own[k] as number)
-    })
-    const f = Math.floor(i / (to[axis] as number)) % count
-    let [re, im] = [0, 0]
-    for (let t = 0; t < Math.min(n, size); t++) {
-      const angle = ((inverse ? 2 : -2) * Math.PI * ((f * t) % n)) / n
-      const [c, s] = [Math.cos(angle), Math.sin(angle)]
-      const place = base + t * (own[axis] as number)
-      const [a, b] = [all[place] as number, complex ? (all[place + 1] as number) : 0]
-      re += a * c - b * s
-      im += a * s + b * c
+/** From opset 20 on the axis is an input, and the last one of samples where it is missing. */
+const dft: Host = (node, scope) =>
+  plain((_, given, many, along) => {
+    const x = given as Tensor
+    const late = (scope.model.opsets.get('') ?? 1) >= 20
+    const axis = axisOf(node, late ? Number(along?.data[0] ?? -2) : node.int('axis', 1), x.dims.length)
+    const [inverse, half] = [node.int('inverse', 0) !== 0, node.int('onesided', 0) !== 0]
+    const complex = x.dims[x.dims.length - 1] === 2
+    const size = x.dims[axis] as number
+    const n = many ? Number(many.data[0]) : size
+    const count = half ? Math.floor(n / 2) + 1 : n
+    const dims = [...x.dims.slice(0, -1), 2].map((d, i) => (i === axis ? count : d))
+    const [own, to] = [strides(x.dims), strides(dims)]
+    const all = numbers(x)
+    const [cos, sin] = [new Float64Array(n), new Float64Array(n)]
+    for (let i = 0; i < n; i++) [cos[i], sin[i]] = [Math.cos((2 * Math.PI * i) / n), ((inverse ? 1 : -1) * Math.sin((2 * Math.PI * i) / n))]
+    const out = new Float64Array(sizeOf(dims))
+    const apart = own[axis] as number
+    for (let i = 0; i < out.length; i += 2) {
+      let base = 0
+      for (let k = 0; k < dims.length - 1; k++) if (k !== axis) base += (Math.floor(i / (to[k] as number)) % (dims[k] as number)) * (own[k] as number)
+      const f = Math.floor(i / (to[axis] as number)) % count
+      let [re, im] = [0, 0]
+      for (let t = 0, turn = 0; t < Math.min(n, size); t++, turn = (turn + f) % n) {
+        const [c, s] = [cos[turn] as number, sin[turn] as number]
+        const place = base + t * apart
+        const [a, b] = [all[place] as number, complex ? (all[place + 1] as number) : 0]
+        re += a * c - b * s
+        im += a * s + b * c
+      }
+      out[i] = inverse ? re / n : re
+      out[i + 1] = inverse ? im / n : im
     }
-    out[i] = inverse ? re / n : re
-    out[i + 1] = inverse ? im / n : im
-  }
-  return [made(x.type, dims, out)]
-})
+    return [made(x.type, dims, out)]
+  })(node, scope)
 
 /** Spectra of pieces of a signal, each weighted by a window. */
 const stft = plain((node, given, hop, window, length) => {

@@ -1,0 +1,193 @@
+import { attribute, inferShapes, Initializer, Node, type Attribute, type Graph, type Model } from '../../model'
+import type { Dim } from '../../model/types'
+
+/** floats of the largest matrix that a Fourier transform becomes */
+const kMostWaves = 1 << 22
+
+/** Ops that ONNX defines by others, as these, which kernels know: normalizations of float32 and Fourier transforms of known size. */
+export function expandFormulas(model: Model): void {
+  const { graph } = model
+  if (!graph.nodes.some((n) => n.is() && Object.hasOwn(kFormulas, n.opType))) return
+  const shapes = inferShapes(graph, model.opsets)
+  for (const node of graph.nodes.filter((n) => n.is() && Object.hasOwn(kFormulas, n.opType))) {
+    const known = shapes.get(node.inputs[0] as string, graph)
+    if (known?.type !== 'float32' || !known.dims || node.outputs.slice(1).some((o) => o)) continue
+    const formula = kFormulas[node.opType]?.(node, graph, known.dims, model.opsets.get('') ?? 1)
+    if (formula) write(graph, node, formula)
+  }
+}
+
+/** Writes the nodes of a formula: `add` answers the name of what an op makes, `last` makes the node's own output. */
+interface Writer {
+  add(opType: string, inputs: readonly string[], attributes?: Record<string, Attribute>): string
+  floats(dims: readonly number[], data: Float32Array): string
+  ints(...values: number[]): string
+}
+
+/** The last node of a formula. */
+type Formula = (w: Writer) => readonly [opType: string, inputs: readonly string[], attributes?: Record<string, Attribute>]
+
+function write(graph: Graph, node: Node, formula: Formula): void {
+  const label = node.outputs[0] as string
+  const after = graph.nodes[graph.nodes.indexOf(node) + 1]
+  graph.removeNode(node)
+  const put = (opType: string, inputs: readonly string[], out: string, attributes: Record<string, Attribute> = {}): string => {
+    graph.addNode(new Node({ opType, name: out === label ? node.name : out, inputs: [...inputs], outputs: [out], attributes }), after ? { before: after } : {})
+    return out
+  }
+  const constant = (type: 'int64' | 'float32', dims: readonly number[], data: BigInt64Array | Float32Array): string => {
+    const name = graph.uniqueName(`${label}_constant`)
+    graph.addInitializer(Initializer.from(name, { type, dims, data }))
+    return name
+  }
+  const [opType, inputs, attributes] = formula({
+    add: (op, operands, more) => put(op, operands, graph.uniqueName(`${label}_${op.toLowerCase()}`), more),
+    floats: (dims, data) => constant('float32', dims, data),
+    ints: (...values) => constant('int64', [values.length], BigInt64Array.from(values, BigInt)),
+  })
+  put(opType, inputs, label, attributes)
+}
+
+const scalar = (w: Writer, value: number): string => w.floats([], Float32Array.of(value))
+
+function place(axis: number, rank: number): number | undefined {
+  return axis >= -rank && axis < rank ? (axis + rank) % rank : undefined
+}
+
+/** One number that an input holds. */
+function given(graph: Graph, name: string | undefined): number | undefined {
+  const c = name && !graph.isInput(name) ? graph.constant(name) : undefined
+  return c?.elementCount === 1 ? Number(c.readSync().data[0]) : undefined
+}
+
+type Maker = (node: Node, graph: Graph, dims: readonly Dim[], opset: number) => Formula | undefined
+
+const meanVariance: Maker = (node, _, dims) => {
+  const axes = node.ints('axes', [0, 2, 3]).map((a) => place(a, dims.length))
+  if (axes.some((a) => a === undefined)) return undefined
+  const [x] = node.inputs as [string]
+  return (w) => {
+    const over = w.ints(...(axes as number[]))
+    const centered = w.add('Sub', [x, w.add('ReduceMean', [x, over])])
+    const deviation = w.add('Sqrt', [w.add('ReduceMean', [w.add('Mul', [centered, centered]), over])])
+    return ['Div', [centered, w.add('Add', [deviation, scalar(w, 1e-9)])]]
+  }
+}
+
+/** What has no length stays 0. */
+const lpNormalization: Maker = (node, _, dims) => {
+  const axis = place(node.int('axis', -1), dims.length)
+  const p = node.int('p', 2)
+  if (axis === undefined || (p !== 1 && p !== 2)) return undefined
+  const [x] = node.inputs as [string]
+  return (w) => {
+    const length = w.add(`ReduceL${p}`, [x, w.ints(axis)])
+    return ['Div', [x, w.add('Where', [w.add('Equal', [length, scalar(w, 0)]), scalar(w, 1), length])]]
+  }
+}
+
+/** Sums of squares of neighbouring channels are a product with a banded matrix. */
+const lrn: Maker = (node, _, dims) => {
+  const channels = dims[1]
+  const size = node.int('size', 1)
+  if (typeof channels !== 'number' || dims.length < 3 || size < 1) return undefined
+  const [x] = node.inputs as [string]
+  const share = node.float('alpha', 1e-4) / size
+  return (w) => {
+    const band = new Float32Array(channels * channels)
+    for (let c = 0; c < channels; c++)
+      for (let i = Math.max(0, c - Math.floor((size - 1) / 2)); i <= Math.min(channels - 1, c + Math.ceil((size - 1) / 2)); i++) band[c * channels + i] = share
+    const weight = w.floats([channels, channels, ...dims.slice(2).map(() => 1)], band)
+    const sums = w.add('Conv', [w.add('Mul', [x, x]), weight, w.floats([channels], new Float32Array(channels).fill(node.float('bias', 1)))])
+    return ['Div', [x, w.add('Pow', [sums, scalar(w, node.float('beta', 0.75))])]]
+  }
+}
+
+/** With computed scales (as styles are handed on) the normalization has none, and they follow it. */
+const instanceNormalization: Maker = (node, graph, dims) => {
+  const [x, scale, bias] = node.inputs as [string, string, string]
+  const channels = dims[1]
+  if ((graph.constant(scale) && graph.constant(bias)) || typeof channels !== 'number' || dims.length < 3) return undefined
+  return (w) => {
+    const ones = w.floats([channels], new Float32Array(channels).fill(1))
+    const plain = w.add('InstanceNormalization', [x, ones, w.floats([channels], new Float32Array(channels))], { epsilon: attribute.float(node.float('epsilon', 1e-5)) })
+    const inner = w.ints(...dims.slice(2).map((_, i) => i + 1))
+    return ['Add', [w.add('Mul', [plain, w.add('Unsqueeze', [scale, inner])]), w.add('Unsqueeze', [bias, inner])]]
+  }
+}
+
+/** Waves of `n` samples, [bins][real, imaginary][samples], each sample times its factor. */
+function waves(n: number, bins: number, sign: number, factor: (t: number) => number): Float32Array {
+  const out = new Float32Array(bins * 2 * n)
+  for (let f = 0; f < bins; f++)
+    for (let t = 0; t < n; t++) {
+      const angle = (sign * 2 * Math.PI * ((f * t) % n)) / n
+      out[f * 2 * n + t] = Math.cos(angle) * factor(t)
+      out[(f * 2 + 1) * n + t] = Math.sin(angle) * factor(t)
+    }
+  return out
+}
+
+/** Pieces of a signal against windowed waves: a convolution whose stride is their distance. */
+const stft: Maker = (node, graph, dims) => {
+  const [signal, hop, window, length] = node.inputs as [string, string, string | undefined, string | undefined]
+  const factors = window ? graph.constant(window) : undefined
+  const step = given(graph, hop)
+  const size = length ? given(graph, length) : factors?.dims[0]
+  const bins = size === undefined ? 0 : node.int('onesided', 1) ? Math.floor(size / 2) + 1 : size
+  const real = dims.length === 2 || (dims.length === 3 && dims[2] === 1)
+  if (!real || !step || !size || (window && (factors?.type !== 'float32' || factors.elementCount !== size)) || size * bins * 2 > kMostWaves) return undefined
+  if (typeof dims[1] === 'number' && dims[1] < size) return undefined
+  return (w) => {
+    const of = factors?.readSync().data as Float32Array | undefined
+    const weight = w.floats([bins * 2, 1, size], waves(size, bins, -1, (t) => of?.[t] ?? 1))
+    const rows = dims.length === 3 ? w.add('Transpose', [signal], { perm: attribute.ints([0, 2, 1]) }) : w.add('Unsqueeze', [signal, w.ints(1)])
+    const spectra = w.add('Conv', [rows, weight], { strides: attribute.ints([step]) })
+    return ['Reshape', [w.add('Transpose', [spectra], { perm: attribute.ints([0, 2, 1]) }), w.ints(0, 0, bins, 2)]]
+  }
+}
+
+/** A Fourier transform of known size: a product with a matrix of waves. */
+const dft: Maker = (node, graph, dims, opset) => {
+  const rank = dims.length
+  const [x, many, along] = node.inputs as [string, string | undefined, string | undefined]
+  const at = opset < 20 ? node.int('axis', 1) : along ? given(graph, along) : -2
+  const axis = at === undefined ? undefined : place(at, rank)
+  const parts = dims[rank - 1]
+  const n = axis === undefined ? undefined : dims[axis]
+  if (axis === undefined || axis === rank - 1 || (parts !== 1 && parts !== 2) || typeof n !== 'number' || n < 1 || (many && given(graph, many) !== n)) return undefined
+  const inverse = node.int('inverse', 0) !== 0
+  const bins = node.int('onesided', 0) ? Math.floor(n / 2) + 1 : n
+  if (parts * n * bins * 2 > kMostWaves) return undefined
+  const own = waves(n, bins, inverse ? 1 : -1, () => (inverse ? 1 / n : 1))
+  // Rows: sample by sample, real and imaginary part; columns: bin by bin, the same.
+  const matrix = new Float32Array(n * parts * bins * 2)
+  for (let t = 0; t < n; t++)
+    for (let f = 0; f < bins; f++) {
+      const [c, s] = [own[f * 2 * n + t] as number, own[(f * 2 + 1) * n + t] as number]
+      const at = (t * parts * bins + f) * 2
+      matrix[at] = c
+      matrix[at + 1] = s
+      if (parts === 2) {
+        matrix[at + 2 * bins] = -s
+        matrix[at + 2 * bins + 1] = c
+      }
+    }
+  const others = dims.map((_, i) => i).filter((i) => i !== axis && i !== rank - 1)
+  return (w) => {
+    const turned = w.add('Transpose', [x], { perm: attribute.ints([...others, axis, rank - 1]) })
+    const rows = w.add('Reshape', [turned, w.ints(...others.map(() => 0), n * parts)])
+    const spectra = w.add('Reshape', [w.add('MatMul', [rows, w.floats([n * parts, bins * 2], matrix)]), w.ints(...others.map(() => 0), bins, 2)])
+    const back = dims.map((_, i) => (i === rank - 1 ? rank - 1 : i === axis ? rank - 2 : others.indexOf(i)))
+    return ['Transpose', [spectra], { perm: attribute.ints(back) }]
+  }
+}
+
+const kFormulas: Readonly<Record<string, Maker>> = {
+  MeanVarianceNormalization: meanVariance,
+  LpNormalization: lpNormalization,
+  LRN: lrn,
+  InstanceNormalization: instanceNormalization,
+  STFT: stft,
+  DFT: dft,
+}
