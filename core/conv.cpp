@@ -112,25 +112,41 @@ Taps taps_inside(int64_t from, int64_t taps, int64_t dilation, int64_t size) {
   return t;
 }
 
-// Rows of the image with zeros beside them, as many as the kernel has, kept while the output goes down.
+// Rows of the image with zeros beside them, as many as the kernel has, kept while the output goes down. Every phase-th pixel
+// lies side by side: pixel j of a row, at j % phases * span + j / phases.
 struct PaddedRows {
   const ConvProblem* p;
   float* memory;
   int64_t from, width;  // first column (may be negative) and columns of a padded row
+  int64_t phases, span;
   int64_t map;
   std::vector<int64_t> held;
 
   // Row iy of slice iz.
   const float* get(int64_t iz, int64_t iy) {
     const int64_t slot = iz % p->kd * p->kh + iy % p->kh, line = iz * p->h + iy;
-    float* row = memory + slot * width * p->c;
+    float* row = memory + slot * phases * span * p->c;
     if (held[static_cast<size_t>(slot)] == line) return row;
     held[static_cast<size_t>(slot)] = line;
     const int64_t c = p->c, first = std::min(width, std::max<int64_t>(0, -from)), last = std::max(first, std::min(width, p->w - from));
-    memset(row, 0, static_cast<size_t>(first * c) * 4);
-    memcpy(row + first * c, p->x + ((map * p->d * p->h + line) * p->w + from + first) * c, static_cast<size_t>((last - first) * c) * 4);
-    memset(row + last * c, 0, static_cast<size_t>((width - last) * c) * 4);
+    const int64_t x = (map * p->d * p->h + line) * p->w + from;
+    for (int64_t r = 0; r < phases; r++) {
+      // Of this phase's pixels those inside of the image.
+      const int64_t begin = std::min(span, first > r ? (first - r + phases - 1) / phases : 0), end = std::max(begin, last > r ? (last - r + phases - 1) / phases : 0);
+      float* to = row + r * span * c;
+      memset(to, 0, static_cast<size_t>(begin * c) * 4);
+      if (end > begin) copy_pixels(p->x + (x + r + begin * phases) * c, phases * c, end - begin, c, to + begin * c);
+      memset(to + end * c, 0, static_cast<size_t>((span - end) * c) * 4);
+    }
     return row;
+  }
+
+  static void copy_pixels(const float* x, int64_t step, int64_t count, int64_t c, float* to) {
+    if (step == c) memcpy(to, x, static_cast<size_t>(count * c) * 4);
+    else if (c == 16)
+      for (int64_t i = 0; i < count; i++) memcpy(to + i * 16, x + i * step, 64);
+    else
+      for (int64_t i = 0; i < count; i++) memcpy(to + i * c, x + i * step, static_cast<size_t>(c) * 4);
   }
 };
 
@@ -139,30 +155,31 @@ WhittleStatus rows_in_place(const ConvProblem& p, int threads) {
   const GemmKernels& kernels = engine.kernels;
   const int64_t k = p.kw * p.c, step = gemm_k_block(k), panels = (p.oc + kernels.nr - 1) / kernels.nr;
   const int64_t each = gemm_packed_size(k, p.oc);
-  const int64_t reach = (p.ow - 1) * p.stride_w - p.pad_left + p.kw;
-  const bool padded = p.pad_left > 0 || reach > p.w;
+  const int64_t d = p.dilation_w, taps = (p.kw - 1) * d + 1, reach = (p.ow - 1) * p.stride_w - p.pad_left + taps;
+  const bool padded = p.pad_left > 0 || reach > p.w || d > 1;
   const int64_t most = std::min<int64_t>(kernels.mr, kGemmMaxRows);
   // Pieces of a row where there are too few rows for the threads.
   const int64_t rows = p.n * p.od * p.oh, team = threads > 0 ? threads : thread_limit();
-  const int64_t pieces = std::max<int64_t>(1, std::min((4 * team + rows - 1) / rows, p.ow / (2 * most)));
+  const int64_t pieces = std::max<int64_t>(1, std::min((4 * team + rows - 1) / rows, p.ow / (2 * most * d)));
   const double work = static_cast<double>(rows) * static_cast<double>(p.ow) * static_cast<double>(p.oc) * static_cast<double>(k * p.kh * p.kd);
   const bool alone = team == 1 || work < 400e3;
   const int64_t total = rows * pieces, grain = alone ? total : std::max<int64_t>(1, total / (4 * team));
   std::atomic<bool> failed{false};
   parallel_for(total, grain, alone ? 1 : threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch scratch;
-    PaddedRows held = {&p, nullptr, 0, 0, -1, {}};
+    PaddedRows held = {&p, nullptr, 0, 0, d, 0, -1, {}};
     int64_t last_piece = -1;
     for (int64_t t = begin; t < end; t++) {
       const int64_t piece = t / rows, image = t % rows / p.oh, map = image / p.od, oy = t % p.oh;
       const int64_t ox0 = p.ow * piece / pieces, ox1 = p.ow * (piece + 1) / pieces, count = ox1 - ox0;
-      const int64_t left = ox0 * p.stride_w - p.pad_left, width = (count - 1) * p.stride_w + p.kw;
+      const int64_t left = ox0 * p.stride_w - p.pad_left, width = (count - 1) * p.stride_w + taps;
       if (padded && (piece != last_piece || map != held.map)) {
         held.from = left;
         held.width = width;
+        held.span = (width + d - 1) / d;
         held.map = map;
         held.held.assign(static_cast<size_t>(p.kd * p.kh), -1);
-        held.memory = static_cast<float*>(scratch.take(p.kd * p.kh * width * p.c * 4));
+        held.memory = static_cast<float*>(scratch.take(p.kd * p.kh * d * held.span * p.c * 4));
         if (!held.memory) {
           failed = true;
           return;
@@ -178,7 +195,7 @@ WhittleStatus rows_in_place(const ConvProblem& p, int threads) {
       tile.cols = p.oc;
       tile.b_row = kernels.nr;
       tile.b_padded = true;
-      tile.ldc = p.oc;
+      tile.ldc = d * p.oc;
       tile.alpha = 1;
       tile.beta = p.residual ? 1 : 0;
       tile.lo = -INFINITY;
@@ -190,7 +207,6 @@ WhittleStatus rows_in_place(const ConvProblem& p, int threads) {
         kernels.finish(count, p.oc, out, p.oc, p.bias, &p.activation);
         continue;
       }
-      const int64_t tiles = (count + most - 1) / most;
       const int64_t across = y.end - y.first, lines = (z.end - z.first) * across;
       for (int64_t i = 0; i < lines; i++) {
         const int64_t kz = z.first + i / across, ky = y.first + i % across, iz = front + kz * p.dilation_d, iy = top + ky * p.dilation_h;
@@ -207,13 +223,16 @@ WhittleStatus rows_in_place(const ConvProblem& p, int threads) {
               tile.hi = p.activation.hi;
             }
           }
-          for (int64_t j = 0; j < tiles; j++) {
-            const int64_t first = count * j / tiles;
-            tile.rows = count * (j + 1) / tiles - first;
-            tile.a = a + first * tile.a_row + k0;
-            tile.c = out + first * p.oc;
-            kernels.tile(&tile);
-            if (last && !clip) kernels.finish(1, tile.rows * p.oc, tile.c, 0, nullptr, &p.activation);
+          for (int64_t r = 0; r < std::min(d, count); r++) {
+            const int64_t pixels = (count - r + d - 1) / d, tiles = (pixels + most - 1) / most;
+            for (int64_t j = 0; j < tiles; j++) {
+              const int64_t first = pixels * j / tiles;
+              tile.rows = pixels * (j + 1) / tiles - first;
+              tile.a = a + r * held.span * p.c + first * tile.a_row + k0;
+              tile.c = out + (r + first * d) * p.oc;
+              kernels.tile(&tile);
+              if (last && !clip) kernels.finish(tile.rows, p.oc, tile.c, tile.ldc, nullptr, &p.activation);
+            }
           }
           tile.beta = 1;
         }
@@ -230,6 +249,7 @@ Tier conv_tier() { return resolved().tier; }
 
 WhittleStatus conv_f32(const ConvProblem& p, int threads) {
   if (p.winograd) return conv_winograd(p, threads);
+  if (p.narrow) return conv_narrow(p, threads);
   if (p.by_rows && p.n > 0 && p.od > 0 && p.oh > 0 && p.ow > 0 && p.oc > 0) return rows_in_place(p, threads);
   if (!conv_is_depthwise(p.c, p.oc, p.groups)) return as_product(p, threads);
   const ConvKernels& kernels = conv_kernels();

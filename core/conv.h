@@ -3,13 +3,16 @@
 //
 // A product without an im2col matrix, in one of two ways. `by_rows`: for each row of the kernel the taps of neighbouring
 // output pixels lie at a constant distance in the image, so that the product's kernel reads them in place (rows of the
-// image are copied once, with their padding, where there is padding). Otherwise rows of A are filled from the image as the
+// image are copied once, with their padding, where there is padding; of a dilated kernel every dilation-th pixel side by side). Otherwise rows of A are filled from the image as the
 // product asks for them (core/gemm.h), k over (ky, kx, channel). One channel a group has kernels of its own. Other groups
 // are products of their own, each with its columns of the output.
 //
 // A third way for 3x3 windows of stride 1, `winograd`: F(4x4, 3x3) of Lavin and Gray, 2015, a quarter of the multiplications.
 // Tiles of 6 x 6 inputs become 36 numbers a channel, 36 products sum over channels, and their results become 4 x 4 outputs.
 // F(2x2, 3x3) takes 16 of 36 of the multiplications, and of the weights 16 numbers for 9 instead of 36: for few pixels.
+//
+// A fourth for few outputs, `narrow`, of which a product's kernels would leave most lanes empty: pieces of the image become planes
+// in cache, and vectors hold neighbouring pixels of one output.
 //
 // Numbers: gemm's bound with k = kh * kw * c / groups. winograd: within 1e-5 of the largest sum of |x| |weight| of any window,
 // as measured; NaN and infinities spread over their tile of 4 x 4.
@@ -104,6 +107,19 @@ struct ConvGrouped {
   int64_t out_step;
 };
 
+// Pixels of a convolution with few outputs, from planes to planes: sums over taps of x[offset[tap] + pixel] * weight[tap * oc + channel],
+// as above.
+struct ConvNarrow {
+  int64_t taps, pixels, oc;  // pixels: a multiple of kConvNarrowPad
+  const float* x;
+  const int64_t* offset;  // [taps]
+  const float* weight;
+  const float* bias;      // [oc], or null
+  float* out;             // out[channel * out_plane + pixel]
+  int64_t out_plane;
+};
+constexpr int64_t kConvNarrowPad = 16;
+
 struct GemmInt8Epilogue;
 struct ConvKernels {
   void (*depthwise)(const ConvDepthwise*);
@@ -115,6 +131,7 @@ struct ConvKernels {
   void (*finish_sums)(const GemmInt8Epilogue* epilogue, int64_t rows, int64_t column, int64_t columns, int32_t* sums, void* out,
                       int64_t out_stride);
   void (*planes)(const ConvPlanes*);
+  void (*narrow)(const ConvNarrow*);
   void (*spread)(const ConvSpread*);
   void (*grouped)(const ConvGrouped*);
 };
@@ -137,10 +154,11 @@ struct ConvProblem {
   int64_t n, h, w, c, oh, ow, oc;
   int64_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
   int64_t groups;
-  bool by_rows;   // then groups is 1 and dilation_w 1
+  bool by_rows;   // then groups is 1, and stride_w or dilation_w
   int64_t winograd;  // 4 or 2: outputs of a tile a side; then groups, strides and dilations are 1, the window 3 x 3
+  bool narrow;    // few outputs; then groups and strides are 1, there are two axes and c is not 0
   const float* x;
-  // depthwise: [kh][kw][c]. Otherwise packed matrices (gemm_packed_size floats each), one after another: `groups` of
+  // depthwise: [kh][kw][c]. narrow: [c][kh][kw][oc]. Otherwise packed matrices (gemm_packed_size floats each), one after another: `groups` of
   // kh * kw * c / groups rows, or by_rows kh of kw * c, or winograd 36 (or 16) of c: point 6 i + j (4 i + j) is (G g G')[i][j] of the window g.
   const float* weight;
   const SparseMatrix* sparse;  // instead of weight where groups is 1 and by_rows is not set: oc rows of kh * kw * c; or null
@@ -179,6 +197,7 @@ struct ConvInt8Problem {
 WhittleStatus conv_int8(const ConvInt8Problem& problem, int threads);
 
 WhittleStatus conv_winograd(const ConvProblem& problem, int threads);
+WhittleStatus conv_narrow(const ConvProblem& problem, int threads);
 // A 1x1 convolution (stride 1, one group, no padding, packed weights) and the depthwise one behind it, a strip of rows at a time,
 // so that what passes between them stays in cache; first.out is not used. Rows that two strips need are computed twice.
 WhittleStatus conv_pair(const ConvProblem& first, const ConvProblem& second, int threads);

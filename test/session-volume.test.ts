@@ -44,6 +44,36 @@ test.each(Object.entries(convolutions))('Conv, %s', async (_, [group, ic, oc, ke
   await check(steps, constants, group * ic, sizes)
 })
 
+test('few outputs and dilated windows, with residuals', async () => {
+  const width = (tap: number, rate: number, rank: number): Record<string, Attribute> => ({
+    dilations: list(...Array<number>(rank).fill(rate)),
+    pads: list(...Array<number>(2 * rank).fill((tap - 1) * rate / 2)),
+  })
+  for (const rank of [1, 2]) {
+    const taps = (k: number): number[] => Array<number>(rank).fill(k)
+    const constants = {
+      ...{ a: floats([20, 9, ...taps(3)], 1), b: floats([20], 2), c: floats([20, 20, ...taps(3)], 3) },
+      ...{ d: floats([2, 20, ...taps(5)], 4), e: floats([2], 5), f: floats([2, 2, ...taps(3)], 6) },
+    }
+    const steps: Step[] = [
+      ['Conv', ['x', 'a', 'b'], ['wide'], width(3, 3, rank)],
+      ['Conv', ['wide', 'c'], ['more'], width(3, 2, rank)],
+      ['Add', ['more', 'wide'], ['sum']],
+      ['Relu', ['sum'], ['on']],
+      ['Conv', ['on', 'd', 'e'], ['few'], width(5, 1, rank)],
+      ['Conv', ['few', 'f'], ['again'], width(3, 3, rank)],
+      ['Add', ['again', 'few'], ['both']],
+      ['Sigmoid', ['both'], ['y']],
+    ]
+    const model = modelOf(graph([['x', 'float32', ['n', 9, ...taps(0).map((_, i) => `s${i}`)]]], constants, steps, ['y']))
+    const sizes = rank === 1 ? [[700], [23]] : [[21, 40], [30, 19]]
+    await agree(model, ...sizes.flatMap((s, i) => [1, 3].map((n) => ({ x: floats([n, 9, ...s], i + 2) }))))
+    const session = await Session.create(model)
+    expect(Object.values(session.plan({ x: [1, 9, ...(sizes[0] as number[])] }).choices)).toEqual(['rows', 'rows', 'narrow', 'narrow'])
+    session.dispose()
+  }
+})
+
 const transposed: Readonly<Record<string, Case>> = {
   'windows apart': [1, 6, 4, [2, 2, 2], { strides: list(2, 2, 2) }, [[3, 4, 5]]],
   'windows apart, cut and extended': [1, 3, 4, [2, 3, 2], { strides: list(2, 3, 2), pads: list(1, 0, 1, 0, 1, 0), output_padding: list(0, 2, 1) }, [[3, 4, 5]]],

@@ -94,7 +94,7 @@ struct Conv final : Step {
     return q;
   }
   WhittleStatus run(const RunContext& c) const override { return conv_f32(bind(c), c.threads); }
-  const char* lacking() const override { return p.by_rows || p.winograd ? "is laid out for a CPU" : p.kd > 1 || p.d > 1 ? "goes over three axes" : nullptr; }
+  const char* lacking() const override { return p.by_rows || p.winograd || p.narrow ? "is laid out for a CPU" : p.kd > 1 || p.d > 1 ? "goes over three axes" : nullptr; }
   void queue(const CudaNet& net, CudaTurn* turn, const RunContext& c) const override { net.conv(turn, bind(c)); }
 };
 
@@ -214,7 +214,7 @@ Step* make_gemm(PlanReader& r) {
   return s.release();
 }
 
-// n h w c oh ow oc | kh kw, strides, dilations, pad top and left, groups, way: 1 by rows, 2 winograd, 3 of tiles of 2 | activation | x, weight, bias?, residual?, out
+// n h w c oh ow oc | kh kw, strides, dilations, pad top and left, groups, way: 1 by rows, 2 winograd, 3 of tiles of 2, 4 narrow | activation | x, weight, bias?, residual?, out
 static Step* read_conv(PlanReader& r, bool volume) {
   auto s = std::make_unique<Conv>();
   ConvProblem& p = s->p;
@@ -230,21 +230,25 @@ static Step* read_conv(PlanReader& r, bool volume) {
   p.pad_top = r.within(0, 1 << 20);
   p.pad_left = r.within(0, 1 << 20);
   p.groups = r.within(1, 1 << 20);
-  const int64_t way = r.within(0, 3);
+  const int64_t way = r.within(0, 4);
   p.by_rows = way == 1;
   p.winograd = way == 2 ? 4 : way == 3 ? 2 : 0;
+  p.narrow = way == 4;
   p.activation = r.activation();
   if (!r.ok()) return nullptr;
   const int64_t in = plan_product({p.n, p.d, p.h, p.w, p.c}), out = plan_product({p.n, p.od, p.oh, p.ow, p.oc});
   if (!r.require(in >= 0 && out >= 0 && p.c % p.groups == 0 && p.oc % p.groups == 0, "sizes that do not fit")) return nullptr;
   s->x = r.floats(in);
   const bool depthwise = conv_is_depthwise(p.c, p.oc, p.groups);
-  r.require(!p.by_rows || (p.groups == 1 && p.dilation_w == 1), "a convolution that does not go by rows");
+  r.require(!p.by_rows || (p.groups == 1 && (p.dilation_w == 1 || p.stride_w == 1)), "a convolution that does not go by rows");
   r.require(!p.winograd || (p.groups == 1 && p.kh == 3 && p.kw == 3 && p.stride_h == 1 && p.stride_w == 1 && p.dilation_h == 1 &&
                             p.dilation_w == 1 && p.c > 0),
             "a convolution that winograd cannot do");
+  r.require(!p.narrow || (p.groups == 1 && p.stride_h == 1 && p.stride_w == 1 && p.d == 1 && p.od == 1 && p.kd == 1 && p.pad_front == 0 && p.c > 0),
+            "a convolution that does not go narrow");
   s->weight = p.winograd ? r.packed(conv_winograd_points(p.winograd), p.kd * p.c, p.oc)
               : p.by_rows ? r.packed(p.kd * p.kh, p.kw * p.c, p.oc)
+              : p.narrow ? r.floats(plan_product({p.c, p.kh, p.kw, p.oc}))
               : depthwise ? r.floats(plan_product({p.kd, p.kh, p.kw, p.c}))
                           : r.packed(p.groups, plan_product({p.kd, p.kh, p.kw, p.c / p.groups}), p.oc / p.groups);
   s->bias = r.floats(p.oc, true);

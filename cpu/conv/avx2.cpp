@@ -6,9 +6,12 @@
 #define PLANES_WIDE 2
 #define PLANES_WIDE_PIXELS 6
 #define PLANES_PIXELS 6
+#define NARROW_OUTS 4
+#define NARROW_VECTORS 3
 #define GROUPED_PIXELS 6
 #include "cpu/conv/vector.h"
 #include "cpu/conv/planes.h"
+#include "cpu/conv/narrow.h"
 #include "cpu/conv/grouped.h"
 #include "cpu/conv/winograd.h"
 
@@ -19,5 +22,6 @@ extern "C" void conv_install_avx2(whittle::ConvKernels* table) {
   install_winograd(table);
   install_grouped(table);
   table->planes = planes;
+  table->narrow = narrow;
   conv_install_codes_avx2(table);
 }

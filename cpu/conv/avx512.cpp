@@ -6,9 +6,12 @@
 #define PLANES_WIDE 4
 #define PLANES_WIDE_PIXELS 6
 #define PLANES_PIXELS 8
+#define NARROW_OUTS 8
+#define NARROW_VECTORS 6
 #define GROUPED_PIXELS 12
 #include "cpu/conv/vector.h"
 #include "cpu/conv/planes.h"
+#include "cpu/conv/narrow.h"
 #include "cpu/conv/grouped.h"
 #include "cpu/conv/winograd.h"
 
@@ -19,5 +22,6 @@ extern "C" void conv_install_avx512(whittle::ConvKernels* table) {
   install_winograd(table);
   install_grouped(table);
   table->planes = planes;
+  table->narrow = narrow;
   conv_install_codes_avx512(table);
 }

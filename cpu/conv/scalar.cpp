@@ -61,6 +61,15 @@ void planes(const whittle::ConvPlanes* p) {
     }
 }
 
+void narrow(const whittle::ConvNarrow* p) {
+  for (int64_t j = 0; j < p->oc; j++)
+    for (int64_t pixel = 0; pixel < p->pixels; pixel++) {
+      float s = p->bias ? p->bias[j] : 0.0f;
+      for (int64_t t = 0; t < p->taps; t++) s = fmaf(p->x[p->offset[t] + pixel], p->weight[t * p->oc + j], s);
+      p->out[j * p->out_plane + pixel] = s;
+    }
+}
+
 void spread(const whittle::ConvSpread* p) {
   for (int64_t pixel = 0; pixel < p->pixels; pixel++)
     for (int64_t j = 0; j < p->inputs * 16; j++) p->out[pixel * p->inputs * 16 + j] = p->x[pixel * p->x_step + p->index[j]];
@@ -88,6 +97,7 @@ extern "C" void conv_install_scalar(whittle::ConvKernels* t) {
   t->depthwise = depthwise;
   t->depthwise_codes = depthwise_codes;
   t->planes = planes;
+  t->narrow = narrow;
   t->spread = spread;
   t->grouped = grouped;
   conv_install_codes_scalar(t);

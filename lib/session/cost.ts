@@ -88,6 +88,11 @@ function speedOf(family: string): Speed {
   return tier.startsWith('avx') ? kSpeeds.avx2 : tier.startsWith('neon') ? kSpeeds.neon : kSpeeds.scalar
 }
 
+/** Lanes that the kernels of float32 products fill with columns. */
+export function lanesOfProducts(): number {
+  return 16 / speedOf('gemm').narrow
+}
+
 /** Cycles of a dense float32 product of m x k with k x n. */
 export function denseCost(m: number, k: number, n: number): number {
   const { narrow } = speedOf('gemm')

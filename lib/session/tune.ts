@@ -148,7 +148,7 @@ export function checkTune(given: unknown): CheckedTune {
   const copy: Record<string, string> = {}
   for (const [name, choice] of Object.entries(choices)) {
     if (typeof choice !== 'string') fail('ERR_DTYPE', `options.tune.${name}`, 'the name of a kernel', choice)
-    if (!['dense', 'rows', 'tiles', 'tiles2'].includes(choice) && !isSparse(choice)) fail('ERR_RANGE', `options.tune.${name}`, `'dense', 'rows', 'tiles', 'tiles2', 'csr', or a pattern such as '1x4' or '2:4'`, describe(choice))
+    if (!['dense', 'rows', 'tiles', 'tiles2', 'narrow'].includes(choice) && !isSparse(choice)) fail('ERR_RANGE', `options.tune.${name}`, `'dense', 'rows', 'tiles', 'tiles2', 'narrow', 'csr', or a pattern such as '1x4' or '2:4'`, describe(choice))
     copy[name] = choice
   }
   return { choices: copy }

@@ -132,6 +132,35 @@ WHITTLE_CHECK(conv) {
         h.expect(out.intact(), "wrote outside of the pixels");
       }
     });
+    h.row("narrow", [&] {
+      Rng rng = h.rng();
+      for (int round = 0; round < (h.lean() ? 30 : 200); round++) {
+        ConvNarrow p = {};
+        p.taps = rng.between(1, 30);
+        p.pixels = kConvNarrowPad * rng.between(1, 12);
+        p.oc = rng.between(1, 20);
+        p.out_plane = p.pixels + kConvNarrowPad * rng.below(2);
+        std::vector<int64_t> offset;
+        for (int64_t t = 0; t < p.taps; t++) offset.push_back(rng.below(50));
+        Guarded<float> x(50 + p.pixels, round & 1), w(p.taps * p.oc, rng.below(4)), bias(p.oc), want(p.oc * p.out_plane), out(p.oc * p.out_plane, rng.below(4));
+        fill(rng, x.data(), x.size());
+        fill(rng, w.data(), w.size());
+        fill(rng, bias.data(), p.oc);
+        memset(want.data(), 0, static_cast<size_t>(want.size()) * 4);
+        memset(out.data(), 0, static_cast<size_t>(out.size()) * 4);
+        p.x = x.data();
+        p.offset = offset.data();
+        p.weight = w.data();
+        p.bias = round % 3 ? bias.data() : nullptr;
+        p.out = want.data();
+        ref.narrow(&p);
+        p.out = out.data();
+        got.narrow(&p);
+        if (!h.expect(memcmp(want.data(), out.data(), static_cast<size_t>(out.size()) * 4) == 0, "%lld channels, %lld pixels", (long long)p.oc, (long long)p.pixels))
+          return;
+        h.expect(out.intact(), "wrote outside of the planes");
+      }
+    });
     h.row("depthwise of codes", [&] {
       Rng rng = h.rng();
       for (int round = 0; round < (h.lean() ? 40 : 300); round++) {
@@ -338,14 +367,14 @@ WHITTLE_CHECK(conv) {
       p.stride_h = rng.between(1, 2);
       p.stride_w = rng.between(1, 2);
       p.dilation_h = rng.between(1, 2);
-      p.dilation_w = rng.between(1, 2);
+      p.dilation_w = rng.between(1, 4);
       p.pad_top = rng.between(0, 2);
-      p.pad_left = rng.between(0, 2);
+      p.pad_left = rng.between(0, 5);
       p.oh = out_size(p.h, p.pad_top + rng.between(0, 2), p.kh, p.stride_h, p.dilation_h);
-      p.ow = out_size(p.w, p.pad_left + rng.between(0, 2), p.kw, p.stride_w, p.dilation_w);
+      p.ow = out_size(p.w, p.pad_left + rng.between(0, 5), p.kw, p.stride_w, p.dilation_w);
       if (p.od == 0 || p.oh == 0 || p.ow == 0) continue;
       const bool depthwise = conv_is_depthwise(p.c, p.oc, p.groups);
-      p.by_rows = p.groups == 1 && p.dilation_w == 1 && rng.below(4) != 0;
+      p.by_rows = p.groups == 1 && (p.dilation_w == 1 || p.stride_w == 1) && rng.below(4) != 0;
       const int64_t taps = p.kd * p.kh * p.kw, k = taps * c, outs = p.n * p.od * p.oh * p.ow * p.oc;
       // Matrices to be packed, and rows of each.
       const int64_t parts = p.by_rows ? p.kd * p.kh : p.groups, part = p.by_rows ? p.kw * c : k, packed = gemm_packed_size(part, oc);
@@ -386,6 +415,63 @@ WHITTLE_CHECK(conv) {
         if (!h.expect(fabs(out[t] - s) <= 1e-5 * scale, "element %lld: %g, want %g", (long long)t, out[t], s)) return;
       }
       h.expect(out.intact(), "wrote outside of the image");
+    }
+  });
+
+  h.row("narrow convolutions", [&] {
+    Rng rng = h.rng();
+    for (int round = 0; round < (h.lean() ? 25 : 150); round++) {
+      ConvProblem p = {};
+      const bool line = round % 3 == 0;
+      p.narrow = true;
+      p.groups = p.stride_h = p.stride_w = 1;
+      p.n = rng.between(1, 2);
+      p.c = rng.between(1, 20);
+      p.oc = rng.between(1, 20);
+      p.h = line ? 1 : rng.between(1, 30);
+      p.w = line ? rng.between(1, round % 2 ? 3000 : 40) : rng.between(1, 50);
+      p.kh = line ? 1 : rng.between(1, 4);
+      p.kw = rng.between(1, 7);
+      p.dilation_h = rng.between(1, 3);
+      p.dilation_w = rng.between(1, round % 5 ? 3 : 20);
+      p.pad_top = line ? 0 : rng.between(0, 4);
+      p.pad_left = rng.between(0, 9);
+      p.oh = out_size(p.h, p.pad_top + (line ? 0 : rng.between(0, 4)), p.kh, 1, p.dilation_h);
+      p.ow = out_size(p.w, p.pad_left + rng.between(0, 9), p.kw, 1, p.dilation_w);
+      if (p.oh == 0 || p.ow == 0) continue;
+      const int64_t taps = p.c * p.kh * p.kw, outs = p.n * p.oh * p.ow * p.oc;
+      Guarded<float> x(p.n * p.h * p.w * p.c, round & 1), weight(taps * p.oc), bias(p.oc), residual(outs), out(outs, rng.below(4));
+      fill(rng, x.data(), x.size());
+      fill(rng, weight.data(), weight.size());
+      fill(rng, bias.data(), p.oc);
+      fill(rng, residual.data(), outs);
+      p.x = x.data();
+      p.weight = weight.data();
+      p.bias = round % 4 ? bias.data() : nullptr;
+      p.residual = rng.below(2) ? residual.data() : nullptr;
+      // A residual may lie where the results go.
+      if (p.residual && rng.below(2)) {
+        memcpy(out.data(), residual.data(), static_cast<size_t>(outs) * 4);
+        p.residual = out.data();
+      }
+      p.activation = {round % 2 ? kActivationNone : kActivationClip, 0, 6};
+      p.out = out.data();
+      h.expect(conv_f32(p, static_cast<int>(rng.between(1, 2))) == WHITTLE_OK, "refused");
+      for (int64_t i = 0; i < outs; i++) {
+        const int64_t o = i % p.oc, ox = i / p.oc % p.ow, oy = i / p.oc / p.ow % p.oh, n = i / p.oc / p.ow / p.oh;
+        double s = p.bias ? bias[o] : 0.0, scale = 1;
+        if (p.residual) s += residual[i];
+        for (int64_t t = 0; t < taps; t++) {
+          const int64_t iy = oy - p.pad_top + t / p.kw % p.kh * p.dilation_h, ix = ox - p.pad_left + t % p.kw * p.dilation_w;
+          if (iy < 0 || iy >= p.h || ix < 0 || ix >= p.w) continue;
+          const double v = static_cast<double>(x[((n * p.h + iy) * p.w + ix) * p.c + t / p.kw / p.kh]) * weight[t * p.oc + o];
+          s += v;
+          scale += fabs(v);
+        }
+        if (p.activation.kind == kActivationClip) s = s < 0 ? 0 : s > 6 ? 6 : s;
+        if (!h.expect(fabs(out[i] - s) <= 1e-6 * scale, "round %d, element %lld: %g, want %g", round, (long long)i, out[i], s)) return;
+      }
+      h.expect(out.intact() && x.intact() && weight.intact(), "wrote outside");
     }
   });
 

@@ -1,5 +1,5 @@
 import type { Node } from '../../model'
-import { denseCost } from '../cost'
+import { denseCost, lanesOfProducts } from '../cost'
 import type { Lower, Lowering } from '../lowering'
 import { roomFor, type Argument, type Constants, type Memory } from '../program'
 import { byDepth, metImagesOf } from './depth'
@@ -23,7 +23,7 @@ function foldedBias(l: Lowering, node: Node, name: string | undefined, map: Affi
  */
 function goesByRows(window: Window, groups: number, c: number, width: number, oc: number): boolean {
   const [kh, kw] = window.kernel
-  if (groups !== 1 || window.dilations[1] !== 1 || width < 6) return false
+  if (groups !== 1 || width < 6 * window.dilations[1]) return false
   if (kh === 1 && kw === 1 && window.strides[0] === 1 && window.strides[1] === 1) return false
   return kw * c * oc <= 160 << 10
 }
@@ -31,6 +31,15 @@ function goesByRows(window: Window, groups: number, c: number, width: number, oc
 /** Whether a convolution may go by tiles of 4 x 4 outputs (Winograd's F(4x4, 3x3)). */
 function mayGoByTiles({ kernel, strides, dilations }: Window, c: number, oc: number): boolean {
   return [...strides, ...dilations].every((s) => s === 1) && kernel.every((k) => k === 3) && c >= 16 && oc >= 16
+}
+
+/** Whether a convolution has too few outputs for the lanes of a product's kernels, and a window not much larger than the image. */
+function goesNarrow(window: Window, c: number, size: readonly [number, number], oc: number): boolean {
+  const { kernel: [kh, kw], strides, dilations } = window // prettier-ignore
+  const lanes = lanesOfProducts()
+  if (strides.some((s) => s !== 1) || c > 64 || kh * kw < 3) return false
+  if (oc >= Math.min(16, 2 * lanes) && !(oc === lanes && lanes === 16 && kh * kw > 4 && !mayGoByTiles(window, c, oc))) return false
+  return (kh - 1) * dilations[0] < 2 * size[0] && (kw - 1) * dilations[1] < 2 * size[1]
 }
 
 /**
@@ -46,7 +55,7 @@ function tilesCost(size: 4 | 2, n: number, c: number, oh: number, ow: number, oc
 }
 
 /** The step's number of a way to compute it; any other is 0. */
-const kWays: readonly string[] = ['dense', 'rows', 'tiles', 'tiles2']
+const kWays: readonly string[] = ['dense', 'rows', 'tiles', 'tiles2', 'narrow']
 
 /**
  * Weights without those that are nothing beside the largest one: arithmetic on numbers below the smallest normal float is a
@@ -82,8 +91,8 @@ function byOutput(weights: Float32Array, factors: Float64Array, oc: number, ic: 
   return withoutTraces(to)
 }
 
-/** [oc][1][tap] to [tap][oc], each channel times its factor. */
-function byTap(weights: Float32Array, factors: Float64Array, oc: number, taps: number): Float32Array {
+/** [oc][row] to [row][oc], each channel times its factor. */
+function outputsLast(weights: Float32Array, factors: Float64Array, oc: number, taps: number): Float32Array {
   const to = new Float32Array(weights.length)
   for (let o = 0; o < oc; o++) for (let t = 0; t < taps; t++) to[t * oc + o] = (weights[o * taps + t] as number) * (factors[o] as number)
   return withoutTraces(to)
@@ -131,7 +140,7 @@ function emitPair(
     first.x,
     first.weights().at,
     first.bias(),
-    l.constants.raw(`conv ${key}`, () => byTap(w.data as Float32Array, map.multiply, oc, kh * kw)),
+    l.constants.raw(`conv ${key}`, () => outputsLast(w.data as Float32Array, map.multiply, oc, kh * kw)),
     bias.some((v) => v !== 0) ? l.constants.raw(`bias ${key}`, () => bias) : null,
     out.memory,
   )
@@ -183,14 +192,14 @@ const conv: Lower = (node, l) => {
     Math.max(0, kWays.indexOf(way.name)),
     ...activation,
     from,
-    weights,
+    way.name === 'narrow' ? way.weights(constants) : weights,
     hasBias ? constants.raw(`bias ${key}`, () => bias) : null,
     add,
     to,
   ]
   if (depthwise) {
     const dense = { name: 'dense', cost: 0 } as Way
-    l.program.step(op, node.label, ...step(dense, l.constants.raw(`conv ${key}`, () => byTap(weights, map.multiply, oc, taps)), l.constants, x, null, out.memory))
+    l.program.step(op, node.label, ...step(dense, l.constants.raw(`conv ${key}`, () => outputsLast(weights, map.multiply, oc, taps)), l.constants, x, null, out.memory))
   } else {
     const m = n * oh * ow
     const ways =
@@ -206,10 +215,16 @@ const conv: Lower = (node, l) => {
       bias: () => (hasBias ? l.constants.raw(`bias ${key}`, () => bias) : null),
     }
     if (plain && !l.constants.device && emitPair(l, node, output, oc, first)) return
-    if (groups === 1 && taps > 1 && window.dilations[1] === 1) {
+    if (groups === 1 && taps > 1 && (window.dilations[1] === 1 || window.strides[1] === 1)) {
       const cost = (ways[0] as Way).cost * (goesByRows(window, groups, c, ow, oc) ? 0.8 : 1.1)
       ways.splice(1, 0, { name: 'rows', cost, weights: (constants) => constants.gemm(`conv by rows ${key}`, kd * kh, kw * ic, oc, 1, kw * ic, arranged(kw)) })
     }
+    if (groups === 1 && !depth && goesNarrow(window, c, [h, wide], oc))
+      ways.splice(1, 0, {
+        name: 'narrow',
+        cost: (ways[0] as Way).cost * 0.5,
+        weights: (constants) => constants.raw(`conv narrow ${key}`, () => outputsLast(weights, map.multiply, oc, ic * taps)),
+      })
     if (groups === 1 && mayGoByTiles(window, c, oc))
       for (const size of [4, 2] as const) {
         const nine = (): Float32Array => byOutput(depth ? byDepth(weights, c, kd, 9) : weights, map.multiply, oc, kd * c, 9, 1)
