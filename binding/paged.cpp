@@ -35,6 +35,7 @@ napi_value map(napi_env env, napi_callback_info info) {
 
 napi_value release(napi_env, napi_callback_info) {
   paged_release();
+  paged_trim();
   return nullptr;
 }
 

@@ -11,6 +11,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 namespace whittle {
 
@@ -19,6 +22,7 @@ namespace whittle {
 void* paged_map(int, size_t) { return nullptr; }
 void paged_unmap(void*) {}
 void paged_release() {}
+void paged_trim() {}
 
 #else
 
@@ -77,6 +81,12 @@ void paged_release() {
 #endif
     madvise(data, bytes, MADV_DONTNEED);
   }
+}
+
+void paged_trim() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
 }
 
 #endif

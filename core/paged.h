@@ -15,4 +15,8 @@ void paged_unmap(void* data);
 // No page of any such memory counts to the process until it is touched again; contents stay. Any thread may go on using it.
 void paged_release();
 
+// What was freed goes back to the system, where an allocator would keep it for later: after large blocks glibc takes those of up to
+// 32 MB from a heap whose free pages stay with the process.
+void paged_trim();
+
 }  // namespace whittle

@@ -151,7 +151,7 @@ WhittleStatus dense_gemm(const DenseProduct& p, Strided<double> a, Strided<float
 
 namespace {
 
-constexpr int64_t kKept = 16 << 20;
+constexpr int64_t kKept = 16 << 20, kLarge = 4 << 20;
 constexpr int kPlaces = 48;
 
 // Blocks of this thread that no call uses.
@@ -177,7 +177,7 @@ struct Shelf {
     return block;
   }
   bool keep(void* block, int64_t size) {
-    if (count == kPlaces || bytes + size > kKept) return false;
+    if (count == kPlaces || size > kLarge || bytes + size > kKept) return false;
     blocks[count] = block;
     sizes[count++] = size;
     bytes += size;

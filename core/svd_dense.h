@@ -68,7 +68,7 @@ Eigen tridiagonal_eigen(int64_t n, double* d, double* e, int64_t wanted, double*
 Eigen tridiagonal_values(int64_t n, double* d, double* e);
 
 // Memory that a call needs; `take` answers null where memory is out, and ok() stays false from then on. Given back, a block
-// waits for the thread's next call, since fresh pages cost more than a small decomposition; at most kKept bytes do.
+// waits for the thread's next call, since fresh pages cost more than a small decomposition; at most kKept bytes do, and no large one.
 class Workspace {
  public:
   Workspace() = default;

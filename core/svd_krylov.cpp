@@ -350,14 +350,17 @@ WhittleStatus svd_krylov(const SvdKrylov<T>& a, const SvdSpace& space, double no
     d += b;
     t->iterations = step;
     if (step < enough) continue;
-    Workspace solve;
-    T* rows = static_cast<T*>(solve.bytes(m * d * static_cast<int64_t>(sizeof(T))));
-    if (!solve.ok()) return WHITTLE_OUT_OF_MEMORY;
-    unpanel(m, d, b, y, rows, threads);
-    DenseProduct g = {d, d, m};
-    g.lower = true;
-    s = dense_gemm(g, columns_of<T>(rows, d), rows_of<T>(rows, d), gram, d, threads);
-    if (s != WHITTLE_OK) return s;
+    {
+      // Gone before the eigenproblem, which takes the most memory of all.
+      Workspace flat;
+      T* rows = static_cast<T*>(flat.bytes(m * d * static_cast<int64_t>(sizeof(T))));
+      if (!flat.ok()) return WHITTLE_OUT_OF_MEMORY;
+      unpanel(m, d, b, y, rows, threads);
+      DenseProduct g = {d, d, m};
+      g.lower = true;
+      s = dense_gemm(g, columns_of<T>(rows, d), rows_of<T>(rows, d), gram, d, threads);
+      if (s != WHITTLE_OK) return s;
+    }
     for (int64_t i = 0; i < d; i++) {
       memcpy(solved + i * d, gram + i * d, static_cast<size_t>(i + 1) * 8);
       for (int64_t j = 0; j < i; j++) gram[j * d + i] = gram[i * d + j];
@@ -392,6 +395,10 @@ WhittleStatus svd_krylov(const SvdKrylov<T>& a, const SvdSpace& space, double no
         memcpy(solved + i * d, vectors + (rank - 1 - i) * d, static_cast<size_t>(d) * 8);
         t->values[i] = sqrt(std::max(0.0, top[rank - 1 - i]));
       }
+      Workspace flat;
+      T* rows = static_cast<T*>(flat.bytes(m * d * static_cast<int64_t>(sizeof(T))));
+      if (!flat.ok()) return WHITTLE_OUT_OF_MEMORY;
+      unpanel(m, d, b, y, rows, threads);
       s = dense_gemm({rank, m, d}, rows_of<double>(solved, d), columns_of<T>(rows, d), t->left, m, threads);
       break;
     }

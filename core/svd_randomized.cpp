@@ -67,11 +67,13 @@ WhittleStatus svd_randomized(const SvdProblem& p, const SvdView<T>& view, Worksp
     // A space as large as the matrix: there is nothing to search.
     if (space.block * (space.steps + 1) >= thin) return whole();
     Workspace local;
+    // Of a given rank all triplets are answered, where they lie.
+    Workspace* home = adaptive ? &local : work;
     SvdTriplets found;
-    found.values = local.take(rank);
-    found.left = local.take(rank * a.m);
-    found.right = local.take(rank * a.n);
-    if (!local.ok()) return WHITTLE_OUT_OF_MEMORY;
+    found.values = home->take(rank);
+    found.left = home->take(rank * a.m);
+    found.right = home->take(rank * a.n);
+    if (!home->ok()) return WHITTLE_OUT_OF_MEMORY;
     bool exhausted;
     const WhittleStatus s = svd_krylov(a, space, norm2, &found, improvement, &exhausted);
     if (s != WHITTLE_OK) return s;
@@ -92,7 +94,15 @@ WhittleStatus svd_randomized(const SvdProblem& p, const SvdView<T>& view, Worksp
       if (keep > rank && rank < p.max_rank) continue;
       keep = std::min(keep, rank);
     }
+    t->converged = found.converged;
+    t->iterations = found.iterations;
     t->count = keep;
+    if (!adaptive) {
+      t->values = found.values;
+      t->left = found.left;
+      t->right = found.right;
+      return WHITTLE_OK;
+    }
     t->values = work->take(keep);
     t->left = work->take(keep * tall);
     t->right = work->take(keep * thin);
@@ -100,8 +110,6 @@ WhittleStatus svd_randomized(const SvdProblem& p, const SvdView<T>& view, Worksp
     std::copy(found.values, found.values + keep, t->values);
     memcpy(t->left, found.left, static_cast<size_t>(keep * tall) * 8);
     memcpy(t->right, found.right, static_cast<size_t>(keep * thin) * 8);
-    t->converged = found.converged;
-    t->iterations = found.iterations;
     return WHITTLE_OK;
   }
 }

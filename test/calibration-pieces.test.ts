@@ -3,6 +3,7 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 
+import { analyze } from '../lib/analyze'
 import { compress, type Step } from '../lib/compress'
 import { Calibration, type Inputs } from '../lib/compress/calibration'
 import { Pieces, Values } from '../lib/compress/pieces'
@@ -10,6 +11,7 @@ import { Run } from '../lib/compress/progress'
 import { Runner } from '../lib/compress/runner'
 import { KeepBudget } from '../lib/compress/computed'
 import { Model } from '../lib/model'
+import type { LayerAnalysis } from '../lib/report/analysis'
 import type { Tensor } from '../lib/tensor'
 import { failure, noise } from './nets'
 
@@ -88,6 +90,38 @@ describe('a model that is run piece by piece', () => {
       expect(Pieces.of(blocks, kFetch)).toBeDefined()
       close(whole, await seen(blocks, kFetch))
     }
+  })
+
+  test('is analyzed as a whole one is', async () => {
+    const told = async (): Promise<LayerAnalysis[]> => [...(await analyze(blocks, { calibration: sets, sensitivity: { bits: [4], sparsity: [0.5], samples: 2 } })).layers]
+    const whole = await told()
+    const create = jest.spyOn(Runner, 'create')
+    try {
+      Pieces.limit = 1
+      const parts = await told()
+      // Each weight, alone in its session, and each pair of changes of it.
+      expect(Math.max(...create.mock.calls.map(([model]) => [...model.graph.initializers.values()].filter((w) => w.byteLength === 4 * n * n).length))).toBe(1)
+      for (const [i, l] of parts.entries()) {
+        const [a, b] = [l, whole[i]!]
+        expect([a.input!.elements, a.output!.elements]).toEqual([b.input!.elements, b.output!.elements])
+        expect(a.input!.histogram.max).toBeCloseTo(b.input!.histogram.max, 4)
+        expect(a.sensitivity!.map((s) => s.snr!.toFixed(1))).toEqual(b.sensitivity!.map((s) => s.snr!.toFixed(1)))
+      }
+    } finally {
+      create.mockRestore()
+    }
+  })
+
+  test('is judged by its outputs as a whole one is, what was taken being held once', async () => {
+    const searched = async (): Promise<string> => {
+      const { model, report } = await compress(blocks, { steps: [{ step: 'prune', structure: 'neuron', sparsity: 0.15, search: 'netadapt', increment: 0.05 }] }, { calibration: sets })
+      expect([...model.graph.initializers.values()].filter((w) => w.source.kind === 'computed')).toEqual([])
+      return report.steps[0]!.summary
+    }
+    const whole = await searched()
+    expect(whole).toMatch(/[2-9] rounds/)
+    Pieces.limit = 1
+    expect(await searched()).toBe(whole)
   })
 
   test('has fewer weights in a piece than a model that is not cut may have', async () => {

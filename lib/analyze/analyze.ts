@@ -1,11 +1,10 @@
 import path from 'node:path'
 
 import { Calibration, type CalibrationData, type Inputs } from '../compress/calibration'
-import { Scratch } from '../compress/computed'
+import type { Scratch } from '../compress/computed'
 import { measure, type Evaluate } from '../compress/gate'
 import { widen } from '../compress/half/widen'
 import { Run, type Progress } from '../compress/progress'
-import { Runner } from '../compress/runner'
 import { WhittleError } from '../errors'
 import { energyEstimate } from '../metrics/energy'
 import { foldConstantNodes } from '../model/fold'
@@ -107,7 +106,7 @@ export async function analyze(input: string | Uint8Array | ArrayBuffer | Model, 
     const missing = new Set(unknown.flatMap((n) => n.inputs))
     const accuracy = evaluate ? (await measure(original.clone(), 'original', evaluate, {}, run)).accuracy : undefined
     const scan = sensitivity && (calibration || evaluate) ? new Sensitivity(wide, sensitivity, { calibration, evaluate, run, threads }) : undefined
-    const scratch = new Scratch()
+    const { scratch } = run
     const layers: LayerAnalysis[] = []
     const all = layersOf(wide, scratch, halves)
     let [zeros, values] = [0, 0]
@@ -255,26 +254,19 @@ async function activationsOf(model: Model, calibration: Calibration, run: Run, t
   const counted = new Set([...wanted.values()].flatMap((w) => [w.input, w.output]))
   const streams = new Map<string, Stream>()
   const dims = new Map<string, readonly number[]>()
-  if (names.length > 0) {
-    // Looked at one by one while the model runs: together they may be larger than memory.
-    const session = await Runner.create(model, names, threads === undefined ? {} : { threads })
-    try {
-      session.tap(names, (value, name) => {
-        if (!dims.has(name)) dims.set(name, value.dims)
-        if (!counted.has(name) || !/float/.test(value.type)) return
-        let stream = streams.get(name)
-        if (!stream) streams.set(name, (stream = new Stream()))
-        stream.add(asFloat32(value), name)
-      })
-      let done = 0
-      for await (const inputs of calibration.inputs()) {
-        await run.tell('calibrate', done, ++done)
-        await session.run(inputs, run.signal ? { signal: run.signal } : {})
-      }
-    } finally {
-      session.dispose()
-    }
-  }
+  await calibration.look(
+    model,
+    names,
+    run,
+    (value, name) => {
+      if (!dims.has(name)) dims.set(name, value.dims)
+      if (!counted.has(name) || !/float/.test(value.type)) return
+      let stream = streams.get(name)
+      if (!stream) streams.set(name, (stream = new Stream()))
+      stream.add(asFloat32(value), name)
+    },
+    threads === undefined ? {} : { threads },
+  )
   const told = (name: string | undefined): Distribution | undefined => (name ? streams.get(name)?.distribution(8, false) : undefined)
   const of = new Map(
     [...wanted].map(([weight, { input, output }]) => {

@@ -1,8 +1,7 @@
-import type { Calibration, Inputs } from '../compress/calibration'
-import { Scratch } from '../compress/computed'
+import { Calibration, type EachOptions, type Inputs } from '../compress/calibration'
+import type { Scratch } from '../compress/computed'
 import { measure, type Evaluate } from '../compress/gate'
 import type { Run } from '../compress/progress'
-import { Runner } from '../compress/runner'
 import { applyMask, importance, mask } from '../kernels/select'
 import { Initializer } from '../model/graph'
 import type { Model } from '../model/model'
@@ -58,8 +57,7 @@ export class Sensitivity {
   readonly #model: Model
   readonly #options: ResolvedSensitivity
   readonly #means: Means
-  readonly #scratch = new Scratch()
-  #samples: { inputs: Inputs; outputs: Record<string, Tensor> }[] = []
+  readonly #samples: { readonly inputs: Inputs; readonly outputs: ReadonlyMap<string, Tensor> }[] = []
 
   constructor(model: Model, options: ResolvedSensitivity, means: Means) {
     this.#model = model
@@ -98,21 +96,20 @@ export class Sensitivity {
   async #record(): Promise<void> {
     const { calibration, run } = this.#means
     if (!calibration) return
-    const session = await this.#session(this.#model)
-    try {
-      for await (const inputs of calibration.inputs()) {
-        run.check()
-        this.#samples.push({ inputs, outputs: await session.run(inputs) })
-        if (this.#samples.length >= this.#options.samples) break
-      }
-    } finally {
-      session.dispose()
-    }
+    const keep = (outputs: ReadonlyMap<string, Tensor>, _: number, inputs: Inputs): boolean =>
+      this.#samples.push({ inputs, outputs }) < this.#options.samples
+    await calibration.each(this.#model, this.#outputs, run, keep, this.#settings)
   }
 
-  #session(model: Model): Promise<Runner> {
+  /** Of float values, such as a node makes. */
+  get #outputs(): string[] {
+    const { graph } = this.#model
+    return graph.outputs.map((o) => o.name).filter((name) => graph.producer(name))
+  }
+
+  get #settings(): EachOptions {
     const { threads } = this.#means
-    return Runner.create(model, [], threads === undefined ? {} : { threads })
+    return { phase: 'none', inScratch: true, ...(threads === undefined ? {} : { threads }) }
   }
 
   async #judge(weight: Weight, change: { readonly bits: number } | { readonly sparsity: number }): Promise<Pick<SensitivityPoint, 'snr' | 'accuracy'>> {
@@ -120,11 +117,13 @@ export class Sensitivity {
     const changed = this.#model.clone()
     const home = weights(changed.graph).find((w) => w.initializer.name === weight.initializer.name)!
     const { initializer, graph } = home
-    const values = asFloat32(this.#scratch.read(initializer))
-    const data = 'bits' in change ? roundedTo(values, weight.view, change.bits, this.#scratch) : pruned(values, change.sparsity)
+    const { scratch } = run
+    const values = asFloat32(scratch.read(initializer))
+    const data = 'bits' in change ? roundedTo(values, weight.view, change.bits, scratch) : pruned(values, change.sparsity, scratch)
     // A graph of doubles takes no float32.
     if (initializer.type !== 'float32') return {}
-    const own = data.slice()
+    // A caller may hold on to the model; sessions here are gone before the scratch is used again.
+    const own = evaluate ? data.slice() : data
     graph.setInitializer(initializer.name, Initializer.from(initializer.name, { type: 'float32', dims: initializer.dims, data: own }))
     const snr = this.#samples.length ? { snr: await this.#snr(changed) } : {}
     const { accuracy } = evaluate ? await measure(changed, 'compressed', evaluate, {}, run) : {}
@@ -132,30 +131,26 @@ export class Sensitivity {
   }
 
   async #snr(changed: Model): Promise<number | null> {
-    const session = await this.#session(changed)
     let [signal, noise] = [0, 0]
-    try {
-      for (const { inputs, outputs } of this.#samples) {
-        const { signal: abort } = this.#means.run
-        const got = await session.run(inputs, abort ? { signal: abort } : {})
-        for (const [name, want] of Object.entries(outputs)) {
-          if (!/float/.test(want.type)) continue
-          const [x, y] = [asFloat32(want), asFloat32(got[name]!)]
-          for (let i = 0; i < x.length; i++) {
-            signal += x[i]! * x[i]!
-            noise += (x[i]! - (y[i] ?? 0)) ** 2
-          }
+    const compare = (got: ReadonlyMap<string, Tensor>, index: number): void => {
+      for (const [name, want] of this.#samples[index]!.outputs) {
+        if (!/float/.test(want.type)) continue
+        const [x, y] = [asFloat32(want), asFloat32(got.get(name)!)]
+        for (let i = 0; i < x.length; i++) {
+          signal += x[i]! * x[i]!
+          noise += (x[i]! - (y[i] ?? 0)) ** 2
         }
       }
-    } finally {
-      session.dispose()
     }
+    await Calibration.from(this.#samples.map((s) => s.inputs)).each(changed, this.#outputs, this.#means.run, compare, this.#settings)
     return toDecibels(signal, noise)
   }
 }
 
 /** The share of smallest magnitude set to zero. */
-function pruned(data: Float32Array, sparsity: number): Float32Array {
+function pruned(data: Float32Array, sparsity: number, scratch: Scratch): Float32Array {
   const tensor = { type: 'float32', dims: [data.length], data } as const
-  return applyMask(tensor, mask(importance(tensor), { sparsity })).data
+  const scores = importance(tensor, { out: scratch.floats('rounded', data.length) })
+  const kept = mask(scores, { sparsity, out: scratch.bytes('mask', data.length) })
+  return applyMask(tensor, kept, { out: scratch.floats('rounded', data.length) }).data
 }

@@ -11,6 +11,10 @@ import { Runner } from './runner'
 /** Sets of inputs that are enough to rank layers by. */
 const kSets = 8
 
+/** Bytes of weights of both models that sessions may hold at once. */
+const kBoth = 32e6
+const bytesOf = ({ graph }: Model): number => [...graph.initializers.values()].reduce((sum, w) => sum + w.byteLength, 0)
+
 /** Signal and noise of one value, summed over sets. */
 class Noise {
   signal = 0
@@ -109,7 +113,7 @@ async function compare(
   let one: Runner | undefined
   let other: Runner | undefined
   try {
-    if (Pieces.of(original, fetch) ?? Pieces.of(model, fetch)) {
+    if (bytesOf(original) + bytesOf(model) > kBoth || (Pieces.of(original, fetch) ?? Pieces.of(model, fetch))) {
       await inTurn(original, model, noises, calibration, run)
       return noises
     }
@@ -139,7 +143,7 @@ async function inTurn(original: Model, model: Model, noises: ReadonlyMap<string,
   const values = new Values()
   const sets: Map<string, Kept>[] = []
   try {
-    await calibration.each(original, fetch, run, (found) => sets.push(new Map([...found].map(([n, v]) => [n, values.put(v)]))) < kSets, { phase: 'evaluate' })
+    await calibration.each(original, fetch, run, (found) => sets.push(new Map([...found].map(([n, v]) => [n, values.put(v)]))) < kSets, { phase: 'evaluate', inScratch: true })
     await calibration.each(
       model,
       fetch,
@@ -149,7 +153,7 @@ async function inTurn(original: Model, model: Model, noises: ReadonlyMap<string,
         for (const [name, noise] of noises) noise.add(values.get(kept.get(name)!) as Tensor, found.get(name)!)
         return index + 1 < sets.length
       },
-      { phase: 'evaluate' },
+      { phase: 'evaluate', inScratch: true },
     )
   } finally {
     values.close()

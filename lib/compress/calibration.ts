@@ -2,7 +2,7 @@ import { WhittleError } from '../errors'
 import type { Model } from '../model/model'
 import { isDataType, type Tensor, type TensorLike, type TypedArray } from '../tensor'
 import { fail } from '../validate'
-import { Pieces } from './pieces'
+import { heldIn, Pieces } from './pieces'
 import type { Run } from './progress'
 import { placed, Runner } from './runner'
 
@@ -81,18 +81,16 @@ export class Calibration {
    * Runs `model` over every set of inputs and shows the values that `fetch` names: any of the outermost graph, inputs of the
    * model among them. A callback that returns false ends the reading. Models whose weights are more than {@link Pieces.limit} run piece
    * by piece.
-   *
-   * @param phase what `run.tell` hears once for each set
    */
   async each(
     model: Model,
     fetch: readonly string[],
     run: Run,
     callback: (values: ReadonlyMap<string, Tensor>, index: number, inputs: Inputs) => unknown,
-    { threads, phase = 'calibrate' }: { readonly threads?: number; readonly phase?: 'calibrate' | 'evaluate' } = {},
+    settings: EachOptions = {},
   ): Promise<void> {
     let index = 0
-    for await (const { inputs, found } of this.#results(model, fetch.filter((name) => !model.graph.isInput(name)), run, phase, threads)) {
+    for await (const { inputs, found } of this.#results(model, fetch.filter((name) => !model.graph.isInput(name)), run, settings)) {
       const values = new Map<string, Tensor>()
       for (const name of fetch) values.set(name, found[name] ?? given(model, inputs, name))
       if ((await callback(values, index, inputs)) === false) return
@@ -100,30 +98,73 @@ export class Calibration {
     }
   }
 
-  async *#results(model: Model, asked: readonly string[], run: Run, phase: 'calibrate' | 'evaluate', threads: number | undefined): AsyncGenerator<Result, void, void> {
-    const read = this.inputs.bind(this)
-    const told = async function* () {
-      let index = 0
-      for await (const inputs of read()) {
-        await run.tell(phase, index, index + 1)
+  /**
+   * The same, each value shown as it is made and valid during the call only: all of a model's may be more than memory holds. Values of
+   * one name come in the order of the sets.
+   */
+  async look(model: Model, names: readonly string[], run: Run, look: Look, { threads }: { readonly threads?: number } = {}): Promise<void> {
+    const inner = names.filter((name) => !model.graph.isInput(name))
+    const outer = names.filter((name) => model.graph.isInput(name))
+    const sets = this.#told(run, 'calibrate')
+    const read = async function* () {
+      for await (const inputs of sets) {
+        for (const name of outer) look(given(model, inputs, name), name)
         yield inputs
-        index++
       }
     }
-    const pieces = asked.length > 0 ? Pieces.of(model, asked) : undefined
+    const pieces = inner.length > 0 ? Pieces.of(model, inner) : undefined
     if (pieces) {
-      yield* pieces.run(told(), { run, threads })
+      for await (const _ of pieces.run(read(), { run, threads, look }));
       return
     }
-    const session = asked.length > 0 ? await Runner.create(model, asked, threads === undefined ? {} : { threads }) : undefined
+    const runner = inner.length > 0 ? await Runner.create(heldIn(run.scratch, model), inner, threads === undefined ? {} : { threads }) : undefined
+    try {
+      runner?.tap(inner, look)
+      for await (const inputs of read()) await runner?.run(inputs, run.signal ? { signal: run.signal } : {})
+    } finally {
+      runner?.dispose()
+    }
+  }
+
+  async *#told(run: Run, phase: EachOptions['phase'] | 'none'): AsyncGenerator<Inputs, void, void> {
+    let index = 0
+    for await (const inputs of this.inputs()) {
+      if (phase === 'none') run.check()
+      else await run.tell(phase ?? 'calibrate', index, index + 1)
+      yield inputs
+      index++
+    }
+  }
+
+  async *#results(model: Model, asked: readonly string[], run: Run, { threads, phase, inScratch = false }: EachOptions): AsyncGenerator<Result, void, void> {
+    const told = this.#told(run, phase)
+    const pieces = asked.length > 0 ? Pieces.of(model, asked) : undefined
+    if (pieces) {
+      yield* pieces.run(told, { run, threads })
+      return
+    }
+    const held = inScratch ? heldIn(run.scratch, model) : model
+    const session = asked.length > 0 ? await Runner.create(held, asked, threads === undefined ? {} : { threads }) : undefined
     try {
       const options = { fetch: asked, ...(run.signal ? { signal: run.signal } : {}) }
-      for await (const inputs of told()) yield { inputs, found: session ? await session.run(inputs, options) : {} }
+      for await (const inputs of told) yield { inputs, found: session ? await session.run(inputs, options) : {} }
     } finally {
       session?.dispose()
     }
   }
 }
+
+/** @internal Of {@link Calibration.each}. */
+export interface EachOptions {
+  readonly threads?: number
+  /** What `run.tell` hears once for each set; nothing of `'none'`. Default `'calibrate'`. */
+  readonly phase?: 'calibrate' | 'evaluate' | 'none'
+  /** Whether the session's weights are read into the scratch of `run`, of which the callback then leaves `floats` and `weights` alone. */
+  readonly inScratch?: boolean
+}
+
+/** @internal A value of the model, valid during the call. */
+export type Look = (value: Tensor, name: string) => void
 
 type Result = { readonly inputs: Inputs; readonly found: Readonly<Record<string, Tensor>> }
 

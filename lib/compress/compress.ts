@@ -64,7 +64,7 @@ export interface CompressResult {
  * it is used; where `os.tmpdir()` has none, and on Windows and in Electron, ordinary memory serves instead, and a model of many results takes more.
  *
  * More may be taken by: `slice`, which holds four float64 matrices of n × n for a stream of n channels; `factorize` but for ranks up to an eighth of
- * the shorter side, which holds several float64 copies of a weight; GPTQ of other levels than integers; calibration of a model with an `If` or
+ * the shorter side, which holds several float64 copies of a weight; calibration of a model with an `If` or
  * `Loop`, whose weights count together as one tensor; and what a caller brings along: calibration inputs, the values that a piece makes of one
  * set of them, what `evaluate` takes.
  *

@@ -96,8 +96,12 @@ export class Scratch {
 export class KeepBudget {
   /** For one run of `compress`, in bytes. */
   static limit = 8e6
-  #left = KeepBudget.limit
+  #left: number
   #spill: SpillFile | undefined
+
+  constructor(bytes = KeepBudget.limit) {
+    this.#left = bytes
+  }
 
   /** True if `bytes` may be kept in memory. */
   take(bytes: number): boolean {

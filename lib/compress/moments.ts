@@ -6,6 +6,7 @@ import { ownerOf, weightInputsOf, type Weight } from '../model/weights'
 import { allocate, type Tensor } from '../tensor'
 import type { Calibration } from './calibration'
 import { paged, Paging, touched } from './paged'
+import type { Scratch } from './computed'
 import type { Run } from './progress'
 import { rowLayoutOf, type RowLayout } from './second/matrix'
 import { sampledValueOf, samplesOf, samplingKeyOf, type Samples } from './second/samples'
@@ -47,6 +48,8 @@ export interface MomentsOptions {
   readonly run: Run
   /** Bytes of second moments that are held at a time; a layer that is larger by itself comes alone. Default 128 MB. */
   readonly budget?: number
+  /** Bytes of them that lie in memory together; what comes on top lies in files, but for very small ones. Default 16 MB. */
+  readonly inMemory?: number
   /** Most layers between two runs of the model. Default: as many as the budget allows. */
   readonly block?: number
   /**
@@ -89,7 +92,7 @@ export async function* moments(
   model: Model,
   weights: readonly Weight[],
   calibration: Calibration,
-  { run, budget = 128e6, block = Infinity, maxRows, threads }: MomentsOptions,
+  { run, budget = 128e6, inMemory = kInMemory, block = Infinity, maxRows, threads }: MomentsOptions,
 ): AsyncGenerator<LayerMoments, void, void> {
   for (let at = 0; at < weights.length; ) {
     const users = usersOf(model)
@@ -102,7 +105,7 @@ export async function* moments(
       if (layout && key && !sums.has(key)) {
         bytes += 8 * layout.groups * layout.size * layout.size
         if (bytes > budget && sums.size > 0) break
-        sums.set(key, new Accumulator(planned.uses, layout, maxRows, bytes > kInMemory ? kMapped : Paging.least))
+        sums.set(key, new Accumulator(planned.uses, layout, maxRows, bytes > inMemory ? kMapped : Paging.least, run.scratch))
       }
       group.push(planned)
     }
@@ -170,8 +173,8 @@ function plan(weight: Weight, { outer }: ReturnType<typeof usersOf>): Planned {
   return { weight, layout, uses, key }
 }
 
-/** Bytes of second moments that lie in memory together; what comes on top lies in files, but for very small ones. */
 const kInMemory = 16e6
+/** Smaller ones lie in memory always. */
 const kMapped = 1e6
 
 /** Features whose products are computed at once, so that no second matrix of size × size is held. */
@@ -188,16 +191,16 @@ class Accumulator {
   readonly #sum: Float64Array
   readonly #limit: number
   readonly #chunk: number
-  /** [groups, size, chunk] vectors, and their products. */
-  #vectors: Float32Array | undefined
-  #products: Float32Array | undefined
+  /** Of [groups, size, chunk] vectors, and their products. */
+  readonly #scratch: Scratch
   #rows = 0
   #taken = 0
   #step = 1
   #finished: Moments | undefined
 
-  constructor(uses: readonly Use[], { groups, size }: RowLayout, maxRows: number | undefined, least: number) {
+  constructor(uses: readonly Use[], { groups, size }: RowLayout, maxRows: number | undefined, least: number, scratch: Scratch) {
     this.uses = uses
+    this.#scratch = scratch
     this.#groups = groups
     this.#size = size
     this.#hessian = paged('float64', groups * size * size, 'calibration', least) as Float64Array
@@ -239,8 +242,7 @@ class Accumulator {
   #multiply(samples: Samples, at: Int32Array, n: number, weight: number): void {
     const groups = this.#groups
     const size = this.#size
-    this.#vectors ??= new Float32Array(groups * size * this.#chunk)
-    const x = this.#vectors.subarray(0, groups * size * n)
+    const x = this.#scratch.floats('vectors', groups * size * this.#chunk).subarray(0, groups * size * n)
     samples.fill(x, at, n)
     const sum = this.#sum
     for (let k = 0, i = 0; k < groups * size; k++) {
@@ -250,7 +252,7 @@ class Accumulator {
     }
     // Panels of the upper triangle; small groups in one call.
     const panel = Math.min(size, kPanel)
-    this.#products ??= new Float32Array((groups === 1 ? 1 : size <= kPanel ? groups : 1) * panel * size)
+    const products = this.#scratch.floats('products', (groups === 1 ? 1 : size <= kPanel ? groups : 1) * panel * size)
     const all = groups > 1 && size <= kPanel
     for (let g = 0; g < (all ? 1 : groups); g++)
       for (let p = 0; p < size; p += panel) {
@@ -259,7 +261,7 @@ class Accumulator {
         const a = x.subarray((g * size + p) * n, (g * size + p + height) * n + (all ? (groups - 1) * size * n : 0))
         const b = x.subarray((g * size + p) * n, (g + batch) * size * n)
         const width = size - p
-        const out = this.#products.subarray(0, batch * height * width)
+        const out = products.subarray(0, batch * height * width)
         gemm(
           { type: 'float32', dims: all ? [batch, height, n] : [height, n], data: a },
           { type: 'float32', dims: all ? [batch, width, n] : [width, n], data: b },
@@ -288,7 +290,6 @@ class Accumulator {
           throw new WhittleError('ERR_RANGE', 'calibration', `calibration: the squares of ${this.uses[0]!.value} are not finite`)
       mirror(h.subarray(o, o + size * size), size)
     }
-    this.#vectors = this.#products = undefined
     this.#finished = { groups: this.#groups, size, rows: this.#rows, sampled: this.#taken, hessian: h, sum: this.#sum }
     return this.#finished
   }

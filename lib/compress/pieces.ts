@@ -1,7 +1,7 @@
 import { Graph, Initializer, MemorySource, reads, ValueInfo, type Node } from '../model/graph'
 import { Model } from '../model/model'
 import type { Tensor, TensorLike, TypedArray } from '../tensor'
-import type { Inputs } from './calibration'
+import type { Inputs, Look } from './calibration'
 import type { Scratch } from './computed'
 import { ease, touched } from './paged'
 import type { Run } from './progress'
@@ -82,6 +82,13 @@ export function gathered(weights: readonly Initializer[], scratch: Scratch): Ini
     at += room(w)
     return new Initializer(w.name, w.type, w.dims, new MemorySource(own))
   })
+}
+
+/** @internal A model for a session, its large weights in memory of `scratch` as {@link gathered} has them. */
+export function heldIn(scratch: Scratch, model: Model): Model {
+  const copy = model.clone()
+  for (const weight of gathered([...copy.graph.initializers.values()], scratch)) copy.graph.setInitializer(weight.name, weight)
+  return copy
 }
 
 interface Piece {
@@ -171,21 +178,21 @@ export class Pieces {
     return new Pieces(model, names, pieces.reverse())
   }
 
-  /** The values of each set of inputs, in order. Up to eight sets are read ahead. */
+  /** The values of each set of inputs, in order. Up to eight sets are read ahead. With `look` nothing is held: it hears of each value when it is made. */
   async *run(
     sets: AsyncIterable<Inputs>,
-    { run, threads }: { readonly run: Run; readonly threads?: number | undefined },
+    { run, threads, look }: { readonly run: Run; readonly threads?: number | undefined; readonly look?: Look },
   ): AsyncGenerator<Made, void, void> {
     const values = new Values()
     const settings = threads === undefined ? {} : { threads }
     try {
       let batch: Map<string, Kept>[] = []
       const finish = async function* (this: Pieces) {
-        for (const [i] of this.#pieces.entries()) await this.#through(i, batch, values, run, settings)
+        for (const [i] of this.#pieces.entries()) await this.#through(i, batch, values, run, settings, look)
         for (const set of batch) {
           const get = (name: string): [string, never] => [name, values.get(set.get(name)!) as never]
           const inputs = Object.fromEntries([...set.keys()].filter((n) => !this.#names.includes(n)).map(get)) as Inputs
-          yield { inputs, found: Object.fromEntries(this.#names.map(get)) as Record<string, Tensor> }
+          yield { inputs, found: look ? {} : (Object.fromEntries(this.#names.map(get)) as Record<string, Tensor>) }
           for (const kept of set.values()) values.free(kept)
         }
         batch = []
@@ -206,10 +213,11 @@ export class Pieces {
     values: Values,
     run: Run,
     settings: { threads?: number },
+    look: Look | undefined,
   ): Promise<void> {
     const piece = this.#pieces[index]!
     const own = new Set(this.#model.inputs.map((i) => i.name))
-    const later = new Set([...this.#names, ...own, ...this.#pieces.slice(index + 1).flatMap((p) => p.inputs)])
+    const later = new Set([...(look ? [] : this.#names), ...own, ...this.#pieces.slice(index + 1).flatMap((p) => p.inputs)])
     let runner: Runner | undefined
     try {
       for (const set of batch) {
@@ -221,7 +229,10 @@ export class Pieces {
         )
         runner ??= await Runner.create(this.#modelOf(piece, feeds, run.scratch), [], settings)
         const found = await runner.run(feeds, run.signal ? { signal: run.signal } : {})
-        for (const name of piece.outputs) set.set(name, values.put(found[name]!))
+        for (const name of piece.outputs) {
+          if (look && this.#names.includes(name)) look(found[name]!, name)
+          if (later.has(name)) set.set(name, values.put(found[name]!))
+        }
         for (const [name, kept] of set) {
           if (later.has(name) || strange.includes(name)) continue
           values.free(kept)

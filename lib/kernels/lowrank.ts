@@ -79,12 +79,20 @@ interface Prepared {
   readonly whiten: WhitenCall | undefined
 }
 
-/** The moments as float64, checked: finite, symmetric, no negative on the diagonal, not all zero. */
-function momentsOf(value: unknown, inputs: number): Float64Array {
+/** @internal Where the largest of a call's memory lies, and what is called when none of it is needed for a while. */
+export interface LowRankRoom {
+  readonly allocate: typeof allocate
+  readonly ease: () => void
+}
+
+const kPlain: LowRankRoom = { allocate, ease: () => undefined }
+
+/** The moments as float64, checked: finite, symmetric, no negative on the diagonal, not all zero. A copy where `copy` is set. */
+function momentsOf(value: unknown, inputs: number, copy: boolean): Float64Array {
   const t = tensor(value, 'secondMoments', ['float32', 'float64'], ArrayBuffer.isView(value) ? [inputs, inputs] : undefined)
   if (t.dims.length !== 2 || t.dims[0] !== inputs || t.dims[1] !== inputs)
     throw new WhittleError('ERR_SHAPE', 'secondMoments', `secondMoments: expected dims [${inputs}, ${inputs}], one for each input, got [${t.dims.join(', ')}]`)
-  const c = Float64Array.from(t.data as Floats)
+  const c = t.type === 'float64' && !copy ? (t.data as Float64Array) : Float64Array.from(t.data as Floats)
   const bad = c.findIndex((x) => !Number.isFinite(x))
   if (bad >= 0) fail('ERR_RANGE', `secondMoments[${bad}]`, 'a finite number', c[bad])
   let trace = 0
@@ -136,7 +144,7 @@ export function lowRankTerms(dims: readonly number[], o: Given): { rows: boolean
   return { rows, damping, svd }
 }
 
-function prepare(value: unknown, optionsValue: unknown): Prepared {
+function prepare(value: unknown, optionsValue: unknown, room: LowRankRoom, copy: boolean): Prepared {
   const o = lowRankOptions(optionsValue)
   const w = matrixOf(value, 'w', o.dims)
   const { rows, damping, svd } = lowRankTerms(w.dims, o)
@@ -145,10 +153,11 @@ function prepare(value: unknown, optionsValue: unknown): Prepared {
   if (o.secondMoments !== undefined) {
     const inputs = rows ? m : n
     const outputs = rows ? n : m
-    const moments = momentsOf(o.secondMoments, inputs)
+    const moments = momentsOf(o.secondMoments, inputs, copy)
+    room.ease()
     const params = Float64Array.of(outputs, inputs, rows ? 1 : 0, damping)
-    const l = allocate('float64', inputs * inputs, 'secondMoments') as Float64Array
-    whiten = [params, w.data, moments, l, allocate(w.type, m * n, 'w') as Floats, new Float64Array(1)]
+    const l = room.allocate('float64', inputs * inputs, 'secondMoments') as Float64Array
+    whiten = [params, w.data, moments, l, room.allocate(w.type, m * n, 'w') as Floats, new Float64Array(1)]
   }
   return { w, m, n, rows, svd, whiten }
 }
@@ -216,8 +225,9 @@ function finish(p: Prepared, d: Svd, right: Float64Array): LowRank {
   let { error, relativeError } = d
   if (whiten) {
     let [sum, norm] = [0, 0]
+    const row = new Float64Array(n)
     for (let i = 0; i < m; i++) {
-      const row = Float64Array.from(w.data.subarray(i * n, (i + 1) * n))
+      row.set(w.data.subarray(i * n, (i + 1) * n))
       for (let j = 0; j < n; j++) norm += (row[j] as number) ** 2
       for (let k = 0; k < rank; k++) {
         const f = a[i * rank + k] as number
@@ -266,14 +276,21 @@ function renamed(e: unknown): never {
  * const { a, b, rank, saves } = lowRank(w, { maxError: 0.1 }) // w·x ≈ a·(b·x)
  */
 export function lowRank(w: TensorLike | Floats, options?: LowRankOptions): LowRank {
-  const p = prepare(w, options)
+  return lowRankIn(kPlain, w, options)
+}
+
+/** @internal {@link lowRank} with its largest memory in `room`. */
+export function lowRankIn(room: LowRankRoom, w: TensorLike | Floats, options?: LowRankOptions): LowRank {
+  const p = prepare(w, options, room, false)
   if (p.whiten) whitened(native()[p.w.type === 'float64' ? 'svdWhitenFloat64' : 'svdWhitenFloat32'](...p.whiten), p)
+  room.ease()
   let d: Svd
   try {
     d = svd(target(p), { ...p.svd, vectors: true })
   } catch (e) {
     renamed(e)
   }
+  room.ease()
   const right = inputSide(p, d)
   if (p.whiten) check(native().svdUnwhiten(d.rank, p.rows ? p.m : p.n, p.whiten[3], right), 'w')
   return finish(p, d, right)
@@ -281,7 +298,7 @@ export function lowRank(w: TensorLike | Floats, options?: LowRankOptions): LowRa
 
 /** {@link lowRank} off the JavaScript thread; `w` must not be written until the promise settles. */
 export async function lowRankAsync(w: TensorLike | Floats, options?: LowRankOptions): Promise<LowRank> {
-  const checked = prepare(w, options)
+  const checked = prepare(w, options, kPlain, true)
   const data = pin(checked.w.data)
   const p: Prepared = { ...checked, w: { ...checked.w, data } }
   if (p.whiten) {

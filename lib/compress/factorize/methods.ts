@@ -1,7 +1,9 @@
-import { lowRank, svd } from '../../kernels'
+import { svd } from '../../kernels'
 import { cp, nmf, separable, tucker, vbmfRank } from '../../kernels/factor'
+import { lowRankIn } from '../../kernels/lowrank'
 import { sizeOf } from '../../tensor'
 import { transposed } from '../computed'
+import { ease, paged, touched } from '../paged'
 import type { FactorLayer } from './layer'
 
 /** How a weight is taken apart. */
@@ -127,7 +129,7 @@ function bySvd(values: Values, layer: FactorLayer, { rule, seed, moments }: Meth
           : rule.energy !== undefined
             ? { energy: rule.energy }
             : { maxError: rule.error! }
-  const found = lowRank(w, {
+  const found = lowRankIn({ allocate: paged, ease }, w, {
     ...ranked,
     seed,
     inputs,
@@ -161,7 +163,10 @@ function whitening({ hessian, sampled }: Moments, shrink: boolean): object {
 function shrinkage(hessian: Float64Array, side: number, vectors: number): number {
   let [trace, squares] = [0, 0]
   for (let i = 0; i < side; i++) trace += hessian[i * side + i]!
-  for (const v of hessian) squares += v * v
+  for (let i = 0; i < hessian.length;) {
+    for (const end = i + side; i < end; i++) squares += hessian[i]! * hessian[i]!
+    touched(8 * side)
+  }
   const above = (1 - 2 / side) * squares + trace ** 2
   const below = (vectors + 1 - 2 / side) * (squares - trace ** 2 / side)
   return below > 0 ? Math.min(1, above / below) : 0

@@ -28,7 +28,7 @@ export interface Choices {
   /** Of integers: their bits, and the scales, [rows, blocks]. */
   readonly bits?: number
   readonly scale?: Float32Array
-  /** Of anything else; rows of all groups counted through. */
+  /** Of anything else; rows of all groups counted through. Valid until another row's of the same block are asked for. */
   readonly levels?: (row: number, block: number) => Levels
 }
 
@@ -50,12 +50,24 @@ export function integerChoices(layout: Cut, rows: RowLayout, count: number, scal
   return { blockSize, bits, scale: at.map((i) => scales[i]!) }
 }
 
-/** @internal Levels by the number of the layout's group. */
-export function levelChoices(layout: Cut, rows: RowLayout, count: number, groups: number, levelsOf: (group: number) => Levels): Choices {
+/** @internal Levels by the number of the layout's group; those of one row are held, in `into` where they had their place before. */
+export function levelChoices(layout: Cut, rows: RowLayout, count: number, groups: number, levelsOf: (group: number, into?: Float64Array) => Levels): Choices {
   const { at, blockSize } = placesOf(layout, rows, count, groups)
   const blocks = blockSize ? rows.size / blockSize : 1
-  const known: Levels[] = []
-  return { blockSize, levels: (row, block) => (known[at[row * blocks + block]!] ??= levelsOf(at[row * blocks + block]!)) }
+  const of = held(levelsOf)
+  return { blockSize, levels: (row, block) => of(at[row * blocks + block]!, block) }
+}
+
+/** What was made last for each block: short blocks have more levels in all than a weight has values. */
+function held<T extends { readonly values: Float64Array }>(make: (key: number, into?: Float64Array) => T): (key: number, block: number) => T {
+  const known: { readonly key: number; readonly made: T }[] = []
+  return (key, block) => {
+    const last = known[block]
+    if (last?.key === key) return last.made
+    const made = make(key, last?.made.values)
+    known[block] = { key, made }
+    return made
+  }
 }
 
 /**
@@ -120,15 +132,17 @@ export function roundCalibrated(
 function placesOfCodes({ levels, scale, bits = 8 }: Choices, blocks: number): (row: number, block: number) => Float64Array {
   if (levels) return (row, block) => levels(row, block).values
   const top = 2 ** (bits - 1) - 1
-  const known: Float64Array[] = []
-  return (row, block) => {
-    const at = row * blocks + block
-    return (known[at] ??= Float64Array.from({ length: 2 * top + 1 }, (_, i) => Math.fround((i - top) * scale![at]!)))
-  }
+  const of = held((at: number, into = new Float64Array(2 * top + 1)) => {
+    for (let i = 0; i < into.length; i++) into[i] = Math.fround((i - top) * scale![at]!)
+    return { values: into }
+  })
+  return (row, block) => of(row * blocks + block, block).values
 }
 
 /** Rows, and groups, that choose λ. */
 const kJudges = 64
+/** Matrices of so many bytes lie in files: there are as many as folds, and more. */
+const kMapped = 1e6
 const kGroups = 16
 
 /**
@@ -145,14 +159,14 @@ function chooseLambda(weights: Float32Array, { groups, outputs, size }: RowLayou
     const w = new Float32Array(count * size)
     at.forEach((row, i) => w.set(weights.subarray(row * size, (row + 1) * size), i * size))
     const parts = folds.map(({ hessian }) => hessian.subarray(g * size * size, (g + 1) * size * size))
-    const all = paged('float64', size * size, 'hessian') as Float64Array
+    const all = paged('float64', size * size, 'hessian', kMapped) as Float64Array
+    const others = paged('float64', size * size, 'hessian', kMapped) as Float64Array
     for (const p of parts)
       for (let i = 0; i < all.length;) {
         for (const end = i + size; i < end; i++) all[i]! += p[i]!
         touched(16 * size)
       }
     for (const part of parts) {
-      const others = paged('float64', size * size, 'hessian') as Float64Array
       for (let i = 0; i < all.length;) {
         for (const end = i + size; i < end; i++) others[i] = all[i]! - part[i]!
         touched(24 * size)

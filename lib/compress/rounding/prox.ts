@@ -7,7 +7,7 @@ import { nearestLevel } from './levels'
 export interface ProxOptions {
   /** Columns that share levels; 0 is a row. */
   readonly blockSize: number
-  /** The values that a weight of a row and block may take, ascending. */
+  /** The values that a weight of a row and block may take, ascending; valid until another row's of the same block are asked for. */
   readonly levels: (row: number, block: number) => Float64Array
   /** Strength of the regulariser at the end of the path, in gaps between levels. */
   readonly lambda: number
@@ -53,8 +53,7 @@ export function prox(weights: Float32Array, rows: number, columns: number, hessi
   for (let from = 0; from < rows; from += step) {
     const count = Math.min(step, rows - from)
     const w = weights.subarray(from * columns, (from + count) * columns)
-    const own = Array.from({ length: count }, (_, r) => Array.from({ length: blockSize ? Math.ceil(columns / blockSize) : 1 }, (__, b) => levels(from + r, b)))
-    const of = (r: number, c: number): Float64Array => own[r]![blockSize ? Math.floor(c / blockSize) : 0]!
+    const of = (r: number, c: number): Float64Array => levels(from + r, blockSize ? Math.floor(c / blockSize) : 0)
     const q = w.slice()
     const last = w.slice()
     const ahead = new Float32Array(q.length)

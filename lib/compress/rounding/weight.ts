@@ -27,11 +27,15 @@ export function scalesOf(values: Float32Array, layout: Layout, { grid, bits, fit
   return grid.format === 'residual' ? fitResidual(values, layout, bits) : fitScales(values, layout, grid, fit, powers)
 }
 
-/** @internal What the values of group `group` may be; nothing for integers. */
-export function levelsOf({ grid, bits }: Rounding, scales: Float32Array): ((group: number) => Levels) | undefined {
+/** @internal What the values of group `group` may be, `into` their place where one is given; nothing for integers. */
+export function levelsOf({ grid, bits }: Rounding, scales: Float32Array): ((group: number, into?: Float64Array) => Levels) | undefined {
   if (grid.format === 'residual') return (group) => residualLevels(scales, bits, group)
-  const { levels } = grid
-  return levels && ((group) => ({ values: Float64Array.from(levels, (v) => Math.fround(Math.fround(v) * scales[group]!)) }))
+  if (!grid.levels) return undefined
+  const levels = Float64Array.from(grid.levels, Math.fround)
+  return (group, into = new Float64Array(levels.length)) => {
+    for (let i = 0; i < into.length; i++) into[i] = Math.fround(levels[i]! * scales[group]!)
+    return { values: into }
+  }
 }
 
 /** @internal Every value to the nearest code. Scales are found where none are given. */

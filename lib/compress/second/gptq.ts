@@ -16,7 +16,10 @@ export interface GptqOptions {
   readonly range?: 'nearest' | 'omse'
   /** Scales to be used, [rows, blocks], instead of finding them. */
   readonly scale?: Float32Array
-  /** The values that a weight of a row and block may take, ascending, instead of scaled integers. Codes are their places. */
+  /**
+   * The values that a weight of a row and block may take, ascending, instead of scaled integers. Codes are their places. Answers may be
+   * overwritten when another row's of the same block are asked for.
+   */
   readonly levels?: (row: number, block: number) => Float64Array
   /** Added to the diagonal, as a share of its mean. Default 0.01. */
   readonly damping?: number
@@ -64,7 +67,7 @@ export function gptq(weights: Float32Array, rows: number, columns: number, hessi
   const w = at ? permuted(weights, rows, columns, at) : copied(weights, columns)
   const { factor } = inverseFactor(at ? permutedBoth(hessian, columns, at) : hessian, columns, damping)
   // A block's own turn is a time of its own only where columns keep their order.
-  const levels = options.levels && listed(options.levels, blocks)
+  const levels = options.levels && listed(options.levels)
   const fixed = levels ? scale.fill(1) : options.scale ?? (order || blocks === 1 ? scalesOf(weights, rows, columns, size, top, search) : undefined)
   if (fixed) scale.set(fixed)
   const codes = paged('int8', rows * columns, 'weights') as Int8Array
@@ -117,16 +120,14 @@ export function gptq(weights: Float32Array, rows: number, columns: number, hessi
   return { codes: placed, scale, error, relative: all > 0 ? error / all : 0 }
 }
 
-/** Levels by row and block, each asked for once, and where zero is among them (-1: nowhere). */
-function listed(of: NonNullable<GptqOptions['levels']>, blocks: number): (row: number, block: number) => { readonly values: Float64Array; readonly zero: number } {
-  const known: { values: Float64Array; zero: number }[] = []
+/** Levels of one row, by block, and where zero is among them (-1: nowhere). */
+function listed(of: NonNullable<GptqOptions['levels']>): (row: number, block: number) => { readonly values: Float64Array; readonly zero: number } {
+  const known: { readonly row: number; readonly values: Float64Array; readonly zero: number }[] = []
   return (row, block) => {
-    let found = known[row * blocks + block]
-    if (!found) {
-      const values = of(row, block)
-      found = known[row * blocks + block] = { values, zero: values.indexOf(0) }
-    }
-    return found
+    const last = known[block]
+    if (last?.row === row) return last
+    const values = of(row, block)
+    return (known[block] = { row, values, zero: values.indexOf(0) })
   }
 }
 

@@ -2,10 +2,9 @@ import type { Graph } from '../../model/graph'
 import type { Model } from '../../model/model'
 import { raiseOpset } from '../../model/opset'
 import type { Tensor } from '../../tensor'
-import type { Calibration, Inputs } from '../calibration'
+import { Calibration, type Inputs } from '../calibration'
 import { numbersOf } from '../half/widen'
 import type { Run } from '../progress'
-import { Runner } from '../runner'
 import type { CodedLayer } from './layers'
 import { insertPair } from './pairs'
 import type { Code } from './ranges'
@@ -36,16 +35,11 @@ export async function noiseOf(
   const sets: Inputs[] = []
   for await (const inputs of calibration.inputs()) if (sets.push(inputs) === kSets) break
   const fetch = scoresOf(model.graph)
-  const settings = threads === undefined ? {} : { threads }
-  const answers = async (m: Model): Promise<Record<string, Tensor>[]> => {
-    const session = await Runner.create(m, fetch, settings)
-    try {
-      const found: Record<string, Tensor>[] = []
-      for (const inputs of sets) found.push(await session.run(inputs, { fetch, ...(run.signal ? { signal: run.signal } : {}) }))
-      return found
-    } finally {
-      session.dispose()
-    }
+  const few = Calibration.from(sets)
+  const answers = async (m: Model): Promise<ReadonlyMap<string, Tensor>[]> => {
+    const found: ReadonlyMap<string, Tensor>[] = []
+    await few.each(m, fetch, run, (values) => void found.push(values), { phase: 'none', inScratch: true, ...(threads === undefined ? {} : { threads }) })
+    return found
   }
   const want = await answers(model)
   const noise = new Map<string, number>()
@@ -62,13 +56,13 @@ export async function noiseOf(
   return noise
 }
 
-function worst(names: readonly string[], want: readonly Record<string, Tensor>[], got: readonly Record<string, Tensor>[]): number {
+function worst(names: readonly string[], want: readonly ReadonlyMap<string, Tensor>[], got: readonly ReadonlyMap<string, Tensor>[]): number {
   let most = 0
   for (const name of names) {
     let signal = 0
     let off = 0
     for (const [i, one] of want.entries()) {
-      const [y, z] = [one[name], got[i]?.[name]].map((t) => t && numbersOf(t))
+      const [y, z] = [one.get(name), got[i]?.get(name)].map((t) => t && numbersOf(t))
       if (!y || z?.length !== y.length) continue
       for (let k = 0; k < y.length; k++) {
         const v = y[k] as number

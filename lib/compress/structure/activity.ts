@@ -1,9 +1,11 @@
+import { gemm } from '../../kernels/gemm'
 import type { Model } from '../../model/model'
 import type { Node } from '../../model/node'
 import { weights } from '../../model/weights'
 import { sizeOf, type Tensor } from '../../tensor'
 import type { Calibration } from '../calibration'
-import { moments, rowLayoutOf, toRows } from '../moments'
+import { moments, rowLayoutOf, toRows, type RowLayout } from '../moments'
+import { ease, paged, touched } from '../paged'
 import type { Run } from '../progress'
 import type { Group, Member } from './groups'
 
@@ -51,8 +53,10 @@ export async function activityScores(
   run: Run,
 ): Promise<(Float64Array | string)[]> {
   if (criterion === 'thinet' || criterion === 'lasso') {
-    const grams = await contributions(model, groups, calibration, run)
-    return grams.map((gram, g) => (gram ? (criterion === 'thinet' ? greedy(gram, groups[g]!.units) : lasso(gram, groups[g]!.units)) : 'what reads these channels cannot be seen'))
+    const score = criterion === 'thinet' ? greedy : lasso
+    const scores: (Float64Array | string)[] = groups.map(() => 'what reads these channels cannot be seen')
+    await contributions(model, groups, calibration, run, (g, gram) => (scores[g] = score(gram, groups[g]!.units)))
+    return scores
   }
   const views = groups.map((g) => viewsOf(g)[0])
   const sums = groups.map((g) => ({ count: 0, sum: new Float64Array(g.units), squares: new Float64Array(g.units), plain: new Float64Array(g.units) }))
@@ -146,68 +150,107 @@ export function rankOf(map: Float32Array, h: number, w: number): number {
   return Math.min(h, w)
 }
 
-/** Of each group: the symmetric G[u, v] = Σ of (what unit u adds to a reader's sums) · (what v adds), over readers, outputs and positions. */
-async function contributions(model: Model, groups: readonly Group[], calibration: Calibration, run: Run): Promise<(Float64Array | undefined)[]> {
+/**
+ * Of each group, as soon as its readers were seen: the symmetric G[u, v] = Σ of (what unit u adds to a reader's sums) · (what v adds), over
+ * readers, outputs and positions.
+ */
+async function contributions(model: Model, groups: readonly Group[], calibration: Calibration, run: Run, found: (g: number, gram: Float64Array) => void): Promise<void> {
   const grams: (Float64Array | undefined)[] = groups.map(() => undefined)
   const readers = new Map<string, { readonly g: number; readonly member: Member }[]>()
   groups.forEach((group, g) => {
     for (const { member } of viewsOf(group)) readers.set(member.tensor, [...(readers.get(member.tensor) ?? []), { g, member }])
   })
   const all = weights(model.graph).filter((w) => w.graph === model.graph && readers.has(w.initializer.name))
-  for await (const { weight, moments: found } of moments(model, all, calibration, { run })) {
+  const last = new Map(all.flatMap((w) => readers.get(w.initializer.name)!.map(({ g }) => [g, w.initializer.name] as const)))
+  for await (const { weight, moments: seen } of moments(model, all, calibration, { run })) {
+    const { initializer } = weight
     const layout = rowLayoutOf(weight)
-    if (!found || !layout || found.groups !== 1 || weight.initializer.type !== 'float32') continue
-    const { size, hessian } = found
-    const w = toRows(weight.initializer.readSync().data as Float32Array, layout)
-    const channels = weight.initializer.dims[readerAxis(weight.node)]!
-    const taps = size / channels
-    for (const { g, member } of readers.get(weight.initializer.name)!) {
-      const { units } = groups[g]!
-      const gram = (grams[g] ??= new Float64Array(units * units))
-      // Of each unit: its features in the sums.
-      const features = Array.from({ length: units }, (_, u) => Array.from(member.indices.subarray(u * member.per, (u + 1) * member.per)).flatMap((c) => Array.from({ length: taps }, (_, t) => c * taps + t)))
-      const products = weightProducts(w, layout.outputs, size)
-      for (let u = 0; u < units; u++)
-        for (let v = 0; v <= u; v++) {
-          let sum = 0
-          for (const i of features[u]!) for (const j of features[v]!) sum += hessian[i * size + j]! * products[i * size + j]!
-          gram[u * units + v]! += sum
-          if (u !== v) gram[v * units + u]! += sum
-        }
+    const own = readers.get(initializer.name)!
+    if (seen && layout && seen.groups === 1 && initializer.type === 'float32')
+      for (const { g, member } of own) {
+        run.check()
+        const gram = (grams[g] ??= paged('float64', groups[g]!.units ** 2) as Float64Array)
+        addContributions(gram, groups[g]!.units, member, run.scratch.read(initializer).data as Float32Array, layout, seen.hessian, layout.size / initializer.dims[readerAxis(weight.node)]!)
+      }
+    for (const g of new Set(own.map((o) => o.g))) {
+      if (last.get(g) !== initializer.name) continue
+      if (grams[g]) found(g, grams[g])
+      grams[g] = undefined
     }
   }
-  return grams
+}
+
+/** Products of features that are computed at a time. */
+const kPart = 2 ** 22
+
+/** Of one reader, `taps` features a channel. */
+function addContributions(gram: Float64Array, units: number, { per, indices }: Member, data: Float32Array, layout: RowLayout, hessian: Float64Array, taps: number): void {
+  const { outputs, size } = layout
+  // Of each unit: its features in the sums.
+  const features = Array.from({ length: units }, (_, u) => Array.from(indices.subarray(u * per, (u + 1) * per)).flatMap((c) => Array.from({ length: taps }, (_, t) => c * taps + t)))
+  // The reader's matrix as it lies where that is [features, outputs], else [outputs, features].
+  const turned = layout.order === 'columns'
+  const w = turned ? data : toRows(data, layout)
+  const wide = per * taps
+  const step = Math.max(1, Math.min(units, Math.floor(kPart / (wide * Math.max(size, outputs)))))
+  const left = new Float32Array(step * wide * outputs)
+  const room = new Float32Array(step * wide * size)
+  for (let from = 0; from < units; from += step) {
+    const count = Math.min(step, units - from)
+    const part = features.slice(from, from + count).flat()
+    for (const [i, f] of part.entries())
+      if (turned) left.set(w.subarray(f * outputs, (f + 1) * outputs), i * outputs)
+      else for (let o = 0; o < outputs; o++) left[i * outputs + o] = w[o * size + f]!
+    const products = gemm(left.subarray(0, part.length * outputs), w, {
+      aDims: [part.length, outputs],
+      bDims: turned ? [size, outputs] : [outputs, size],
+      transposeB: turned,
+      out: room.subarray(0, part.length * size),
+    }).data as Float32Array
+    for (let u = from, at = 0; u < from + count; u++, at += wide * size) {
+      for (let v = 0; v <= u; v++) {
+        let sum = 0
+        for (const [a, i] of features[u]!.entries()) for (const j of features[v]!) sum += hessian[i * size + j]! * products[at + a * size + j]!
+        gram[u * units + v]! += sum
+      }
+      touched(8 * (wide * size + units))
+    }
+  }
+  mirrorUp(gram, units)
+  ease()
+}
+
+/** The lower triangle [n, n] into the upper one. */
+function mirrorUp(a: Float64Array, n: number): void {
+  const tile = 256
+  for (let i0 = 0; i0 < n; i0 += tile)
+    for (let j0 = 0; j0 <= i0; j0 += tile) {
+      const i1 = Math.min(n, i0 + tile)
+      for (let i = i0; i < i1; i++) for (let j = j0; j < Math.min(i, j0 + tile); j++) a[j * n + i] = a[i * n + j]!
+      touched(16 * tile * tile)
+    }
 }
 
 const readerAxis = (node: Node): number => (node.is('Conv') ? 1 : node.is('LSTM', 'GRU', 'RNN') ? 2 : node.is('Gemm') && node.int('transB', 0) ? 1 : 0)
-
-/** Σ over outputs of w[o, i] · w[o, j], symmetric. */
-function weightProducts(w: Float32Array, outputs: number, size: number): Float32Array {
-  const out = new Float32Array(size * size)
-  for (let o = 0; o < outputs; o++)
-    for (let i = 0; i < size; i++) {
-      const v = w[o * size + i]!
-      if (v !== 0) for (let j = i, from = i * size, row = o * size; j < size; j++) out[from + j]! += v * w[row + j]!
-    }
-  for (let i = 0; i < size; i++) for (let j = 0; j < i; j++) out[i * size + j] = out[j * size + i]!
-  return out
-}
 
 /** Always the unit next whose removal, with those removed before, changes the sum least; the order is the score. */
 function greedy(gram: Float64Array, units: number): Float64Array {
   const scores = new Float64Array(units)
   const cross = new Float64Array(units)
+  const own = Float64Array.from(scores, (_, u) => gram[u * units + u]!)
+  ease()
   const left = new Set(Array.from({ length: units }, (_, u) => u))
   for (let step = 0; step < units; step++) {
     let best = -1
     let least = Infinity
     for (const u of left) {
-      const cost = gram[u * units + u]! + 2 * cross[u]!
+      const cost = own[u]! + 2 * cross[u]!
       if (cost < least || best < 0) [best, least] = [u, cost]
     }
     left.delete(best)
     scores[best] = step
     for (const u of left) cross[u]! += gram[best * units + u]!
+    touched(8 * units)
   }
   return scores
 }
@@ -218,9 +261,14 @@ const kPath = 60
 function lasso(gram: Float64Array, units: number): Float64Array {
   const scores = new Float64Array(units)
   const target = new Float64Array(units)
-  for (let u = 0; u < units; u++) for (let v = 0; v < units; v++) target[u]! += gram[u * units + v]!
+  for (let u = 0; u < units; u++) {
+    for (let v = 0; v < units; v++) target[u]! += gram[u * units + v]!
+    touched(8 * units)
+  }
   let top = 0
   for (const t of target) top = Math.max(top, Math.abs(t))
+  const diagonal = Float64Array.from(scores, (_, u) => gram[u * units + u]!)
+  ease()
   const beta = new Float64Array(units)
   const residual = Float64Array.from(target)
   for (let k = 0; k < kPath && top > 0; k++) {
@@ -228,7 +276,7 @@ function lasso(gram: Float64Array, units: number): Float64Array {
     for (let pass = 0; pass < 30; pass++) {
       let moved = 0
       for (let u = 0; u < units; u++) {
-        const own = gram[u * units + u]!
+        const own = diagonal[u]!
         if (!(own > 0)) continue
         const r = residual[u]! + own * beta[u]!
         const next = (Math.sign(r) * Math.max(0, Math.abs(r) - penalty)) / own
@@ -237,6 +285,7 @@ function lasso(gram: Float64Array, units: number): Float64Array {
         beta[u] = next
         moved = Math.max(moved, Math.abs(change))
         for (let v = 0; v < units; v++) residual[v]! -= gram[u * units + v]! * change
+        touched(8 * units)
       }
       if (moved < 1e-5) break
     }

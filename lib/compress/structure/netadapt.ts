@@ -1,3 +1,4 @@
+import { Initializer } from '../../model/graph'
 import type { Model } from '../../model/model'
 import { become } from '../become'
 import { KeepBudget } from '../computed'
@@ -108,6 +109,7 @@ export async function netadapt(
   const all = first.chosen.reduce((n, g) => n + g.units, 0)
   const start = totalMacs(current, structure.dims)
   const rounds: Round[] = []
+  const keep = new KeepBudget()
   let places = new Places()
   let [macs, noise, accuracy, removed] = [start, 0, judge ? await judge.accuracy(model) : 0, 0]
   for (;;) {
@@ -127,7 +129,7 @@ export async function netadapt(
     const judged: { readonly candidate: Candidate; readonly places: Places; readonly accuracy: number; readonly loss: number }[] = []
     for (const candidate of candidates.slice(0, judge && !goal.reconstruct ? kJudged : 1)) {
       const next = places.after(current, candidate)
-      if (goal.reconstruct) await reconstruct(model, candidate.model, next.gone, new Set(candidate.group.members.map((m) => m.tensor)), calibration!, run, goal.ridge, new KeepBudget())
+      if (goal.reconstruct) await reconstruct(model, candidate.model, next.gone, new Set(candidate.group.members.map((m) => m.tensor)), calibration!, run, goal.ridge, keep)
       const score = judge ? await judge.accuracy(candidate.model) : 0
       judged.push({ candidate, places: next, accuracy: score, loss: (accuracy - score) / candidate.saved })
     }
@@ -136,6 +138,7 @@ export async function netadapt(
     if (!best || (judge && best.accuracy < judge.least)) break
     const { candidate } = best
     ;[current, places, accuracy] = [candidate.model, best.places, best.accuracy]
+    settle(current, keep)
     removed += candidate.units.length
     macs -= candidate.saved
     noise = goal.reconstruct ? await outputs.noise(current) : candidate.noise
@@ -144,6 +147,12 @@ export async function netadapt(
   }
   become(model, current)
   return { rounds, gone: places.gone, reasons: first.reasons, removed, all, macs: [start, macs] }
+}
+
+/** What would be computed from the weights before, and these from those before them, is computed once. */
+function settle({ graph }: Model, keep: KeepBudget): void {
+  for (const { name, type, dims, byteLength, source } of [...graph.initializers.values()])
+    if (source.kind === 'computed') graph.setInitializer(name, new Initializer(name, type, dims, keep.hold(source.readSync(0, byteLength))))
 }
 
 /** The fewest of a group's least important units that save enough, or all that may go. */
@@ -158,7 +167,7 @@ function propose(model: Model, structure: Structure, group: Group, scores: Float
       before = going
       const units = order.slice(0, going).sort((a, b) => a - b)
       const trial = model.clone()
-      if (removeUnits(trial, structure, [{ group, units }], new KeepBudget()).size > 0) return undefined
+      if (removeUnits(trial, structure, [{ group, units }], new KeepBudget(0)).size > 0) return undefined
       const saved = macs - totalMacs(trial, structure.dims)
       if (saved <= 0) return undefined
       last = { group, units, model: trial, saved }
@@ -169,7 +178,7 @@ function propose(model: Model, structure: Structure, group: Group, scores: Float
         if (fewer > 0 && fewer < going) {
           const some = order.slice(0, fewer).sort((a, b) => a - b)
           const less = model.clone()
-          removeUnits(less, structure, [{ group, units: some }], new KeepBudget())
+          removeUnits(less, structure, [{ group, units: some }], new KeepBudget(0))
           return { group, units: some, model: less, saved: macs - totalMacs(less, structure.dims) }
         }
         return last

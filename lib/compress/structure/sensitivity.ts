@@ -101,7 +101,7 @@ export async function pruningSensitivity(model: Model, options: PruningSensitivi
       await run.tell('prune', g * ratios.length + r, groups.length * ratios.length, group.name)
       const units = chooseUnits([group], [scores[g]!], { sparsity: ratio, scope: 'uniform', roundTo: 1, minChannels: 1 })[0]!
       const small = base.clone()
-      if (removeUnits(small, structure, [{ group, units }], new KeepBudget()).size > 0) continue
+      if (removeUnits(small, structure, [{ group, units }], new KeepBudget(0)).size > 0) continue
       const noise = await outputs?.noise(small)
       const accuracy = evaluate && (await measure(small.clone(), 'compressed', evaluate, {}, run)).accuracy
       points.push({
