@@ -61,6 +61,21 @@ function resizeChannels(c: CoupleContext): void {
 
 export const resizing: Ops = {
   Resize: op(resize, resizeChannels),
+  GridSample: op((c) => {
+    const [x, grid] = [c.dims(0), c.dims(1)]
+    if (x && grid && (x.length < 3 || grid.length !== x.length || (typeof grid[grid.length - 1] === 'number' && grid[grid.length - 1] !== x.length - 2)))
+      bad(c, `an image of ${x.length} axes and places of [${grid.join(', ')}]`)
+    if (x && grid && typeof x[0] === 'number' && typeof grid[0] === 'number' && x[0] !== grid[0]) bad(c, `${x[0]} images and places of ${grid[0]}`)
+    c.set(0, c.type(0), x && grid && [x[0] as Dim, x[1] as Dim, ...grid.slice(1, -1)])
+  }),
+  RoiAlign: op((c) => {
+    const [x, rois] = [c.dims(0), c.dims(1)]
+    if (x && x.length !== 4) bad(c, `an image of ${x.length} axes`)
+    if (rois && (rois.length !== 2 || (typeof rois[1] === 'number' && rois[1] !== 4))) bad(c, `regions of [${rois.join(', ')}]`)
+    const [count, images] = [rois?.[0] ?? null, c.dims(2)?.[0] ?? null]
+    if (typeof count === 'number' && typeof images === 'number' && count !== images) bad(c, `${count} regions of ${images} images`)
+    c.set(0, c.type(0), x && [count, x[1] as Dim, c.node.int('output_height', 1), c.node.int('output_width', 1)])
+  }),
   Upsample: op((c) => {
     const x = c.dims(0)
     const given = c.node.attributes.get('scales')

@@ -4,7 +4,7 @@ import { bakeries, conversions, weights } from './convert'
 import { foreignPart, type Host } from './host'
 import { images, pools } from './image'
 import { losses } from './loss'
-import { patches } from './patch'
+import { patches, regions } from './patch'
 import { oddPicking, picking } from './pick'
 import { draws, dropouts } from './random'
 import { cumulation, layerNorms, reductions, sums, training } from './reduce'
@@ -15,8 +15,8 @@ export { kSequence, tensorOf } from './sequence'
 export type { Foreign, Host, HostRun, HostScope, Inner } from './host'
 
 /** What always runs here: control flow, results whose shape depends on data, and ops that are rare. */
-const kAlways: Readonly<Record<string, Host>> = { ...control, ...picking, ...sums, ...losses, ...images, ...signals, ...patches, ...draws, ...sequences }
-const kElse: Readonly<Record<string, Host>> = { ...reductions, ...cumulation, ...layerNorms, ...pools, ...conversions, ...bakeries, ...oddPicking, ...dropouts, ...handing }
+const kAlways: Readonly<Record<string, Host>> = { ...control, ...picking, ...sums, ...losses, ...signals, ...patches, ...draws, ...sequences }
+const kElse: Readonly<Record<string, Host>> = { ...reductions, ...cumulation, ...layerNorms, ...images, ...regions, ...pools, ...conversions, ...bakeries, ...oddPicking, ...dropouts, ...handing }
 
 /** How a node runs that no plan can take; undefined for one that a plan takes. */
 export function hostOf(node: Node, graph: Graph, shapes: Shapes): Host | undefined {
@@ -44,6 +44,10 @@ function isOdd(node: Node, graph: Graph, shapes: Shapes): boolean {
   switch (op) {
     case 'LayerNormalization':
       return Boolean(node.outputs[1] || node.outputs[2])
+    case 'GridSample':
+      return [0, 1].some((i) => type(i) !== 'float32') || shapes.get(node.inputs[0] as string, graph)?.dims?.length !== 4
+    case 'RoiAlign':
+      return [0, 1].some((i) => type(i) !== 'float32') || type(2) !== 'int64'
     case 'MaxPool':
     case 'AveragePool':
       return Boolean(node.outputs[1]) || type(0) !== 'float32' || (node.ints('kernel_shape')?.length ?? 0) > 3

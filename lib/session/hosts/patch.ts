@@ -327,8 +327,8 @@ export const patches: Readonly<Record<string, Host>> = {
   Col2Im: col2im,
   DeformConv: deformConv,
   MaxUnpool: maxUnpool,
-  RoiAlign: roiAlign,
   CenterCropPad: centerCropPad,
   AffineGrid: affineGrid,
   ConvInteger: convInteger,
 }
+export const regions: Readonly<Record<string, Host>> = { RoiAlign: roiAlign }

@@ -13,6 +13,7 @@ import { pooling } from './pool'
 import { recurrents } from './recurrent'
 import { quantization } from './quantized'
 import { resizing } from './resize'
+import { sampling } from './sample'
 import { orTyped, typedOps } from './typed'
 
 /** Arithmetic that also exists for integers. */
@@ -32,6 +33,7 @@ const kOps: Readonly<Record<string, Lower>> = {
   ...pooling,
   ...norm,
   ...resizing,
+  ...sampling,
   ...attentions,
   ...recurrents,
   ...quantization,
