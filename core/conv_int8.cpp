@@ -78,7 +78,9 @@ WhittleStatus as_product(const ConvInt8Problem& p, int threads) {
   g.out_zero = p.out_zero;
   g.out = p.out;
   g.threads = threads;
-  return p.sparse ? sparse_gemm_int8(*p.sparse, g) : gemm_int8(gemm_int8_kernels(), g);
+  if (!p.sparse) return gemm_int8(gemm_int8_kernels(), g);
+  const SparseInt8Image image = {p.x, p.n, p.h, p.w, p.c, p.oh, p.ow, p.kh, p.kw, p.dilation_h, p.dilation_w, p.pad_top, p.pad_left};
+  return sparse_gemm_int8(*p.sparse, g, !plain && p.stride_h == 1 && p.stride_w == 1 ? &image : nullptr);
 }
 
 // Sums of a few rows of a block of channels, then the epilogue, so that the sums stay in the first-level cache.

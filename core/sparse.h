@@ -183,6 +183,13 @@ WhittleStatus sparse_build(const SparseBuild& build, SparseMatrix* out);
 // What was stored, as rows x cols of the matrix's type.
 void sparse_to_dense(const SparseMatrix& w, void* out);
 
+// Where rows of x are what windows of stride 1 find in images [n, h, w, c] of codes: row (image * oh + oy) * ow + ox, column
+// (ky * kw + kx) * c + channel, the zero point outside.
+struct SparseInt8Image {
+  const uint8_t* x;
+  int64_t n, h, w, c, oh, ow, kh, kw, dilation_h, dilation_w, pad_top, pad_left;
+};
+
 struct SparseArgs {
   const SparseMatrix* w;
   const void* x;            // float32, or 8-bit integers where w is int8
@@ -195,6 +202,7 @@ struct SparseArgs {
   // Instead of x where by_rows: rows of x as they are asked for, any of them from any thread (core/gemm.h, core/gemm_int8.h).
   GemmFill fill;
   GemmInt8Fill fill_bytes;  // for int8
+  const SparseInt8Image* image;  // what fill_bytes reads, where it is one; or null
   const void* fill_context;
   // Like out, added before the activation, where x goes by rows and results are not int32 (float weights: in tiles only); or null.
   const float* residual;

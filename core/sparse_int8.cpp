@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "core/scratch.h"
+#include "core/sparse_int8_image.h"
 #include "core/sparse_int8_layout.h"
 #include "core/threads.h"
 
@@ -231,10 +232,11 @@ WhittleStatus multiply_strips(const Product& p) {
       t.units = static_cast<int32_t>(units);
       t.x = strip + b * d.block * wide * k.x_bytes;
       t.acc = acc;
-      if (b == d.blocks - 1) bring_near(out_at(p, product, row, column), a.by_rows ? columns : rows, (a.by_rows ? rows : columns) * p.size,
-                                        (a.by_rows ? w.rows : a.columns) * p.size);
-      if (b == d.blocks - 1 && a.added.codes) bring_near(a.added.codes + column * w.rows + row, columns, rows, w.rows);
-      if (b == d.blocks - 1 && coded) return k.codes(&t, &p.epilogue, row, columns, out_at(p, 0, row, column), w.rows);
+      if (b == d.blocks - 1) {
+        if (coded) return k.codes(&t, &p.epilogue, row, columns, out_at(p, 0, row, column), w.rows);
+        bring_near(out_at(p, product, row, column), a.by_rows ? columns : rows, (a.by_rows ? rows : columns) * p.size, (a.by_rows ? w.rows : a.columns) * p.size);
+        if (a.added.codes) bring_near(a.added.codes + column * w.rows + row, columns, rows, w.rows);
+      }
       k.tile(&t);
     }
     if (!a.by_rows) {
@@ -255,7 +257,9 @@ WhittleStatus multiply_strips(const Product& p) {
   };
   const int64_t chunks = (padded + kPackRows - 1) / kPackRows, team = p.threads > 0 ? p.threads : thread_limit();
   const bool many = total >= 4 * team;
-  if (a.fill_bytes && !many) {
+  const bool image = ImageStrips::fits(k, d, a.image);
+  const int64_t most_columns = k.units * kSparseUnit;
+  if (a.fill_bytes && !many && !image) {
     static thread_local Scratch whole;
     uint8_t* rows = static_cast<uint8_t*>(whole.take(a.columns * w.cols));
     if (!rows) return WHITTLE_OUT_OF_MEMORY;
@@ -264,10 +268,14 @@ WhittleStatus multiply_strips(const Product& p) {
     });
     x = rows;
   }
-  // Many columns: a strip at a time from packing to result, while it is near.
-  if (a.by_rows && many && (a.fill_bytes || total * strip_bytes > cache_sizes().l2 / 2)) {
-    const int64_t room = a.fill_bytes ? k.units * kSparseUnit * w.cols + 64 : 0;
-    parallel_for(total, std::max<int64_t>(1, total / (8 * team)), p.threads, [&](int64_t begin, int64_t end) {
+  // Many columns: a strip at a time from packing to result, while it and the results are near, where weights stay near too.
+  const int64_t half = cache_sizes().l2 / 2, weights = static_cast<int64_t>(d.values.size() + d.index.size() * 2);
+  if (a.by_rows && many && (a.fill_bytes || total * strip_bytes > half || weights < half)) {
+    ImageStrips whole(k, image ? *a.image : SparseInt8Image(), a.x_signed, a.x_zero, most_columns);
+    const int64_t room = image ? whole.bytes() : a.fill_bytes ? most_columns * w.cols + 64 : 0;
+    // Strips beside each other share pixels.
+    const int64_t grain = image ? (team == 1 ? total : total / (4 * team)) : total / (8 * team);
+    parallel_for(total, std::max<int64_t>(1, grain), p.threads, [&](int64_t begin, int64_t end) {
       static thread_local Scratch own;
       uint8_t* strip = static_cast<uint8_t*>(own.take(strip_bytes + most * 8 + room));
       if (!strip) {
@@ -275,11 +283,18 @@ WhittleStatus multiply_strips(const Product& p) {
         return;
       }
       int32_t* acc = reinterpret_cast<int32_t*>(strip + strip_bytes);
-      uint8_t* filled = a.fill_bytes ? strip + strip_bytes + most * 8 : nullptr;
+      uint8_t* filled = !image && a.fill_bytes ? strip + strip_bytes + most * 8 : nullptr;
+      ImageStrips pixels = whole;
+      pixels.use(strip + strip_bytes + most * 8);
       for (int64_t i = begin; i < end; i++) {
-        const int64_t column = i * k.units * kSparseUnit;
-        if (filled) a.fill_bytes(a.fill_context, column, std::min(a.columns - column, k.units * kSparseUnit), filled, w.cols);
-        for (int64_t c = 0; c < chunks; c++) pack(i, c * kPackRows, filled, strip);
+        const int64_t column = i * most_columns, columns = std::min(a.columns - column, most_columns);
+        if (image) {
+          pixels.turn(column, column + columns);
+          pixels.put(column, columns, strips.units_of(i), 0, w.cols / 4, strip);
+        } else {
+          if (filled) a.fill_bytes(a.fill_context, column, columns, filled, w.cols);
+          for (int64_t c = 0; c < chunks; c++) pack(i, c * kPackRows, filled, strip);
+        }
         for (int64_t q = 0; q < d.panels; q++) multiply(i, q, strip, acc);
       }
     });
@@ -288,12 +303,23 @@ WhittleStatus multiply_strips(const Product& p) {
   // So many strips lie in the second-level cache beside each other, and a panel's weights that meet all of them are read once.
   const int64_t beside = std::max<int64_t>(1, cache_sizes().l2 / 4 / strip_bytes);
   static thread_local Scratch packed;
-  uint8_t* near = static_cast<uint8_t*>(packed.take(together * strip_bytes));
+  // Pixels of an image for all strips at once: few columns have few.
+  ImageStrips pixels(k, image ? *a.image : SparseInt8Image(), a.x_signed, a.x_zero, image ? a.columns : 1);
+  uint8_t* near = static_cast<uint8_t*>(packed.take(together * strip_bytes + (image ? pixels.bytes() : 0)));
   if (!near) return WHITTLE_OUT_OF_MEMORY;
+  if (image) {
+    pixels.use(near + together * strip_bytes);
+    pixels.turn(0, a.columns);
+  }
   for (int64_t base = 0; base < total; base += together) {
     const int64_t now = std::min(together, total - base);
     parallel_for(now * chunks, 1, p.threads, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) pack(base + i / chunks, i % chunks * kPackRows, nullptr, near + i / chunks * strip_bytes);
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t which = base + i / chunks, row = i % chunks * kPackRows, column = which * most_columns;
+        uint8_t* strip = near + i / chunks * strip_bytes;
+        if (!image) pack(which, row, nullptr, strip);
+        else pixels.put(column, std::min(a.columns - column, most_columns), strips.units_of(which), row / 4, std::min(w.cols, row + kPackRows) / 4, strip);
+      }
     });
     parallel_for(now * d.panels, std::max<int64_t>(1, std::min(beside, now * d.panels / (4 * team))), p.threads, [&](int64_t begin, int64_t end) {
       static thread_local Scratch sums;

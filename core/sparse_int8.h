@@ -47,6 +47,28 @@ struct SparseInt8Pack {
   int64_t k, padded, columns;
   int32_t units;
   void* out;
+  int64_t pitch;         // columns from four rows of x' to the next four, where it is transposed, aligned and in bytes; 0: as many as there are
+};
+
+constexpr int64_t kSparseInt8Taps = 25;  // of a window, at most
+
+// Lanes of a vector of columns of x' that lie beside each other in an image: lane l is its pixel from + l.
+struct SparseInt8Part {
+  uint16_t lanes;
+  int32_t from;
+};
+
+// Four rows at a time of x' for windows over images: bundle b of out is tap b / bundles, four channels b % bundles of it, of each column.
+// `turned` holds pixels of images as `pack` makes columns of them (aligned); 64 bytes before and after it may be read.
+struct SparseInt8Windows {
+  const uint8_t* turned;        // [bundles][pitch][4]
+  int64_t pitch, bundles;
+  int64_t begin, end;           // bundles of out
+  int32_t units;                // columns
+  const SparseInt8Part* parts;  // [tap][unit][kSparseUnit]
+  const int32_t* counts;        // [tap][unit], of the parts
+  uint8_t outside;              // x' of what no part covers
+  uint8_t* out;
 };
 
 constexpr int64_t kSparseInt8Step = 64;  // values of a row in a step; rows are padded to whole steps with zeros
@@ -66,6 +88,7 @@ struct SparseInt8Kernels {
   int32_t x_bytes;     // of an element of x'
   int32_t shift_s8;    // x' - x for signed x
   void (*pack)(const SparseInt8Pack*);
+  void (*windows)(const SparseInt8Windows*);  // x_bytes 1; or null
   void (*tile)(const SparseInt8Tile*);
   // One column: acc[group * height + i]; x is what `widen` made, kSparseInt8Near bytes before and after readable.
   void (*widen)(const uint8_t* x, int64_t k, bool is_signed, void* out);

@@ -54,7 +54,7 @@ WhittleStatus sparse_gemm(const SparseMatrix& w, const GemmProblem& g, int threa
   return sparse_multiply(a);
 }
 
-WhittleStatus sparse_gemm_int8(const SparseMatrix& w, const GemmInt8Args& g) {
+WhittleStatus sparse_gemm_int8(const SparseMatrix& w, const GemmInt8Args& g, const SparseInt8Image* image) {
   SparseArgs a = product_of(w, g.a, g.m, g.activation, g.out, g.threads);
   a.bias = g.bias_float;
   a.bias_int = g.bias_int;
@@ -65,6 +65,7 @@ WhittleStatus sparse_gemm_int8(const SparseMatrix& w, const GemmInt8Args& g) {
   a.out_scale = g.out_scale;
   a.out_zero = g.out_zero;
   a.fill_bytes = g.fill;
+  a.image = image;
   a.fill_context = g.fill_context;
   a.row_scales = g.b_scales;
   a.residual = g.residual;

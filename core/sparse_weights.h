@@ -26,6 +26,7 @@ SparseCensus sparse_census(const SparseSource& source, bool is_int8);
 
 // The products of steps as they have them for dense weights, with a sparse matrix of n rows and k columns instead.
 WhittleStatus sparse_gemm(const SparseMatrix& w, const GemmProblem& problem, int threads);
-WhittleStatus sparse_gemm_int8(const SparseMatrix& w, const GemmInt8Args& args);
+// `image` as in SparseArgs.
+WhittleStatus sparse_gemm_int8(const SparseMatrix& w, const GemmInt8Args& args, const SparseInt8Image* image = nullptr);
 
 }  // namespace whittle

@@ -12,6 +12,7 @@
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_xor_si128(v, _mm_set1_epi8((is_signed) ? static_cast<char>(0x80) : 0)))
 #include "cpu/sparse/int8_heights.h"
 #include "cpu/sparse/int8_codes.h"
+#include "cpu/sparse/int8_windows.h"
 #include "cpu/sparse/int8_x86.h"
 
 namespace whittle {
@@ -51,16 +52,16 @@ void pack_aligned(const SparseInt8Pack* p) {
     return;
   }
   // Pieces of 16 columns and 64 rows, then what is left beside and below.
-  const int64_t full = columns / 16 * 16, deep = p->k / 64 * 64;
+  const int64_t full = columns / 16 * 16, deep = p->k / 64 * 64, pitch = p->pitch ? p->pitch : units * 16;
   for (int64_t j = 0; j < full; j += 16)
     for (int64_t i = 0; i < deep; i += 64) {
       const uint8_t* from = p->x + j * p->stride + i;
       for (int64_t r = 0; r < 16; r++) _mm_prefetch(reinterpret_cast<const char*>(from + r * p->stride + 128), _MM_HINT_T0);
-      uint8_t* to = out + (i / 4 * units * 16 + j) * 4;
+      uint8_t* to = out + (i / 4 * pitch + j) * 4;
 #pragma GCC unroll 4
-      for (int64_t q = 0; q < 4; q++) turn_lines(from + q * 16, p->stride, to + q * 4 * units * 64, units * 64, _mm512_broadcast_i32x4(flip));
+      for (int64_t q = 0; q < 4; q++) turn_lines(from + q * 16, p->stride, to + q * 16 * pitch, pitch * 4, _mm512_broadcast_i32x4(flip));
     }
-  for (int64_t i = 0; i < p->padded; i += 16, out += 16 * units * 16)
+  for (int64_t i = 0; i < p->padded; i += 16, out += 16 * pitch)
     for (int64_t m = i < deep ? full / 4 : 0; m < units * 4; m++) {
       __m128i r[4];
       const int64_t left = p->k - i;
@@ -79,7 +80,7 @@ void pack_aligned(const SparseInt8Pack* p) {
       const __m128i a = _mm_unpacklo_epi32(r[0], r[1]), b = _mm_unpackhi_epi32(r[0], r[1]);
       const __m128i c = _mm_unpacklo_epi32(r[2], r[3]), d = _mm_unpackhi_epi32(r[2], r[3]);
       const __m128i v[4] = {_mm_unpacklo_epi64(a, c), _mm_unpackhi_epi64(a, c), _mm_unpacklo_epi64(b, d), _mm_unpackhi_epi64(b, d)};
-      for (int j = 0; j < 4; j++) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + (j * units * 4 + m) * 16), _mm_xor_si128(v[j], flip));
+      for (int j = 0; j < 4; j++) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + j * pitch * 4 + m * 16), _mm_xor_si128(v[j], flip));
     }
 }
 
@@ -522,6 +523,7 @@ extern "C" void sparse_int8_install_avx512vnni(whittle::SparseInt8Kernels* t) {
   t->x_bytes = 1;
   t->shift_s8 = 128;
   t->pack = pack;
+  t->windows = windows;
   t->tile = tile;
   t->widen = widen;
   t->vector = run_tile<Vector>;

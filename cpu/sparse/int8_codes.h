@@ -29,9 +29,18 @@ static inline __m512i bytes_of(const vf* x, const CodeStep& s, __m512i zero) {
   return _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
 }
 
-// Rows of W by themselves: sums become codes in registers. Their place among a row's bytes is that of bytes_of.
+// What a panel reads and writes: codes to add, one row of W after the other, and codes of its own, bytes of a row in the places that
+// bytes_of gives them; lines of memory that are asked for meanwhile, `stride` apart.
+struct PanelCodes {
+  const uint8_t* added;
+  uint8_t* codes;
+  const uint8_t *out, *ahead;
+  int64_t stride, columns;
+};
+
+// Rows of W by themselves: sums become codes in registers.
 template <int32_t kKind, bool kAdd>
-static void row_codes(const SparseInt8Tile* t, const GemmInt8Epilogue* e, int64_t column, const uint8_t* added, uint8_t* codes) {
+static void row_codes(const SparseInt8Tile* t, const GemmInt8Epilogue* e, int64_t column, const PanelCodes& p) {
   const CodeStep s = epilogue_step(e);
   const __m512i flip = _mm512_set1_epi8(s.is_signed ? 0 : -128), zero = i_set((kFineZero >> kFineBits) - s.shift);
   vf lo = v_set(e->activation.lo), hi = v_set(e->activation.hi);
@@ -45,8 +54,14 @@ static void row_codes(const SparseInt8Tile* t, const GemmInt8Epilogue* e, int64_
   const uint16_t* index = t->index;
   const int8_t* values = t->values;
   const uint8_t* from = static_cast<const uint8_t*>(t->x);
-  for (int64_t g = 0; g < t->groups; g++) {
+  const uint8_t *out = p.out, *ahead = p.ahead;
+  for (int64_t g = 0; g < t->groups; g++, out += p.stride, ahead += p.stride) {
     const int64_t count = t->runs[g].count, row = t->runs[g].group;
+    // A line of each with every row: all at once would wait for each other.
+    if (g < p.columns) {
+      _mm_prefetch(reinterpret_cast<const char*>(out), _MM_HINT_T1);
+      if (kAdd) _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+    }
     __m512i sum[4];
 #pragma GCC unroll 4
     for (int u = 0; u < 4; u++) sum[u] = t->start ? _mm512_set1_epi32(t->start[row]) : _mm512_loadu_si512(t->acc + row * 64 + u * 16);
@@ -58,7 +73,7 @@ static void row_codes(const SparseInt8Tile* t, const GemmInt8Epilogue* e, int64_
 #pragma GCC unroll 4
     for (int u = 0; u < 4; u++) x[u] = v_add(v_mul(_mm512_cvtepi32_ps(sum[u]), scale), bias);
     if (kAdd) {
-      const __m512i bytes = _mm512_xor_si512(_mm512_load_si512(added + row * 64), turned), none = _mm512_setzero_si512();
+      const __m512i bytes = _mm512_xor_si512(_mm512_load_si512(p.added + row * 64), turned), none = _mm512_setzero_si512();
       const __m512i low = _mm512_unpacklo_epi8(bytes, none), high = _mm512_unpackhi_epi8(bytes, none);
       const __m512i four[4] = {_mm512_unpacklo_epi16(low, exponent), _mm512_unpackhi_epi16(low, exponent), _mm512_unpacklo_epi16(high, exponent), _mm512_unpackhi_epi16(high, exponent)};
 #pragma GCC unroll 4
@@ -71,11 +86,11 @@ static void row_codes(const SparseInt8Tile* t, const GemmInt8Epilogue* e, int64_
         if (kKind != kActivationClip) x[u] = v_min(s.far, v_max(s.minus_far, x[u]));
       }
     }
-    _mm512_store_si512(codes + row * 64, _mm512_xor_si512(bytes_of(x, s, zero), flip));
+    _mm512_store_si512(p.codes + row * 64, _mm512_xor_si512(bytes_of(x, s, zero), flip));
   }
 }
 
-typedef void (*RowCodes)(const SparseInt8Tile*, const GemmInt8Epilogue*, int64_t, const uint8_t*, uint8_t*);
+typedef void (*RowCodes)(const SparseInt8Tile*, const GemmInt8Epilogue*, int64_t, const PanelCodes&);
 
 static RowCodes row_codes_of(const GemmInt8Epilogue* e) {
   const bool add = e->added.codes != nullptr;
@@ -103,12 +118,15 @@ static void panel_codes(const SparseInt8Tile* t, const GemmInt8Epilogue* e, int6
   alignas(64) uint8_t added[64 * 64], codes[64 * 64];
   // Byte l * 16 + j of a row belongs to this column.
   const auto place = [](int l, int j) { return int64_t(j / 4 * 16 + l * 4 + j % 4); };
+  PanelCodes panel = {added, codes, out, nullptr, stride, columns};
   if (e->added.codes) {
     const Residual residual = residual_at(e, out);
+    // Of the panel after this one; the first of the next columns after the last.
+    panel.ahead = residual.codes + (column + kSparseInt8Panel < stride ? kSparseInt8Panel : kSparseInt8Panel * stride - column);
     turn_square([&](int j) { return place(j / 16, j % 16) < columns ? _mm512_loadu_si512(residual.codes + place(j / 16, j % 16) * stride) : _mm512_setzero_si512(); },
                 [&](int l, int j, __m512i v) { _mm512_store_si512(added + (l * 16 + j) * 64, v); });
   }
-  row_codes_of(e)(t, e, column, added, codes);
+  row_codes_of(e)(t, e, column, panel);
   turn_square([&](int j) { return _mm512_load_si512(codes + j * 64); },
               [&](int l, int j, __m512i v) {
                 if (place(l, j) < columns) _mm512_storeu_si512(out + place(l, j) * stride, v);

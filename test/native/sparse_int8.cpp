@@ -152,6 +152,52 @@ void verify(Harness& h, const SparseInt8Kernels& kernels, const Case& c, Rng& rn
 const int32_t kBlocks[][2] = {{1, 1}, {4, 1}, {1, 4}, {8, 1}, {1, 16}, {16, 1}, {32, 32}, {2, 3}, {2, 4}, {4, 4}, {8, 8}, {3, 5}, {12, 7}, {48, 12}};
 const int32_t kPatterns[][2] = {{2, 4}, {4, 8}, {1, 4}, {3, 5}, {8, 16}};
 
+// Rows of an im2col matrix, a byte at a time.
+void fill_rows(const void* context, int64_t row, int64_t rows, uint8_t* out, int64_t stride) {
+  const auto& [m, zero] = *static_cast<const std::pair<SparseInt8Image, int32_t>*>(context);
+  for (int64_t i = 0; i < rows; i++, out += stride)
+    for (int64_t k = 0; k < m.kh * m.kw * m.c; k++) {
+      const int64_t at = row + i, tap = k / m.c;
+      const int64_t y = at / m.ow % m.oh - m.pad_top + tap / m.kw * m.dilation_h, x = at % m.ow - m.pad_left + tap % m.kw * m.dilation_w;
+      const bool inside = y >= 0 && y < m.h && x >= 0 && x < m.w;
+      out[k] = inside ? m.x[((at / (m.ow * m.oh) * m.h + y) * m.w + x) * m.c + k % m.c] : static_cast<uint8_t>(zero);
+    }
+}
+
+// The product over an image against that with its rows written out.
+void verify_windows(Harness& h, const SparseInt8Kernels& kernels, Rng& rng) {
+  SparseInt8Image m = {};
+  const int64_t channels[] = {16, 32, 80, 20};
+  m.n = rng.between(1, 4), m.h = rng.between(1, 16), m.w = rng.between(1, rng.below(2) ? 80 : 12), m.c = channels[rng.below(4)];
+  m.kh = rng.between(1, 5), m.kw = rng.between(1, 5), m.dilation_h = rng.between(1, 2), m.dilation_w = rng.between(1, 2);
+  m.pad_top = rng.between(0, 5), m.pad_left = rng.between(0, 5);
+  m.oh = std::max<int64_t>(1, m.h + m.pad_top + rng.between(0, 5) - (m.kh - 1) * m.dilation_h);
+  m.ow = std::max<int64_t>(1, m.w + m.pad_left + rng.between(0, 5) - (m.kw - 1) * m.dilation_w);
+  Case c = {};
+  c.rows = rng.below(2) ? 128 : rng.between(1, 100), c.cols = m.kh * m.kw * m.c, c.r = rng.below(4) ? 1 : 4, c.c = 4, c.density = 0.1;
+  c.columns = c.hint = m.n * m.oh * m.ow;
+  const std::vector<int8_t> w = weights(c, rng);
+  std::vector<float> scales(static_cast<size_t>(c.rows), 0.01f);
+  SparseMatrix matrix;
+  if (!h.expect(make(c, w, scales, &matrix) == WHITTLE_OK, "build")) return;
+  Guarded<uint8_t> x(m.n * m.h * m.w * m.c, rng.below(16)), plain(c.rows * c.columns, 0), y(c.rows * c.columns, rng.below(16));
+  for (int64_t i = 0; i < x.size(); i++) x[i] = static_cast<uint8_t>(rng.next());
+  m.x = x.data();
+  const bool is_signed = rng.below(2);
+  const std::pair<SparseInt8Image, int32_t> context(m, static_cast<int32_t>(rng.between(is_signed ? -128 : 0, is_signed ? 127 : 255)));
+  std::vector<uint8_t> rows(static_cast<size_t>(c.columns * c.cols));
+  fill_rows(&context, 0, c.columns, rows.data(), c.cols);
+  SparseArgs a = {};
+  a.w = &matrix, a.x = rows.data(), a.by_rows = true, a.batch = 1, a.columns = c.columns, a.threads = static_cast<int>(rng.between(1, 3));
+  a.x_signed = is_signed, a.x_zero = context.second, a.x_scale = 0.013f, a.out_type = kOutUint8, a.out_scale = 0.9f, a.out_zero = 100, a.out = plain.data();
+  if (!h.expect(sparse_int8_multiply(kernels, a) == WHITTLE_OK, "rows")) return;
+  a.x = nullptr, a.fill_bytes = fill_rows, a.fill_context = &context, a.image = &m, a.out = y.data();
+  if (!h.expect(sparse_int8_multiply(kernels, a) == WHITTLE_OK, "windows")) return;
+  h.expect(y.intact() && memcmp(y.data(), plain.data(), static_cast<size_t>(y.size())) == 0,
+           "image %dx%dx%dx%d window %dx%d dilations %d %d pads %d %d results %dx%dx%d threads %d", int(m.n), int(m.h), int(m.w), int(m.c), int(m.kh), int(m.kw),
+           int(m.dilation_h), int(m.dilation_w), int(m.pad_top), int(m.pad_left), int(m.oh), int(m.ow), int(c.rows), a.threads);
+}
+
 void check_table(Harness& h, const SparseInt8Kernels& kernels) {
   h.row("blocks, widths and orientations", [&] {
     Rng rng = h.rng();
@@ -230,6 +276,10 @@ void check_table(Harness& h, const SparseInt8Kernels& kernels) {
         c.by_rows = by_rows, c.out_type = out, c.threads = by_rows ? 1 : 2;
         verify(h, kernels, c, rng);
       }
+  });
+  h.row("windows over images", [&] {
+    Rng rng = h.rng();
+    for (int i = 0; i < (h.lean() ? 20 : 60); i++) verify_windows(h, kernels, rng);
   });
   h.row("residuals of floats and codes", [&] {
     Rng rng = h.rng();
