@@ -13,6 +13,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   whittle::init_codebook(env, exports);
   whittle::init_cuda(env, exports);
   whittle::init_cuda_select(env, exports);
+  whittle::init_cuda_sparse(env, exports);
   whittle::init_cuda_distill(env, exports);
   whittle::init_device(env, exports);
   whittle::init_distill(env, exports);

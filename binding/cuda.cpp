@@ -179,12 +179,6 @@ struct CudaHistogram {
   }
 };
 
-Activation activation_of(Numbers& n) {
-  Activation a = {};
-  n >> a.kind >> a.lo >> a.hi;
-  return a;
-}
-
 // (numbers, a, b, bias?, y)
 struct CudaGemmCall {
   int32_t device;
@@ -194,8 +188,7 @@ struct CudaGemmCall {
   bool parse(Args& args) {
     Numbers n(args, 16);
     n >> device >> g.type >> g.m >> g.n >> g.k >> g.batch >> g.a_batch >> g.b_batch >> g.transpose_a >> g.transpose_b >> g.alpha;
-    g.activation = activation_of(n);
-    n >> a_size >> b_size;
+    n >> g.activation >> a_size >> b_size;
     const int64_t a_need = g.batch ? (g.batch - 1) * g.a_batch + g.m * g.k : 0, b_need = g.batch ? (g.batch - 1) * g.b_batch + g.k * g.n : 0;
     if (!args.ok() || a_size < a_need || b_size < b_need || !a.read(args, device, float_bytes(g.type, a_size)) ||
         !b.read(args, device, float_bytes(g.type, b_size)) || !bias.read(args, device, float_bytes(g.type, g.n), true) ||
@@ -221,8 +214,7 @@ struct CudaGemmInt8 {
   bool parse(Args& args) {
     Numbers n(args, 20);
     n >> device >> g.m >> g.n >> g.k >> g.a_signed >> g.b_unsigned >> g.b_transposed >> g.a_zero >> g.b_zero >> g.a_scale >> g.b_scale;
-    g.activation = activation_of(n);
-    n >> g.out_type >> g.out_scale >> g.out_zero >> packed >> bias_kind >> scaled;
+    n >> g.activation >> g.out_type >> g.out_scale >> g.out_zero >> packed >> bias_kind >> scaled;
     const int64_t size = g.out_type == kOutInt32 || g.out_type == kOutFloat32 ? 4 : 1, rows = cuda_int8_rows(g.n);
     if (!args.ok() || !a.read(args, device, g.m * g.k) || !b.read(args, device, packed ? rows * cuda_int8_row(g.k) : g.k * g.n) ||
         !sums.read(args, device, 4 * rows, !packed) || !bias.read(args, device, 4 * g.n, bias_kind == 0) ||
@@ -314,128 +306,6 @@ struct CudaSvdCall {
   }
 };
 
-// The numbers of a sparse matrix after the device's, and its tensors: first?, column?, places?, values, scales?, sums?
-struct SparseUse {
-  static constexpr int64_t kNumbers = 7;
-  CudaSparse w = {};
-  DeviceUse first, column, places, values, scales, sums;
-  void numbers(Numbers& n) { n >> w.format >> w.type >> w.rows >> w.cols >> w.n >> w.m >> w.stored; }
-  bool csr() const { return w.format == kSparseCsr; }
-  bool nm() const { return w.format == kSparseNm; }
-  bool sane() const {
-    const int64_t most = 2147483647;
-    return (csr() || nm() || w.format == kSparseBlock) && w.type >= 0 && w.type <= kSparseInt8 && w.rows >= 0 && w.cols >= 0 && w.stored >= 0 &&
-           (w.cols == 0 || w.rows <= most / w.cols) && (!nm() || (w.n >= 1 && w.n <= w.m && w.m <= 128 && w.cols % w.m == 0));
-  }
-  // What counting writes, then the rest.
-  bool counted(Args& args, int32_t device) {
-    const bool bytes = w.type == kSparseInt8;
-    if (!sane() || !first.read(args, device, 4 * ((csr() ? w.rows : cuda_sparse_panels(w.rows)) + 1), nm()) || !scales.read(args, device, 4 * w.rows, !bytes) ||
-        !sums.read(args, device, 4 * w.rows, !bytes))
-      return false;
-    w.first = first.as<int32_t>();
-    w.scales = scales.as<float>();
-    w.sums = sums.as<int32_t>();
-    return true;
-  }
-  bool filled(Args& args, int32_t device) {
-    const int64_t size = w.type == kSparseF32 ? 4 : w.type == kSparseBf16 ? 2 : 1, step = cuda_sparse_step(w.type);
-    const int64_t entries = nm() ? w.rows * (w.cols / w.m) * w.n : w.stored, columns = csr() ? entries : entries * step;
-    if (!counted(args, device) || !column.read(args, device, 4 * columns, nm()) || !places.read(args, device, entries, !nm()) ||
-        !values.read(args, device, size * (csr() || nm() ? entries : columns * kCudaPanel)))
-      return false;
-    w.column = column.as<int32_t>();
-    w.places = places.as<uint8_t>();
-    w.values = values.as<void>();
-    return true;
-  }
-};
-
-// (numbers, w, mask?, scales of w?, first?, scales?, sums?, result); filling: (numbers, w, mask?, scales of w?, first?, scales?, sums?,
-// column?, places?, values)
-template <bool kFill>
-struct CudaSparseMake {
-  int32_t device, source;
-  SparseUse matrix;
-  CudaSparseBuild build = {};
-  DeviceUse dense, mask, given;
-  double* counts = nullptr;
-  bool parse(Args& args) {
-    Numbers n(args, 3 + SparseUse::kNumbers);
-    bool empty_rows = false;
-    n >> device >> source >> empty_rows;
-    matrix.numbers(n);
-    const CudaSparse& w = matrix.w;
-    const int64_t size = source == kSparseF32 ? 4 : source == kSparseBf16 ? 2 : 1;
-    if (!args.ok() || !matrix.sane() || source < 0 || source > kSparseInt8 || !dense.read(args, device, w.rows * w.cols * size) ||
-        !mask.read(args, device, w.rows * w.cols, true) || !given.read(args, device, 4 * w.rows, true))
-      return false;
-    build = {dense.as<void>(), source, mask.as<uint8_t>(), given.as<float>(), empty_rows};
-    if (kFill) return matrix.filled(args, device);
-    if (!matrix.counted(args, device)) return false;
-    counts = args.array<double>(3);
-    return args.ok();
-  }
-  WhittleStatus run() {
-    const CudaBackend& b = *cuda().backend;
-    if (kFill) return remember_device_error(b.sparse_fill(device, build, matrix.w));
-    int64_t found[3] = {};
-    const WhittleStatus status = remember_device_error(b.sparse_count(device, build, matrix.w, found));
-    for (int i = 0; i < 3; i++) counts[i] = static_cast<double>(found[i]);
-    return status;
-  }
-};
-
-// (numbers, matrix, out)
-struct CudaSparseToDense {
-  int32_t device;
-  SparseUse matrix;
-  DeviceUse out;
-  bool parse(Args& args) {
-    Numbers n(args, 1 + SparseUse::kNumbers);
-    n >> device;
-    matrix.numbers(n);
-    const int64_t size = matrix.w.type == kSparseF32 ? 4 : matrix.w.type == kSparseBf16 ? 2 : 1;
-    return args.ok() && matrix.filled(args, device) && out.read(args, device, matrix.w.rows * matrix.w.cols * size);
-  }
-  WhittleStatus run() { return remember_device_error(cuda().backend->sparse_dense(device, matrix.w, out.as<void>())); }
-};
-
-// (numbers, matrix, x, bias?, out, result)
-struct CudaSparseProduct {
-  int32_t device, bias_kind;
-  SparseUse matrix;
-  CudaSpmm a = {};
-  DeviceUse x, bias, out;
-  double* fault;
-  bool parse(Args& args) {
-    Numbers n(args, 1 + SparseUse::kNumbers + 13);
-    n >> device;
-    matrix.numbers(n);
-    n >> a.by_rows >> a.batch >> a.columns;
-    a.activation = activation_of(n);
-    n >> a.x_signed >> a.x_zero >> a.x_scale >> a.out_type >> a.out_scale >> a.out_zero >> bias_kind;
-    const CudaSparse& w = matrix.w;
-    const bool bytes = w.type == kSparseInt8, wide = !bytes || a.out_type == kOutInt32 || a.out_type == kOutFloat32;
-    const int64_t vectors = a.batch * a.columns;
-    if (!args.ok() || a.batch < 0 || a.columns < 0 || !matrix.filled(args, device) || !x.read(args, device, vectors * w.cols * (bytes ? 1 : 4)) ||
-        !bias.read(args, device, 4 * w.rows, bias_kind == 0) || !out.read(args, device, vectors * w.rows * (wide ? 4 : 1)))
-      return false;
-    a.x = x.as<void>();
-    a.bias = bias_kind == 2 ? bias.as<float>() : nullptr;
-    a.bias_int = bias_kind == 1 ? bias.as<int32_t>() : nullptr;
-    a.out = out.as<void>();
-    fault = args.array<double>(1);
-    return args.ok();
-  }
-  WhittleStatus run() {
-    int32_t found = 0;
-    const WhittleStatus status = cuda().backend->sparse_multiply(device, matrix.w, a, &found);
-    *fault = found;
-    return remember_device_error(status);
-  }
-};
-
 }  // namespace
 
 void init_cuda(napi_env env, napi_value exports) {
@@ -450,10 +320,6 @@ void init_cuda(napi_env env, napi_value exports) {
   expose<CudaGemmInt8>(env, exports, "cudaGemmInt8", "cudaGemmInt8Async");
   expose<CudaPackInt8>(env, exports, "cudaPackInt8", "cudaPackInt8Async");
   expose<CudaCopy>(env, exports, "cudaCopy", "cudaCopyAsync");
-  expose<CudaSparseMake<false>>(env, exports, "cudaSparseCount", "cudaSparseCountAsync");
-  expose<CudaSparseMake<true>>(env, exports, "cudaSparseFill", "cudaSparseFillAsync");
-  expose<CudaSparseToDense>(env, exports, "cudaSparseDense", "cudaSparseDenseAsync");
-  expose<CudaSparseProduct>(env, exports, "cudaSparseMultiply", "cudaSparseMultiplyAsync");
   expose<CudaSvdCall>(env, exports, "cudaSvd", "cudaSvdAsync");
 }
 

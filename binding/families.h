@@ -8,6 +8,7 @@ void init_binary(napi_env env, napi_value exports);
 void init_codebook(napi_env env, napi_value exports);
 void init_cuda(napi_env env, napi_value exports);
 void init_cuda_select(napi_env env, napi_value exports);
+void init_cuda_sparse(napi_env env, napi_value exports);
 void init_cuda_distill(napi_env env, napi_value exports);
 void init_quantize(napi_env env, napi_value exports);
 void init_system(napi_env env, napi_value exports);

@@ -1,6 +1,7 @@
 // The numbers of an operation on a device: a Float64Array, read in the order in which lib/kernels/cuda lists them.
 #pragma once
 #include "binding/call.h"
+#include "core/activation.h"
 #include "core/quantize.h"
 
 namespace whittle {
@@ -19,6 +20,8 @@ class Numbers {
     to = static_cast<FloatType>(type);
     return *this;
   }
+
+  Numbers& operator>>(Activation& to) { return *this >> to.kind >> to.lo >> to.hi; }
 
  private:
   const double* at_;

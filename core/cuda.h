@@ -22,7 +22,7 @@
 namespace whittle {
 
 // Raised by any change of this header or of a struct that it passes on.
-constexpr uint32_t kCudaContract = 14;
+constexpr uint32_t kCudaContract = 15;
 
 // Why nothing can run. The names cross into lib/kernels/devices.ts.
 enum CudaState : int32_t {
@@ -111,6 +111,9 @@ struct CudaSparse {
   void* values;
   float* scales;    // int8: [rows]
   int32_t* sums;    // int8: of the values of each row
+  // The same matrix in a library's own form beside it, which sparse_compress() makes: then products go through that library. Or null.
+  void* compressed;
+  int64_t compressed_bytes;
 };
 
 struct CudaSparseBuild {
@@ -231,6 +234,9 @@ struct CudaBackend {
   WhittleStatus (*sparse_count)(int32_t device, const CudaSparseBuild& build, const CudaSparse& out, int64_t* counts);
   // The other half, with `stored` set: column, places, values.
   WhittleStatus (*sparse_fill)(int32_t device, const CudaSparseBuild& build, const CudaSparse& out);
+  // With `compressed` null: the bytes of a library's own form of a whole matrix, 0 where there is none. Else writes that form, and
+  // answers 0 where the library does not, whose products are not to be asked of it then.
+  WhittleStatus (*sparse_compress)(int32_t device, const CudaSparse& w, int64_t* bytes);
   // rows x cols of the matrix's type.
   WhittleStatus (*sparse_dense)(int32_t device, const CudaSparse& w, void* out);
   // As sparse_multiply(); int8 has its bits. Floats: products of pairs of TF32 numbers for panels and n:m, float32's for the rest.

@@ -99,6 +99,7 @@ struct SparseKernels {
 }  // namespace whittle
 
 #ifndef WHITTLE_ISA_FILE
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -179,6 +180,12 @@ struct SparseBuild {
 // Fills `out`. WHITTLE_NONFINITE: w holds NaN or an infinity, or a value that `type` cannot hold. WHITTLE_RANGE: a group of m
 // has more than n non-zeros.
 WhittleStatus sparse_build(const SparseBuild& build, SparseMatrix* out);
+
+inline int64_t sparse_value_size(int32_t type) { return type == kSparseF32 ? 4 : type == kSparseBf16 ? 2 : 1; }
+
+// Every value that is stored, zeros that fill something up among them or not, in the order in which they lie.
+typedef std::function<void(int64_t row, int64_t column, const void* value)> SparseSeen;
+void sparse_each(const SparseMatrix& w, const SparseSeen& see);
 
 // What was stored, as rows x cols of the matrix's type.
 void sparse_to_dense(const SparseMatrix& w, void* out);

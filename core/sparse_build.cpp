@@ -283,7 +283,7 @@ WhittleStatus build(const SparseBuild& b, SparseMatrix* out) {
   return WHITTLE_OK;
 }
 
-void tiles_to_dense(const SparseMatrix& w, uint8_t* out, size_t size) {
+void each_of_tiles(const SparseMatrix& w, const SparseSeen& see, size_t size) {
   const SparseTiles& t = *w.tiles;
   for (int64_t p = 0; p < t.panels; p++)
     for (int64_t q = 0; q < t.blocks; q++) {
@@ -296,15 +296,13 @@ void tiles_to_dense(const SparseMatrix& w, uint8_t* out, size_t size) {
             for (int64_t i = 0; i < t.height; i++) {
               const int64_t row = t.panel_rows[static_cast<size_t>(p)] + run.group * t.height + i;
               const int64_t column = q * t.block + t.column(entry) + c;
-              if (row < w.rows && column < w.cols)
-                memcpy(out + static_cast<size_t>(row * w.cols + column) * size,
-                       &t.values[static_cast<size_t>((entry * t.width + c) * t.height + i) * size], size);
+              if (row < w.rows && column < w.cols) see(row, column, &t.values[static_cast<size_t>((entry * t.width + c) * t.height + i) * size]);
             }
       }
     }
 }
 
-void slices_to_dense(const SparseMatrix& w, uint8_t* out, size_t size) {
+void each_of_slices(const SparseMatrix& w, const SparseSeen& see, size_t size) {
   const SparseSlices& s = *w.slices;
   int64_t at = 0;
   for (size_t q = 0; q < s.counts.size(); q++)
@@ -312,8 +310,7 @@ void slices_to_dense(const SparseMatrix& w, uint8_t* out, size_t size) {
       for (int64_t i = 0; i < kSparseUnit; i++, at++) {
         const int32_t row = s.order[q * kSparseUnit + static_cast<size_t>(i)];
         const int64_t column = s.index[static_cast<size_t>(at)];
-        if (row >= 0 && column < w.cols)
-          memcpy(out + static_cast<size_t>(row * w.cols + column) * size, &s.values[static_cast<size_t>(at) * size], size);
+        if (row >= 0 && column < w.cols) see(row, column, &s.values[static_cast<size_t>(at) * size]);
       }
 }
 
@@ -400,18 +397,24 @@ WhittleStatus sparse_build(const SparseBuild& b, SparseMatrix* out) {
   }
 }
 
-void sparse_to_dense(const SparseMatrix& w, void* out) {
-  const size_t size = w.type == kSparseF32 ? 4 : w.type == kSparseBf16 ? 2 : 1;
-  if (w.type == kSparseInt8) return sparse_int8_to_dense(w, static_cast<int8_t*>(out));
-  uint8_t* to = static_cast<uint8_t*>(out);
-  if (w.format == kSparseDense) {
-    for (size_t i = 0; i < w.dense.size(); i++) put_value(w.type, w.dense[i], to + i * size);
-    return;
+void sparse_each(const SparseMatrix& w, const SparseSeen& see) {
+  const size_t size = static_cast<size_t>(sparse_value_size(w.type));
+  if (w.int8) return sparse_int8_each(w, see);
+  for (size_t i = 0; i < w.dense.size(); i++) {
+    uint8_t value[4];
+    put_value(w.type, w.dense[i], value);
+    see(static_cast<int64_t>(i) / w.cols, static_cast<int64_t>(i) % w.cols, value);
   }
-  memset(out, 0, static_cast<size_t>(w.rows * w.cols) * size);
-  if (w.nm) sparse_nm_to_dense(w, out);
-  else if (w.slices) slices_to_dense(w, to, size);
-  else if (w.tiles) tiles_to_dense(w, to, size);
+  if (w.nm) sparse_nm_each(w, see);
+  else if (w.slices) each_of_slices(w, see, size);
+  else if (w.tiles) each_of_tiles(w, see, size);
+}
+
+void sparse_to_dense(const SparseMatrix& w, void* out) {
+  const int64_t size = sparse_value_size(w.type);
+  uint8_t* const to = static_cast<uint8_t*>(out);
+  memset(out, 0, static_cast<size_t>(w.rows * w.cols * size));
+  sparse_each(w, [&](int64_t row, int64_t column, const void* value) { memcpy(to + (row * w.cols + column) * size, value, static_cast<size_t>(size)); });
 }
 
 }  // namespace whittle

@@ -135,7 +135,7 @@ struct SparseInt8Data {
 };
 
 WhittleStatus sparse_int8_build(const SparseSource& source, SparseMatrix* out);
-void sparse_int8_to_dense(const SparseMatrix& w, int8_t* out);
+void sparse_int8_each(const SparseMatrix& w, const SparseSeen& see);
 // WHITTLE_RANGE and WHITTLE_NONFINITE as gemm_int8 has them.
 WhittleStatus sparse_int8_multiply(const SparseInt8Kernels& kernels, const SparseArgs& args);
 

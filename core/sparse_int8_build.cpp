@@ -190,14 +190,13 @@ WhittleStatus sparse_int8_build(const SparseSource& source, SparseMatrix* out) {
   return WHITTLE_OK;
 }
 
-void sparse_int8_to_dense(const SparseMatrix& w, int8_t* out) {
+void sparse_int8_each(const SparseMatrix& w, const SparseSeen& see) {
   const SparseInt8Data& d = *w.int8;
-  memset(out, 0, static_cast<size_t>(w.rows * w.cols));
   if (d.steps > 0) {
     for (int64_t i = 0; i < w.rows; i++)
       for (int64_t e = 0; e < w.cols / 2; e++) {
         const int64_t place = d.places[sparse_pair_byte(i * d.steps * kSparseInt8Step + e)] >> sparse_pair_bit(e) & 3;
-        out[i * w.cols + e / 2 * 4 + place] = d.values[static_cast<size_t>(i * d.steps * kSparseInt8Step + e)];
+        see(i, e / 2 * 4 + place, &d.values[static_cast<size_t>(i * d.steps * kSparseInt8Step + e)]);
       }
     return;
   }
@@ -214,7 +213,7 @@ void sparse_int8_to_dense(const SparseMatrix& w, int8_t* out) {
               if (v[c] == 0) continue;
               const int64_t row = p * kSparseInt8Panel + t.runs[g].group * d.height + i;
               const int64_t column = d.lanes ? index[0] + (d.height > 1 ? t.places[c] : c) : d.aligned ? index[0] * 4 + c : index[c];
-              out[row * w.cols + b * d.block + column] = v[c];
+              see(row, b * d.block + column, v + c);
             }
     }
 }

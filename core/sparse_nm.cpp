@@ -80,13 +80,13 @@ void sparse_nm_build(const SparseSource& source, SparseMatrix* out) {
   out->bytes += static_cast<int64_t>(sizeof *d + d->places.size() * 4 + d->values.size());
 }
 
-void sparse_nm_to_dense(const SparseMatrix& w, void* out) {
+void sparse_nm_each(const SparseMatrix& w, const SparseSeen& see) {
   const SparseNmData& d = *w.nm;
   const int64_t size = value_size(w);
   for (int64_t i = 0; i < w.rows; i++)
     for (int64_t e = 0; e < w.cols / 2; e++) {
       const int64_t at = i * d.stride + e, place = d.places[static_cast<size_t>(at / 16)] >> (at % 16 * 2) & 3;
-      memcpy(static_cast<uint8_t*>(out) + (i * w.cols + e / 2 * 4 + place) * size, d.values.data() + at * size, static_cast<size_t>(size));
+      see(i, e / 2 * 4 + place, d.values.data() + at * size);
     }
 }
 

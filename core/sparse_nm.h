@@ -37,7 +37,7 @@ struct SparseNmData {
 WhittleStatus sparse_nm_check(const SparseSource& source);
 // f32 and bf16, a pattern that was checked.
 void sparse_nm_build(const SparseSource& source, SparseMatrix* out);
-void sparse_nm_to_dense(const SparseMatrix& w, void* out);
+void sparse_nm_each(const SparseMatrix& w, const SparseSeen& see);
 WhittleStatus sparse_nm_multiply(const SparseNmKernels& kernels, const SparseArgs& args);
 
 VariantList<SparseNmKernels> sparse_nm_variants();

@@ -464,6 +464,7 @@ extern "C" WHITTLE_EXPORT const whittle::CudaBackend* whittle_cuda() {
     b.linear_kl = cuda_linear_kl;
     b.sparse_count = cuda_sparse_count;
     b.sparse_fill = cuda_sparse_fill;
+    b.sparse_compress = cuda_sparse_compress;
     b.sparse_dense = cuda_sparse_dense;
     b.sparse_multiply = cuda_sparse_multiply;
     b.net = {net_begin, net_end, net_wait, net_send, net_fetch, net_move, net_record, net_recorded, net_replay, net_forget, net_gemm, net_conv, net_attention, net_softmax, net_layer_norm, net_reduce,

@@ -133,6 +133,7 @@ WhittleStatus cuda_gemm_int8(int32_t device, const GemmInt8Args& args, int32_t* 
 WhittleStatus cuda_svd(int32_t device, const CudaSvd& problem, SvdOutcome* outcome);
 WhittleStatus cuda_sparse_count(int32_t device, const CudaSparseBuild& build, const CudaSparse& out, int64_t* counts);
 WhittleStatus cuda_sparse_fill(int32_t device, const CudaSparseBuild& build, const CudaSparse& out);
+WhittleStatus cuda_sparse_compress(int32_t device, const CudaSparse& w, int64_t* bytes);
 WhittleStatus cuda_sparse_dense(int32_t device, const CudaSparse& w, void* out);
 WhittleStatus cuda_sparse_multiply(int32_t device, const CudaSparse& w, const CudaSpmm& args, int32_t* fault);
 WhittleStatus cuda_pack_int8(int32_t device, const uint8_t* w, bool is_unsigned, bool transposed, int64_t k, int64_t n, int8_t* data,

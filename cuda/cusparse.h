@@ -22,10 +22,17 @@ constexpr int64_t kPruned = 32;
 // Up to so many columns of w sums stay below 2^24: the library multiplies them by a float.
 constexpr int64_t kMostPruned = 2048;
 
-// Row-major y[rows][columns] = w x^T of signed bytes, w[rows][cols] with two values of four, x[columns][cols], 32-bit sums.
+// The bytes of the library's own form of w[rows][cols], signed with two values of four; 0 where it has none. That form serves
+// products of any number of columns. rows and cols: multiples of kPruned.
+int64_t pruned_bytes(Work& work, int64_t rows, int64_t cols);
+// Makes it of row-major w, on the stream of `work`. False: the library cannot.
+bool pruned_compress(Work& work, int64_t rows, int64_t cols, const int8_t* w, void* compressed, int64_t bytes);
+
+// Row-major y[rows][columns] = w x^T of signed bytes, x[columns][cols], 32-bit sums.
 struct PrunedProduct {
   int64_t rows, cols, columns;  // multiples of kPruned, cols at most kMostPruned
-  const int8_t *w, *x;
+  const void* w;                // in the library's form
+  const int8_t* x;
   int32_t* y;
 };
 bool pruned_product(Work& work, const PrunedProduct& product);

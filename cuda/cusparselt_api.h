@@ -23,7 +23,7 @@ typedef enum { CUSPARSELT_MATMUL_ALG_DEFAULT } cusparseLtMatmulAlg_t;
   X(cusparseLtGetProperty) X(cusparseLtInit) X(cusparseLtDenseDescriptorInit) X(cusparseLtStructuredDescriptorInit)           \
   X(cusparseLtMatDescriptorDestroy) X(cusparseLtMatmulDescriptorInit) X(cusparseLtMatmulAlgSelectionInit)                     \
   X(cusparseLtMatmulAlgSelectionDestroy) X(cusparseLtMatmulPlanInit) X(cusparseLtMatmulPlanDestroy)                           \
-  X(cusparseLtMatmulGetWorkspace) X(cusparseLtSpMMACompressedSize) X(cusparseLtSpMMACompress) X(cusparseLtMatmul)
+  X(cusparseLtMatmulGetWorkspace) X(cusparseLtSpMMACompressedSize2) X(cusparseLtSpMMACompress2) X(cusparseLtMatmul)
 
 extern "C" {
 
@@ -50,10 +50,11 @@ cusparseStatus_t CUSPARSELT_API cusparseLtMatmulPlanInit(const cusparseLtHandle_
 cusparseStatus_t CUSPARSELT_API cusparseLtMatmulPlanDestroy(const cusparseLtMatmulPlan_t* plan);
 cusparseStatus_t CUSPARSELT_API cusparseLtMatmulGetWorkspace(const cusparseLtHandle_t* handle, const cusparseLtMatmulPlan_t* plan,
                                                              size_t* bytes);
-cusparseStatus_t CUSPARSELT_API cusparseLtSpMMACompressedSize(const cusparseLtHandle_t* handle, const cusparseLtMatmulPlan_t* plan,
-                                                              size_t* compressed, size_t* buffer);
-cusparseStatus_t CUSPARSELT_API cusparseLtSpMMACompress(const cusparseLtHandle_t* handle, const cusparseLtMatmulPlan_t* plan,
-                                                        const void* dense, void* compressed, void* buffer, cudaStream_t stream);
+cusparseStatus_t CUSPARSELT_API cusparseLtSpMMACompressedSize2(const cusparseLtHandle_t* handle, const cusparseLtMatDescriptor_t* matrix,
+                                                               size_t* compressed, size_t* buffer);
+cusparseStatus_t CUSPARSELT_API cusparseLtSpMMACompress2(const cusparseLtHandle_t* handle, const cusparseLtMatDescriptor_t* matrix, int is_a,
+                                                         cusparseOperation_t op, const void* dense, void* compressed, void* buffer,
+                                                         cudaStream_t stream);
 cusparseStatus_t CUSPARSELT_API cusparseLtMatmul(const cusparseLtHandle_t* handle, const cusparseLtMatmulPlan_t* plan, const void* alpha,
                                                  const void* a, const void* b, const void* beta, const void* c, void* d, void* workspace,
                                                  cudaStream_t* streams, int32_t count);

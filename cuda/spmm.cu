@@ -419,15 +419,12 @@ bool is_pruned(const CudaSparse& w) {
 // The same by cuSPARSELt, [batch][pruned(rows)][pruned(columns)].
 bool pruned_sums(Work& work, const CudaSparse& w, const CudaSpmm& a, int32_t* sums) {
   const int64_t rows = pruned(w.rows), row = pruned(w.cols), columns = pruned(a.columns);
-  int8_t* dense = static_cast<int8_t*>(work.spare_piece(rows * row));
   int8_t* x = static_cast<int8_t*>(work.spare_piece(columns * row));
-  if (!dense || !x) return false;
-  work.launch(blocks_for(rows * row / 4), kBlock, dense_kernel, w.rows, w.cols / w.m, w.n, w.m, w.places, static_cast<const uint8_t*>(w.values), rows, row,
-              reinterpret_cast<uint32_t*>(dense));
+  if (!x) return false;
   for (int64_t b = 0; b < a.batch; b++) {
     int8_rows(work, static_cast<const uint8_t*>(a.x) + b * w.cols * a.columns, !a.x_signed, a.by_rows, w.cols, a.columns, columns, row, x);
     const int mark = work.mark();
-    const bool done = pruned_product(work, {rows, row, columns, dense, x, sums + b * rows * columns});
+    const bool done = pruned_product(work, {rows, row, columns, w.compressed, x, sums + b * rows * columns});
     if (a.batch > 1) work.release_to(mark);
     if (!done) return false;
   }
@@ -498,6 +495,25 @@ bool fits(int64_t n, int64_t each) { return n >= 0 && each >= 0 && (each == 0 ||
 
 }  // namespace
 
+WhittleStatus cuda_sparse_compress(int32_t device, const CudaSparse& w, int64_t* bytes) {
+  *bytes = 0;
+  const int64_t rows = pruned(w.rows), row = pruned(w.cols);
+  if (!fits(rows, row)) return WHITTLE_SHAPE;
+  if (!is_pruned(w) || w.rows == 0) return WHITTLE_OK;
+  Work work(device);
+  int64_t found = 0;
+  if (!w.compressed) {
+    found = pruned_bytes(work, rows, row);
+  } else if (int8_t* dense = static_cast<int8_t*>(work.spare(rows * row))) {
+    work.launch(blocks_for(rows * row / 4), kBlock, dense_kernel, w.rows, w.cols / w.m, w.n, w.m, w.places, static_cast<const uint8_t*>(w.values), rows, row,
+                reinterpret_cast<uint32_t*>(dense));
+    if (pruned_compress(work, rows, row, dense, w.compressed, w.compressed_bytes)) found = w.compressed_bytes;
+  }
+  const WhittleStatus status = work.finish();
+  if (status == WHITTLE_OK) *bytes = found;
+  return status;
+}
+
 WhittleStatus cuda_sparse_multiply(int32_t device, const CudaSparse& w, const CudaSpmm& a, int32_t* fault) {
   *fault = 0;
   const bool bytes = w.type == kSparseInt8;
@@ -531,7 +547,7 @@ WhittleStatus cuda_sparse_multiply(int32_t device, const CudaSparse& w, const Cu
     int64_t rows = pruned(w.rows), width = pruned(a.columns);
     int32_t* theirs = nullptr;
     const int mark = work.mark();
-    if (!few && is_pruned(w) && fits(a.batch * rows, width)) {
+    if (!few && w.compressed && is_pruned(w) && fits(a.batch * rows, width)) {
       theirs = static_cast<int32_t*>(work.spare_piece(a.batch * rows * width * static_cast<int64_t>(sizeof(int32_t))));
       if (theirs && !pruned_sums(work, w, a, theirs)) {
         work.release_to(mark);

@@ -108,7 +108,7 @@ inline std::vector<uint8_t> stored(const Dense& d) {
 struct Matrix {
   CudaSparse w = {};
   std::unique_ptr<Device<int32_t>> first, column, sums;
-  std::unique_ptr<Device<uint8_t>> places, values;
+  std::unique_ptr<Device<uint8_t>> places, values, compressed;
   std::unique_ptr<Device<float>> scales;
   int64_t counts[3] = {};
   WhittleStatus status = WHITTLE_OK;
@@ -144,8 +144,36 @@ struct Matrix {
     w.places = nm ? static_cast<uint8_t*>(*places) : nullptr;
     w.values = static_cast<uint8_t*>(*values);
     status = cuda.sparse_fill(0, build, w);
+    if (status == WHITTLE_OK) status = compress(cuda);
+  }
+
+  // Takes the library's form beside it, where there is one.
+  WhittleStatus compress(const CudaBackend& cuda) {
+    w.compressed = nullptr;
+    int64_t bytes = 0;
+    WhittleStatus made = cuda.sparse_compress(0, w, &bytes);
+    if (made != WHITTLE_OK || bytes == 0) return made;
+    compressed.reset(new Device<uint8_t>(bytes));
+    CudaSparse with = w;
+    with.compressed = static_cast<uint8_t*>(*compressed);
+    with.compressed_bytes = bytes;
+    made = cuda.sparse_compress(0, with, &bytes);
+    if (made == WHITTLE_OK && bytes) w = with;
+    return made;
   }
 };
+
+// One product of `columns` columns, as they came and with scales of 1.
+inline CudaSpmm spmm_of(const void* x, int64_t columns, void* out) {
+  CudaSpmm a = {};
+  a.x = x;
+  a.batch = 1;
+  a.columns = columns;
+  a.out = out;
+  a.x_signed = true;
+  a.x_scale = a.out_scale = 1;
+  return a;
+}
 
 struct Shape {
   int32_t format, n, m;

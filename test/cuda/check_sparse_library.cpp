@@ -48,11 +48,7 @@ void check_sparse_library(Check& c) {
       std::vector<double> size;
       const std::vector<double> want = product(d, x, n, &size);
       const Device<float> dx(x), out(rows * n);
-      CudaSpmm a = {};
-      a.batch = 1;
-      a.columns = n;
-      a.x = dx;
-      a.out = static_cast<float*>(out);
+      const CudaSpmm a = spmm_of(dx, n, out);
       int32_t fault = 0;
       if (!c.expect(w.status == WHITTLE_OK && cuda.sparse_multiply(0, w.w, a, &fault) == WHITTLE_OK, "turn %d: status", turn)) return;
       const std::vector<float> got = out.host();
@@ -84,13 +80,7 @@ void check_sparse_library(Check& c) {
         for (uint8_t& v : x) v = static_cast<uint8_t>(rng.next());
         const Device<uint8_t> dx(x);
         const Device<int32_t> out(rows * n);
-        CudaSpmm a = {};
-        a.batch = 1;
-        a.columns = n;
-        a.x = static_cast<uint8_t*>(dx);
-        a.x_signed = true;
-        a.x_scale = a.out_scale = 1;
-        a.out = static_cast<int32_t*>(out);
+        const CudaSpmm a = spmm_of(dx, n, out);
         const int before = fake.products;
         // First every call in turn, then every allocation.
         const bool starving = call % 2;
@@ -120,6 +110,51 @@ void check_sparse_library(Check& c) {
     }
   });
 
+  c.row("sparse: cuSPARSELt's form is made once, and products go on where it cannot be", [&](Rng& rng) {
+    FakeSparse& fake = *fakes[1];
+    fake.fail_at = -1;
+    Dense d = dense(rng, 37, 40, kSparseInt8, kSparseInt8, 0.5f, false);
+    thin(d, 2, 4);
+    Matrix w(cuda, d, kSparseNm, 2, 4);
+    if (!c.expect(w.status == WHITTLE_OK && w.w.compressed_bytes > 0, "status %d, %d bytes", w.status, int(w.w.compressed_bytes))) return;
+    const auto multiply = [&](int64_t n) {
+      const Device<uint8_t> x(std::vector<uint8_t>(static_cast<size_t>(40 * n), 3));
+      const Device<int32_t> out(37 * n);
+      int32_t fault = 0;
+      const WhittleStatus status = cuda.sparse_multiply(0, w.w, spmm_of(x, n, out), &fault);
+      bool right = status == WHITTLE_OK;
+      const std::vector<int32_t> got = out.host(), sums = w.sums->host();
+      for (size_t i = 0; i < got.size(); i++) right &= got[i] == 3 * sums[i / static_cast<size_t>(n)];
+      return right;
+    };
+    // One form, whatever the number of columns: the calls of a plan that is known are the product's alone.
+    for (const int64_t n : {40, 70}) {
+      c.expect(multiply(n), "%d columns", int(n));
+      const int calls = fake.calls, products = fake.products;
+      c.expect(multiply(n) && fake.products == products + 1 && fake.calls == calls + 1, "%d columns again: %d calls", int(n), fake.calls - calls);
+    }
+    int without = 0, starved = 0;
+    for (int call = 0; call < 12; call++) {
+      fake.failure = call % 4 ? 10 : 2;
+      if (call % 2) fake::options().fail_allocation = fake::allocations() + call / 2;
+      else fake.fail_at = fake.calls + call / 2;
+      const WhittleStatus status = w.compress(cuda);
+      fake::options().fail_allocation = fake.fail_at = -1;
+      starved += status == WHITTLE_OUT_OF_MEMORY;
+      c.expect(status == WHITTLE_OK || status == WHITTLE_OUT_OF_MEMORY, "call %d: status %d", call, status);
+      without += !w.w.compressed;
+      const int products = fake.products;
+      c.expect(multiply(40) && (fake.products > products) == (w.w.compressed != nullptr), "call %d: a product", call);
+    }
+    c.expect(without >= 4, "%d without, %d starved", without, starved);
+    // No other matrix has one.
+    int64_t bytes = 7;
+    CudaSparse other = w.w;
+    other.compressed = nullptr;
+    other.n = 1;
+    c.expect(cuda.sparse_compress(0, other, &bytes) == WHITTLE_OK && bytes == 0, "1:4: %d bytes", int(bytes));
+  });
+
   c.row("sparse: sums beyond 2^24 are not cuSPARSELt's", [&](Rng& rng) {
     for (const int64_t cols : {int64_t(2048), int64_t(2052)}) {
       Dense d = dense(rng, 3, cols, kSparseInt8, kSparseInt8, 1, false);
@@ -130,13 +165,7 @@ void check_sparse_library(Check& c) {
       const Matrix w(cuda, d, kSparseNm, 2, 4);
       const Device<uint8_t> x(std::vector<uint8_t>(static_cast<size_t>(cols * 5), 127));
       const Device<int32_t> out(15);
-      CudaSpmm a = {};
-      a.batch = 1;
-      a.columns = 5;
-      a.x = static_cast<uint8_t*>(x);
-      a.x_signed = true;
-      a.x_scale = a.out_scale = 1;
-      a.out = static_cast<int32_t*>(out);
+      const CudaSpmm a = spmm_of(x, 5, out);
       fakes[1]->fail_at = -1;
       const int before = fakes[1]->products;
       int32_t fault = 0, sum = 0;

@@ -92,6 +92,29 @@ test('sparsify stores what the CPU stores, in every type and format', async () =
     }
 })
 
+test('a matrix moves as it is stored: the bytes are those that the device makes itself', async () => {
+  const bytesOf = (m: DeviceSparseMatrix): [string, unknown][] =>
+    Object.entries(m.parts)
+      .map(([name, t]): [string, unknown] => [name, (t as DeviceTensor).toHost()])
+      .sort(([a], [b]) => a.localeCompare(b))
+  const w = weights(53, 84, 5)
+  w.data.fill(0, 84 * 16, 84 * 33)
+  for (const format of [...formats, '3:7', '1:4', '5:12'] as const)
+    for (const dtype of ['float32', 'bfloat16', 'int8'] as const)
+      for (const columns of [1, 64]) {
+        const [n, m] = typeof format === 'string' && format !== 'csr' ? (format.split(':').map(Number) as [number, number]) : [1, 1]
+        const data = w.data.map((v, i) => ((i * 5) % m < n || format === '2:4' ? v : 0))
+        const here = sparsify({ ...w, data }, { format, dtype, columns })
+        const moved = columns === 1 ? toDevice(here) : await toDeviceAsync(here)
+        const there = sparsify(up({ ...w, data }), { format, dtype })
+        expect([moved.numbers, bytesOf(moved)]).toEqual([there.numbers, bytesOf(there)])
+        expect(Object.keys(moved.parts).includes('compressed')).toBe(format === '2:4' && dtype === 'int8')
+        for (const m of [here, moved, there]) m.dispose()
+      }
+  const none = sparsify({ type: 'int8', dims: [0, 8], data: new Int8Array(0) }, { format: 'csr' })
+  expect(toDevice(none).toDense().toHost()).toEqual(none.toDense())
+})
+
 test('a mask, and scales of codes, mean what they mean on the CPU', () => {
   const w = floats(3, 9, 16)
   const mask = Uint8Array.from(w.data, (v) => (Math.abs(v) > 1 ? 3 : 0))

@@ -38,6 +38,7 @@ type Name =
   | 'cudaSvd'
   | 'cudaSparseCount'
   | 'cudaSparseFill'
+  | 'cudaSparseCompress'
   | 'cudaSparseDense'
   | 'cudaSparseMultiply'
 type Argument = object | null

@@ -1,11 +1,13 @@
 import { WhittleError } from '../../errors'
-import { sizeOf, type DataType, type Tensor } from '../../tensor'
+import { handleObject } from '../../handle'
+import { check, native } from '../../native'
+import { allocate, byteLengthOf, sizeOf, type DataType, type Tensor, type TypedArray } from '../../tensor'
 import { boolean, describe, dims as checkDims, fail, finite, integer, oneOf, options } from '../../validate'
 import { activationOf } from '../activation'
 import { isDeviceTensor, toDevice, toDeviceAsync, type DeviceTensor } from '../device'
 import { kOutTypes, scaleOf, zeroPoint } from '../gemm_int8'
 import {
-  formatOf, kSparsifyOptions, kSpmmOptions, kTypes, SparseMatrix, sumsFit, type Format, type SparseFormat, type SparsifyOptions, type SparseType, type SpmmOptions,
+  formatOf, kSparsifyOptions, kSpmmOptions, kTypes, SparseMatrix, sumsFit, type SparseFormat, type SparsifyOptions, type SparseType, type SpmmOptions,
 } from '../sparse' // prettier-ignore
 import { missing, runAsync, runSync, type Operation, type Routine, type Turn } from './call'
 
@@ -31,6 +33,8 @@ interface Parts {
   readonly values: DeviceTensor
   readonly scale?: DeviceTensor
   readonly sums?: DeviceTensor
+  /** The matrix in the form of NVIDIA's library, beside its own. */
+  readonly compressed?: DeviceTensor
 }
 
 /**
@@ -98,8 +102,7 @@ export class DeviceSparseMatrix {
   }
 
   #all(): DeviceTensor[] {
-    const { first, column, places, values, scale, sums } = this.parts
-    return [first, column, places, values, scale, sums].filter((t) => t !== undefined)
+    return Object.values({ ...this.parts })
   }
 }
 
@@ -121,23 +124,18 @@ function* restore(turn: Turn, w: DeviceSparseMatrix): Routine<DeviceTensor> {
 
 /** The tensors of a matrix in the order of binding/cuda.cpp; its values say where all others lie. */
 function operands(turn: Turn, w: DeviceSparseMatrix, parameter: string): (DeviceTensor | null)[] {
-  const { first, column, places, values, scale, sums } = w.parts
+  const { first, column, places, values, scale, sums, compressed } = w.parts
   const v = turn.operand(values, parameter, [w.dtype])
   const other = (t: DeviceTensor | undefined): DeviceTensor | null => t ?? null
-  return [other(first), other(scale), other(sums), other(column), other(places), v]
+  return [other(first), other(scale), other(sums), other(column), other(places), v, other(compressed)]
 }
 
-function* build(
-  turn: Turn,
-  value: unknown,
-  given: unknown,
-  kept?: { format: SparseFormat; shape: Format },
-): Routine<DeviceSparseMatrix> {
+function* build(turn: Turn, value: unknown, given: unknown): Routine<DeviceSparseMatrix> {
   const w = turn.operand(value, 'w', kTypes)
   if (w.dims.length !== 2) fail('ERR_SHAPE', 'w', 'a matrix [n, k] (rank 2)', [...w.dims])
   const [rows, cols] = w.dims as [number, number]
   const o = options(given, 'options', kSparsifyOptions)
-  const shape = kept?.shape ?? formatOf(o.format, cols)
+  const shape = formatOf(o.format, cols)
   const dtype = o.dtype === undefined ? (w.type as SparseType) : oneOf(o.dtype, 'dtype', kTypes)
   if (w.type === 'int8' && dtype !== 'int8')
     fail('ERR_DTYPE', 'dtype', `'int8' for int8 weights (dequantize them for another)`, dtype)
@@ -178,6 +176,7 @@ function* build(
     shape.n,
     shape.m,
     stored,
+    0,
   ]
   const count = (kind: Kind, first: DeviceTensor | undefined): Operation => ({
     name: 'cudaSparseCount',
@@ -224,17 +223,12 @@ function* build(
   yield {
     name: 'cudaSparseFill',
     numbers: [source, emptyRows, ...numbers],
-    tensors: [w, mask, scales, first ?? null, scale ?? null, sums ?? null, column ?? null, places ?? null, values],
+    tensors: [w, mask, scales, first ?? null, scale ?? null, sums ?? null, column ?? null, places ?? null, values, null],
     parameter: 'w',
   }
   own?.dispose()
   const format: SparseFormat =
-    kept?.format ??
-    (kind === 1
-      ? 'csr'
-      : kind === 3
-        ? `${shape.n}:${shape.m}`
-        : { block: shape.kind === 4 ? [kPanel, 1] : [shape.r, shape.c] })
+    kind === 1 ? 'csr' : kind === 3 ? `${shape.n}:${shape.m}` : { block: shape.kind === 4 ? [kPanel, 1] : [shape.r, shape.c] }
   const parts: Parts = {
     values,
     ...(first ? { first } : {}),
@@ -242,7 +236,37 @@ function* build(
     ...(places ? { places } : {}),
     ...(scale && sums ? { scale, sums } : {}),
   }
-  return new DeviceSparseMatrix([rows, cols], format, dtype, nnz, parts, numbers)
+  return yield* compressed(turn, new DeviceSparseMatrix([rows, cols], format, dtype, nnz, parts, numbers))
+}
+
+/** The matrix with the form that NVIDIA's library wants beside it, where there is one and room for it: `w` itself otherwise. */
+function* compressed(turn: Turn, w: DeviceSparseMatrix): Routine<DeviceSparseMatrix> {
+  const tensors = operands(turn, w, 'w')
+  const result = new Float64Array(1)
+  const compress = (numbers: readonly number[], form: DeviceTensor | null): Operation => ({
+    name: 'cudaSparseCompress',
+    numbers,
+    tensors: [...tensors.slice(0, -1), form],
+    result,
+    parameter: 'w',
+  })
+  yield compress(w.numbers, null)
+  const [bytes] = result as unknown as [number]
+  if (bytes === 0) return w
+  let form: DeviceTensor
+  try {
+    form = turn.make('w', 'uint8', [bytes])
+  } catch (e) {
+    if (e instanceof WhittleError && e.code === 'ERR_OUT_OF_MEMORY') return w
+    throw e
+  }
+  const numbers = [...w.numbers.slice(0, -1), bytes]
+  yield compress(numbers, form)
+  if (result[0] === 0) {
+    form.dispose()
+    return w
+  }
+  return new DeviceSparseMatrix(w.dims, w.format, w.dtype, w.nnz, { ...w.parts, compressed: form }, numbers)
 }
 
 function* product(turn: Turn, sparse: unknown, xValue: unknown, given: unknown): Routine<DeviceTensor> {
@@ -347,41 +371,91 @@ export const spmmAsync = async (
   options?: DeviceSpmmOptions,
 ): Promise<DeviceTensor> => runAsync((turn) => product(turn, sparse, x, options))
 
-// A matrix goes as the dense one that it stands for, and is laid out there.
-function moving(sparse: SparseMatrix): {
-  dense: Tensor
-  options: { scale?: Float32Array }
-  kept: { format: SparseFormat; shape: Format }
-} {
-  const { format } = sparse
-  const shape = format === 'dense' ? { kind: 0, r: 1, c: 1, n: 0, m: 0 } : formatOf(format, sparse.dims[1])
-  const { scale } = sparse
-  return { dense: sparse.toDense(), options: scale ? { scale } : {}, kept: { format, shape } }
+declare module '../../native' {
+  interface NativeBinding {
+    cudaSparseLengths(handle: object, format: Float64Array, result: Float64Array): number
+    cudaSparseLengthsAsync(handle: object, format: Float64Array, result: Float64Array): Promise<number>
+    cudaSparseLay(handle: object, format: Float64Array, ...arrays: readonly TypedArray[]): number
+    cudaSparseLayAsync(handle: object, format: Float64Array, ...arrays: readonly TypedArray[]): Promise<number>
+  }
+}
+
+// What it takes to move a matrix: its entries are laid out by the CPU as the device wants them, and what is stored goes there.
+class Move {
+  readonly object: object
+  readonly format: Float64Array
+  readonly lengths = new Float64Array(6)
+  readonly #sparse: SparseMatrix
+  readonly #kind: Kind
+
+  constructor(sparse: SparseMatrix) {
+    this.object = handleObject(sparse, 'SparseMatrix', 'SparseMatrix')
+    const [rows, cols] = sparse.dims
+    if (rows * cols > 2 ** 31 - 1) fail('ERR_SHAPE', 'tensor', 'a matrix of at most 2147483647 elements', [...sparse.dims])
+    const { kind, n, m } = sparse.format === 'dense' ? { kind: 2, n: 0, m: 0 } : formatOf(sparse.format, cols)
+    this.#kind = kind as Kind
+    this.format = Float64Array.of(kind, n, m)
+    this.#sparse = sparse
+  }
+
+  /** Arrays for the parts, and the numbers that say how long they are. */
+  rooms(): { numbers: Float64Array; arrays: TypedArray[] } {
+    const [, first, column, places, values, sums] = this.lengths as unknown as number[]
+    const { dtype } = this.#sparse
+    const count = (values as number) / byteLengthOf(dtype, 1)
+    const arrays = [new Int32Array(first as number), new Int32Array(column as number), new Uint8Array(places as number), allocate(dtype, count), new Int32Array(sums as number)]
+    return { numbers: Float64Array.of(...this.format, ...this.lengths), arrays }
+  }
+
+  /** What of them goes to the device, by name. */
+  tensors(arrays: readonly TypedArray[]): [keyof Parts, Tensor][] {
+    const { dtype, scale } = this.#sparse
+    const [first, column, places, values, sums] = arrays as [TypedArray, TypedArray, TypedArray, TypedArray, TypedArray]
+    const flat = (type: DataType, data: TypedArray): Tensor => ({ type, dims: [data.length], data })
+    const all: [keyof Parts, Tensor][] = [['values', flat(dtype, values)]]
+    if (this.#kind !== 3) all.push(['first', flat('int32', first)], ['column', flat('int32', column)])
+    else all.push(['places', flat('uint8', places)])
+    if (scale) all.push(['scale', flat('float32', scale)], ['sums', flat('int32', sums)])
+    return all
+  }
+
+  made(parts: Partial<Record<keyof Parts, DeviceTensor>>): DeviceSparseMatrix {
+    const { dims, format, dtype, nnz } = this.#sparse
+    const [kind, n, m] = this.format as unknown as [number, number, number]
+    const numbers = [kind, kTypes.indexOf(dtype), ...dims, n, m, this.lengths[0] as number, 0]
+    return new DeviceSparseMatrix(dims, format, dtype, nnz, parts as Parts, numbers)
+  }
 }
 
 /** @internal */
 export function sparseToDevice(sparse: SparseMatrix, device?: string): DeviceSparseMatrix {
-  const { dense, options: o, kept } = moving(sparse)
-  const made: DeviceTensor[] = [toDevice(dense, device)]
+  const move = new Move(sparse)
+  check(native().cudaSparseLengths(move.object, move.format, move.lengths), 'tensor')
+  const { numbers, arrays } = move.rooms()
+  check(native().cudaSparseLay(move.object, numbers, ...arrays), 'tensor')
+  const parts: Partial<Record<keyof Parts, DeviceTensor>> = {}
   try {
-    const scale = o.scale && toDevice(o.scale, device)
-    if (scale) made.push(scale)
-    return runSync((turn) => build(turn, made[0], scale ? { scale } : {}, kept))
-  } finally {
-    for (const t of made) t.dispose()
+    for (const [name, tensor] of move.tensors(arrays)) parts[name] = toDevice(tensor, device)
+    return runSync((turn) => compressed(turn, move.made(parts)))
+  } catch (e) {
+    for (const t of Object.values(parts)) t.dispose()
+    throw e
   }
 }
 
 /** @internal */
 export async function sparseToDeviceAsync(sparse: SparseMatrix, device?: string): Promise<DeviceSparseMatrix> {
-  const { dense, options: o, kept } = moving(sparse)
-  const made: DeviceTensor[] = [await toDeviceAsync(dense, device)]
+  const move = new Move(sparse)
+  check(await native().cudaSparseLengthsAsync(move.object, move.format, move.lengths), 'tensor')
+  const { numbers, arrays } = move.rooms()
+  check(await native().cudaSparseLayAsync(move.object, numbers, ...arrays), 'tensor')
+  const parts: Partial<Record<keyof Parts, DeviceTensor>> = {}
   try {
-    const scale = o.scale && (await toDeviceAsync(o.scale, device))
-    if (scale) made.push(scale)
-    return await runAsync((turn) => build(turn, made[0], scale ? { scale } : {}, kept))
-  } finally {
-    for (const t of made) t.dispose()
+    for (const [name, tensor] of move.tensors(arrays)) parts[name] = await toDeviceAsync(tensor, device)
+    return await runAsync((turn) => compressed(turn, move.made(parts)))
+  } catch (e) {
+    for (const t of Object.values(parts)) t.dispose()
+    throw e
   }
 }
 

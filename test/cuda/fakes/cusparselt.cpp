@@ -207,18 +207,21 @@ cusparseStatus_t cusparseLtMatmulGetWorkspace(const cusparseLtHandle_t* h, const
   *bytes = fake_cusparselt.workspace;
   return CUSPARSE_STATUS_SUCCESS;
 }
-cusparseStatus_t cusparseLtSpMMACompressedSize(const cusparseLtHandle_t* h, const cusparseLtMatmulPlan_t* p, size_t* compressed, size_t* buffer) {
+cusparseStatus_t cusparseLtSpMMACompressedSize2(const cusparseLtHandle_t* h, const cusparseLtMatDescriptor_t* m, size_t* compressed, size_t* buffer) {
   if (fails()) return failure();
   check(h);
-  *compressed = 2 * kept(opened<Plan>(p, kPlan).p.a);
+  *compressed = 2 * kept(opened<Matrix>(m, kMatrix));
   *buffer = 128;
   return CUSPARSE_STATUS_SUCCESS;
 }
-cusparseStatus_t cusparseLtSpMMACompress(const cusparseLtHandle_t* h, const cusparseLtMatmulPlan_t* p, const void* dense, void* to, void* buffer,
-                                         cudaStream_t stream) {
+// "sparseMatDescr: structured (sparse) matrix descriptor; isSparseA: specify if the structured matrix is in the first position"
+cusparseStatus_t cusparseLtSpMMACompress2(const cusparseLtHandle_t* h, const cusparseLtMatDescriptor_t* m, int is_a, cusparseOperation_t op, const void* dense,
+                                          void* to, void* buffer, cudaStream_t stream) {
   if (fails()) return failure();
   check(h);
-  const Matrix& a = opened<Plan>(p, kPlan).p.a;
+  const Matrix& a = opened<Matrix>(m, kMatrix);
+  if (!a.sparse || a.type != CUDA_R_8I) return CUSPARSE_STATUS_INVALID_VALUE;
+  if (!is_a || op != CUSPARSE_OPERATION_NON_TRANSPOSE) unmodelled("a sparse matrix in the second place, or transposed");
   fake::StreamHead* head = reinterpret_cast<fake::StreamHead*>(stream);
   if (!head) unmodelled("the legacy default stream");
   if (!head->on_device(dense, uint64_t(a.rows * a.ld)) || !head->on_device(to, 2 * kept(a)) || !head->on_device(buffer, 128))
