@@ -96,6 +96,66 @@ test.each(calls.map((c) => [`${c.m} x ${c.n} x ${c.k}${c.window ? ', windows' : 
   for (const schedule of schedules) expect(run(new Runner(modules, schedule), c)).toEqual(wanted(c))
 })
 
+interface Depthwise {
+  n: number
+  h: number
+  w: number
+  c: number
+  oh: number
+  ow: number
+  k: number
+  stride: number
+  pad: number
+}
+
+// Unsigned images and zero point, one filter a channel, codes out.
+function depthwise(r: Runner, d: Depthwise): void {
+  const { gpu, flags, launch } = r.open('net_int8' as never)
+  const kZero = 7
+  const [x, weight] = [bytes(11, d.n * d.h * d.w * d.c), Float32Array.from(signed(bytes(12, d.k * d.k * d.c)))]
+  const [scales, bias] = [new Float32Array(d.c).fill(0.01), Float32Array.from({ length: d.c }, (_, i) => i - 3)]
+  const size = d.n * d.oh * d.ow * d.c
+  const out = gpu.put(size)
+  const p = struct(
+    ...([0, 0, 0, 0, 0].map((v) => ['u32', v]) as ['u32', number][]), ['pointer', gpu.put(x)], ['pointer', 0],
+    ...([0, 0, 0, 0, 0].map((v) => ['pointer', v]) as ['pointer', number][]), ['u32', 0x80808080], ['u32', 0], ['pointer', 0], ['pointer', 0],
+    ['i32', kZero], ['pointer', 0], ['pointer', 0], ['u8', 0], ['u8', 1], ['f32', 0.5], ['pointer', 0], ['pointer', gpu.put(scales)], ['pointer', gpu.put(bias)],
+    ['pointer', 0], [active(undefined), 4], ['i32', 3], ['i32', 5], ['f32', 2], ['pointer', out],
+  ) // prettier-ignore
+  const g = struct(...([d.h, d.w, d.c, d.oh, d.ow, d.k, d.k, d.stride, d.stride, 1, 1, d.pad, d.pad].map((v) => ['i32', v]) as ['i32', number][]))
+  launch('depthwise_bytes_kernel', Math.ceil(size / 256), 256, p, g, gpu.put(weight), size, flags)
+  const want = Uint8Array.from({ length: size }, (_, i) => {
+    const [channel, pixel] = [i % d.c, Math.floor(i / d.c)]
+    let sum = 0
+    for (let t = 0; t < d.k * d.k; t++) {
+      const y = (Math.floor(pixel / d.ow) % d.oh) * d.stride - d.pad + Math.floor(t / d.k)
+      const left = (pixel % d.ow) * d.stride - d.pad + (t % d.k)
+      if (y >= 0 && y < d.h && left >= 0 && left < d.w)
+        sum += ((x[((Math.floor(pixel / d.ow / d.oh) * d.h + y) * d.w + left) * d.c + channel] as number) - kZero) * (weight[t * d.c + channel] as number)
+    }
+    const v = Math.fround(Math.fround(Math.fround(sum) * Math.fround(0.5 * Math.fround(0.01))) + (bias[channel] as number)) / 2
+    const even = Math.abs(v % 1) === 0.5 ? 2 * Math.round(v / 2) : Math.round(v)
+    return Math.min(255, Math.max(0, even + 5))
+  })
+  expect(new Uint8Array(gpu.get(out, size))).toEqual(want)
+}
+
+test('depthwise convolutions of bytes', () => {
+  for (const schedule of schedules) depthwise(new Runner(modules, schedule), { n: 2, h: 5, w: 6, c: 7, oh: 3, ow: 3, k: 3, stride: 2, pad: 1 })
+})
+
+test('requests of depthwise convolutions, and of products of any two matrices, are as few as they may be', () => {
+  const r = new Runner(modules)
+  depthwise(r, { n: 1, h: 6, w: 6, c: 64, oh: 6, ow: 6, k: 3, stride: 1, pad: 1 })
+  run(r, { m: 64, n: 64, k: 128, a: bytes(1, 64 * 128), aSigned: false, b: bytes(2, 64 * 128), aZero: 3, bZero: 1, out: 'int32' })
+  // Any two matrices are read a byte at a time: rows of 16 of a thread are 16 requests that meet the same sectors.
+  for (const [kernel, most, banks] of [['depthwise_bytes_kernel', 1, 0], ['bytes_kernel<0,0,1>', 7.7, 1.6]] as const) {
+    const [global, shared] = [r.ledger.traffic(kernel, 'global'), r.ledger.traffic(kernel, 'shared')]
+    const busy = shared.units / (shared.ideal || 1)
+    expect([kernel, global.units / global.ideal <= most, busy <= banks, global.units / global.ideal, busy]).toEqual([kernel, true, true, expect.anything(), expect.anything()])
+  }
+})
+
 test('requests of aligned shapes are as few as they may be', () => {
   const r = new Runner(modules)
   run(r, { m: 64, n: 64, k: 128, a: bytes(1, 64 * 128), aSigned: false, b: bytes(2, 64 * 128), aZero: 3, out: 'int32' })

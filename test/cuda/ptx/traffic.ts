@@ -39,6 +39,7 @@ const bounds: Record<Stem, Bound[]> = {
     { kernel: 'codes_kernel<0,2>', global: 3.2, because: 'likewise four' },
     { kernel: 'values_kernel<0>', global: 1 },
     { kernel: 'values_kernel<1>', global: 1 },
+    { kernel: 'histogram_kernel<0>', global: 1 },
   ],
   select: [
     { kernel: 'scores_kernel', global: 1 },
@@ -48,6 +49,7 @@ const bounds: Record<Stem, Bound[]> = {
     { kernel: 'ties_kernel', global: 1 },
     { kernel: 'scan_kernel', global: 1 },
     { kernel: 'mask_kernel', global: 1 },
+    { kernel: 'nm_kernel', global: 4, because: 'a thread reads its four values one after the other' },
     { kernel: 'apply_kernel', global: 1 },
   ],
   distill: [
@@ -93,6 +95,7 @@ const workloads: Record<Stem, (r: Runner) => void> = {
     for (const bits of [8, 16, 4, 2]) r.quantize(x, 0, shapeOf([n], null, null), { bits })
     r.quantize(half, 1, shapeOf([n], null, null), {})
     r.quantize(x, 0, shapeOf([32, 64], 1, null), {})
+    r.histogram(x, 0, shapeOf([n], null, null), Float32Array.of(20), 2048)
     for (const kind of [0, 1])
       r.dequantize(new Int8Array(n), 8, true, shapeOf([n], null, null), Float32Array.of(0.5), undefined, kind)
   },
@@ -102,6 +105,7 @@ const workloads: Record<Stem, (r: Runner) => void> = {
     r.groups(1, x, undefined, 1, 4, 2048)
     r.groups(1, x, undefined, 16, 64, 8)
     r.largest(x, 1000)
+    r.nm(x.subarray(0, 1024), 1, 1024, 1, 2, 4)
     // What a mask leaves out is not read.
     r.apply(x.subarray(0, 1024), new Uint8Array(1024).fill(1))
   },
