@@ -104,14 +104,14 @@ test('a form that only planning finds unsupported goes there too', async () => {
   // A kernel for Gemm there is, but none for float64.
   const steps: readonly Step[] = [
     ['Cast', ['x'], ['d'], { to: int(11) }],
-    ['MatMul', ['d', 'd'], ['m']],
+    ['Gemm', ['d', 'd'], ['m']],
     ['Cast', ['m'], ['y'], { to: int(1) }],
   ]
   const model = modelOf(graph([['x', 'float32', ['n', 'n']]], {}, steps, ['y']))
-  await agree(model, feeds, ['MatMul1'])
-  await agree(model, { x: floats([3, 3], 4) }, ['MatMul1'])
+  await agree(model, feeds, ['Gemm1'])
+  await agree(model, { x: floats([3, 3], 4) }, ['Gemm1'])
   const refused = await Session.create(model)
-  await expect(refused.run(feeds)).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED_OP', parameter: 'MatMul1' })
+  await expect(refused.run(feeds)).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED_OP', parameter: 'Gemm1' })
 })
 
 test('a node whose form is too old to be carried over goes there', async () => {

@@ -16,7 +16,7 @@ interface Equation {
 }
 
 /**
- * Einsums of float32 as what they stand for: sums, products and turned axes, which kernels know, as does whatever reads a graph (weights of a
+ * Einsums of floats as what they stand for: sums, products and turned axes, which kernels know, as does whatever reads a graph (weights of a
  * layer, attention). Left as they are: letters that an operand repeats (diagonals), "..." that is summed over, sums over an axis
  * of size 1 that repeats, and values of unknown rank.
  * Wants opset 13 or later, whose axes are inputs.
@@ -27,7 +27,7 @@ export function expandEinsum(model: Model): void {
     if (!graph.nodes.some((n) => n.is('Einsum'))) continue
     const shapes = inferShapes(model.graph, model.opsets)
     for (const node of graph.nodes.filter((n) => n.is('Einsum'))) {
-      const equation = parse(node, (name) => (shapes.get(name, graph)?.type === 'float32' ? (shapes.get(name, graph)?.dims ?? undefined) : undefined))
+      const equation = parse(node, (name) => (/^float(32|64)$/.test(shapes.get(name, graph)?.type ?? '') ? (shapes.get(name, graph)?.dims ?? undefined) : undefined))
       if (equation) new Expansion(graph, node, shapes).write(equation)
     }
   }

@@ -10,13 +10,14 @@ import { draws, dropouts } from './random'
 import { cumulation, layerNorms, reductions, sums, training } from './reduce'
 import { handing, kSequence, sequences } from './sequence'
 import { signals } from './signal'
+import { wides } from './wide'
 
 export { kSequence, tensorOf } from './sequence'
 export type { Foreign, Host, HostRun, HostScope, Inner } from './host'
 
 /** What always runs here: control flow, results whose shape depends on data, and ops that are rare. */
 const kAlways: Readonly<Record<string, Host>> = { ...control, ...picking, ...sums, ...losses, ...signals, ...patches, ...draws, ...sequences }
-const kElse: Readonly<Record<string, Host>> = { ...reductions, ...cumulation, ...layerNorms, ...images, ...regions, ...pools, ...conversions, ...bakeries, ...oddPicking, ...dropouts, ...handing }
+const kElse: Readonly<Record<string, Host>> = { ...reductions, ...cumulation, ...layerNorms, ...images, ...regions, ...pools, ...conversions, ...bakeries, ...oddPicking, ...dropouts, ...handing, ...wides }
 
 /** How a node runs that no plan can take; undefined for one that a plan takes. */
 export function hostOf(node: Node, graph: Graph, shapes: Shapes): Host | undefined {
@@ -41,6 +42,7 @@ function isOdd(node: Node, graph: Graph, shapes: Shapes): boolean {
   const four = (t: string | undefined): boolean => t === 'int4' || t === 'uint4'
   const op = node.opType
   if (op in reductions || op in cumulation) return type(0) !== 'float32'
+  if (op in wides) return ['float64', 'int8', 'int32', 'int64', 'uint32', 'uint64'].includes(type(0) ?? '')
   switch (op) {
     case 'LayerNormalization':
       return Boolean(node.outputs[1] || node.outputs[2])
