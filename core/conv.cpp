@@ -158,9 +158,11 @@ WhittleStatus rows_in_place(const ConvProblem& p, int threads) {
   const int64_t d = p.dilation_w, taps = (p.kw - 1) * d + 1, reach = (p.ow - 1) * p.stride_w - p.pad_left + taps;
   const bool padded = p.pad_left > 0 || reach > p.w || d > 1;
   const int64_t most = std::min<int64_t>(kernels.mr, kGemmMaxRows);
-  // Pieces of a row where there are too few rows for the threads.
+  // Pieces of a row where there are too few rows for the threads, or where it would leave the second-level cache between one part of the
+  // sums and the next.
   const int64_t rows = p.n * p.od * p.oh, team = threads > 0 ? threads : thread_limit();
-  const int64_t pieces = std::max<int64_t>(1, std::min((4 * team + rows - 1) / rows, p.ow / (2 * most * d)));
+  const int64_t long_rows = p.ow * (p.stride_w * p.c + p.oc) / (96 << 10);
+  const int64_t pieces = std::max<int64_t>(1, std::min(std::max((4 * team + rows - 1) / rows, long_rows), p.ow / (2 * most * d)));
   const double work = static_cast<double>(rows) * static_cast<double>(p.ow) * static_cast<double>(p.oc) * static_cast<double>(k * p.kh * p.kd);
   const bool alone = team == 1 || work < 400e3;
   const int64_t total = rows * pieces, grain = alone ? total : std::max<int64_t>(1, total / (4 * team));

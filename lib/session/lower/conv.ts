@@ -23,7 +23,9 @@ function foldedBias(l: Lowering, node: Node, name: string | undefined, map: Affi
  */
 function goesByRows(window: Window, groups: number, c: number, width: number, oc: number): boolean {
   const [kh, kw] = window.kernel
-  if (groups !== 1 || width < 6 * window.dilations[1]) return false
+  // Every dilation-th pixel is a row of its own.
+  const d = window.dilations[1]
+  if (groups !== 1 || width < (d > 1 && c > 64 ? 14 : 6) * d) return false
   if (kh === 1 && kw === 1 && window.strides[0] === 1 && window.strides[1] === 1) return false
   return kw * c * oc <= 160 << 10
 }

@@ -15,8 +15,45 @@ function source(mode: string, i: number, size: number): number {
   return at < size ? at : period - at
 }
 
+/** Elements of an index that go up or down by one, or stay. */
+interface Run {
+  readonly at: number
+  readonly first: number
+  readonly step: number
+  length: number
+}
+
+function runsOf(index: readonly number[]): Run[] {
+  const runs: Run[] = []
+  for (let i = 0; i < index.length; ) {
+    const first = index[i] as number
+    const step = (index[i + 1] ?? first) - first
+    const run = { at: i, first, step, length: 1 }
+    if (Math.abs(step) <= 1) while (i + run.length < index.length && index[i + run.length] === first + run.length * step) run.length++
+    runs.push(run)
+    i += run.length
+  }
+  return runs
+}
+
+/** Most runs of an index that are copied one by one. */
+const kRuns = 6
+
 /** Picks along one axis by an index that is known. */
-export function pickAlong(l: Lowering, node: Node, v: Value, axis: number, index: readonly number[]): Value & { readonly memory: Memory } {
+function pickAlong(l: Lowering, node: Node, v: Value, axis: number, index: readonly number[]): Value & { readonly memory: Memory } {
+  const runs = runsOf(index)
+  if (runs.length <= kRuns && bitsOf(v.type) >= 8 && v.dims.length <= 8) {
+    const x = l.inMemory(v, node)
+    const out = l.make(x.type, x.dims.map((d, i) => (i === axis ? index.length : d)), x.order)
+    const [own, strides] = [stridesOf(x.dims, x.order), stridesOf(out.dims, x.order)]
+    if (sizeOf(out.dims) > 0)
+      for (const { at, first, step, length } of runs) {
+        const dims = x.dims.map((d, i) => (i === axis ? length : d))
+        const from = own.map((s, i) => (i === axis ? s * step : s))
+        l.stridedCopy(x, dims, from, first * (own[axis] as number), out.memory, strides, at * (strides[axis] as number), node)
+      }
+    return out
+  }
   const x = l.rowMajor(v, node)
   const dims = x.dims.map((d, i) => (i === axis ? index.length : d))
   const out = l.make(x.type, dims)
