@@ -1,5 +1,5 @@
 // Depthwise on vectors: one vector of channels, kPixels outputs side by side. For the usual kernels (3 and 5 wide, stride 1
-// and 2) the weights of a row and the outputs stay in registers and each input is loaded once for all taps that see it.
+// and 2, 7 wide, stride 1) the weights of a row and the outputs stay in registers and each input is loaded once for all taps that see it.
 // Blocks at the image's edges skip inputs that lie outside; the last block of a row overlaps the one before it. All rows of
 // a call are done for one vector of channels before the next, so that inputs are still in the first-level cache.
 
@@ -59,26 +59,26 @@ static void one_pixel(const whittle::ConvDepthwise* d, const Depth* t, int64_t o
   d_out<kPart>(t->out + ox * d->c + t->channel, act_apply(s, d->activation.kind, t->lo, t->hi), t->left);
 }
 
-template <bool kCodes, bool kPart>
-CONV_INLINE void put(const whittle::ConvDepthwise* d, const Depth* t, int64_t ox, const vf (&s)[kPixels]) {
+template <bool kCodes, bool kPart, int kMany>
+CONV_INLINE void put(const whittle::ConvDepthwise* d, const Depth* t, int64_t ox, const vf (&s)[kMany]) {
   if (kCodes) {
     int32_t* sums = t->sums + ox * d->c + t->channel;
-    CONV_UNROLL for (int i = 0; i < kPixels; i++) v_store_whole(sums + i * d->c, s[i], kPart ? t->left : VF_LANES);
+    CONV_UNROLL for (int i = 0; i < kMany; i++) v_store_whole(sums + i * d->c, s[i], kPart ? t->left : VF_LANES);
     return;
   }
   float* out = t->out + ox * d->c + t->channel;
   const int32_t kind = d->activation.kind;
   if (kind == whittle::kActivationHardswishAffine)
-    CONV_UNROLL for (int i = 0; i < kPixels; i++)
+    CONV_UNROLL for (int i = 0; i < kMany; i++)
       d_out<kPart>(out + i * d->c, act_apply(s[i], whittle::kActivationHardswishAffine, t->lo, t->hi), t->left);
   else if (kind == whittle::kActivationHardswish)
-    CONV_UNROLL for (int i = 0; i < kPixels; i++)
+    CONV_UNROLL for (int i = 0; i < kMany; i++)
       d_out<kPart>(out + i * d->c, act_apply(s[i], whittle::kActivationHardswish, t->lo, t->hi), t->left);
   else if (kind == whittle::kActivationClip)
-    CONV_UNROLL for (int i = 0; i < kPixels; i++)
+    CONV_UNROLL for (int i = 0; i < kMany; i++)
       d_out<kPart>(out + i * d->c, act_apply(s[i], whittle::kActivationClip, t->lo, t->hi), t->left);
   else
-    for (int i = 0; i < kPixels; i++) d_out<kPart>(out + i * d->c, act_apply(s[i], kind, t->lo, t->hi), t->left);
+    for (int i = 0; i < kMany; i++) d_out<kPart>(out + i * d->c, act_apply(s[i], kind, t->lo, t->hi), t->left);
 }
 
 template <bool kCodes, bool kPart>
@@ -100,10 +100,10 @@ static void some_pixels(const whittle::ConvDepthwise* d, const Depth* t, int64_t
 }
 
 // kEdge: inputs may lie left or right of the image.
-template <bool kCodes, bool kPart, int kWide, int kStride, bool kEdge>
+template <bool kCodes, bool kPart, int kWide, int kStride, int kMany, bool kEdge>
 static void fixed_pixels(const whittle::ConvDepthwise* d, const Depth* t, int64_t ox) {
-  vf s[kPixels];
-  CONV_UNROLL for (int i = 0; i < kPixels; i++) s[i] = t->bias;
+  vf s[kMany];
+  CONV_UNROLL for (int i = 0; i < kMany; i++) s[i] = t->bias;
   const int64_t left = ox * kStride - d->pad_left;
   for (int64_t z = 0; z < d->slices; z++)
     for (int64_t ky = t->ky0; ky < t->ky1; ky++) {
@@ -112,27 +112,27 @@ static void fixed_pixels(const whittle::ConvDepthwise* d, const Depth* t, int64_
       const float* w = d->weight + (z * d->kh + ky) * kWide * d->weight_step + t->channel;
       vf k[kWide];
       CONV_UNROLL for (int i = 0; i < kWide; i++) k[i] = d_in<kPart>(w + i * d->weight_step, t->left);
-      CONV_UNROLL for (int j = 0; j < (kPixels - 1) * kStride + kWide; j++) {
+      CONV_UNROLL for (int j = 0; j < (kMany - 1) * kStride + kWide; j++) {
         if (kEdge && (left + j < 0 || left + j >= d->w)) continue;
         const vf v = d_x<kCodes, kPart>(d, t, x + j * d->x_step);
         CONV_UNROLL for (int kx = 0; kx < kWide; kx++)
-          if (j >= kx && (j - kx) % kStride == 0 && (j - kx) / kStride < kPixels)
+          if (j >= kx && (j - kx) % kStride == 0 && (j - kx) / kStride < kMany)
             s[(j - kx) / kStride] = v_fma(v, k[kx], s[(j - kx) / kStride]);
       }
     }
   put<kCodes, kPart>(d, t, ox, s);
 }
 
-template <bool kCodes, bool kPart, int kWide, int kStride>
+template <bool kCodes, bool kPart, int kWide, int kStride, int kMany = kPixels>
 static void fixed_row(const whittle::ConvDepthwise* d, const Depth* t) {
-  for (int64_t ox = 0;; ox += kPixels) {
-    if (ox + kPixels > d->ow) {
+  for (int64_t ox = 0;; ox += kMany) {
+    if (ox + kMany > d->ow) {
       if (ox == d->ow) return;
-      ox = d->ow - kPixels;
+      ox = d->ow - kMany;
     }
     const int64_t left = ox * kStride - d->pad_left;
-    if (left >= 0 && left + (kPixels - 1) * kStride + kWide <= d->w) fixed_pixels<kCodes, kPart, kWide, kStride, false>(d, t, ox);
-    else fixed_pixels<kCodes, kPart, kWide, kStride, true>(d, t, ox);
+    if (left >= 0 && left + (kMany - 1) * kStride + kWide <= d->w) fixed_pixels<kCodes, kPart, kWide, kStride, kMany, false>(d, t, ox);
+    else fixed_pixels<kCodes, kPart, kWide, kStride, kMany, true>(d, t, ox);
   }
 }
 
@@ -141,6 +141,13 @@ static void channel_row(const whittle::ConvDepthwise* d, const Depth* t) {
   if (d->ow >= kPixels && d->dilation_w == 1 && d->stride_w == 1) {
     if (d->kw == 3) return fixed_row<kCodes, kPart, 3, 1>(d, t);
     if (d->kw == 5) return fixed_row<kCodes, kPart, 5, 1>(d, t);
+    if (d->kw == 7) return fixed_row<kCodes, kPart, 7, 1>(d, t);
+  }
+  // The last maps of classifiers.
+  if (d->ow == 7 && d->dilation_w == 1 && d->stride_w == 1) {
+    if (d->kw == 3) return fixed_row<kCodes, kPart, 3, 1, 7>(d, t);
+    if (d->kw == 5) return fixed_row<kCodes, kPart, 5, 1, 7>(d, t);
+    if (d->kw == 7) return fixed_row<kCodes, kPart, 7, 1, 7>(d, t);
   }
   if (d->ow >= kPixels && d->dilation_w == 1 && d->stride_w == 2) {
     if (d->kw == 3) return fixed_row<kCodes, kPart, 3, 2>(d, t);

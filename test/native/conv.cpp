@@ -37,13 +37,15 @@ WHITTLE_CHECK(conv) {
         d.kw = rng.between(1, 5);
         d.stride_h = rng.between(1, 2);
         d.stride_w = rng.between(1, 3);
-        if (round % 2) d.kw = rng.below(2) ? 3 : 5;
+        if (round % 2) d.kw = 3 + 2 * rng.below(3);
         d.dilation_h = rng.between(1, 2);
         d.dilation_w = rng.between(1, 2);
         d.pad_top = rng.between(0, 3);
         d.pad_left = rng.between(0, 5);
+        // Maps of 7 columns that keep their width.
+        if (round % 8 == 3) d.w = 7, d.stride_w = d.dilation_w = 1, d.pad_left = d.kw / 2;
         const int64_t oh = out_size(d.h, d.pad_top + rng.between(0, 3), d.kh, d.stride_h, d.dilation_h);
-        d.ow = out_size(d.w, d.pad_left + rng.between(0, 5), d.kw, d.stride_w, d.dilation_w);
+        d.ow = out_size(d.w, d.pad_left + (round % 8 == 3 ? d.pad_left : rng.between(0, 5)), d.kw, d.stride_w, d.dilation_w);
         if (oh == 0 || d.ow == 0) continue;
         d.slices = rng.below(4) ? 1 : rng.between(0, 4);
         d.x_slice = rng.between(1, 2) * d.h * d.w * d.c;
@@ -170,17 +172,18 @@ WHITTLE_CHECK(conv) {
         d.w = rng.between(1, 40);
         d.c = rng.between(1, 70);
         d.kh = rng.between(1, 5);
-        d.kw = round % 2 ? (rng.below(2) ? 3 : 5) : rng.between(1, 7);
+        d.kw = round % 2 ? 3 + 2 * rng.below(3) : rng.between(1, 7);
         d.stride_h = rng.between(1, 2);
         d.stride_w = rng.between(1, 3);
         d.dilation_h = rng.between(1, 2);
         d.dilation_w = round % 3 ? 1 : 2;
         d.pad_top = rng.between(0, 3);
         d.pad_left = rng.between(0, 5);
+        if (round % 8 == 3) d.w = 7, d.stride_w = d.dilation_w = 1, d.pad_left = d.kw / 2;
         d.x_step = d.c + (round % 3 ? rng.below(20) : 0);
         d.weight_step = d.c + (round % 5 ? rng.below(20) : 0);
         const int64_t oh = out_size(d.h, d.pad_top + rng.between(0, 3), d.kh, d.stride_h, d.dilation_h);
-        d.ow = out_size(d.w, d.pad_left + rng.between(0, 5), d.kw, d.stride_w, d.dilation_w);
+        d.ow = out_size(d.w, d.pad_left + (round % 8 == 3 ? d.pad_left : rng.between(0, 5)), d.kw, d.stride_w, d.dilation_w);
         if (oh == 0 || d.ow == 0) continue;
         d.slices = rng.below(4) ? 1 : rng.between(1, 3);
         d.x_slice = d.h * d.w * d.x_step;
