@@ -132,6 +132,8 @@ struct ConvKernels {
                       int64_t out_stride);
   void (*planes)(const ConvPlanes*);
   void (*narrow)(const ConvNarrow*);
+  // to[j * to_stride + i] = from[i * from_stride + j] for i < rows, j < columns: pixels of channels as planes, and back.
+  void (*turn)(int64_t rows, int64_t columns, const float* from, int64_t from_stride, float* to, int64_t to_stride);
   void (*spread)(const ConvSpread*);
   void (*grouped)(const ConvGrouped*);
 };

@@ -12,53 +12,6 @@
 namespace whittle {
 namespace {
 
-// kCount channels of pixels `step` floats apart become planes.
-template <int kCount>
-void split(const float* x, int64_t step, int64_t count, float* to, int64_t plane) {
-  for (int64_t i = 0; i < count; i++)
-    for (int c = 0; c < kCount; c++) to[c * plane + i] = x[i * step + c];
-}
-
-void split_all(const float* x, int64_t channels, int64_t count, float* to, int64_t plane) {
-  if (channels == 1) {
-    memcpy(to, x, static_cast<size_t>(count) * 4);
-    return;
-  }
-  // A few pixels at a time: then what all channels write of them is still in cache for the next.
-  constexpr int64_t kPixels = 64;
-  for (int64_t first = 0; first < count; first += kPixels) {
-    const int64_t n = std::min(kPixels, count - first);
-    const float* from = x + first * channels;
-    float* at = to + first;
-    int64_t c = 0;
-    for (; c + 8 <= channels; c += 8) split<8>(from + c, channels, n, at + c * plane, plane);
-    for (; c + 4 <= channels; c += 4) split<4>(from + c, channels, n, at + c * plane, plane);
-    if (channels - c == 3) split<3>(from + c, channels, n, at + c * plane, plane);
-    if (channels - c == 2) split<2>(from + c, channels, n, at + c * plane, plane);
-    if (channels - c == 1) split<1>(from + c, channels, n, at + c * plane, plane);
-  }
-}
-
-// And back.
-template <int kCount>
-void join(const float* x, int64_t plane, int64_t count, float* to, int64_t step) {
-  for (int64_t i = 0; i < count; i++)
-    for (int c = 0; c < kCount; c++) to[i * step + c] = x[c * plane + i];
-}
-
-void join_all(const float* x, int64_t plane, int64_t count, float* to, int64_t channels) {
-  if (channels == 1) {
-    memcpy(to, x, static_cast<size_t>(count) * 4);
-    return;
-  }
-  if (channels == 2) return join<2>(x, plane, count, to, 2);
-  if (channels == 4) return join<4>(x, plane, count, to, 4);
-  int64_t c = 0;
-  for (; c + 8 <= channels; c += 8) join<8>(x + c * plane, plane, count, to + c, channels);
-  for (; c + 3 <= channels; c += 3) join<3>(x + c * plane, plane, count, to + c, channels);
-  for (; c < channels; c++) join<1>(x + c * plane, plane, count, to + c, channels);
-}
-
 int64_t up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 }  // namespace
@@ -90,12 +43,13 @@ WhittleStatus conv_narrow(const ConvProblem& p, int threads) {
   std::atomic<bool> failed{false};
   parallel_for(total, alone ? total : 1, alone ? 1 : threads, [&](int64_t begin, int64_t end) {
     static thread_local Scratch scratch;
-    float* image = static_cast<float*>(scratch.take((room + p.oc * out_plane) * 4));
+    float* image = static_cast<float*>(scratch.take((room + p.oc * (out_plane + width)) * 4));
     if (!image) {
       failed = true;
       return;
     }
     float* results = image + room;
+    float* line = results + p.oc * out_plane;
     for (int64_t t = begin; t < end; t++) {
       const int64_t piece = t % pieces, n = t / pieces / strips, oy0 = p.oh * (t / pieces % strips) / strips, oy1 = p.oh * (t / pieces % strips + 1) / strips;
       const int64_t ox = p.ow * piece / pieces, count = p.ow * (piece + 1) / pieces - ox, left = ox - p.pad_left;
@@ -109,19 +63,24 @@ WhittleStatus conv_narrow(const ConvProblem& p, int threads) {
           memset(row + c * plane, 0, static_cast<size_t>(from) * 4);
           memset(row + c * plane + to, 0, static_cast<size_t>(width - to) * 4);
         }
-        if (inside) split_all(p.x + ((n * p.h + iy) * p.w + left + first) * p.c, p.c, last - first, row + first, plane);
+        if (!inside) continue;
+        const float* from_row = p.x + ((n * p.h + iy) * p.w + left + first) * p.c;
+        if (p.c == 1) memcpy(row + first, from_row, static_cast<size_t>(last - first) * 4);
+        else kernels.turn(last - first, p.c, from_row, p.c, row + first, plane);
       }
       const ConvNarrow own = {taps, up((oy1 - oy0 - 1) * width + count, kConvNarrowPad), p.oc, image, offset.data(), p.weight, p.bias, results, out_plane};
       kernels.narrow(&own);
       for (int64_t oy = oy0; oy < oy1; oy++) {
-        const int64_t at = ((n * p.oh + oy) * p.ow + ox) * p.oc, floats_of_row = count * p.oc;
-        float* out = p.out + at;
+        const int64_t at = ((n * p.oh + oy) * p.ow + ox) * p.oc, size = count * p.oc;
         const float* from = results + (oy - oy0) * width;
-        if (p.residual) {
-          for (int64_t o = 0; o < p.oc; o++)
-            for (int64_t i = 0; i < count; i++) out[i * p.oc + o] = from[o * out_plane + i] + p.residual[at + i * p.oc + o];
-        } else join_all(from, out_plane, count, out, p.oc);
-        if (p.activation.kind != kActivationNone) floats.finish(1, floats_of_row, out, 0, nullptr, &p.activation);
+        float* out = p.out + at;
+        float* to = p.residual ? line : out;
+        if (p.oc == 1) memcpy(to, from, static_cast<size_t>(count) * 4);
+        else kernels.turn(p.oc, count, from, out_plane, to, p.oc);
+        // The residual may lie where the results go.
+        if (p.residual)
+          for (int64_t i = 0; i < size; i++) out[i] = line[i] + p.residual[at + i];
+        if (p.activation.kind != kActivationNone) floats.finish(1, size, out, 0, nullptr, &p.activation);
       }
     }
   });

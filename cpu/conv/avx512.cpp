@@ -12,6 +12,7 @@
 #include "cpu/conv/vector.h"
 #include "cpu/conv/planes.h"
 #include "cpu/conv/narrow.h"
+#include "cpu/conv/turn.h"
 #include "cpu/conv/grouped.h"
 #include "cpu/conv/winograd.h"
 
@@ -23,5 +24,6 @@ extern "C" void conv_install_avx512(whittle::ConvKernels* table) {
   install_grouped(table);
   table->planes = planes;
   table->narrow = narrow;
+  table->turn = turn;
   conv_install_codes_avx512(table);
 }

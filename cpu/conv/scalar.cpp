@@ -70,6 +70,11 @@ void narrow(const whittle::ConvNarrow* p) {
     }
 }
 
+void turn(int64_t rows, int64_t columns, const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < columns; j++) to[j * to_stride + i] = from[i * from_stride + j];
+}
+
 void spread(const whittle::ConvSpread* p) {
   for (int64_t pixel = 0; pixel < p->pixels; pixel++)
     for (int64_t j = 0; j < p->inputs * 16; j++) p->out[pixel * p->inputs * 16 + j] = p->x[pixel * p->x_step + p->index[j]];
@@ -98,6 +103,7 @@ extern "C" void conv_install_scalar(whittle::ConvKernels* t) {
   t->depthwise_codes = depthwise_codes;
   t->planes = planes;
   t->narrow = narrow;
+  t->turn = turn;
   t->spread = spread;
   t->grouped = grouped;
   conv_install_codes_scalar(t);

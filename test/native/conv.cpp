@@ -163,6 +163,20 @@ WHITTLE_CHECK(conv) {
         h.expect(out.intact(), "wrote outside of the planes");
       }
     });
+    h.row("turn", [&] {
+      Rng rng = h.rng();
+      for (int round = 0; round < (h.lean() ? 30 : 200); round++) {
+        const int64_t rows = rng.between(1, 40), columns = rng.between(1, 40), stride = columns + rng.below(4), to_stride = rows + rng.below(4);
+        Guarded<float> x((rows - 1) * stride + columns, round & 1), want((columns - 1) * to_stride + rows), out((columns - 1) * to_stride + rows, rng.below(4));
+        fill(rng, x.data(), x.size());
+        memset(want.data(), 0, static_cast<size_t>(want.size()) * 4);
+        memset(out.data(), 0, static_cast<size_t>(out.size()) * 4);
+        ref.turn(rows, columns, x.data(), stride, want.data(), to_stride);
+        got.turn(rows, columns, x.data(), stride, out.data(), to_stride);
+        if (!h.expect(memcmp(want.data(), out.data(), static_cast<size_t>(out.size()) * 4) == 0, "%lld rows, %lld columns", (long long)rows, (long long)columns)) return;
+        h.expect(out.intact(), "wrote outside of the planes");
+      }
+    });
     h.row("depthwise of codes", [&] {
       Rng rng = h.rng();
       for (int round = 0; round < (h.lean() ? 40 : 300); round++) {
