@@ -44,4 +44,14 @@ describe('what depends on constants alone is computed once', () => {
     for (const dims of [[5, 4], [2, 4, 3, 5], [2, 4, 7]] as const)
       await agree(modelOf(graph([['x', 'float32', [...dims]]], constants, [step], ['y'])), { x: floats(dims) })
   })
+
+  test('biases of attention that constant places give', async () => {
+    const places = { type: 'int64', dims: [196, 196], data: BigInt64Array.from({ length: 196 * 196 }, (_, i) => BigInt(Math.abs((i % 196) - Math.floor(i / 196)) - (i % 3 ? 0 : 196))) } as const
+    const steps: Step[] = [['Gather', ['table', 'places'], ['bias'], { axis: attribute.int(1) }], ['Add', ['x', 'bias'], ['y']]]
+    const model = modelOf(graph([['x', 'float32', [1, 5, 196, 196]]], { table: floats([5, 196], 1), places }, steps, ['y']))
+    const session = await Session.create(model)
+    expect(opsOf(session, [1, 5, 196, 196])).toEqual(['elementwise'])
+    session.dispose()
+    await agree(model, { x: floats([1, 5, 196, 196], 2) })
+  })
 })

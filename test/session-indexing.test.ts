@@ -39,6 +39,15 @@ test.each([0, 1, 2, -1])('elements are gathered and scattered along axis %i', as
     await check([['ScatterElements', ['x', 'p', 'u'], ['y'], { axis: int(axis) }]], { x, u, p: once }, {}, ['scatter_elements'])
 })
 
+test.each([0, 1, 2])('rows are gathered along axis %i', async (axis) => {
+  const dims = [6, 5, 4]
+  for (const type of ['int64', 'int32'] as const)
+    for (const x of [floats(dims, 1), whole(dims, 1), flags(dims, 1), picks(dims, 9, 1)])
+      await check([['Gather', ['x', 'p'], ['y'], { axis: int(axis) }]], { x, p: picks([3, 7], dims[axis] as number, 2, type) }, {}, ['gather'])
+  // Several pieces of work for one row of indices, and one for several.
+  for (const at of [[90, 200], [90, 2]]) await check([['Gather', ['x', 'p'], ['y'], { axis: int(axis) }]], { x: floats(dims, 1), p: picks(at, dims[axis] as number, 2) }, {}, ['gather'])
+})
+
 test.each([
   [[5, 4, 3], [7, 1], 0],
   [[5, 4, 3], [2, 3, 2], 0],

@@ -29,6 +29,22 @@ struct Typed final : Step {
 };
 
 // out[o][i] = x[o][index[i]], pieces of `bytes`; negative indices count from the end.
+// `count` pieces of `bytes` (kBytes where it is known) that indices point at.
+template <int kBytes, class Index>
+void gather_pieces(const uint8_t* from, const Index* index, int64_t count, int64_t axis, int64_t bytes, uint8_t* to) {
+  const int64_t size = kBytes ? kBytes : bytes;
+  for (int64_t i = 0; i < count; i++, to += size) {
+    const int64_t at = index[i] < 0 ? index[i] + axis : index[i];
+    memcpy(to, from + at * size, static_cast<size_t>(size));
+  }
+}
+
+template <class Index>
+void gather_row(const uint8_t* from, const Index* index, int64_t count, int64_t axis, int64_t bytes, uint8_t* to) {
+  const auto fn = bytes == 1 ? gather_pieces<1, Index> : bytes == 4 ? gather_pieces<4, Index> : bytes == 8 ? gather_pieces<8, Index> : gather_pieces<0, Index>;
+  fn(from, index, count, axis, bytes, to);
+}
+
 struct Gather final : Step {
   Operand x, index, out;
   int64_t outer, axis, inner, count;
@@ -41,10 +57,12 @@ struct Gather final : Step {
       if (at < -axis || at >= axis) return WHITTLE_RANGE;
     }
     parallel_for(outer * count, std::max<int64_t>(1, (64 << 10) / (inner + 1)), c.threads, [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; t++) {
-        int64_t at = wide ? c.at<const int64_t>(index)[t % count] : c.at<const int32_t>(index)[t % count];
-        if (at < 0) at += axis;
-        memcpy(to + t * inner, from + (t / count * axis + at) * inner, static_cast<size_t>(inner));
+      for (int64_t t = begin, now = 0; t < end; t += now) {
+        const int64_t j = t % count;
+        now = std::min(end - t, count - j);
+        const uint8_t* row = from + t / count * axis * inner;
+        if (wide) gather_row(row, c.at<const int64_t>(index) + j, now, axis, inner, to + t * inner);
+        else gather_row(row, c.at<const int32_t>(index) + j, now, axis, inner, to + t * inner);
       }
     });
     return WHITTLE_OK;

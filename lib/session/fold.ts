@@ -9,8 +9,9 @@ import { Constants } from './program'
 /** Results that were computed once for all plans of a session, by name. */
 export type Folded = Map<string, Initializer>
 
-/** A result may be this much larger than what it is made of, or this small. */
+/** A result may be this much larger than what it is made of, or this small; that of constant indices (biases of attention by places) larger. */
 const kGrowth = 2
+const kGathered = 4
 const kSmall = 64 << 10
 
 /** What must stay as it is: how weights are stored decides which kernel takes them. */
@@ -32,7 +33,7 @@ export function foldConstants(graph: Graph, shapes: Shapes, folded: Folded): voi
     if (!given.every((i) => graph.constant(i) || made.has(i))) continue
     const before = given.reduce((sum, i) => sum + bytesOf(shapes, graph, i), 0)
     const after = node.outputs.reduce((sum, o) => sum + (o ? bytesOf(shapes, graph, o) : 0), 0)
-    if (!(after <= Math.max(kSmall, before * kGrowth))) continue
+    if (!(after <= Math.max(kSmall, before * (node.is('Gather') ? kGathered : kGrowth)))) continue
     nodes.add(node)
     for (const o of node.outputs) if (o) made.add(o)
   }
