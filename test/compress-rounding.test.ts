@@ -1,5 +1,6 @@
 import { compress, type CalibrationData, type Recipe, type Step } from '../lib/compress'
-import { allocate } from '../lib/compress/mixed'
+import { Tables } from '../lib/compress/passes/emit'
+import { allocate, allocateFew, type Candidate } from '../lib/compress/mixed'
 import { adaround } from '../lib/compress/rounding/adaround'
 import { kLambdas, prox } from '../lib/compress/rounding/prox'
 import type { Model } from '../lib/model'
@@ -7,6 +8,10 @@ import { quantizedWeights, readCodes, readQuantized } from '../lib/model/quantiz
 import { floats, graph, modelOf } from './graphs'
 import { failure, kSpecs, netOf, noise, runNet } from './nets'
 import { bestRounding, entropy, outputError, proximalPath } from './oracle/lowbit'
+
+// Weights here are too small for the tables that unpack their codes.
+beforeAll(() => void (Tables.counted = false))
+afterAll(() => void (Tables.counted = true))
 
 type Quantize = Omit<Extract<Step, { step: 'quantize' }>, 'step'>
 const quantize = (more: Quantize): Recipe => ({ steps: [{ step: 'quantize', ...more }] })
@@ -264,7 +269,7 @@ describe('mixed bits', () => {
 
   test('the choice is the best there is, by every combination of bits', () => {
     const layers = [3, 1, 7, 2].map((importance, i) =>
-      [2, 3, 4, 8].map((bits) => ({ bits, bytes: bits * (i + 1) * 8, error: importance * 4 ** -bits })),
+      [2, 3, 4, 8].map((bits) => ({ bits, bytes: bits * (i + 1) * 8, saved: (32 - bits) * (i + 1) * 8, error: importance * 4 ** -bits })),
     )
     const errorOf = (bits: readonly number[]): number => bits.reduce((s, b, i) => s + layers[i]!.find((c) => c.bits === b)!.error, 0)
     const bytesOf = (bits: readonly number[]): number => bits.reduce((s, b, i) => s + b * (i + 1) * 8, 0)
@@ -278,6 +283,30 @@ describe('mixed bits', () => {
     }
     expect(allocate(layers, 640)).toEqual([8, 8, 8, 8])
     expect(allocate(layers, 159)).toBeUndefined()
+  })
+
+  test('tables that unpack few bits count where they take more than they save', () => {
+    const layers = (table: number): Candidate[][] =>
+      [3, 1, 7, 2].map((importance) =>
+        [2, 3, 4, 8].map((bits) => ({ bits, bytes: bits * 100, saved: (32 - bits) * 100, error: importance * 4 ** -bits, ...(bits < 8 ? { table: table * bits } : {}) })),
+      )
+    expect(allocateFew(layers(0), 1600)).toEqual(allocate(layers(0), 1600))
+    expect(allocate(layers(0), 1700)).toEqual([4, 4, 4, 4])
+    // A table of 2000 bytes beside 1600 of codes: 8 bits everywhere take 3200.
+    expect(allocateFew(layers(500), 1700)).toEqual([8, 8, 8, 8])
+    expect(allocateFew(layers(100), 1700)).toEqual([4, 4, 4, 4])
+    expect(allocateFew(layers(1), 400)).toBeUndefined()
+  })
+
+  test('of a file of a few kilobytes codes are no larger than the floats, and what is asked for takes a byte where a table would not pay', async () => {
+    Tables.counted = true
+    const small = (): Model => netOf([{ op: 'MatMul', dims: [24, 24], data: noise(576, 3) }])
+    for (const step of [{ bits: 4 }, { bits: 2 }, { format: 'nf4' }, { bits: 'auto', averageBits: 8.5 }] as const) {
+      const { report } = await compress(small(), quantize(step))
+      expect(report.after.bytes).toBeLessThan(report.before.bytes)
+      expect(report.steps[0]!.layers[0]).toMatchObject({ action: 'quantized', bits: 8, ...(step.bits === 'auto' ? {} : { reason: expect.stringContaining('table') as string }) })
+    }
+    Tables.counted = false
   })
 
   test('with method gptq codes follow the chosen bits, and come again as they were', async () => {

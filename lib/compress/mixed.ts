@@ -1,7 +1,7 @@
 import type { Weight } from '../model/weights'
 import { toRows, type LayerMoments } from './moments'
 import { ease, pagedFloats } from './paged'
-import { bytesOf } from './passes/emit'
+import { addedBytes, bytesOf, tableBytes } from './passes/emit'
 import { planOf, type Asked } from './rounding/plan'
 import { back, roundToNearest } from './rounding/weight'
 import { layerError } from './second/update'
@@ -10,6 +10,10 @@ import { layerError } from './second/update'
 export interface Candidate {
   readonly bits: number
   readonly bytes: number
+  /** Bytes of the file that it takes less than floats. */
+  readonly saved: number
+  /** Bytes of the table that all weights of these bits share. */
+  readonly table?: number
   /** What it costs: the squared error of the layer's outputs over their power, or of the weight over its own. */
   readonly error: number
 }
@@ -28,7 +32,9 @@ export function candidatesOf(weight: Weight, values: Float32Array, asked: Asked,
     for (let i = 0; i < floats.length; i++) floats[i]! -= values[i]!
     ease()
     const power = powerOf(values, seen)
-    found.push({ bits, bytes: bytesOf(layout), error: power > 0 ? powerOf(floats, seen) / power : 0 })
+    const { packing } = layout
+    const saved = values.byteLength - bytesOf(layout) - addedBytes(weight, layout)
+    found.push({ bits, bytes: bytesOf(layout), saved, ...(packing ? { table: tableBytes(packing) } : {}), error: power > 0 ? powerOf(floats, seen) / power : 0 })
   }
   return found
 }
@@ -87,6 +93,44 @@ export function allocate(layers: readonly (readonly Candidate[])[], budget: numb
     } else ended[best] = true
   }
   return hulls.map((h, i) => h[at[i]!]?.bits ?? 8)
+}
+
+/**
+ * @internal {@link allocate}, and without numbers of bits whose tables take what others spend better: then what the tables would have
+ * taken comes on top of `budget`, and neither the file nor the error is larger.
+ */
+export function allocateFew(layers: readonly (readonly Candidate[])[], budget: number): number[] | undefined {
+  const bits = allocate(layers, budget)
+  if (!bits) return undefined
+  const first = outcomeOf(layers, bits)
+  let best = { ...first, bits }
+  const used = [...first.tables.keys()]
+  // Few: no more than three numbers of bits have tables.
+  for (let subset = 1; subset < 2 ** used.length; subset++) {
+    const gone = used.filter((_, i) => (subset >> i) & 1)
+    const fewer = layers.map((l) => l.filter((c) => c.table === undefined || !gone.includes(c.bits)))
+    if (fewer.some((l, i) => l.length === 0 && layers[i]!.length > 0)) continue
+    const more = gone.reduce((sum, width) => sum + first.tables.get(width)!, budget)
+    const found = allocate(fewer, more)
+    if (!found) continue
+    const outcome = outcomeOf(fewer, found)
+    if (outcome.bytes <= first.bytes && outcome.error < best.error) best = { ...outcome, bits: found }
+  }
+  return best.bits
+}
+
+/** Bytes of a file with these bits, beside what does not depend on them; the sum of errors; and the tables by bits. */
+function outcomeOf(layers: readonly (readonly Candidate[])[], bits: readonly number[]): { readonly bytes: number; readonly error: number; readonly tables: ReadonlyMap<number, number> } {
+  const tables = new Map<number, number>()
+  let [bytes, error] = [0, 0]
+  for (const [i, candidates] of layers.entries()) {
+    const own = candidates.find((c) => c.bits === bits[i])
+    if (!own) continue
+    bytes -= own.saved
+    error += own.error
+    if (own.table !== undefined) tables.set(own.bits, own.table)
+  }
+  return { bytes: [...tables.values()].reduce((a, b) => a + b, bytes), error, tables }
 }
 
 /** Those that no mix of two others beats, by bytes. */

@@ -34,13 +34,15 @@ export interface Wanted {
   readonly bits: number
   readonly blockSize: number
   readonly storage: Storage
+  /** Not several codes to a byte: so few values need them that the table which unpacks them would be larger than what it saves. */
+  readonly unpacked?: boolean
 }
 
 /**
  * @internal The layout for a weight, or why it gets another one than was asked for. Codes lie in the order of the
  * tensor whatever the layout, so both storages hold the same bytes.
  */
-export function layoutOf(weight: Weight, { grid, bits, blockSize, storage }: Wanted): { layout: Layout; reason?: string } {
+export function layoutOf(weight: Weight, { grid, bits, blockSize, storage, unpacked = false }: Wanted): { layout: Layout; reason?: string } {
   const { dims, outputAxis, reductionAxis } = weight.view
   const perChannel: Layout = { dims, axis: outputAxis, blockSize: 0, container: 'int8', scaleDims: [dims[outputAxis]!] }
   const small = grid.levels !== undefined || bits <= 4
@@ -55,6 +57,8 @@ export function layoutOf(weight: Weight, { grid, bits, blockSize, storage }: Wan
       reason: `no block from ${kSmallestBlock} to ${blockSize} divides ${reduction}: int8 per channel instead`,
     }
   const packing = small && storage === 'folded' ? packingOf(grid, bits, sizeOf(dims)) : undefined
+  if (packing && unpacked)
+    return { layout: perChannel, reason: 'too few values for the table that unpacks them: int8 per channel instead of several to a byte' }
   if (small && (storage === 'folded' ? !packing : sizeOf(dims) % 2))
     return { layout: perChannel, reason: 'an odd number of values: int8 per channel instead of several to a byte' }
   const scaleDims = dims.map((d, i) => (i === reductionAxis ? d / block : d))
@@ -74,6 +78,22 @@ export function bytesOf(layout: Layout): number {
   const count = sizeOf(dims)
   const codes = packing ? packedBytes(packing, dims) : layout.container === 'int4' ? count / 2 : count
   return codes + sizeOf(layout.scaleDims) * 4 * (layout.terms ?? 1)
+}
+
+/** @internal Bytes that nodes and names of one weight's codes add to a file, about; what weights share is not counted. */
+export function addedBytes({ initializer: { name } }: Weight, { packing, terms, blockSize }: Layout): number {
+  const { length } = name
+  if (terms) return 200 + 13 * length
+  if (packing) return 150 + 13 * length + (packing.planes.length - 1) * (110 + 8 * length)
+  return blockSize > 0 ? 110 + 10 * length : 70 + 7 * length
+}
+
+/** @internal Whether tables are held against what they save; to look at single weights tests leave them out. */
+export const Tables = { counted: true }
+
+/** @internal Bytes of the tables of a packing, once in a file. */
+export function tableBytes({ name, planes }: Packing): number {
+  return Tables.counted ? [...new Set(planes.map((p) => p.perByte))].reduce((sum, n) => sum + 1024 * n + name.length + 20, 0) : 0
 }
 
 /** @internal Adds what quantized weights need to a graph: nodes first, in one go, shared constants once. */

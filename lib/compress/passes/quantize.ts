@@ -7,15 +7,16 @@ import { bytes, short } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { firstNonFinite } from '../computed'
 import { unreached } from '../fold/exposed'
-import { allocate, candidatesOf, type Candidate } from '../mixed'
+import { allocateFew, candidatesOf, type Candidate } from '../mixed'
 import { rowLayoutOf, type LayerMoments } from '../moments'
 import { sampled, stepsFor, type Sampled } from '../rounding/entropy'
 import type { Format } from '../rounding/grid'
 import { Inspected, type Seen } from '../rounding/inspected'
 import { isCalibrated, quantizeWeight, type Exact, type Replacement } from '../rounding/layer'
+import { planOf } from '../rounding/plan'
 import { fail, finite, integer, oneOf, options } from '../../validate'
 import { parseSelector, selects, type LayerSelector, type Layers } from '../selectors'
-import { Emitter, type Storage } from './emit'
+import { addedBytes, bytesOf, Emitter, tableBytes, type Storage } from './emit'
 import { chooseLayers, type Context, type Pass, type PassResult } from './pass'
 
 /**
@@ -43,7 +44,10 @@ export interface QuantizeStep {
    * their power where calibration inputs are given, else of the weights. For other formats see {@link format}.
    */
   readonly bits?: number | 'auto'
-  /** Beside `bits: 'auto'`: bits of a value on average over the chosen weights, scales included. Default 5 unless there is {@link bytes}. */
+  /**
+   * Beside `bits: 'auto'`: bits of a value on average over the chosen weights, scales included. Default 5 unless there is {@link bytes}. More in
+   * files so small that tables which unpack few bits would take more than they save.
+   */
   readonly averageBits?: number
   /** Beside `bits: 'auto'`: bytes of codes and scales of the chosen weights together. */
   readonly bytes?: number
@@ -123,11 +127,12 @@ async function apply(model: Model, step: ResolvedQuantize, context: Context): Pr
   // Inputs are looked at once for both, where their moments may be held.
   const seen = new Inspected(model, chosen, isCalibrated(step.method) || step.bits === 'auto', context, step.method === 'prox' ? kFolds : 0)
   const bits = step.bits === 'auto' ? await mixedBits(chosen, step, seen, context) : undefined
+  const unpacked = step.bits !== 'auto' && isTableTooLarge(chosen, step, step.bits)
   const layers = new Map<Weight, LayerReport>()
   const results: [Weight, Replacement][] = []
   const found = (weight: Weight, inputs?: Seen): void => {
     const own = step.bits === 'auto' ? (bits?.get(weight) ?? 8) : step.bits
-    const exact: Exact = { ...step, bits: own, blockSize: step.bits === 'auto' && own > 4 ? 0 : step.blockSize }
+    const exact: Exact = { ...step, bits: own, unpacked, blockSize: step.bits === 'auto' && own > 4 ? 0 : step.blockSize }
     const { report, result } = quantizeWeight(weight, exact, memory, steps?.get(weight.initializer.name), inputs)
     layers.set(weight, report)
     if (result) results.push([weight, result])
@@ -161,6 +166,21 @@ async function apply(model: Model, step: ResolvedQuantize, context: Context): Pr
   return { layers: reports, summary: summarize(reports, step) }
 }
 
+/** Whether the table that unpacks all these weights' codes would be larger than what they save. */
+function isTableTooLarge(chosen: readonly Weight[], { format, coding, ...step }: ResolvedQuantize, bits: number): boolean {
+  if (format === 'float16' || coding === 'entropy') return false
+  const tables = new Map<string, { table: number; saved: number }>()
+  for (const weight of chosen) {
+    if (weight.initializer.type !== 'float32') continue
+    const { layout } = planOf(weight, { ...step, format, bits })
+    if (!layout.packing) continue
+    const found = tables.get(layout.packing.name) ?? { table: tableBytes(layout.packing), saved: 0 }
+    tables.set(layout.packing.name, found)
+    found.saved += Math.max(0, weight.initializer.byteLength - bytesOf(layout) - addedBytes(weight, layout))
+  }
+  return [...tables.values()].some(({ table, saved }) => table > 0 && saved <= table)
+}
+
 /** The bits of each weight that has a choice. */
 async function mixedBits(
   chosen: readonly Weight[],
@@ -182,7 +202,7 @@ async function mixedBits(
   const all = chosen.filter((w) => options.get(w)!.length > 0)
   const elements = all.reduce((sum, w) => sum + w.initializer.elementCount, 0)
   const budget = step.bytes ?? (step.averageBits! * elements) / 8
-  const bits = allocate(
+  const bits = allocateFew(
     all.map((w) => options.get(w)!),
     budget,
   )

@@ -5,7 +5,7 @@ import { percent } from '../../report/format'
 import type { LayerReport } from '../../report/types'
 import { ComputedSource, firstNonFinite, nonFiniteText, relativeError, sparsityOf, type KeepBudget } from '../computed'
 import { ease } from '../paged'
-import { bytesOf, type Layout, type Storage } from '../passes/emit'
+import { addedBytes, bytesOf, type Layout, type Storage } from '../passes/emit'
 import { describeWeight, type Memory } from '../passes/pass'
 import { integerChoices, levelChoices, roundCalibrated, type CalibratedMethod } from './calibrated'
 import { entropyOf } from './entropy'
@@ -27,10 +27,11 @@ export interface Exact {
   readonly blockSize: number
   readonly maxError: number
   readonly nonFinite: 'error' | 'keep'
+  readonly unpacked?: boolean
 }
 
-/** Bytes that the nodes and names of one quantized weight take in the file, about. */
-const kOverhead = 160
+/** Bytes that the node and names of a weight in float16 take in the file, about. */
+const kHalfOverhead = 160
 /** Bytes of scales that are held whatever the budget: those of channels. */
 const kFewScales = 65536
 
@@ -65,7 +66,8 @@ export function quantizeWeight(
   const { format } = step
   const plan = format === 'float16' ? undefined : planOf(weight, { ...step, format, bits: step.coding === 'entropy' ? 8 : step.bits })
   const bytesAfter = plan ? bytesOf(plan.layout) : base.bytesBefore / 2
-  if (bytesAfter + kOverhead >= base.bytesBefore) return kept('codes and scales would not be smaller')
+  const more = plan ? addedBytes(weight, plan.layout) : kHalfOverhead
+  if (bytesAfter + more >= base.bytesBefore) return kept('codes and scales would not be smaller')
 
   const values = scratch.read(initializer).data as Float32Array
   const bad = nonFiniteText(initializer.name, values, step.nonFinite, " (nonFinite: 'keep' in the quantize step leaves such weights float)")

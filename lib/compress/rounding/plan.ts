@@ -15,15 +15,17 @@ export interface Asked {
   readonly storage: Storage
   readonly scale: 'float' | 'pow2'
   readonly method: Method
+  /** See `Wanted`. */
+  readonly unpacked?: boolean
 }
 
 /** @internal How a weight is coded; where it gets another layout than was asked for, 8-bit integers take the place of few bits. */
 export function planOf(
   weight: Weight,
-  { format, bits, blockSize, storage, method, scale }: Asked,
+  { format, bits, blockSize, storage, method, scale, unpacked = false }: Asked,
 ): { layout: Layout; rounding: Rounding; reason?: string } {
   const grid = gridOf(format, bits)
-  const { layout, reason } = layoutOf(weight, { grid, bits, blockSize, storage })
+  const { layout, reason } = layoutOf(weight, { grid, bits, blockSize, storage, unpacked })
   const instead = layout.container === 'int8' && (grid.levels !== undefined || bits <= 4)
   return {
     layout,

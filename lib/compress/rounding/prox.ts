@@ -48,12 +48,17 @@ export function prox(weights: Float32Array, rows: number, columns: number, hessi
   const most = 1.02 * largestEigenvalue(h, columns)
   const pace = Float64Array.from({ length: columns }, (_, c) => 1 / (most * h[c * columns + c]!))
   const codes = new Int8Array(rows * columns)
+  const blocks = blockSize ? Math.ceil(columns / blockSize) : 1
   const step = Math.max(1, Math.floor(kPart / columns))
   let error = 0
   for (let from = 0; from < rows; from += step) {
     const count = Math.min(step, rows - from)
     const w = weights.subarray(from * columns, (from + count) * columns)
-    const of = (r: number, c: number): Float64Array => levels(from + r, blockSize ? Math.floor(c / blockSize) : 0)
+    const own: Float64Array[] = []
+    const open = (r: number): void => {
+      for (let b = 0; b < blocks; b++) own[b] = levels(from + r, b)
+    }
+    const of = (c: number): Float64Array => own[blockSize ? Math.floor(c / blockSize) : 0]!
     const q = w.slice()
     const last = w.slice()
     const ahead = new Float32Array(q.length)
@@ -69,9 +74,10 @@ export function prox(weights: Float32Array, rows: number, columns: number, hessi
       last.set(q)
       const g = slope()
       const strength = (lambda * t) / iterations
-      for (let r = 0, i = 0; r < count; r++)
+      for (let r = 0, i = 0; r < count; r++) {
+        open(r)
         for (let c = 0; c < columns; c++, i++) {
-          const values = of(r, c)
+          const values = of(c)
           const z = ahead[i]! - pace[c]! * g[i]!
           const at = nearestLevel(values, z)
           const level = values[at]!
@@ -79,15 +85,18 @@ export function prox(weights: Float32Array, rows: number, columns: number, hessi
           const reach = strength * pace[c]! * gapAt(values, at, away)
           q[i] = Math.abs(away) <= reach ? level : z - Math.sign(away) * reach
         }
+      }
     }
     const rounded = (from: Float32Array): { places: Uint8Array; errors: Float64Array } => {
       const places = new Uint8Array(q.length)
-      for (let r = 0, i = 0; r < count; r++)
+      for (let r = 0, i = 0; r < count; r++) {
+        open(r)
         for (let c = 0; c < columns; c++, i++) {
-          const values = of(r, c)
+          const values = of(c)
           places[i] = nearestLevel(values, from[i]!)
           delta[i] = values[places[i]!]! - w[i]!
         }
+      }
       const g = slope()
       const errors = new Float64Array(count)
       for (let r = 0, i = 0; r < count; r++) for (let c = 0; c < columns; c++, i++) errors[r]! += (g[i]! - kDamping * delta[i]!) * delta[i]!
