@@ -72,6 +72,16 @@ describe('the HTML report', () => {
     expect(html).toContain('prefers-color-scheme:dark')
   })
 
+  test('tells charts of two steps of a kind apart, and each by its own budget', () => {
+    const one = report(layers.slice(0, 3))
+    const [step, asked] = [one.steps[0]!, one.recipe.steps[0]!]
+    const twice = { ...one, recipe: { ...one.recipe, steps: [asked, { ...asked, maxError: 0.5 }] }, steps: [step, { ...step }] } as CompressReport
+    const labels = [...renderHtml([{ title: 'a', report: twice }]).matchAll(/aria-label="((?:Bytes|Relative error) by weight[^"]*)"/g)].map((m) => m[1]!)
+    expect(labels.length).toBeGreaterThanOrEqual(4)
+    expect(new Set(labels).size).toBe(labels.length)
+    expect(labels).toContain(`Bytes by weight, ${step.step} 2`)
+  })
+
   test('shows figures, every weight and the reason why one was kept', () => {
     for (const text of [
       '0.26 MB',

@@ -1,7 +1,7 @@
 import type { Analysis } from './analysis'
 import { tradeoff, type TradePoint } from './charts'
 import { layerPanels, layerTable, rowsOf, sensitivityCharts } from './layers'
-import { analysisTiles, budgetOf, composition, framed, limits, measured, stepCharts, tiles } from './overview'
+import { analysisTiles, budgetOf, composition, framed, limits, measured, numberOf, stepCharts, tiles } from './overview'
 import { kScript } from './script'
 import { kStyle } from './style'
 import { escape } from './svg'
@@ -59,8 +59,7 @@ function section({ title, report, measurements, accuracyName, analysis, resultAn
         'steps',
         'Steps',
         report.steps
-          .filter((s) => s.layers.length > 0)
-          .map((s) => stepCharts(s.layers, s.step, budgetOf(report, s.step)))
+          .map((s, i) => (s.layers.length > 0 ? stepCharts(s.layers, s.step, numberOf(report.steps, i), budgetOf(report, i)) : ''))
           .join(''),
       ],
     ]),

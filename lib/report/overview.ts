@@ -2,7 +2,7 @@ import { bytes, count, milliseconds, percent, short } from './format'
 import { big } from './layers'
 import type { Analysis } from './analysis'
 import { bars, escape, stacked, stems, type Bar, type Part } from './svg'
-import type { CompressReport, LayerReport, Measurement } from './types'
+import type { CompressReport, LayerReport, Measurement, StepReport } from './types'
 
 interface Tile {
   readonly label: string
@@ -177,8 +177,15 @@ export function framed(chart: string, label: string): string {
 
 const kMostBars = 24
 
-/** Charts of one step. */
-export function stepCharts(layers: readonly LayerReport[], step: string, budget: number | undefined): string {
+/** Which of the steps of its kind that have charts a step is, from 1; nothing where it is the only one. */
+export function numberOf(steps: readonly StepReport[], at: number): number | undefined {
+  const alike = steps.filter((s) => s.step === steps[at]!.step && s.layers.length > 0)
+  return alike.length > 1 ? alike.indexOf(steps[at]!) + 1 : undefined
+}
+
+/** Charts of one step; `number` where there are several of its kind. */
+export function stepCharts(layers: readonly LayerReport[], step: string, number: number | undefined, budget: number | undefined): string {
+  const name = number === undefined ? step : `${step} ${number}`
   const largest = [...layers].sort((a, b) => b.bytesBefore - a.bytesBefore)
   const shown = largest.slice(0, kMostBars)
   const others = largest.slice(kMostBars)
@@ -203,17 +210,17 @@ export function stepCharts(layers: readonly LayerReport[], step: string, budget:
   }
   const errors = layers.filter((l) => l.error !== undefined)
   return [
-    `<h4>${escape(step[0]!.toUpperCase() + step.slice(1))}: bytes by weight</h4>`,
+    `<h4>${escape(name[0]!.toUpperCase() + name.slice(1))}: bytes by weight</h4>`,
     '<p class="legend"><i class="before"></i>before <i class="after"></i>after <i class="kept"></i>kept as it was</p>',
-    framed(bars(items, bytes), `Bytes by weight, ${step}`),
+    framed(bars(items, bytes), `Bytes by weight, ${name}`),
     errors.length
-      ? `<h4>${escape(step[0]!.toUpperCase() + step.slice(1))}: relative error by weight</h4><p class="legend">‖w − ŵ‖ / ‖w‖, logarithmic; a weight over the budget stays float.</p>` +
+      ? `<h4>${escape(name[0]!.toUpperCase() + name.slice(1))}: relative error by weight</h4><p class="legend">‖w − ŵ‖ / ‖w‖, logarithmic; a weight over the budget stays float.</p>` +
         framed(
           stems(
             errors.map((l) => ({ label: l.name, value: l.error!, tip: tip(l), over: l.action === 'kept' })),
             budget,
           ),
-          `Relative error by weight, ${step}`,
+          `Relative error by weight, ${name}`,
         )
       : '',
   ].join('')
@@ -231,7 +238,10 @@ function tip(l: LayerReport): string {
 }
 
 /** The error that a step allows. */
-export function budgetOf(report: CompressReport, step: string): number | undefined {
-  const found = report.recipe.steps.filter((s) => s.step === step) as { maxError?: number }[]
-  return found.length === 1 ? found[0]!.maxError : undefined
+export function budgetOf({ recipe, steps }: CompressReport, at: number): number | undefined {
+  const { step } = steps[at]!
+  const [asked, done] = [recipe.steps.filter((s) => s.step === step), steps.filter((s) => s.step === step)]
+  // What was backed off may have run in another number of steps.
+  const own = asked.length === done.length ? asked[done.indexOf(steps[at]!)] : undefined
+  return (own as { readonly maxError?: number } | undefined)?.maxError
 }
