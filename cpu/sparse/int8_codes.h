@@ -54,13 +54,12 @@ static void row_codes(const SparseInt8Tile* t, const GemmInt8Epilogue* e, int64_
   const uint16_t* index = t->index;
   const int8_t* values = t->values;
   const uint8_t* from = static_cast<const uint8_t*>(t->x);
-  const uint8_t *out = p.out, *ahead = p.ahead;
-  for (int64_t g = 0; g < t->groups; g++, out += p.stride, ahead += p.stride) {
+  for (int64_t g = 0; g < t->groups; g++) {
     const int64_t count = t->runs[g].count, row = t->runs[g].group;
     // A line of each with every row: all at once would wait for each other.
     if (g < p.columns) {
-      _mm_prefetch(reinterpret_cast<const char*>(out), _MM_HINT_T1);
-      if (kAdd) _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+      _mm_prefetch(reinterpret_cast<const char*>(p.out + g * p.stride), _MM_HINT_T1);
+      if (kAdd) _mm_prefetch(reinterpret_cast<const char*>(p.ahead + g * p.stride), _MM_HINT_T1);
     }
     __m512i sum[4];
 #pragma GCC unroll 4
