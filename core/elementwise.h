@@ -1,8 +1,8 @@
 // Elementwise arithmetic on float32: short programs, evaluated strip by strip in L1, so that a chain of operations reads
 // and writes memory once.
 //
-// Numbers: each operation rounds once for itself; exp and what is made of it (sigmoid, tanh, elu, softplus) stays within
-// kActivationError of the exact value on SIMD variants, sin and cos are rounded from about 1e-9 of it, silu and gelu within what core/activation.h says, scalar rounds
+// Numbers: each operation rounds once for itself; exp, log and what is made of them (sigmoid, tanh, elu, softplus, mish) stay within
+// kActivationError of the exact value on SIMD variants, sin, cos, erf and atan are rounded from about 1e-9 of it, silu and gelu within what core/activation.h says, scalar rounds
 // once from double. min and max pass a NaN of either operand on.
 #pragma once
 #include <stdint.h>
