@@ -176,7 +176,10 @@ test('scores of blocks, medians and random ones; the k-th largest; thresholds ov
     expect(kthLargest(parts.map(up), k)).toBe(kthLargest(parts, k))
     expect(await kthLargestAsync(up(parts[1] as Tensor), Math.min(k, 100))).toBe(kthLargest(parts[1] as Tensor, Math.min(k, 100)))
   }
-  const found = [0.5, 0, 1].map((sparsity) => [parts, parts.map(up), [parts[0] as Tensor, up(parts[1] as Tensor)]].map((list) => {
+  // Scores that are equal lie on both sides of the threshold, in both tensors.
+  const tied = parts.map((t) => ({ ...t, data: Float32Array.from(t.data as Float32Array, (v) => Math.round(v * 2) / 2) }))
+  const cases = [[parts, 0.5], [parts, 0], [parts, 1], [tied, 0.5], [tied, 0.9], [tied, 0.02]] as const
+  const found = cases.map(([scores, sparsity]) => [scores, scores.map(up), [scores[0] as Tensor, up(scores[1] as Tensor)]].map((list) => {
     const search = new GlobalThreshold(sparsity)
     do for (const scores of list) search.add(scores)
     while (search.next())
