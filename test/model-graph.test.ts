@@ -57,6 +57,25 @@ test('a branch that hands out a value from outside follows when that is replaced
   expect(inner.outputs[0]!.name).toBe('n')
 })
 
+test('a long dead chain goes in one go, what something else reads and what is not among stays', () => {
+  const chain = (): { g: Graph; nodes: Node[] } => {
+    const g = new Graph('chain')
+    g.inputs = [new ValueInfo('v0', 'float32', [1])]
+    const nodes = Array.from({ length: 50 }, (_, i) => new Node({ opType: 'Relu', inputs: [`v${i}`], outputs: [`v${i + 1}`] }))
+    g.setNodes(nodes)
+    g.outputs = [new ValueInfo('v9', 'float32', [1])]
+    return { g, nodes }
+  }
+  const all = chain()
+  const set = jest.spyOn(all.g, 'setNodes')
+  expect(all.g.removeDeadNodes()).toEqual(all.nodes.slice(9).reverse())
+  expect(set).toHaveBeenCalledTimes(1)
+  expect(all.g.nodes).toEqual(all.nodes.slice(0, 9))
+  const some = chain()
+  expect(some.g.removeDeadNodes(new Set(some.nodes.slice(30)))).toHaveLength(20)
+  expect(some.g.nodes).toHaveLength(30)
+})
+
 test('what nobody reads is dropped, what a branch reads stays', () => {
   const { g, b } = sample()
   g.addInitializer(f32('unused', 3))

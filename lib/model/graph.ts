@@ -270,16 +270,27 @@ export class Graph {
   /** Drops nodes none of whose outputs is read, until there are none; of all, or of those in `among`. Returns the dropped nodes. */
   removeDeadNodes(among?: ReadonlySet<Node>): Node[] {
     const removed: Node[] = []
-    for (;;) {
-      const dead = this.#nodes.filter(
-        (n) => (!among || among.has(n)) && n.outputs.every((o) => !o || (!this.isOutput(o) && this.users(o).length === 0)),
-      )
-      if (dead.length === 0) return removed
-      const gone = new Set(dead)
-      this.setNodes(this.#nodes.filter((n) => !gone.has(n)))
-      for (const n of dead) for (const o of n.outputs) this.valueInfo.delete(o)
+    const readers = new Map<string, number>()
+    const countOf = (value: string): number => readers.get(value) ?? this.users(value).length
+    const isDead = (n: Node): boolean => (!among || among.has(n)) && n.outputs.every((o) => !o || (!this.isOutput(o) && countOf(o) === 0))
+    const gone = new Set<Node>()
+    for (let dead = this.#nodes.filter(isDead); dead.length > 0; ) {
+      for (const n of dead) gone.add(n)
       removed.push(...dead)
+      // What only these read may be next.
+      const makers = new Set<Node>()
+      for (const n of dead)
+        for (const value of reads(n)) {
+          readers.set(value, countOf(value) - 1)
+          const maker = this.producer(value)
+          if (maker && !gone.has(maker)) makers.add(maker)
+        }
+      dead = [...makers].filter(isDead)
     }
+    if (removed.length === 0) return removed
+    this.setNodes(this.#nodes.filter((n) => !gone.has(n)))
+    for (const n of removed) for (const o of n.outputs) this.valueInfo.delete(o)
+    return removed
   }
 
   /** Calls back for every node, a node before those in its subgraphs. Nodes may be edited, added and removed meanwhile. */
