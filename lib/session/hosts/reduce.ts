@@ -1,5 +1,6 @@
 import { sizeOf, type Tensor } from '../../tensor'
 import type { Node } from '../../model'
+import { equationOf } from '../../model/ops/equation'
 import { axisOf, made, numbers, plain, refuse, strides, type Host } from './host'
 
 /** Calls back for every line along `axis`: the places of its elements. */
@@ -220,18 +221,8 @@ const meanVariance = plain((node, given) => {
 
 /** The sum over all letters that the result lacks, one product after another. */
 const einsum = plain((node, ...operands) => {
-  const text = node.string('equation', '').replace(/\s/g, '')
-  const [left, right] = text.split('->') as [string, string | undefined]
-  const parts = left.split(',')
-  if (parts.length !== operands.length) refuse(node, `${operands.length} operands for ${text}`)
-  // "..." stands for letters of its own, counted from the right.
-  const dots = parts.map((p, i) => (p.includes('...') ? (operands[i] as Tensor).dims.length - p.replace('...', '').length : 0))
-  const most = Math.max(0, ...dots)
-  const spread = (p: string, n: number): string[] => p.split('...').flatMap((piece, i) => [...(i > 0 ? Array.from({ length: n }, (_, k) => `.${most - n + k}`) : []), ...piece])
-  const letters = parts.map((p, i) => spread(p, dots[i] as number))
-  const count = new Map<string, number>()
-  letters.flat().forEach((c) => count.set(c, (count.get(c) ?? 0) + 1))
-  const result = right !== undefined ? spread(right, most) : [...count.keys()].filter((c) => c.startsWith('.') || count.get(c) === 1).sort()
+  const text = node.string('equation', '')
+  const { terms: letters, result } = equationOf(node, operands.map((t) => t?.dims.length)) ?? refuse(node, `operands of ${operands.map((t) => t?.dims.length).join(', ')} axes for ${text}`)
   const size = new Map<string, number>()
   letters.forEach((list, i) =>
     list.forEach((c, k) => {
