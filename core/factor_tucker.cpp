@@ -6,6 +6,7 @@
 #include <new>
 
 #include "core/factor_tensor.h"
+#include "core/paged.h"
 
 namespace whittle {
 namespace {
@@ -24,6 +25,14 @@ struct Box {
   }
   int64_t size() const { return product_of(dims, 0, rank); }
 };
+
+typedef std::unique_ptr<Workspace> Held;
+// Blocks of changing sizes leave holes that none of the next ones fits: their pages go back at once.
+void drop(Held* held) {
+  if (!*held) return;
+  held->reset();
+  paged_trim();
+}
 
 class Decomposition {
  public:
@@ -77,15 +86,18 @@ class Decomposition {
     return WHITTLE_OK;
   }
 
-  // The caller's tensor, or `x`, times U^T (or, `expand`, U) along a mode; the result's memory comes from `space`.
+  // The caller's tensor, or `x`, times U^T (or, `expand`, U) along a mode; the result takes the place of what `held` had.
   template <class T>
-  WhittleStatus times(const T* x, Box* box, int i, bool expand, Workspace* space) {
+  WhittleStatus times(const T* x, Box* box, int i, bool expand, Held* held) {
     Workspace brief;
     const int at = box->place(p_.mode[i]);
     const int64_t d = box->dims[at], rest = box->size() / d, rows = p_.dims[p_.mode[i]], to = expand ? rows : p_.ranks[i];
     Strided<T> a;
     if (!unfolded(x, box->dims, box->rank, at, &brief, &a, p_.threads)) return WHITTLE_OUT_OF_MEMORY;
-    double* out = space->take(to * rest);
+    // A copy stands in for what is held.
+    if (static_cast<const void*>(a.base) != static_cast<const void*>(x)) drop(held);
+    Held next(new (std::nothrow) Workspace);
+    double* out = next ? next->take(to * rest) : nullptr;
     if (!out) return WHITTLE_OUT_OF_MEMORY;
     DenseProduct p;
     p.m = to;
@@ -100,6 +112,8 @@ class Decomposition {
     box->order[0] = p_.mode[i];
     box->dims[0] = to;
     box->x = out;
+    drop(held);
+    *held = std::move(next);
     return s;
   }
 
@@ -114,8 +128,9 @@ class Decomposition {
     return box;
   }
 
-  // X times U_j^T for every mode but `skip`, the one that shrinks it most first. box.x stays null where there is none.
-  WhittleStatus project(int skip, Box* box, Workspace* space) {
+  // X times U_j^T for every mode but `skip`, the one that shrinks it most first. box.x, in the memory of `held`, stays null where
+  // there is none. What lies between two products goes as soon as the second is done.
+  WhittleStatus project(int skip, Box* box, Held* held) {
     int todo[kFactorOrder], count = 0;
     for (int j = 0; j < p_.modes; j++)
       if (j != skip) todo[count++] = j;
@@ -124,19 +139,20 @@ class Decomposition {
     });
     *box = whole();
     for (int c = 0; c < count; c++) {
-      const WhittleStatus s = box->x ? times(box->x, box, todo[c], false, space) : times(p_.x, box, todo[c], false, space);
+      const WhittleStatus s = box->x ? times(box->x, box, todo[c], false, held) : times(p_.x, box, todo[c], false, held);
       if (s != WHITTLE_OK) return s;
     }
     return WHITTLE_OK;
   }
 
   template <class T>
-  WhittleStatus leading(const T* x, const Box& box, int i, double* squares) {
+  WhittleStatus leading(const T* x, const Box& box, int i, double* squares, Held* held) {
     Workspace space;
     const int at = box.place(p_.mode[i]);
     const int64_t rows = box.dims[at], cols = box.size() / rows;
     Strided<T> a;
     if (!unfolded(x, box.dims, box.rank, at, &space, &a, p_.threads)) return WHITTLE_OUT_OF_MEMORY;
+    if (static_cast<const void*>(a.base) != static_cast<const void*>(x)) drop(held);
     return left_vectors(a, rows, cols, p_.ranks[i], squares, u_[i], &eigen_, p_.threads);
   }
 
@@ -145,13 +161,14 @@ class Decomposition {
     double kept = 0;
     for (int i = 0; i < p_.modes; i++) {
       Workspace space;
+      Held held;
       Box box;
-      WhittleStatus s = project(i, &box, &space);
+      WhittleStatus s = project(i, &box, &held);
       if (s != WHITTLE_OK) return s;
       const int64_t rows = p_.dims[p_.mode[i]], n = std::min(rows, box.size() / rows);
       double* squares = space.take(n);
       if (!squares) return WHITTLE_OUT_OF_MEMORY;
-      s = box.x ? leading(box.x, box, i, squares) : leading(p_.x, box, i, squares);
+      s = box.x ? leading(box.x, box, i, squares, &held) : leading(p_.x, box, i, squares, &held);
       if (s != WHITTLE_OK) return s;
       kept = 0;
       for (int64_t r = 0; r < std::min(n, p_.ranks[i]); r++) kept += squares[r];
@@ -160,8 +177,9 @@ class Decomposition {
     return WHITTLE_OK;
   }
 
-  // Back to the caller's order of dimensions.
-  void natural(const Box& box, float* out) const {
+  // each(index in the caller's order of dimensions, value)
+  template <class Each>
+  void natural(const Box& box, const Each& each) const {
     int64_t stride[kFactorOrder];
     for (int at = 0; at < box.rank; at++) {
       stride[at] = 1;
@@ -176,7 +194,7 @@ class Decomposition {
         to += left % box.dims[at] * stride[at];
         left /= box.dims[at];
       }
-      for (int64_t i = 0; i < box.dims[last]; i++) out[to + i * stride[last]] = static_cast<float>(box.x[row * box.dims[last] + i]);
+      for (int64_t i = 0; i < box.dims[last]; i++) each(to + i * stride[last], box.x[row * box.dims[last] + i]);
     }
   }
 
@@ -190,26 +208,23 @@ class Decomposition {
           u_[i][r * rows + j] = static_cast<double>(p_.factors[i][j * rank + r]);
         }
     }
-    Workspace space;
+    Held held;
     Box box;
-    WhittleStatus s = project(-1, &box, &space);
+    WhittleStatus s = project(-1, &box, &held);
     if (s != WHITTLE_OK) return s;
-    natural(box, p_.core);
+    natural(box, [&](int64_t at, double v) { p_.core[at] = static_cast<float>(v); });
+    drop(&held);
     Box back = whole();
     for (int i = 0; i < p_.modes; i++) back.dims[p_.mode[i]] = p_.ranks[i];
     for (int i = 0; i < p_.modes; i++) {
-      s = back.x ? times(back.x, &back, i, true, &space) : times(p_.core, &back, i, true, &space);
+      s = back.x ? times(back.x, &back, i, true, &held) : times(p_.core, &back, i, true, &held);
       if (s != WHITTLE_OK) return s;
     }
-    Workspace flat;
-    float* again = static_cast<float*>(flat.bytes(back.size() * static_cast<int64_t>(sizeof(float))));
-    if (!again) return WHITTLE_OUT_OF_MEMORY;
-    natural(back, again);
     double sum = 0;
-    for (int64_t i = 0; i < back.size(); i++) {
-      const double d = static_cast<double>(p_.x[i]) - again[i];
+    natural(back, [&](int64_t at, double v) {
+      const double d = static_cast<double>(p_.x[at]) - static_cast<float>(v);
       sum += d * d;
-    }
+    });
     p_.result[0] = sum;
     return isfinite(sum) ? WHITTLE_OK : WHITTLE_NONFINITE;
   }

@@ -1,5 +1,6 @@
 import { compress, type FactorizeStep, type Recipe } from '../lib/compress'
 import { attribute, ValueInfo, type Attribute, type Model } from '../lib/model'
+import { native } from '../lib/native'
 import { agree, expectSame, floats, graph, modelOf, sizeOf, theirs, type Step, type Values } from './graphs'
 import { failure, noise, rms } from './nets'
 import { bestError, composed, type Kernel } from './oracle/factorize'
@@ -222,6 +223,19 @@ test('Layers whose factors would not be smaller, or that something else reads, s
     ], ['y', 'z']),
   )
   expect(await reasonsOf(tied, step({ rank: 4, layers: { ops: ['MatMul'] } }))).toEqual(['kept: nodes of other kinds read it too'])
+})
+
+test('Sweeps are few, and ranks that no factors can be near enough with are not tried', async () => {
+  const calls = (name: 'factorTucker' | 'factorNmf' | 'factorCp') => jest.spyOn(native(), name)
+  const [tucker, nmf, cp] = [calls('factorTucker'), calls('factorNmf'), calls('factorCp')]
+  const square = { dims: [32, 32, 3, 3], data: noise(32 * 32 * 9, 5) }
+  await compress(convModel(square), step({ method: 'tucker', rank: 8, maxError: 1 }))
+  expect((tucker.mock.calls[0]![13] as Float64Array)[1]).toBeLessThan(20)
+  const far = async (model: Model, recipe: Recipe) => expect((await compress(model, recipe)).report.steps[0]!.layers[0]!.reason).toBe('no rank that saves anything is near enough')
+  await far(product(noise(48 * 40, 8).map(Math.abs)), step({ method: 'nmf', error: 0.05 }))
+  await far(convModel(square), step({ method: 'cp', error: 0.01 }))
+  expect([nmf, cp].map((spy) => spy.mock.calls.length)).toEqual([0, 1])
+  jest.restoreAllMocks()
 })
 
 test('A weight that two nodes share, one of them in a branch, is taken apart once', async () => {

@@ -80,15 +80,37 @@ export function factorize(
 
 const cut = (rank: number, most: number): number => Math.max(1, Math.min(most, Math.floor(rank)))
 
-/** The least rank from 1 to `most` whose relative error is at most `allowed`, by halving. */
-function leastRank(most: number, allowed: number, errorOf: (rank: number) => number): number {
-  let [low, high] = [1, most]
+/** The least rank from `low` to `high` whose relative error is at most `allowed`, by halving; `high` where none is. */
+function leastRank(low: number, high: number, allowed: number, errorOf: (rank: number) => number): number {
   while (low < high) {
     const middle = (low + high) >> 1
     if (errorOf(middle) <= allowed) high = middle
     else low = middle + 1
   }
   return low
+}
+
+const kTooFar = 'no rank that saves anything is near enough'
+
+/** {@link leastRank} where every look at an error is dear; nothing where no rank is near enough. */
+const searched = (low: number, high: number, allowed: number, errorOf: (rank: number) => number): number | undefined =>
+  low > high || errorOf(high) > allowed ? undefined : leastRank(low, high, allowed, errorOf)
+
+/** Multiplications that the iterations of one factorization may take, and those of one that only tells how good a rank is. */
+const kWork = 1e11
+const kProbe = kWork / 8
+
+/** As many iterations as `work` has room for: large layers gain little by those after the first ten. */
+const iterationsIn = (work: number, each: number, most: number): number =>
+  Math.max(10, Math.min(most, Math.floor(work / each)))
+
+/** The least rank at which singular values leave out no more than `allowed`: no factors of fewer are nearer. */
+function floorOf(singular: ArrayLike<number>, allowed: number): number {
+  const squares = Array.from(singular, (v) => v * v)
+  const total = squares.reduce((sum, v) => sum + v, 0)
+  let [rank, lost] = [squares.length, 0]
+  while (rank > 1 && lost + squares[rank - 1]! <= allowed * allowed * total) lost += squares[--rank]!
+  return rank
 }
 
 /** Relative error that a rule allows; nothing where it says something else. */
@@ -177,10 +199,13 @@ function byNmf(values: Values, layer: FactorLayer, { rule, seed, threads }: Meth
   const { rows, columns } = layer
   const w = { type: 'float32' as const, dims: [rows, columns], data: values }
   const thin = Math.min(rows, columns)
-  const run = (rank: number) => nmf(w, { rank, seed, ...(threads ? { threads } : {}) })
+  const run = (rank: number, work = kWork) =>
+    nmf(w, { rank, seed, iterations: iterationsIn(work, 2 * rows * columns * rank, 1000), ...(threads ? { threads } : {}) })
   const allowed = allowedBy(rule)
-  const signal = rule.rank === 'vbmf' ? vbmfRank(svd(w, { vectors: false }).s.data, [rows, columns]).rank : 1
+  const spectrum = rule.rank === 'vbmf' || allowed !== undefined ? svd(w, { vectors: false }).s.data : []
+  const signal = rule.rank === 'vbmf' ? vbmfRank(spectrum, [rows, columns]).rank : 1
   if (signal === 0) return kNoise
+  const saving = cut(Math.ceil((rows * columns) / (rows + columns)) - 1, thin)
   const rank =
     rule.rank === 'vbmf'
       ? signal
@@ -188,8 +213,10 @@ function byNmf(values: Values, layer: FactorLayer, { rule, seed, threads }: Meth
         ? cut(rule.rank, thin)
         : rule.ratio !== undefined
           ? cut((rule.ratio * rows * columns) / (rows + columns), thin)
-          : leastRank(thin, allowed!, (r) => run(r).relativeError)
+          : searched(floorOf(spectrum, allowed!), saving, allowed!, (r) => run(r, kProbe).relativeError)
+  if (rank === undefined) return kTooFar
   const found = run(rank)
+  if (allowed !== undefined && found.relativeError > allowed) return kTooFar
   return {
     method: 'nmf',
     ranks: [rank],
@@ -219,7 +246,8 @@ function byTucker(values: Values, { outputs, inputs, kernel }: Conv, { rule, thr
           { energy: Math.max(1e-12, 1 - allowed ** 2 / 2) }
   const found = tucker(
     { type: 'float32', dims: [outputs, inputs, ...kernel], data: values },
-    { modes: [0, 1], ...ranks, ...(threads ? { threads } : {}) },
+    // From HOSVD on, a sweep gains little and the first ones nearly all of it.
+    { modes: [0, 1], ...ranks, tolerance: 1e-4, iterations: 50, ...(threads ? { threads } : {}) },
   )
   const [r0, r1] = found.ranks as [number, number]
   const [u, v] = [found.factors[0]!, found.factors[1]!]
@@ -245,18 +273,31 @@ function byCp(
   const [height, width] = kernel as [number, number]
   const dims = [outputs, inputs, height, width]
   const each = outputs + inputs + height + width
-  const most = Math.max(1, Math.min(sizeOf(dims) / Math.max(...dims), Math.ceil(sizeOf(dims) / each) - 1))
-  const run = (rank: number) =>
-    cp({ type: 'float32', dims, data: values }, { rank, seed, iterations: 200, ...(threads ? { threads } : {}) })
+  const largest = Math.max(...dims)
+  const most = Math.max(1, Math.min(sizeOf(dims) / largest, Math.ceil(sizeOf(dims) / each) - 1))
+  const run = (rank: number, work = kWork) =>
+    cp(
+      { type: 'float32', dims, data: values },
+      { rank, seed, iterations: iterationsIn(work, 2 * sizeOf(dims) * rank, 200), ...(threads ? { threads } : {}) },
+    )
   const allowed = allowedBy(rule)
+  // Factors of a rank are an unfolding's too. Ranks far over the channels are not tried: their least squares outgrow the layer.
+  const least =
+    allowed === undefined
+      ? 1
+      : floorOf(
+          svd({ type: 'float32', dims: [outputs, inputs * height * width], data: values }, { vectors: false }).s.data,
+          allowed,
+        )
   const rank =
     rule.rank !== undefined
-      ? cut(rule.rank, sizeOf(dims) / Math.max(...dims))
+      ? cut(rule.rank, sizeOf(dims) / largest)
       : rule.ratio !== undefined
         ? cut((rule.ratio * sizeOf(dims)) / each, most)
-        : leastRank(most, allowed!, (r) => run(r).relativeError)
+        : searched(least, Math.min(most, Math.max(256, Math.ceil(1.5 * largest))), allowed!, (r) => run(r, kProbe).relativeError)
+  if (rank === undefined) return kTooFar
   const found = run(rank)
-  if (allowed !== undefined && found.relativeError > allowed) return 'no rank that saves anything is near enough'
+  if (allowed !== undefined && found.relativeError > allowed) return kTooFar
   const [o, i, h, w] = found.factors.map((f) => f.data) as [Values, Values, Values, Values]
   // Each component's weight goes to all four in equal parts.
   const roots = Float64Array.from(found.weights.data, (x) => Math.sqrt(Math.sqrt(x)))
@@ -344,7 +385,7 @@ function byDecoupling(values: Values, { outputs, inputs, kernel }: Conv, { rule 
       ? cut(rule.rank, full)
       : rule.ratio !== undefined
         ? cut((rule.ratio * outputs * taps) / (outputs + taps), full)
-        : leastRank(full, allowed! + 1e-7, errorOf)
+        : leastRank(1, full, allowed! + 1e-7, errorOf)
   const depthwise = new Float32Array(inputs * rank * taps)
   const pointwise = new Float32Array(outputs * inputs * rank)
   for (let i = 0; i < inputs; i++)
