@@ -1,6 +1,8 @@
 import type { Graph, Initializer } from '../../model/graph'
 import { sizeOf } from '../../tensor'
+import { importance } from '../../kernels/select/importance'
 import { type Scratch, nonFiniteText } from '../computed'
+import { ease, pagedFloats, touched } from '../paged'
 import type { Group, Member } from './groups'
 
 /** How units are scored from weights alone. */
@@ -28,7 +30,7 @@ export function slicesOf(graph: Graph, { tensor, axis }: Member, scratch: Scratc
 }
 
 /** @internal The values of one index, in order. */
-export function sliceAt({ data, outer, size, inner }: Slices, index: number, out: Float64Array, at: number): number {
+export function sliceAt({ data, outer, size, inner }: Slices, index: number, out: Float32Array | Float64Array, at: number): number {
   for (let o = 0; o < outer; o++)
     for (let k = 0, from = (o * size + index) * inner; k < inner; k++) out[at++] = data[from + k]!
   return at
@@ -84,25 +86,14 @@ function norms(slices: Slices, { indices, per }: Member, units: number, squared:
 /** Sum of Euclidean distances from each unit to all others. */
 function distances(slices: Slices, { indices, per }: Member, units: number): Float64Array {
   const length = slices.outer * slices.inner * per
-  const rows = Array.from({ length: units }, (_, u) => {
-    const row = new Float64Array(length)
-    for (let k = 0, at = 0; k < per; k++) at = sliceAt(slices, indices[u * per + k]!, row, at)
-    return row
-  })
-  const out = new Float64Array(units)
-  for (let a = 0; a < units; a++)
-    for (let b = 0; b < a; b++) {
-      const [p, q] = [rows[a]!, rows[b]!]
-      let sum = 0
-      for (let i = 0; i < length; i++) {
-        const d = p[i]! - q[i]!
-        sum += d * d
-      }
-      const distance = Math.sqrt(sum)
-      out[a]! += distance
-      out[b]! += distance
-    }
-  return out
+  const rows = pagedFloats(units * length)
+  for (let k = 0, at = 0; k < units * per; k++) {
+    at = sliceAt(slices, indices[k]!, rows, at)
+    touched(8 * (length / per))
+  }
+  const { data } = importance({ type: 'float32', dims: [units, length], data: rows }, { criterion: 'geometricMedian', axis: 0 })
+  ease()
+  return Float64Array.from(data)
 }
 
 function randomScores(group: Group, seed: number): Float64Array {
