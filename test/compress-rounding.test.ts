@@ -2,7 +2,7 @@ import { compress, type CalibrationData, type Recipe, type Step } from '../lib/c
 import { Tables } from '../lib/compress/passes/emit'
 import { allocate, allocateFew, type Candidate } from '../lib/compress/mixed'
 import { adaround } from '../lib/compress/rounding/adaround'
-import { kLambdas, prox } from '../lib/compress/rounding/prox'
+import { kLambdas, metricOf, prox } from '../lib/compress/rounding/prox'
 import type { Model } from '../lib/model'
 import { quantizedWeights, readCodes, readQuantized } from '../lib/model/quantized'
 import { floats, graph, modelOf } from './graphs'
@@ -144,7 +144,7 @@ describe('ProxQuant', () => {
     for (let i = 0; i < size; i++) for (let j = 0; j < size; j++) sum += (got[i]! - row[i]!) * h[i * size + j]! * (got[j]! - row[j]!)
     return sum
   }
-  const run = (lambda: number) => prox(w, rows, size, h, { blockSize: 0, levels: () => Float64Array.from(levels), lambda })
+  const run = (lambda: number) => prox(w, rows, size, metricOf(h, size), { blockSize: 0, levels: () => Float64Array.from(levels), lambda })
   const nearestOf = (v: number): number => levels.reduce((best, l) => (Math.abs(v - l) < Math.abs(v - best) ? l : best))
   const rowOf = (r: number): number[] => Array.from(w.subarray(r * size, (r + 1) * size))
 

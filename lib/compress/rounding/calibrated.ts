@@ -5,7 +5,7 @@ import { layerError } from '../second/update'
 import { adaround } from './adaround'
 import { gridOf } from './grid'
 import type { Levels } from './levels'
-import { kLambdas, prox } from './prox'
+import { kLambdas, metricOf, prox } from './prox'
 import { valuesOf, type Cut } from './scales'
 
 /** How calibrated codes are found. */
@@ -102,7 +102,7 @@ export function roundCalibrated(
     const given = { bits, blockSize, scale: s, ...(of ? { levels: (row: number, block: number) => of(row, block).values } : {}) }
     const found =
       lambda !== undefined
-        ? prox(w, outputs, size, h, { blockSize, lambda, levels: (row, block) => proxLevels(g * outputs + row, block) })
+        ? prox(w, outputs, size, metricOf(h, size), { blockSize, lambda, levels: (row, block) => proxLevels(g * outputs + row, block) })
         : method === 'gptq'
           ? gptq(w, outputs, size, h, { ...given, order: true })
           : adaround(w, outputs, size, h, given)
@@ -172,9 +172,10 @@ function chooseLambda(weights: Float32Array, { groups, outputs, size }: RowLayou
         touched(24 * size)
       }
       const whole = layerError(w, count, size, part)
+      const metric = metricOf(others, size)
       for (const [l, lambda] of kLambdas.entries()) {
         const of = (row: number, block: number): Float64Array => levels(at[row]!, block)
-        const { codes } = prox(w, count, size, others, { blockSize, lambda, levels: of })
+        const { codes } = prox(w, count, size, metric, { blockSize, lambda, levels: of })
         const delta = Float32Array.from(w, (v, i) => {
           const row = Math.floor(i / size)
           return of(row, blockSize ? Math.floor((i - row * size) / blockSize) : 0)[codes[i]! & 255]! - v
