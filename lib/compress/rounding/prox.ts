@@ -21,8 +21,8 @@ const kMomentum = 0.95
 /** Values that are moved at a time, and the fewest rows of them: what is held of them stays in cache, and H is read for many rows. */
 const kPart = 2 ** 17
 const kRows = 64
-/** Levels that are held at a time: 32 MB of them and what belongs to them. */
-const kTable = 2 ** 20
+/** Levels that are held at a time: 8 MB of them and what belongs to them. */
+const kTable = 2 ** 18
 
 /** @internal Strengths among which folds choose. */
 export const kLambdas: readonly number[] = [1 / 8, 1 / 4, 1 / 2, 1, 2, 4]
