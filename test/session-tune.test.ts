@@ -2,7 +2,8 @@ import { spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
-import { compress, Session, type Choices, type Model, type Tensor } from '../lib'
+import { compress, devices, Session, type Choices, type Model, type Tensor } from '../lib'
+import { floats, graph, modelOf, type Step } from './graphs'
 import { encoder, tokens } from './transformer'
 
 const feeds = tokens(1, 16, 50)
@@ -149,4 +150,16 @@ describe('measured choices', () => {
     expect(r.stderr).toBe('')
     if (process.platform !== 'win32') expect(fs.readdirSync(path.join(folder, '.cache', 'whittle'))).toHaveLength(1)
   })
+})
+
+test('a plan names the variant of each step and the bytes that it goes over', async () => {
+  const steps: Step[] = [['MatMul', ['x', 'w'], ['a']], ['Relu', ['a'], ['b']], ['Transpose', ['b'], ['y']]]
+  const session = await Session.create(modelOf(graph([['x', 'float32', [4, 32]]], { w: floats([32, 48]) }, steps, ['y'])))
+  const [product, turn] = session.plan({ x: [4, 32] }).steps
+  const { kernels } = devices().cpu
+  expect(product).toMatchObject({ op: 'gemm', variant: kernels['gemm'], bytes: { values: 4 * (4 * 32 + 4 * 48) } })
+  expect(product?.bytes?.weights).toBeGreaterThanOrEqual(4 * 32 * 48)
+  expect(turn).toMatchObject({ op: 'copy', bytes: { weights: 0, values: 2 * 4 * 4 * 48 } })
+  expect(turn?.variant).toBeUndefined()
+  session.dispose()
 })

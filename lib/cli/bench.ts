@@ -106,14 +106,14 @@ export const bench: Command = {
         runs,
         ours_ms: own,
         ...(other === undefined ? {} : { rival: 'onnxruntime-node', rival_ms: other, ratio: other / own, difference: different }),
-        layers: steps.map((s) => ({ op: s.op, node: s.node, ms: s.ms / s.runs, share: s.share })),
+        layers: steps.map((s) => ({ op: s.op, node: s.node, ...(s.choice && { choice: s.choice }), ...(s.variant && { variant: s.variant }), ms: s.ms / s.runs, share: s.share })),
       }
       if (values.json) terminal.out(`${JSON.stringify(found, null, 2)}\n`)
       else {
         const lines = [`${printable(file)}, ${threads} thread${threads > 1 ? 's' : ''}, median of ${runs} runs`, `whittle          ${own.toFixed(3)} ms`]
         if (other !== undefined) lines.push(`onnxruntime-node ${other.toFixed(3)} ms, ${(other / own).toFixed(2)} times ours; outputs differ by ${(different ?? 0).toExponential(1)}`)
-        const rows = steps.map((s) => [s.op, elide(printable(s.node), 48), `${((s.ms / s.runs) * 1000).toFixed(1)}`, percent(s.share, 1)])
-        lines.push('', table(['step', 'node', 'µs', 'share'], rows, [2, 3]))
+        const rows = steps.map((s) => [s.op, s.choice ?? '', s.variant ?? '', elide(printable(s.node), 48), `${((s.ms / s.runs) * 1000).toFixed(1)}`, percent(s.share, 1)])
+        lines.push('', table(['step', 'way', 'kernels', 'node', 'µs', 'share'], rows, [4, 5]))
         if (report.steps.length > steps.length) lines.push(`… and ${report.steps.length - steps.length} more steps`)
         terminal.out(`${lines.join('\n')}\n`)
       }

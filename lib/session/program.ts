@@ -82,8 +82,13 @@ export interface Memory {
   last: number
 }
 
-/** What a step's numbers may hold: numbers as they are, memory as three of them, a missing operand as three zeros. */
-export type Argument = number | Memory | null
+/** A constant that a step names by its number. */
+export interface Packed {
+  readonly packed: Memory
+}
+
+/** What a step's numbers may hold: numbers as they are, memory as three of them, a packed constant as one, a missing operand as three zeros. */
+export type Argument = number | Memory | Packed | null
 
 /** One step of a {@link Program}. */
 export interface ProgramStep {
@@ -258,7 +263,7 @@ export class Program {
 
   step(op: string, node: string, ...args: Argument[]): void {
     for (const a of args)
-      if (a !== null && typeof a === 'object' && a.place === 'arena') {
+      if (a !== null && typeof a === 'object' && 'place' in a && a.place === 'arena') {
         if (a.first < 0) a.first = this.steps.length
         a.last = this.steps.length
       }
@@ -293,6 +298,7 @@ export class Program {
       for (const a of s.args)
         if (typeof a === 'number') out.push(a)
         else if (a === null) out.push(0, 0, 0)
+        else if ('packed' in a) out.push(a.packed.at)
         else out.push(kPlaces[a.place], a.at, a.bytes)
     }
     return Float64Array.from(out)

@@ -12,6 +12,7 @@ import { kernelOf, lower, type Lowered, type Tap } from './plan'
 import { refuse } from './device'
 import { isResident } from './resident'
 import { Constants } from './program'
+import { reportOf } from './report'
 import type { PlanStep } from './types'
 import { specialize, type Known, type Special } from './specialize'
 
@@ -214,7 +215,7 @@ export class Stage {
       throw new WhittleError('ERR_MODEL_FORMAT', node, `${node}: attributes or operands that do not fit: ${number}`)
     }
     this.#constants.tuner?.save()
-    const report = lowered.program.steps.map(({ op, node, choice }) => ({ op, node, ...(choice && { choice: choice.name }) }))
+    const report = reportOf(lowered.program, this.#constants.device)
     return { ...lowered, number, report, arenaBytes: lowered.program.arenaBytes, uses: 0, forgotten: false }
   }
 }

@@ -81,6 +81,10 @@ export interface PlanStep {
   readonly node: string
   /** where there was a choice: `dense`, `rows` (a dense convolution row by row), `csr`, or blocks such as `1x4` */
   readonly choice?: string
+  /** the variant of its kernels that this machine runs: `scalar`, `avx2`, `avx512vnni`, `neon`, …, or `cuda`; none where bytes are only moved or compared */
+  readonly variant?: string
+  /** bytes that it reads and writes: constants (packed weights, tables), and inputs, results and working memory */
+  readonly bytes?: { readonly weights: number; readonly values: number }
   /** `cpu` for a node that a session on a GPU runs on the CPU: what it reads and writes is copied there and back */
   readonly place?: 'cpu'
 }

@@ -85,10 +85,10 @@ export function emitChosen(
   ways: readonly Way[],
   shape: string,
   operands: { readonly x: Memory; readonly residual?: InMemory | undefined; readonly out: InMemory },
-  args: (way: Way, weights: number, constants: Constants, x: Memory, residual: Memory | null, out: Memory) => readonly Argument[],
+  args: (way: Way, weights: Argument, constants: Constants, x: Memory, residual: Memory | null, out: Memory) => readonly Argument[],
 ): InMemory {
   const name = node.outputs[0] as string
-  const step: Layer<Way>['step'] = (way, constants, x, residual, out) => args(way, way.weights(constants).at, constants, x, residual, out)
+  const step: Layer<Way>['step'] = (way, constants, x, residual, out) => args(way, { packed: way.weights(constants) }, constants, x, residual, out)
   const { x, residual } = operands
   const bytes = { x: x.bytes, residual: residual?.memory.bytes ?? 0, out: operands.out.memory.bytes }
   const chosen = l.constants.tuner ? l.constants.tuner.choose({ name, shape, candidates: ways, op, bytes, step }) : (ways[0] as Way)

@@ -140,7 +140,7 @@ function emitPair(
     ...first.activation,
     ...activation,
     first.x,
-    first.weights().at,
+    { packed: first.weights() },
     first.bias(),
     l.constants.raw(`conv ${key}`, () => outputsLast(w.data as Float32Array, map.multiply, oc, kh * kw)),
     bias.some((v) => v !== 0) ? l.constants.raw(`bias ${key}`, () => bias) : null,
@@ -189,7 +189,7 @@ const conv: Lower = (node, l) => {
   const numbers = [...(depth ?? []), clips, h, wide, c, oh, ow, oc, kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1], groups]
   const op = depth ? 'conv_volume' : 'conv'
   const shape = `${op} f32 ${[...numbers, ...activation.slice(0, 1)].join(' ')}${hasBias ? ' bias' : ''}${residual ? ' residual' : ''}`
-  const step = (way: Way, weights: number | Memory, constants: Constants, from: Memory, add: Memory | null, to: Memory): Argument[] => [
+  const step = (way: Way, weights: Argument, constants: Constants, from: Memory, add: Memory | null, to: Memory): Argument[] => [
     ...numbers,
     Math.max(0, kWays.indexOf(way.name)),
     ...activation,
@@ -280,7 +280,7 @@ const convTranspose: Lower = (node, l) => {
   const packed = l.constants.gemm(`transposed ${key}`, 1, ic, columns, columns, 1, arranged)
   const spreadOut = l.program.memory('float32', n * h * wide * columns)
   const spread = apart ? l.constants.raw(`spread bias ${key}`, () => Float32Array.from({ length: columns }, (_, i) => bias[i % oc] as number)) : null
-  l.program.step('gemm', node.label, n * h * wide, columns, ic, 1, ic, 1, 0, 1, 1, 0, 1, 1, ...activation, x.memory, packed.at, spread, null, spreadOut)
+  l.program.step('gemm', node.label, n * h * wide, columns, ic, 1, ic, 1, 0, 1, 1, 0, 1, 1, ...activation, x.memory, { packed }, spread, null, spreadOut)
   const out = l.make('float32', outDims, order)
   const added = apart ? null : l.constants.raw(`bias ${key}`, () => bias)
   const scatter = (sizes: readonly number[], { kernel, strides, dilations, pads }: Window, from: Memory, plus: Memory | null, to: Memory): void =>

@@ -165,7 +165,7 @@ export function convOfCodes(node: Node, l: Lowering): boolean {
     ...[kh, kw, ...window.strides, ...window.dilations, window.pads[0], window.pads[1], depthwise ? 1 : 0],
     x.code.type === 'int8' ? 1 : 0,
   ]
-  const step = (weights: number | Memory, constants: Constants, from: Memory, add: Memory | null, to: Memory): Argument[] => [
+  const step = (weights: Argument, constants: Constants, from: Memory, add: Memory | null, to: Memory): Argument[] => [
     ...numbers,
     ...[x.code.zero, x.code.scale],
     ...finish.numbers,

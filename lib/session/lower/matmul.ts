@@ -81,7 +81,7 @@ function emit(l: Lowering, node: Node, p: Product, a: Side, b: Side | Memory, ep
     p.alpha,
     ...epilogue.slice(0, 3),
     a.value.memory,
-    packed ? b.at : b.value.memory,
+    packed ? { packed: b } : b.value.memory,
     ...epilogue.slice(3),
     out,
   )

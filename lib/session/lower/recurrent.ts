@@ -89,7 +89,7 @@ function recurrent(kind: keyof typeof kKinds): Lower {
     const packedW = l.constant(wName, node) !== undefined
     const kinds = activations(node, l, kind, directions)
     const each = kinds.length / directions
-    const weight = (m: Memory, isPacked: boolean): Argument => (isPacked ? m.at : m)
+    const weight = (m: Memory, isPacked: boolean): Argument => (isPacked ? { packed: m } : m)
     const parts: Argument[] = []
     const rows = steps * batch
     for (let d = 0; d < directions; d++) {

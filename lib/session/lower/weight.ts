@@ -139,11 +139,11 @@ function emit(l: Lowering, node: Node, a: Value, p: Product, alpha: number, bias
   const out = l.make('float32', dims, order)
   const biased: Memory | null = total.some((v) => v !== 0) ? l.constants.raw(`bias ${name} to ${map.output}`, () => total) : null
   const m = sizeOf(dims) / p.n
-  if (weight) l.program.step('gemm_weight', node.label, m, p.n, p.k, ...activation, x.memory, weight.at, biased, out.memory)
+  if (weight) l.program.step('gemm_weight', node.label, m, p.n, p.k, ...activation, x.memory, { packed: weight }, biased, out.memory)
   else {
     // A GPU's products take floats.
     const floats = l.constants.gemm(`floats ${plain ? p.key : `${name} to ${map.output}`}`, 1, p.k, p.n, p.n, 1, () => floatsOf(source ?? (p.source(multiply) as Source)))
-    l.program.step('gemm', node.label, m, p.n, p.k, 1, p.k, 1, 0, p.n, 1, 0, 1, 1, ...activation, x.memory, floats.at, biased, null, out.memory)
+    l.program.step('gemm', node.label, m, p.n, p.k, 1, p.k, 1, 0, p.n, 1, 0, 1, 1, ...activation, x.memory, { packed: floats }, biased, null, out.memory)
   }
   l.define(output, out, node)
   return true
