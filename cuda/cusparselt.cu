@@ -13,7 +13,7 @@ namespace whittle {
 namespace {
 
 constexpr int kMostDevices = 64;
-constexpr size_t kMostPlans = 64;
+constexpr size_t kMostPlans = 256;
 constexpr uint32_t kAligned = 16;
 // Rows of bytes along k on both sides: the one layout that it has for them.
 constexpr cusparseOrder_t kRows = CUSPARSE_ORDER_ROW;

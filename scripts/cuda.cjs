@@ -7,7 +7,7 @@
 const path = require('node:path')
 const fs = require('node:fs')
 const os = require('node:os')
-const { spawnSync } = require('node:child_process')
+const { spawn, spawnSync } = require('node:child_process')
 const budgets = require('./budgets.cjs')
 
 const root = path.join(__dirname, '..')
@@ -20,6 +20,26 @@ const wheels = path.join(folder('cuda-toolkit'), 'nvidia', 'cu13')
 function run(command, list, options = {}) {
   const r = spawnSync(command, list, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 26, ...options, env: { ...process.env, ...options.env } })
   return { ok: r.status === 0, status: r.status ?? r.signal ?? r.error?.message, out: r.stdout ?? '', text: (r.stdout ?? '') + (r.stderr ?? '') }
+}
+
+/** The same beside others. */
+function runBeside(command, list, options = {}) {
+  return new Promise((settle) => {
+    const child = spawn(command, list, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'], ...options, env: { ...process.env, ...options.env } })
+    let [out, text] = ['', '']
+    child.stdout.setEncoding('utf8').on('data', (chunk) => ((out += chunk), (text += chunk)))
+    child.stderr.setEncoding('utf8').on('data', (chunk) => (text += chunk))
+    child.on('error', (e) => settle({ ok: false, status: e.message, out, text }))
+    child.on('close', (status, signal) => settle({ ok: status === 0, status: status ?? signal, out, text }))
+  })
+}
+
+/** Steps of one core each, begun in this order, two at a time where there are cores for them. */
+async function inTurn(steps) {
+  const take = async () => {
+    for (let step = steps.shift(); step; step = steps.shift()) await step()
+  }
+  await Promise.all(Number(jobs) > 1 ? [take(), take()] : [take()])
 }
 
 /** nvcc and what it needs in the environment, or undefined. */
@@ -154,9 +174,9 @@ function checkSymbols(stem, source, folders, absent) {
 // ASan's own words and TSan's; a broken rule of the emulator ends as a failed row.
 const sanitizers = () => ({ ...fakes(), ASAN_OPTIONS: 'detect_leaks=0', TSAN_OPTIONS: 'halt_on_error=1', WHITTLE_CPU: 'scalar', WHITTLE_CUDA: '' })
 
-function rows(name, executable, list, env = sanitizers()) {
+async function rows(name, executable, list, env = sanitizers()) {
   const start = Date.now()
-  const r = run(path.join(folder('cuda-emulated'), executable), list, { env })
+  const r = await runBeside(path.join(folder('cuda-emulated'), executable), list, { env })
   const summary = /^check: (\d+) passed, (\d+) failed/m.exec(r.out)
   if (!summary) return report(name, { failed: 1, print: `${executable} ${list.join(' ')} ended with ${r.status}\n${r.text.slice(-6000)}` }, start)
   const failed = Number(summary[2]) + (!r.ok && summary[2] === '0' ? 1 : 0)
@@ -216,11 +236,11 @@ function writeMistakes(list) {
     if (entry.endsWith('.cu') && !keep.has(path.join(base, entry))) fs.rmSync(path.join(base, entry))
 }
 
-function checkMistakes(list, seed) {
+async function checkMistakes(list, seed) {
   const start = Date.now()
   const missed = []
   for (const m of list) {
-    const r = run(path.join(folder('cuda-emulated'), `broken_${m.name}`), [m.family, '--lean', '--seed', seed], { env: sanitizers() })
+    const r = await runBeside(path.join(folder('cuda-emulated'), `broken_${m.name}`), [m.family, '--lean', '--seed', seed], { env: sanitizers() })
     if (r.ok || !new RegExp(m.says).test(r.text)) missed.push(`${m.name} (${m.what}) was not caught: exit ${r.status}\n${r.text.slice(-2000)}`)
   }
   report('mistakes that must be caught', { passed: list.length - missed.length, failed: missed.length, print: missed.join('\n') }, start)
@@ -246,15 +266,20 @@ function checkOpened() {
 
 const realLibrary = (library, more) => ({ WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library, WHITTLE_CPU: 'scalar', ...more })
 
-function checkEmulated(quick, seed) {
+/** Builds what runs on this CPU; answers the steps that then do. */
+function emulated(quick, seed) {
   const include = headers()
-  if (!include) return skip('emulator', "NVIDIA's headers are not here: a CUDA toolkit, or pip install nvidia-cuda-runtime nvidia-cuda-crt and WHITTLE_CUDA_HEADERS=<folder>")
+  if (!include) {
+    skip('emulator', "NVIDIA's headers are not here: a CUDA toolkit, or pip install nvidia-cuda-runtime nvidia-cuda-crt and WHITTLE_CUDA_HEADERS=<folder>")
+    return []
+  }
   const start = Date.now()
   // Also those that the quick form does not make: sources change, and their places with them.
   try {
     kMistakes.forEach(brokenText)
   } catch (e) {
-    return report('mistakes that must be caught', { failed: 1, print: e.message }, start)
+    report('mistakes that must be caught', { failed: 1, print: e.message }, start)
+    return []
   }
   const mistakes = kMistakes.filter((m) => m.config !== 'ptx' && (!quick || m.quick) && (!['cublaslt', 'cusolver', 'svd', 'svd_krylov'].includes(m.file) || blasHeaders()))
   writeMistakes(mistakes)
@@ -263,27 +288,27 @@ function checkEmulated(quick, seed) {
   const configured = run('cmake', ['-S', 'test/cuda', '-B', dir, `-DWHITTLE_CUDA_HEADERS=${include}`, ...headerOptions(), ...launcher('CXX')])
   const targets = ['whittle_cuda', ...kDeclared.map((l) => `fake_${l.name}`), ...(blasHeaders() ? ['fake_cublaslt'] : []), ...kDeclared.filter(declaredHeaders).map((l) => `${l.name}_api`), ...configs.map((c) => `cuda_check_${c}`), ...mistakes.map((m) => `broken_${m.name}`), ...(quick ? [] : ['cuda_selftest'])]
   const built = configured.ok ? run('cmake', ['--build', dir, '--parallel', jobs, '--target', ...targets]) : configured
-  if (!built.ok) return report('emulator, build', { failed: 1, print: built.text }, start)
-  report('emulator, build', { passed: 1 }, start)
-  rows('emulator, address sanitizer', 'cuda_check_asan', ['--lean', '--seed', seed])
-  if (!quick) {
-    rows('emulator', 'cuda_check_plain', ['--seed', seed])
-    rows('emulator, thread sanitizer', 'cuda_check_tsan', ['--lean', '--seed', seed])
-    // What a machine with a GPU runs, in the library's place the emulated one.
+  report('emulator, build', built.ok ? { passed: 1 } : { failed: 1, print: built.text }, start)
+  if (!built.ok) return []
+  const asan = () => rows('emulator, address sanitizer', 'cuda_check_asan', ['--lean', '--seed', seed])
+  const made = () => checkMistakes(mistakes, seed)
+  if (quick) return [asan, made]
+  if (blasHeaders()) direct(true, '')
+  // What a machine with a GPU runs, in the library's place the emulated one.
+  const selftest = () =>
     rows('selftest, on the emulated library', 'cuda_selftest', ['--real', '--lean', '--seed', seed], realLibrary(path.join(dir, 'whittle_cuda.so'), { ...fakes(), ...(fakeBlas() ? {} : { WHITTLE_CUBLASLT_LIBRARY: '/nowhere.so' }) }))
-    if (blasHeaders()) direct(true, '')
-    for (const other of ['2', '3']) rows(`emulator, seed ${other}`, 'cuda_check_plain', ['--seed', other])
-  }
-  checkMistakes(mistakes, seed)
+  const tsan = () => rows('emulator, thread sanitizer', 'cuda_check_tsan', ['--lean', '--seed', seed])
+  const others = ['2', '3'].map((other) => () => rows(`emulator, seed ${other}`, 'cuda_check_plain', ['--lean', '--seed', other]))
+  return [tsan, made, () => rows('emulator', 'cuda_check_plain', ['--seed', seed]), asan, selftest, ...others]
 }
 
 /** Specs by jest, as one line. */
-function specs(name, match, env) {
+async function specs(name, match, env) {
   const start = Date.now()
-  const file = path.join(folder('cuda-emulated'), 'jest.json')
+  const file = path.join(folder('cuda-emulated'), `jest-${name.replace(/\W+/g, '-')}.json`)
   fs.mkdirSync(path.dirname(file), { recursive: true })
   fs.rmSync(file, { force: true })
-  const r = run(process.execPath, [require.resolve('jest/bin/jest'), '--json', `--outputFile=${file}`, '--testMatch', `<rootDir>/test/cuda/${match}.spec.ts`], { env })
+  const r = await runBeside(process.execPath, [require.resolve('jest/bin/jest'), '--json', `--outputFile=${file}`, '--testMatch', `<rootDir>/test/cuda/${match}.spec.ts`], { env })
   let data
   try {
     data = JSON.parse(fs.readFileSync(file, 'utf8'))
@@ -319,7 +344,7 @@ time('distill.kl 512 x 32768', 'GB/s', 3 * 512 * 32768 * 4, (r) => w.distill.kl(
 `
 
 /** The contract's cases and the public functions on the GPU of this machine. */
-function selftest() {
+async function selftest() {
   const nvcc = compiler()
   const given = process.env.WHITTLE_CUDA_LIBRARY
   const built = !given && nvcc ? build(nvcc, false) : undefined
@@ -337,9 +362,9 @@ function selftest() {
     const configured = run('cmake', ['-S', 'test/cuda', '-B', dir, `-DWHITTLE_CUDA_HEADERS=${include}`, ...headerOptions(), ...launcher('CXX')])
     const made = configured.ok ? run('cmake', ['--build', dir, '--parallel', jobs, '--target', 'cuda_selftest']) : configured
     if (!made.ok) report('contract, build', { failed: 1, print: made.text }, start)
-    else for (const seed of ['1', '2', '3']) rows(`contract, seed ${seed}`, 'cuda_selftest', ['--real', '--seed', seed], realLibrary(library, {}))
+    else for (const seed of ['1', '2', '3']) await rows(`contract, seed ${seed}`, 'cuda_selftest', ['--real', '--seed', seed], realLibrary(library, {}))
   }
-  specs('JavaScript', '{operations,distill,gemm,svd,sparse,session}', { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library })
+  await specs('JavaScript', '{operations,distill,gemm,svd,sparse,session}', { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library })
   direct(cuda.emulated, library)
   if (cuda.emulated) return skip('times', 'the library is emulated')
   const times = run(process.execPath, ['-e', kBench, path.join(root, 'dist')], { env: { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library } })
@@ -365,14 +390,17 @@ function direct(emulated, library) {
 }
 
 /** The public functions on the emulated library. */
-function checkJavaScript(quick) {
+function javaScript(quick) {
   const library = path.join(folder('cuda-emulated'), 'whittle_cuda.so')
-  if (!fs.existsSync(library)) return skip('JavaScript', 'the emulated library was not built')
-  for (const mode of quick ? ['late'] : ['eager', 'late', 'random'])
-    specs(`JavaScript, streams ${mode}`, '*', { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library, ...fakes(), FAKE_CUDA_MODE: mode })
+  if (!fs.existsSync(library)) {
+    skip('JavaScript', 'the emulated library was not built')
+    return []
+  }
+  const modes = quick ? ['late'] : ['eager', 'late', 'random']
+  return modes.map((mode) => () => specs(`JavaScript, streams ${mode}`, '*', { WHITTLE_CUDA: '', WHITTLE_CUDA_LIBRARY: library, ...fakes(), FAKE_CUDA_MODE: mode }))
 }
 
-if (args.includes('--test')) {
+async function test() {
   const at = args.indexOf('--seed')
   const quick = args.includes('--quick')
   const nvcc = compiler()
@@ -388,20 +416,27 @@ if (args.includes('--test')) {
       checkSymbols(l.stem, `${l.name}_api.h`, foldersOf(l), (name) =>
         without(l.given, name, `NVIDIA's library is not here (pip install ${l.wheel} --target DIR and WHITTLE_${l.upper}=DIR/nvidia/${l.folder})`),
       )
-    if (nvcc) specs('PTX, interpreted', 'ptx/*', { WHITTLE_NVCC: nvcc.nvcc, ...nvcc.env, WHITTLE_CUDA_OBJECTS: path.join(folder('cuda'), 'CMakeFiles', 'whittle_cuda.dir'), WHITTLE_PTX_FULL: quick ? '' : '1', WHITTLE_CUDA: '0' })
-    else skip('PTX, interpreted', 'no nvcc')
-    checkEmulated(quick, at >= 0 ? (args[at + 1] ?? '1') : '1')
+    const steps = emulated(quick, at >= 0 ? (args[at + 1] ?? '1') : '1')
+    const ptx = () => specs('PTX, interpreted', 'ptx/*', { WHITTLE_NVCC: nvcc.nvcc, ...nvcc.env, WHITTLE_CUDA_OBJECTS: path.join(folder('cuda'), 'CMakeFiles', 'whittle_cuda.dir'), WHITTLE_PTX_FULL: quick ? '' : '1', WHITTLE_CUDA: '0' })
+    if (!nvcc) skip('PTX, interpreted', 'no nvcc')
     checkOpened()
-    checkJavaScript(quick)
+    // The longest first.
+    await inTurn([...steps.slice(0, 1), ...(nvcc ? [ptx] : []), ...javaScript(quick), ...steps.slice(1)])
   }
+  end()
+}
+
+function end() {
   console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`)
   process.exitCode = total.failed ? 1 : 0
+}
+
+if (args.includes('--test')) {
+  test()
 } else if (args.includes('--budgets')) {
   budgets.writeTable()
 } else if (args.includes('--selftest')) {
-  selftest()
-  console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`)
-  process.exitCode = total.failed ? 1 : 0
+  selftest().then(end)
 } else {
   const nvcc = compiler()
   if (!nvcc) {

@@ -27,9 +27,10 @@ void expect_near(Check& c, const char* what, const std::vector<float>& got, cons
     if (!c.expect(fabs(double(got[i]) - want[i]) <= bound * (most + 1e-3), "%s: %d of %d is %.9g, want %.9g", what, int(i), int(want.size()), got[i], want[i])) return;
 }
 
-void one(Check& c, Rng& rng, int64_t samples, int64_t classes) {
+// `whole`: with all gradients, whatever is drawn.
+void one(Check& c, Rng& rng, int64_t samples, int64_t classes, bool whole = false) {
   const HostHead s(rng, samples, classes), t(rng, samples, classes);
-  const bool given = rng.below(3) == 0, half = rng.below(2), labelled = rng.below(4) != 0, weighted = rng.below(2), biased = rng.below(2), by_weight = rng.below(3) != 0;
+  const bool given = rng.below(3) == 0, half = rng.below(2), labelled = rng.below(4) != 0, weighted = rng.below(2), biased = rng.below(2) || whole, by_weight = rng.below(3) != 0 || whole;
   std::vector<float> logits = rng.normals(samples * classes, 3), weights(static_cast<size_t>(classes));
   std::vector<uint16_t> narrow(logits.size());
   quantize_kernels().narrow_bf16(logits.data(), samples * classes, narrow.data());
@@ -105,7 +106,7 @@ void check_distill_linear(Check& c) {
       one(c, rng, 4, 200);
       one(c, rng, 70, 130);
     }
-    one(c, rng, 66, 10);
+    one(c, rng, 66, 10, true);
   });
   c.row("linear: finds bad numbers and labels, and lives with full memory", [&](Rng& rng) {
     const int64_t samples = 3, classes = 70, size = 5;
