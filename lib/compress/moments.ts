@@ -173,9 +173,10 @@ function plan(weight: Weight, { outer }: ReturnType<typeof usersOf>): Planned {
   return { weight, layout, uses, key }
 }
 
-const kInMemory = 16e6
-/** Smaller ones lie in memory always. */
-const kMapped = 1e6
+/** @internal Bytes of second moments that lie in memory together. */
+export const kInMemory = 16e6
+/** @internal Smaller matrices lie in memory where there are many. */
+export const kMapped = 1e6
 
 /** Features whose products are computed at once, so that no second matrix of size × size is held. */
 const kPanel = 768

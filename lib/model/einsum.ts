@@ -1,7 +1,8 @@
-import { attribute, Initializer, Node, type Graph } from './graph'
+import { attribute, type Graph, type Node } from './graph'
 import type { Model } from './model'
 import { equationOf } from './ops/equation'
 import { inferShapes, type Shapes } from './ops/infer'
+import { Rewrite } from './rewrite'
 import type { Dim } from './types'
 
 /** A value and the letters of its axes. */
@@ -46,21 +47,15 @@ function parse(node: Node, dimsOf: (name: string) => readonly Dim[] | undefined)
 /** Writes the nodes that stand for one Einsum. */
 class Expansion {
   readonly #graph: Graph
-  readonly #node: Node
   readonly #shapes: Shapes
-  readonly #label: string
-  readonly #before: Node | undefined
-  #last: Node | undefined
+  readonly #to: Rewrite
   /** operands as they were given, whose sizes may be asked for */
   #given: readonly Operand[] = []
 
   constructor(graph: Graph, node: Node, shapes: Shapes) {
     this.#graph = graph
-    this.#node = node
     this.#shapes = shapes
-    this.#label = node.outputs[0] as string
-    this.#before = graph.nodes[graph.nodes.indexOf(node) + 1]
-    graph.removeNode(node)
+    this.#to = new Rewrite(graph, node)
   }
 
   write({ operands, result }: Equation): void {
@@ -73,31 +68,14 @@ class Expansion {
       at = this.#pair(at, next, [...new Set([...result, ...at.letters, ...next.letters])].filter((c) => kept.includes(c) && (at.letters.includes(c) || next.letters.includes(c))))
       rest = after
     }
-    const end = this.#graph.producer(this.#turn(at, result).name)
-    if (end && end === this.#last) end.outputs = [this.#label]
-    else this.#add('Identity', [at.name], {}, this.#label)
-  }
-
-  #add(opType: string, inputs: string[], attributes: Record<string, ReturnType<typeof attribute.int>> = {}, out = this.#graph.uniqueName(`${this.#label}_${opType.toLowerCase()}`)): string {
-    // Layers are chosen and reported by the names of their products.
-    const name = opType === 'MatMul' && this.#given.length === 2 ? this.#node.name : out
-    const node = new Node({ opType, name, inputs, outputs: [out], attributes })
-    this.#graph.addNode(node, this.#before ? { before: this.#before } : {})
-    this.#last = node
-    return out
-  }
-
-  #list(values: readonly number[]): string {
-    const name = this.#graph.uniqueName(`${this.#label}_list`)
-    this.#graph.addInitializer(Initializer.from(name, { type: 'int64', dims: [values.length], data: BigInt64Array.from(values, BigInt) }))
-    return name
+    this.#to.answer(this.#turn(at, result).name)
   }
 
   /** Letters that are not kept are summed over. */
   #sum(x: Operand, kept: readonly string[]): Operand {
     const axes = x.letters.flatMap((c, i) => (kept.includes(c) ? [] : [i]))
     if (axes.length === 0) return x
-    return { name: this.#add('ReduceSum', [x.name, this.#list(axes)], { keepdims: attribute.int(0) }), letters: x.letters.filter((c) => kept.includes(c)) }
+    return { name: this.#to.add('ReduceSum', [x.name, this.#to.ints(...axes)], { keepdims: attribute.int(0) }), letters: x.letters.filter((c) => kept.includes(c)) }
   }
 
   /** Axes in another order, and axes of size 1 for letters that `x` lacks. */
@@ -105,9 +83,9 @@ class Expansion {
     const own = letters.filter((c) => x.letters.includes(c))
     const perm = own.map((c) => x.letters.indexOf(c))
     let { name } = x
-    if (perm.some((p, i) => p !== i)) name = this.#add('Transpose', [name], { perm: attribute.ints(perm) })
+    if (perm.some((p, i) => p !== i)) name = this.#to.add('Transpose', [name], { perm: attribute.ints(perm) })
     const axes = letters.flatMap((c, i) => (own.includes(c) ? [] : [i]))
-    if (axes.length > 0) name = this.#add('Unsqueeze', [name, this.#list(axes)])
+    if (axes.length > 0) name = this.#to.add('Unsqueeze', [name, this.#to.ints(...axes)])
     return { name, letters }
   }
 
@@ -115,7 +93,7 @@ class Expansion {
   #merge(x: Operand, count: number): Operand {
     if (count < 2) return x
     const kept = x.letters.length - count
-    return { name: this.#add('Reshape', [x.name, this.#list([...new Array<number>(kept).fill(0), -1])]), letters: [...x.letters.slice(0, kept), x.letters.slice(kept).join('')] }
+    return { name: this.#to.add('Reshape', [x.name, this.#to.ints(...[...new Array<number>(kept).fill(0), -1])]), letters: [...x.letters.slice(0, kept), x.letters.slice(kept).join('')] }
   }
 
   /** The last axis of `x` as those of `letters`. */
@@ -123,9 +101,9 @@ class Expansion {
     const kept = x.letters.length - 1
     const sizes = letters.slice(0, -1).map((c) => this.#size(c))
     const known = sizes.every((s): s is number => typeof s === 'number')
-    const parts = [this.#list(new Array<number>(kept).fill(0)), ...sizes.map((s) => (typeof s === 'number' ? this.#list([s]) : s)), this.#list([-1])]
-    const shape = known ? this.#list([...new Array<number>(kept).fill(0), ...sizes, -1]) : this.#add('Concat', parts, { axis: attribute.int(0) })
-    return { name: this.#add('Reshape', [x.name, shape]), letters: [...x.letters.slice(0, kept), ...letters] }
+    const parts = [this.#to.ints(...new Array<number>(kept).fill(0)), ...sizes.map((s) => (typeof s === 'number' ? this.#to.ints(s) : s)), this.#to.ints(-1)]
+    const shape = known ? this.#to.ints(...[...new Array<number>(kept).fill(0), ...sizes, -1]) : this.#to.add('Concat', parts, { axis: attribute.int(0) })
+    return { name: this.#to.add('Reshape', [x.name, shape]), letters: [...x.letters.slice(0, kept), ...letters] }
   }
 
   /** What a letter stands for: a number, or the value that holds it. */
@@ -135,7 +113,7 @@ class Expansion {
     const known = sizes.find((d) => typeof d === 'number' && d !== 1) ?? (sizes.every((d) => d === 1) ? 1 : undefined)
     if (typeof known === 'number') return known
     const first = holders[sizes.findIndex((d) => d !== 1)] as Operand
-    return this.#add('Gather', [this.#add('Shape', [first.name]), this.#list([first.letters.indexOf(letter)])])
+    return this.#to.add('Gather', [this.#to.add('Shape', [first.name]), this.#to.ints(first.letters.indexOf(letter))])
   }
 
   /** The product of two operands: letters of both that are not kept are summed over. */
@@ -148,7 +126,7 @@ class Expansion {
     const summed = x.letters.filter((c) => !kept.includes(c) && y.letters.includes(c))
     if (summed.length === 0) {
       const letters = kept.filter((c) => x.letters.includes(c) || y.letters.includes(c))
-      return { name: this.#add('Mul', [this.#turn(x, letters).name, this.#turn(y, letters).name]), letters }
+      return { name: this.#to.add('Mul', [this.#turn(x, letters).name, this.#turn(y, letters).name]), letters }
     }
     const left = kept.filter((c) => x.letters.includes(c) && !y.letters.includes(c))
     const right = kept.filter((c) => y.letters.includes(c) && !x.letters.includes(c))
@@ -166,10 +144,10 @@ class Expansion {
       const flat = this.#merge(this.#turn(y, [...before, ...columns, ...summed]), summed.length)
       q = this.#merge(this.#turn(flat, [...before, flat.letters[flat.letters.length - 1] as string, ...columns]), columns.length)
     }
-    let product: Operand = { name: this.#add('MatMul', [p.name, q.name]), letters: [...lead, row ?? one, right.join('') || one] }
+    let product: Operand = { name: this.#to.add('MatMul', [p.name, q.name], {}, this.#given.length === 2), letters: [...lead, row ?? one, right.join('') || one] }
     if (right.length > 1) product = this.#split(product, right)
     const axes = product.letters.flatMap((c, i) => (c === one ? [i] : []))
     if (axes.length === 0) return product
-    return { name: this.#add('Squeeze', [product.name, this.#list(axes)]), letters: product.letters.filter((c) => c !== one) }
+    return { name: this.#to.add('Squeeze', [product.name, this.#to.ints(...axes)]), letters: product.letters.filter((c) => c !== one) }
   }
 }

@@ -9,7 +9,6 @@ import { fuseAttention } from './fuse/attention'
 import { expandFormulas } from './fuse/formulas'
 import { foldKnown } from './fuse/known'
 import { expandQOperators } from './fuse/qoperator'
-import { expandTraining } from './fuse/training'
 import { gatherWeights } from './fuse/weights'
 import { widen } from './widen'
 
@@ -33,13 +32,7 @@ export function prepare(model: Model, plain = false): Model {
   expandQOperators(copy.graph)
   if (plain) return copy
   copy.graph.removeDeadNodes()
-  foldKnown(copy)
-  expandTraining(copy)
-  expandEinsum(copy)
-  expandFormulas(copy)
-  foldConstants(copy.graph, inferShapes(copy.graph, copy.opsets), new Map())
-  fuse(copy)
-  return copy
+  return prepareBody(copy)
 }
 
 /** A constant that is itself an output becomes a copy of one, which folds like any other. */
@@ -53,7 +46,7 @@ function constantsOfOutputs(graph: Graph): void {
   }
 }
 
-/** The same for the body of a loop, whose model is prepared already. */
+/** What is left to do for the body of a loop, whose model is prepared already: what is known is folded, and ops and formulas become those that kernels know. */
 export function prepareBody(model: Model): Model {
   model.graph.sort()
   foldKnown(model)

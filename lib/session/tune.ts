@@ -6,6 +6,9 @@ import type { Census } from './cost'
 import { Constants, Program, type Argument, type Memory } from './program'
 import { readMeasured, writeMeasured, type Measured } from './tunecache'
 
+/** Ways to compute a layer with weights that lie whole. */
+export const kDenseWays: readonly string[] = ['dense', 'rows', 'tiles', 'tiles2', 'narrow']
+
 /** The kernel that each layer runs on, by the name of the layer's result. */
 export type Choices = Readonly<Record<string, string>>
 
@@ -148,7 +151,7 @@ export function checkTune(given: unknown): CheckedTune {
   const copy: Record<string, string> = {}
   for (const [name, choice] of Object.entries(choices)) {
     if (typeof choice !== 'string') fail('ERR_DTYPE', `options.tune.${name}`, 'the name of a kernel', choice)
-    if (!['dense', 'rows', 'tiles', 'tiles2', 'narrow'].includes(choice) && !isSparse(choice)) fail('ERR_RANGE', `options.tune.${name}`, `'dense', 'rows', 'tiles', 'tiles2', 'narrow', 'csr', or a pattern such as '1x4' or '2:4'`, describe(choice))
+    if (!kDenseWays.includes(choice) && !isSparse(choice)) fail('ERR_RANGE', `options.tune.${name}`, `'${kDenseWays.join("', '")}', 'csr', or a pattern such as '1x4' or '2:4'`, describe(choice))
     copy[name] = choice
   }
   return { choices: copy }

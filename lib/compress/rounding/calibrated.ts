@@ -1,5 +1,5 @@
 import { ease, paged, pagedFloats, touched } from '../paged'
-import { fromRows, toRows, type Moments, type RowLayout } from '../moments'
+import { fromRows, kMapped, toRows, type Moments, type RowLayout } from '../moments'
 import { gptq } from '../second/gptq'
 import { layerError } from '../second/update'
 import { adaround } from './adaround'
@@ -141,8 +141,6 @@ function placesOfCodes({ levels, scale, bits = 8 }: Choices, blocks: number): (r
 
 /** Rows, and groups, that choose λ. */
 const kJudges = 64
-/** Matrices of so many bytes lie in files: there are as many as folds, and more. */
-const kMapped = 1e6
 const kGroups = 16
 
 /**

@@ -2,7 +2,7 @@ import type { Model } from '../../model/model'
 import type { Weight } from '../../model/weights'
 import { WhittleError } from '../../errors'
 import { Calibration, type Inputs } from '../calibration'
-import { moments, type LayerMoments, type Moments } from '../moments'
+import { kInMemory, kMapped, moments, type LayerMoments, type Moments } from '../moments'
 import { paged, touched } from '../paged'
 import type { Context } from '../passes/pass'
 
@@ -13,8 +13,6 @@ export interface Seen extends LayerMoments {
 
 /** Bytes of second moments that are held from one reading to the next. */
 const kHeld = 256e6
-/** Of all folds together, those of them in memory. */
-const kHeldInMemory = 16e6
 
 /** @internal Second moments of the inputs of float32 weights, read once where they may be held. */
 export class Inspected {
@@ -66,7 +64,7 @@ async function* folded(model: Model, weights: readonly Weight[], calibration: Ca
       let index = 0
       for await (const inputs of calibration.inputs()) if (index++ % count === fold) yield inputs
     })
-  const readers = Array.from({ length: count }, (_, i) => moments(model, weights, part(i), { run, budget: kHeld / count, inMemory: kHeldInMemory / count }))
+  const readers = Array.from({ length: count }, (_, i) => moments(model, weights, part(i), { run, budget: kHeld / count, inMemory: kInMemory / count }))
   const known = new Map<Moments, Seen>()
   try {
     for (const weight of weights) {
@@ -92,8 +90,6 @@ async function* folded(model: Model, weights: readonly Weight[], calibration: Ca
 
 /** Entries that are added between two calls of {@link touched}. */
 const kStretch = 2 ** 16
-/** Sums of so many bytes lie in files, as the parts do. */
-const kMapped = 1e6
 
 function sumOf(parts: readonly Moments[]): Moments {
   const [first] = parts as [Moments]

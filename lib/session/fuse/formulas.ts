@@ -1,4 +1,5 @@
-import { attribute, inferShapes, Initializer, Node, type Attribute, type Graph, type Model } from '../../model'
+import { attribute, inferShapes, type Graph, type Model, type Node } from '../../model'
+import { Rewrite } from '../../model/rewrite'
 import type { Dim } from '../../model/types'
 
 /** floats of the largest matrix that a Fourier transform becomes */
@@ -7,48 +8,23 @@ const kMostWaves = 1 << 22
 /** Ops that ONNX defines by others, as these, which kernels know: normalizations of float32 and Fourier transforms of known size. */
 export function expandFormulas(model: Model): void {
   const { graph } = model
-  if (!graph.nodes.some((n) => n.is() && Object.hasOwn(kFormulas, n.opType))) return
+  const isOne = (n: Node): boolean => n.is() && Object.hasOwn(kFormulas, n.opType)
+  if (!graph.nodes.some(isOne)) return
   const shapes = inferShapes(graph, model.opsets)
-  for (const node of graph.nodes.filter((n) => n.is() && Object.hasOwn(kFormulas, n.opType))) {
+  for (const node of graph.nodes.filter(isOne)) {
     const known = shapes.get(node.inputs[0] as string, graph)
-    if (known?.type !== 'float32' || !known.dims || node.outputs.slice(1).some((o) => o)) continue
+    if (known?.type !== 'float32' || !known.dims || node.outputs.slice(1).some((o) => o && (graph.isOutput(o) || graph.users(o).length > 0))) continue
     const formula = kFormulas[node.opType]?.(node, graph, known.dims, model.opsets.get('') ?? 1)
-    if (formula) write(graph, node, formula)
+    if (!formula) continue
+    const to = new Rewrite(graph, node)
+    to.answer(formula(to))
   }
 }
 
-/** Writes the nodes of a formula: `add` answers the name of what an op makes, `last` makes the node's own output. */
-interface Writer {
-  add(opType: string, inputs: readonly string[], attributes?: Record<string, Attribute>): string
-  floats(dims: readonly number[], data: Float32Array): string
-  ints(...values: number[]): string
-}
+/** Writes the nodes and answers what the last one makes. */
+type Formula = (w: Rewrite) => string
 
-/** The last node of a formula. */
-type Formula = (w: Writer) => readonly [opType: string, inputs: readonly string[], attributes?: Record<string, Attribute>]
-
-function write(graph: Graph, node: Node, formula: Formula): void {
-  const label = node.outputs[0] as string
-  const after = graph.nodes[graph.nodes.indexOf(node) + 1]
-  graph.removeNode(node)
-  const put = (opType: string, inputs: readonly string[], out: string, attributes: Record<string, Attribute> = {}): string => {
-    graph.addNode(new Node({ opType, name: out === label ? node.name : out, inputs: [...inputs], outputs: [out], attributes }), after ? { before: after } : {})
-    return out
-  }
-  const constant = (type: 'int64' | 'float32', dims: readonly number[], data: BigInt64Array | Float32Array): string => {
-    const name = graph.uniqueName(`${label}_constant`)
-    graph.addInitializer(Initializer.from(name, { type, dims, data }))
-    return name
-  }
-  const [opType, inputs, attributes] = formula({
-    add: (op, operands, more) => put(op, operands, graph.uniqueName(`${label}_${op.toLowerCase()}`), more),
-    floats: (dims, data) => constant('float32', dims, data),
-    ints: (...values) => constant('int64', [values.length], BigInt64Array.from(values, BigInt)),
-  })
-  put(opType, inputs, label, attributes)
-}
-
-const scalar = (w: Writer, value: number): string => w.floats([], Float32Array.of(value))
+const scalar = (w: Rewrite, value: number): string => w.floats([], Float32Array.of(value))
 
 function place(axis: number, rank: number): number | undefined {
   return axis >= -rank && axis < rank ? (axis + rank) % rank : undefined
@@ -70,7 +46,7 @@ const meanVariance: Maker = (node, _, dims) => {
     const over = w.ints(...(axes as number[]))
     const centered = w.add('Sub', [x, w.add('ReduceMean', [x, over])])
     const deviation = w.add('Sqrt', [w.add('ReduceMean', [w.add('Mul', [centered, centered]), over])])
-    return ['Div', [centered, w.add('Add', [deviation, scalar(w, 1e-9)])]]
+    return w.add('Div', [centered, w.add('Add', [deviation, scalar(w, 1e-9)])])
   }
 }
 
@@ -82,7 +58,7 @@ const lpNormalization: Maker = (node, _, dims) => {
   const [x] = node.inputs as [string]
   return (w) => {
     const length = w.add(`ReduceL${p}`, [x, w.ints(axis)])
-    return ['Div', [x, w.add('Where', [w.add('Equal', [length, scalar(w, 0)]), scalar(w, 1), length])]]
+    return w.add('Div', [x, w.add('Where', [w.add('Equal', [length, scalar(w, 0)]), scalar(w, 1), length])])
   }
 }
 
@@ -99,7 +75,7 @@ const lrn: Maker = (node, _, dims) => {
       for (let i = Math.max(0, c - Math.floor((size - 1) / 2)); i <= Math.min(channels - 1, c + Math.ceil((size - 1) / 2)); i++) band[c * channels + i] = share
     const weight = w.floats([channels, channels, ...dims.slice(2).map(() => 1)], band)
     const sums = w.add('Conv', [w.add('Mul', [x, x]), weight, w.floats([channels], new Float32Array(channels).fill(node.float('bias', 1)))])
-    return ['Div', [x, w.add('Pow', [sums, scalar(w, node.float('beta', 0.75))])]]
+    return w.add('Div', [x, w.add('Pow', [sums, scalar(w, node.float('beta', 0.75))])])
   }
 }
 
@@ -112,7 +88,25 @@ const instanceNormalization: Maker = (node, graph, dims) => {
     const ones = w.floats([channels], new Float32Array(channels).fill(1))
     const plain = w.add('InstanceNormalization', [x, ones, w.floats([channels], new Float32Array(channels))], { epsilon: attribute.float(node.float('epsilon', 1e-5)) })
     const inner = w.ints(...dims.slice(2).map((_, i) => i + 1))
-    return ['Add', [w.add('Mul', [plain, w.add('Unsqueeze', [scale, inner])]), w.add('Unsqueeze', [bias, inner])]]
+    return w.add('Add', [w.add('Mul', [plain, w.add('Unsqueeze', [scale, inner])]), w.add('Unsqueeze', [bias, inner])])
+  }
+}
+
+/**
+ * A BatchNormalization that takes mean and variance of what it is given (`training_mode`), and whose running statistics nobody reads. Exporters
+ * write standardized weights so, and a formula of constants is computed once.
+ */
+const batchNormalization: Maker = (node, _, dims) => {
+  if (node.int('training_mode', 0) !== 1 || dims.length < 2) return undefined
+  const [x, scale, bias] = node.inputs as [string, string, string]
+  return (w) => {
+    const axes = w.ints(...dims.map((__, i) => i).filter((i) => i !== 1))
+    const inner = dims.length > 2 ? w.ints(...dims.slice(2).map((__, i) => i + 1)) : undefined
+    const perChannel = (name: string): string => (inner ? w.add('Unsqueeze', [name, inner]) : name)
+    const centered = w.add('Sub', [x, w.add('ReduceMean', [x, axes])])
+    const variance = w.add('ReduceMean', [w.add('Mul', [centered, centered]), axes])
+    const deviation = w.add('Sqrt', [w.add('Add', [variance, scalar(w, node.float('epsilon', 1e-5))])])
+    return w.add('Add', [w.add('Mul', [w.add('Div', [centered, deviation]), perChannel(scale)]), perChannel(bias)])
   }
 }
 
@@ -143,7 +137,7 @@ const stft: Maker = (node, graph, dims) => {
     const weight = w.floats([bins * 2, 1, size], waves(size, bins, -1, (t) => of?.[t] ?? 1))
     const rows = dims.length === 3 ? w.add('Transpose', [signal], { perm: attribute.ints([0, 2, 1]) }) : w.add('Unsqueeze', [signal, w.ints(1)])
     const spectra = w.add('Conv', [rows, weight], { strides: attribute.ints([step]) })
-    return ['Reshape', [w.add('Transpose', [spectra], { perm: attribute.ints([0, 2, 1]) }), w.ints(0, 0, bins, 2)]]
+    return w.add('Reshape', [w.add('Transpose', [spectra], { perm: attribute.ints([0, 2, 1]) }), w.ints(0, 0, bins, 2)])
   }
 }
 
@@ -179,7 +173,7 @@ const dft: Maker = (node, graph, dims, opset) => {
     const rows = w.add('Reshape', [turned, w.ints(...others.map(() => 0), n * parts)])
     const spectra = w.add('Reshape', [w.add('MatMul', [rows, w.floats([n * parts, bins * 2], matrix)]), w.ints(...others.map(() => 0), bins, 2)])
     const back = dims.map((_, i) => (i === rank - 1 ? rank - 1 : i === axis ? rank - 2 : others.indexOf(i)))
-    return ['Transpose', [spectra], { perm: attribute.ints(back) }]
+    return w.add('Transpose', [spectra], { perm: attribute.ints(back) })
   }
 }
 
@@ -188,6 +182,7 @@ const kFormulas: Readonly<Record<string, Maker>> = {
   LpNormalization: lpNormalization,
   LRN: lrn,
   InstanceNormalization: instanceNormalization,
+  BatchNormalization: batchNormalization,
   STFT: stft,
   DFT: dft,
 }

@@ -1,6 +1,6 @@
 import { WhittleError } from '../../errors'
 import type { Model, Node } from '../../model'
-import { allocate, type Tensor, type TypedArray } from '../../tensor'
+import { allocate, sizeOf, type Tensor, type TypedArray } from '../../tensor'
 import type { RunEvent } from '../stages'
 
 /** What a node that sees data needs around it. */
@@ -110,6 +110,11 @@ export function refuse(node: Node, what: string): never {
   throw new WhittleError('ERR_SHAPE', node.label, `${node.opType} ${node.label}: ${what}`)
 }
 
+/** The nearest integer, of two the even one. */
+export function nearestEven(v: number): number {
+  return Math.abs(v % 1) === 0.5 ? 2 * Math.round(v / 2) : Math.round(v)
+}
+
 /** An axis, counted from the front. */
 export function axisOf(node: Node, axis: number, rank: number): number {
   if (axis < -rank || axis >= rank) refuse(node, `axis ${axis} of a tensor of rank ${rank}`)
@@ -121,4 +126,12 @@ export function strides(dims: readonly number[]): number[] {
   const s = new Array<number>(dims.length).fill(1)
   for (let i = dims.length - 2; i >= 0; i--) s[i] = (s[i + 1] as number) * (dims[i + 1] as number)
   return s
+}
+
+/** Calls back for every line along `axis`: the places of its elements. */
+export function lines(dims: readonly number[], axis: number, f: (at: (i: number) => number, n: number, line: number) => void): void {
+  const n = dims[axis] as number
+  const inner = sizeOf(dims.slice(axis + 1))
+  const count = sizeOf(dims.slice(0, axis)) * inner
+  for (let t = 0; t < count; t++) f((i) => (Math.floor(t / inner) * n + i) * inner + (t % inner), n, t)
 }

@@ -1,5 +1,5 @@
 import { sizeOf, type Tensor } from '../../tensor'
-import { made, numbers, plain, refuse, strides, type Host } from './host'
+import { made, nearestEven, numbers, plain, refuse, strides, type Host } from './host'
 
 /** Weights of four neighbours of a point `t` behind the second one (Keys 1981, a = -0.75). */
 function cubic(t: number): number[] {
@@ -41,7 +41,6 @@ const gridSample = plain((node, given, places) => {
     return outside === 'reflection' ? Math.min(Math.max(reflected(v, corners ? 0 : -0.5, corners ? size - 1 : size - 0.5), 0), size - 1) : v
   }
   const place = (v: number, size: number): number => (corners ? ((v + 1) / 2) * (size - 1) : ((v + 1) * size - 1) / 2)
-  const even = (v: number): number => (v - Math.floor(v) === 0.5 ? 2 * Math.round(v / 2) : Math.round(v))
   // Places of the pixels of a point and their weights, axis by axis; what is outside is left out.
   const taps = new Int32Array(4 ** rank)
   const factors = new Float64Array(4 ** rank)
@@ -54,7 +53,7 @@ const gridSample = plain((node, given, places) => {
         const size = sizes[k] as number
         let v = place(at[(b * each + p) * rank + rank - 1 - k] as number, size)
         if (!smooth) v = settle(v, size)
-        const first = mode === 'nearest' ? even(v) : Math.floor(v)
+        const first = mode === 'nearest' ? nearestEven(v) : Math.floor(v)
         const t = v - first
         const weights = mode === 'nearest' ? kOne : smooth ? cubic(t) : [1 - t, t]
         const before = count

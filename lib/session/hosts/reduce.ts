@@ -1,15 +1,7 @@
 import { sizeOf, type Tensor } from '../../tensor'
 import type { Node } from '../../model'
 import { equationOf } from '../../model/ops/equation'
-import { axisOf, made, numbers, plain, refuse, strides, type Host } from './host'
-
-/** Calls back for every line along `axis`: the places of its elements. */
-function lines(dims: readonly number[], axis: number, f: (at: (i: number) => number, n: number, line: number) => void): void {
-  const n = dims[axis] as number
-  const inner = sizeOf(dims.slice(axis + 1))
-  const count = sizeOf(dims.slice(0, axis)) * inner
-  for (let t = 0; t < count; t++) f((i) => (Math.floor(t / inner) * n + i) * inner + (t % inner), n, t)
-}
+import { axisOf, lines, made, numbers, plain, refuse, strides, type Host } from './host'
 
 const kFolds: Readonly<Record<string, readonly [first: number, step: (a: number, v: number) => number, last?: (a: number, n: number) => number]>> = {
   ReduceSum: [0, (a, v) => a + v],

@@ -1,11 +1,8 @@
 import { sizeOf, type Tensor } from '../../tensor'
-import { axisOf, made, numbers, plain, refuse, strides, type Host } from './host'
-
-/** Ops on float64, and on integers, that kernels know in float32 only. */
-const even = (v: number): number => (Math.abs(v % 1) === 0.5 ? 2 * Math.round(v / 2) : Math.round(v))
+import { axisOf, lines, made, nearestEven, numbers, plain, refuse, strides, type Host } from './host'
 
 const kFunctions: Readonly<Record<string, (v: number) => number>> = {
-  Ceil: Math.ceil, Floor: Math.floor, Round: even, Relu: (v) => (v < 0 ? 0 : v), Reciprocal: (v) => 1 / v, Sqrt: Math.sqrt,
+  Ceil: Math.ceil, Floor: Math.floor, Round: nearestEven, Relu: (v) => (v < 0 ? 0 : v), Reciprocal: (v) => 1 / v, Sqrt: Math.sqrt,
   Exp: Math.exp, Log: Math.log, Sigmoid: (v) => 1 / (1 + Math.exp(-v)), Softplus: (v) => Math.max(v, 0) + Math.log1p(Math.exp(-Math.abs(v))), Softsign: (v) => v / (1 + Math.abs(v)),
   Sin: Math.sin, Cos: Math.cos, Tan: Math.tan, Asin: Math.asin, Acos: Math.acos, Atan: Math.atan,
   Sinh: Math.sinh, Cosh: Math.cosh, Tanh: Math.tanh, Asinh: Math.asinh, Acosh: Math.acosh, Atanh: Math.atanh,
@@ -21,19 +18,17 @@ const softmax = (logarithm: boolean): Host =>
   plain((node, given) => {
     const x = given as Tensor
     const axis = axisOf(node, node.int('axis', -1), x.dims.length)
-    const [n, inner] = [x.dims[axis] as number, sizeOf(x.dims.slice(axis + 1))]
     const all = numbers(x)
     const out = new Float64Array(all.length)
-    for (let t = 0; t < all.length / Math.max(1, n); t++) {
-      const first = Math.floor(t / inner) * n * inner + (t % inner)
+    lines(x.dims, axis, (at, n) => {
       let [top, sum] = [-Infinity, 0]
-      for (let i = 0; i < n; i++) top = Math.max(top, all[first + i * inner] as number)
-      for (let i = 0; i < n; i++) sum += Math.exp((all[first + i * inner] as number) - top)
+      for (let i = 0; i < n; i++) top = Math.max(top, all[at(i)] as number)
+      for (let i = 0; i < n; i++) sum += Math.exp((all[at(i)] as number) - top)
       for (let i = 0; i < n; i++) {
-        const v = (all[first + i * inner] as number) - top
-        out[first + i * inner] = logarithm ? v - Math.log(sum) : Math.exp(v) / sum
+        const v = (all[at(i)] as number) - top
+        out[at(i)] = logarithm ? v - Math.log(sum) : Math.exp(v) / sum
       }
-    }
+    })
     return [made(x.type, x.dims, out)]
   })
 
@@ -72,6 +67,7 @@ const matmul = plain((node, left, right) => {
   return [{ type: a.type, dims, data }]
 })
 
+/** Ops on float64, and on integers, that kernels know in float32 only. */
 export const wides: Readonly<Record<string, Host>> = {
   ...Object.fromEntries(Object.entries(kFunctions).map(([op, f]) => [op, each(f)])),
   Softmax: softmax(false),

@@ -7,7 +7,7 @@ import type { Value } from '../value'
 
 /** A way to compute a layer, and the weights in the layout that it takes. */
 export interface Way extends Candidate {
-  readonly weights: (constants: Constants) => Memory
+  readonly weights: (constants: Constants) => Argument
 }
 
 /** A k x n matrix of constant weights that m rows of activations meet. */
@@ -39,7 +39,7 @@ function sparseWays(l: Lowering, x: Matrix<Float32Array | Int8Array>): Way[] {
   return costs.map(({ name, cost }) => ({
     name,
     cost,
-    weights: (constants: Constants) => constants.sparse(x.key, x.k, x.n, x.row, x.col, name as SparseName, columns, x.data),
+    weights: (constants: Constants) => ({ packed: constants.sparse(x.key, x.k, x.n, x.row, x.col, name as SparseName, columns, x.data) }),
   }))
 }
 
@@ -57,7 +57,7 @@ export function waysOf(l: Lowering, x: Matrix<Float32Array>): Way[] {
   const dense: Way = {
     name: 'dense',
     cost: denseCost(x.m, x.k, x.n),
-    weights: (constants) => constants.gemm(x.key, 1, x.k, x.n, x.row, x.col, x.data),
+    weights: (constants) => ({ packed: constants.gemm(x.key, 1, x.k, x.n, x.row, x.col, x.data) }),
   }
   return [dense, ...sparseWays(l, x)]
 }
@@ -67,7 +67,7 @@ export function waysOfCodes(l: Lowering, x: Matrix<Int8Array>): Way[] {
   const dense: Way = {
     name: 'dense',
     cost: denseInt8Cost(x.m, x.k, x.n),
-    weights: (constants) => constants.gemmInt8(x.key, x.k, x.n, x.row, x.col, x.data),
+    weights: (constants) => ({ packed: constants.gemmInt8(x.key, x.k, x.n, x.row, x.col, x.data) }),
   }
   return [dense, ...sparseWays(l, x)]
 }
@@ -88,7 +88,7 @@ export function emitChosen(
   args: (way: Way, weights: Argument, constants: Constants, x: Memory, residual: Memory | null, out: Memory) => readonly Argument[],
 ): InMemory {
   const name = node.outputs[0] as string
-  const step: Layer<Way>['step'] = (way, constants, x, residual, out) => args(way, { packed: way.weights(constants) }, constants, x, residual, out)
+  const step: Layer<Way>['step'] = (way, constants, x, residual, out) => args(way, way.weights(constants), constants, x, residual, out)
   const { x, residual } = operands
   const bytes = { x: x.bytes, residual: residual?.memory.bytes ?? 0, out: operands.out.memory.bytes }
   const chosen = l.constants.tuner ? l.constants.tuner.choose({ name, shape, candidates: ways, op, bytes, step }) : (ways[0] as Way)

@@ -2,6 +2,7 @@ import type { Node } from '../../model'
 import { denseCost, lanesOfProducts } from '../cost'
 import type { Lower, Lowering } from '../lowering'
 import { roomFor, type Argument, type Constants, type Memory } from '../program'
+import { kDenseWays } from '../tune'
 import { byDepth, metImagesOf } from './depth'
 import { takeAffines, takeEpilogue, type Affine } from './epilogue'
 import { convOfGroups } from './grouped'
@@ -56,9 +57,6 @@ function tilesCost(size: 4 | 2, n: number, c: number, oh: number, ow: number, oc
   return Math.max(products, weights) + Math.min(products, weights) / 2 + (tiles * points * (c + oc)) / 3
 }
 
-/** The step's number of a way to compute it; any other is 0. */
-const kWays: readonly string[] = ['dense', 'rows', 'tiles', 'tiles2', 'narrow']
-
 /**
  * Weights without those that are nothing beside the largest one: arithmetic on numbers below the smallest normal float is a
  * hundred times slower, and pruned channels of trained models are full of them.
@@ -112,7 +110,7 @@ function emitPair(
   node: Node,
   name: string,
   oc: number,
-  first: { readonly sizes: readonly [number, number, number, number]; readonly activation: readonly number[]; readonly x: Memory; readonly weights: () => Memory; readonly bias: () => Memory | null },
+  first: { readonly sizes: readonly [number, number, number, number]; readonly activation: readonly number[]; readonly x: Memory; readonly weights: () => Argument; readonly bias: () => Memory | null },
 ): boolean {
   const [n, h, wide, c] = first.sizes
   const next = l.soleUser(name)
@@ -140,7 +138,7 @@ function emitPair(
     ...first.activation,
     ...activation,
     first.x,
-    { packed: first.weights() },
+    first.weights(),
     first.bias(),
     l.constants.raw(`conv ${key}`, () => outputsLast(w.data as Float32Array, map.multiply, oc, kh * kw)),
     bias.some((v) => v !== 0) ? l.constants.raw(`bias ${key}`, () => bias) : null,
@@ -191,10 +189,11 @@ const conv: Lower = (node, l) => {
   const shape = `${op} f32 ${[...numbers, ...activation.slice(0, 1)].join(' ')}${hasBias ? ' bias' : ''}${residual ? ' residual' : ''}`
   const step = (way: Way, weights: Argument, constants: Constants, from: Memory, add: Memory | null, to: Memory): Argument[] => [
     ...numbers,
-    Math.max(0, kWays.indexOf(way.name)),
+    // Their numbers in a step; the sparse ones go as dense.
+    Math.max(0, kDenseWays.indexOf(way.name)),
     ...activation,
     from,
-    way.name === 'narrow' ? way.weights(constants) : weights,
+    weights,
     hasBias ? constants.raw(`bias ${key}`, () => bias) : null,
     add,
     to,
@@ -207,7 +206,7 @@ const conv: Lower = (node, l) => {
     const ways =
       groups === 1
         ? waysOf(l, { key: `conv ${key}`, m, k: taps * ic, n: oc, row: 1, col: taps * ic, raw: weights, data: arranged(), gathered: taps > 1 })
-        : [{ name: 'dense', cost: 0, weights: (constants: Constants) => constants.gemm(`conv ${key}`, groups, taps * ic, per, 1, taps * ic, arranged()) }]
+        : [{ name: 'dense', cost: 0, weights: (constants: Constants) => ({ packed: constants.gemm(`conv ${key}`, groups, taps * ic, per, 1, taps * ic, arranged()) }) }]
     const plain = !depth && groups === 1 && taps === 1 && !residual && ways.length === 1 && h === oh && wide === ow && [...window.strides, 1 + window.pads[0], 1 + window.pads[1]].every((s) => s === 1)
     const first = {
       sizes: [n, h, wide, c] as const,
@@ -219,7 +218,7 @@ const conv: Lower = (node, l) => {
     if (plain && !l.constants.device && emitPair(l, node, output, oc, first)) return
     if (groups === 1 && taps > 1 && (window.dilations[1] === 1 || window.strides[1] === 1)) {
       const cost = (ways[0] as Way).cost * (goesByRows(window, groups, c, ow, oc) ? 0.8 : 1.1)
-      ways.splice(1, 0, { name: 'rows', cost, weights: (constants) => constants.gemm(`conv by rows ${key}`, kd * kh, kw * ic, oc, 1, kw * ic, arranged(kw)) })
+      ways.splice(1, 0, { name: 'rows', cost, weights: (constants) => ({ packed: constants.gemm(`conv by rows ${key}`, kd * kh, kw * ic, oc, 1, kw * ic, arranged(kw)) }) })
     }
     if (groups === 1 && !depth && goesNarrow(window, c, [h, wide], oc))
       ways.splice(1, 0, {
@@ -230,7 +229,7 @@ const conv: Lower = (node, l) => {
     if (groups === 1 && mayGoByTiles(window, c, oc))
       for (const size of [4, 2] as const) {
         const nine = (): Float32Array => byOutput(depth ? byDepth(weights, c, kd, 9) : weights, map.multiply, oc, kd * c, 9, 1)
-        const tiles = (constants: Constants): Memory => constants.tiles(`conv by tiles ${key}`, kd * c, oc, size === 2, nine)
+        const tiles = (constants: Constants): Argument => ({ packed: constants.tiles(`conv by tiles ${key}`, kd * c, oc, size === 2, nine) })
         ways.splice(1, 0, { name: size === 2 ? 'tiles2' : 'tiles', cost: tilesCost(size, n, kd * c, oh, ow, oc), weights: tiles })
       }
     out = emitChosen(l, node, op, ways, shape, { x, residual, out }, step)

@@ -1,5 +1,6 @@
 import { sizeOf } from '../../tensor'
 import type { Lower } from '../lowering'
+import type { Value } from '../value'
 import { channelsLast, imageOf } from './window'
 
 const kModes: readonly string[] = ['nearest', 'linear', 'cubic']
@@ -8,7 +9,7 @@ const kOutside: readonly string[] = ['zeros', 'border', 'reflection']
 /** Images read at places of a grid; for maps of two axes. */
 const gridSample: Lower = (node, l) => {
   const name = node.outputs[0] as string
-  const [v, places] = node.inputs.map((i) => l.lazy(i, node)) as [ReturnType<typeof l.lazy>, ReturnType<typeof l.lazy>]
+  const [v, places] = node.inputs.map((i) => l.lazy(i, node)) as [Value, Value]
   l.float(v, node)
   l.float(places, node)
   const dims = l.dims(name, node)
@@ -24,7 +25,7 @@ const gridSample: Lower = (node, l) => {
 
 const roiAlign: Lower = (node, l) => {
   const name = node.outputs[0] as string
-  const [v, regions, batch] = node.inputs.map((i) => l.lazy(i, node)) as [ReturnType<typeof l.lazy>, ReturnType<typeof l.lazy>, ReturnType<typeof l.lazy>]
+  const [v, regions, batch] = node.inputs.map((i) => l.lazy(i, node)) as [Value, Value, Value]
   l.float(v, node)
   l.float(regions, node)
   const dims = l.dims(name, node)
